@@ -1,0 +1,78 @@
+"""How published checkpoints name their tensors, and what those are called here.
+
+EDM's networks number their cells by resolution (`enc.16x16_block0`, `dec.8x8_in0`); ours by level.
+The functions return our state dictionary; a tensor that finds no place raises `KeyError`.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+# Parts of a residual cell, in EDM's names and in ours.
+CELL = {
+    "norm0": "norm0",
+    "conv0": "conv0",
+    "affine": "affine",
+    "norm1": "norm1",
+    "conv1": "conv1",
+    "skip": "skip",
+    "norm2": "attention.norm",
+    "qkv": "attention.qkv",
+    "proj": "attention.proj",
+}
+
+EMBEDDING = {
+    "map_layer0": "embedding.lin0",
+    "map_layer1": "embedding.lin1",
+    "map_augment": "embedding.augment",
+}
+
+
+def adm(
+    state: dict[str, Tensor], resolution: int, depth: int, head_width: int
+) -> dict[str, Tensor]:
+    """The state of our `ADMUNet`, `depth` levels deep, from that of EDM's "DhariwalUNet"."""
+    ours = {}
+    for name, tensor in state.items():
+        name = name.removeprefix("model.")
+        if name.endswith("resample_filter"):
+            continue  # constant: the 2x2 box
+        module, kind = name.rsplit(".", 1)
+        if module == "map_label":
+            # A bias-free linear layer on one-hot labels is a table of vectors.
+            ours["embedding.classes.weight"] = tensor.T.contiguous()
+        elif module in EMBEDDING:
+            ours[f"{EMBEDDING[module]}.{kind}"] = tensor
+        elif module in ("out_norm", "out_conv"):
+            ours[f"unet.{'head_norm' if module == 'out_norm' else 'head'}.{kind}"] = tensor
+        else:
+            ours[f"unet.{_place(module, resolution, depth)}.{kind}"] = _packed(name, tensor, head_width)
+    return ours
+
+
+def _place(module: str, resolution: int, depth: int) -> str:
+    """'enc.16x16_block0.conv0' -> 'encoder.0.cells.0.conv0'."""
+    stage, cell, *part = module.split(".")
+    size, name = cell.split("_")
+    level = (resolution // int(size.split("x")[0])).bit_length() - 1
+    if name == "conv":
+        return "stem"
+    tail = CELL[part[0]]
+    if name.startswith("in"):
+        return f"middle.{name[2:]}.{tail}"
+    if stage == "enc":
+        column = f"encoder.{level}"
+    else:
+        column = f"decoder.{depth - 1 - level}"  # ours counts from the bottom
+    if name in ("down", "up"):
+        return f"{column}.transition.{tail}"
+    return f"{column}.cells.{name.removeprefix('block')}.{tail}"
+
+
+def _packed(name: str, tensor: Tensor, head_width: int) -> Tensor:
+    """1x1 convolutions of attention as linear layers, qkv from (head, channel, 3) to (3, head, d)."""
+    if ".qkv." in name:
+        tensor = tensor.unflatten(0, (-1, head_width, 3)).movedim(2, 0).flatten(0, 2)
+    if ".qkv." in name or ".proj." in name:
+        return tensor.flatten(1) if tensor.dim() == 4 else tensor
+    return tensor

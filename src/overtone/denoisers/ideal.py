@@ -1,0 +1,70 @@
+"""Denoisers in closed form: the oracle that the tests measure everything else against."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from overtone.denoisers.denoiser import Denoiser, Estimate, Images, Labels
+
+
+class IdealDenoiser(Denoiser):
+    """E[x_0 | x] for a mixture of Gaussians with one covariance S under white noise.
+
+    With components m_k of equal weight, x flattened,
+
+        D(x; sigma) = w + S (S + sigma^2)^-1 (x - w),   w = sum_k p_k(x) m_k,
+        p_k(x) ~ exp(-(x - m_k)^T (S + sigma^2)^-1 (x - m_k) / 2)
+
+    One component makes it the denoiser of a Gaussian; S = 0 that of a finite data set, whose
+    images are the components. With `class_labels`, one a component, asking for a class restricts
+    the mixture to its components.
+
+    Arguments: `means` (components, channels, height, width); `covariance` (dims, dims) of the
+    flattened image, None for zero; `class_labels` (components,).
+    """
+
+    means: Tensor
+    basis: Tensor
+    eigenvalues: Tensor
+    coordinates: Tensor
+
+    def __init__(
+        self,
+        means: Float[Tensor, "components channels height width"],
+        covariance: Float[Tensor, "dims dims"] | None = None,
+        class_labels: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        dims = means[0].numel()
+        if covariance is None:
+            eigenvalues, basis = means.new_zeros(dims), torch.eye(dims).to(means)
+        else:
+            eigenvalues, basis = torch.linalg.eigh(covariance)
+            eigenvalues = eigenvalues.clamp(min=0)
+        self.register_buffer("means", means.flatten(1))
+        self.register_buffer("eigenvalues", eigenvalues)
+        self.register_buffer("basis", basis)
+        self.register_buffer("coordinates", means.flatten(1) @ basis)
+        self.register_buffer("class_labels", class_labels)
+        self.num_classes = 0 if class_labels is None else int(class_labels.max()) + 1
+
+    def forward(
+        self, x: Images, sigma: float | Float[Tensor, " batch"], class_labels: Labels | None = None
+    ) -> Estimate:
+        if isinstance(sigma, Tensor):
+            sigma = sigma.to(x.dtype)[:, None]
+        y = x.flatten(1) @ self.basis
+        total = self.eigenvalues + sigma**2  # (dims,) or (batch, dims)
+        # |a - b|^2 = |a|^2 - 2ab + |b|^2, weighted; |a|^2 is common to all components.
+        cross = (y / total) @ self.coordinates.T
+        squares = (1 / total) @ (self.coordinates**2).T
+        logits = cross - squares / 2
+        if class_labels is not None and self.num_classes:
+            asked = class_labels[:, None]
+            other = (self.class_labels != asked) & (asked < self.num_classes)
+            logits = logits.masked_fill(other, -torch.inf)
+        w = logits.softmax(dim=1) @ self.coordinates
+        x_0 = (w + self.eigenvalues / total * (y - w)) @ self.basis.T
+        return Estimate(x_0.view(x.shape))

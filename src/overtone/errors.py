@@ -1,0 +1,18 @@
+"""Errors a user can mend. The command line prints them on one or two lines, without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class OvertoneError(Exception):
+    """Says what was wrong, where (file, key, value) and what to do about it."""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> OvertoneError:
+    """The error for a name that is not one of `known`, with the nearest one suggested."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}."
+    return OvertoneError(f"unknown {what} '{name}': {hint}")

@@ -1,0 +1,21 @@
+"""Raw networks: modules with a settings dataclass, saved as config.json + safetensors."""
+
+from overtone.networks.adm import ADMConfig, ADMUNet
+from overtone.networks.classifier import Classifier, ClassifierConfig
+from overtone.networks.diffit import DiffiTConfig, DiffiTUNet
+from overtone.networks.network import Network
+
+NETWORKS: dict[str, type[Network]] = {
+    network.__name__: network for network in (ADMUNet, Classifier, DiffiTUNet)
+}
+
+__all__ = [
+    "NETWORKS",
+    "ADMConfig",
+    "ADMUNet",
+    "Classifier",
+    "ClassifierConfig",
+    "DiffiTConfig",
+    "DiffiTUNet",
+    "Network",
+]

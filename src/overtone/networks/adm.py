@@ -1,0 +1,133 @@
+"""ADM's U-Net (Dhariwal & Nichol 2021, arXiv 2105.05233) in the form EDM trains it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from overtone.networks.cells import ResidualCell
+from overtone.networks.layers import ClassEmbedding, Features, sinusoids
+from overtone.networks.network import Network
+from overtone.networks.unet import Place, UNet
+
+
+@dataclass(frozen=True)
+class ADMConfig:
+    """Settings of `ADMUNet`; the defaults are a small CIFAR-10 network."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    kind: Literal["ADMUNet"] = "ADMUNet"
+    resolution: int = 32
+    """image height and width in pixels"""
+    channels: int = 3
+    """channels of the image"""
+    num_classes: int = 0
+    """0: unconditional"""
+    widths: tuple[int, ...] = (128, 256, 256)
+    """channels a level, full resolution first"""
+    num_cells: int = 2
+    """residual cells a level of the encoder; the decoder has one more"""
+    attention_resolutions: tuple[int, ...] = (16, 8)
+    """levels, by their resolution, whose cells attend"""
+    head_channels: int = 64
+    """width of an attention head"""
+    embedding_width: int = 512
+    """width of the time embedding"""
+    augment_channels: int = 0
+    """number of augmentation conditions (EDM: 9)"""
+    dropout: float = 0.1
+    """probability of dropping a feature in training"""
+
+
+class _ADMCells:
+    def __init__(self, config: ADMConfig) -> None:
+        self.config = config
+
+    def cell(self, in_channels: int, out_channels: int, place: Place) -> nn.Module:
+        config = self.config
+        attends = place.resolution in config.attention_resolutions
+        if place.stage == "middle":
+            attends = place.index == 0
+        heads = out_channels // config.head_channels if attends else 0
+        if attends and (heads == 0 or out_channels % config.head_channels):
+            raise ValueError(f"width {out_channels} does not divide into heads of"
+                             f" {config.head_channels} channels")  # fmt: skip
+        return ResidualCell(
+            in_channels, out_channels, config.embedding_width, heads, config.dropout
+        )
+
+    def down(self, channels: int) -> nn.Module:
+        config = self.config
+        return ResidualCell(
+            channels, channels, config.embedding_width, 0, config.dropout, resample="down"
+        )
+
+    def up(self, channels: int) -> nn.Module:
+        config = self.config
+        return ResidualCell(
+            channels, channels, config.embedding_width, 0, config.dropout, resample="up"
+        )
+
+
+class ADMEmbedding(nn.Module):
+    """silu(lin1(silu(lin0(sinusoids(time) + augment))) + class)."""
+
+    def __init__(self, config: ADMConfig) -> None:
+        super().__init__()
+        self.frequencies = config.widths[0]
+        width = config.embedding_width
+        self.lin0 = nn.Linear(self.frequencies, width)
+        self.lin1 = nn.Linear(width, width)
+        augment = config.augment_channels
+        self.augment = nn.Linear(augment, self.frequencies, bias=False) if augment else None
+        self.classes = ClassEmbedding(config.num_classes, width) if config.num_classes else None
+
+    def forward(
+        self, time: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None
+    ) -> Tensor:
+        embedding = sinusoids(time, self.frequencies)
+        if self.augment is not None and augment_labels is not None:
+            embedding = embedding + self.augment(augment_labels)
+        embedding = self.lin1(F.silu(self.lin0(embedding)))
+        if self.classes is not None and class_labels is not None:
+            embedding = embedding + self.classes(class_labels)
+        return F.silu(embedding)
+
+
+class ADMUNet(Network):
+    """The U with residual cells.
+
+    Called as `network(x, time, class_labels, augment_labels)`: x (batch, channels, height, width),
+    time (batch,), labels integers in [0, num_classes], where num_classes or None asks for no class.
+    """
+
+    config_class = ADMConfig
+    config: ADMConfig
+
+    def __init__(self, config: ADMConfig | None = None) -> None:
+        config = config or ADMConfig()
+        super().__init__(config)
+        self.embedding = ADMEmbedding(config)
+        self.unet = UNet(
+            _ADMCells(config),
+            config.resolution,
+            config.channels,
+            config.channels,
+            config.widths,
+            (config.num_cells,) * len(config.widths),
+            num_middle=2,
+        )
+
+    def forward(
+        self,
+        x: Features,
+        time: Float[Tensor, " batch"],
+        class_labels: Int[Tensor, " batch"] | None = None,
+        augment_labels: Float[Tensor, "batch conditions"] | None = None,
+    ) -> Features:
+        return self.unet(x, self.embedding(time, class_labels, augment_labels))

@@ -1,0 +1,160 @@
+"""Attention: over all pixels, and DiffiT's time-dependent form in windows.
+
+TMSA, time-dependent multi-head self-attention (DiffiT, arXiv 2312.02139, equations 3-6), with
+spatial tokens x_s and one time token x_t:
+
+    q = x_s W_qs + x_t W_qt,   k = x_s W_ks + x_t W_kt,   v = x_s W_vs + x_t W_vt
+    softmax(q k^T / sqrt(d) + B) v,   B a learned relative-position bias, one table a head
+
+which is one linear map of the concatenation [x_s, x_t]; written as two, the time's part is
+computed once an image instead of once a token.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from overtone.networks.layers import GroupNorm, without_autocast, zero
+
+
+def attend(
+    qkv: Float[Tensor, "batch tokens triple_width"],
+    heads: int,
+    bias: Float[Tensor, "heads tokens tokens"] | None = None,
+) -> Float[Tensor, "batch tokens width"]:
+    """softmax(q k^T / sqrt(d) + bias) v, with q, k, v packed as (3, head, d) in the last axis."""
+    batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    if qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16 and torch.is_grad_enabled():
+        # The backward of fused attention in bfloat16 is up to 10x slower than in float32 there.
+        qkv = qkv.float()
+    q, k, v = qkv.view(batch, tokens, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+    with without_autocast(q):
+        mask = None if bias is None else bias.to(q.dtype)[None]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return out.transpose(1, 2).reshape(batch, tokens, width)
+
+
+class SelfAttention(nn.Module):
+    """ADM's attention over all pixels, with its norm and residual: x + proj(attend(norm(x)))."""
+
+    def __init__(self, channels: int, heads: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = GroupNorm(channels, eps, activation=False)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = zero(nn.Linear(channels, channels))
+
+    def forward(
+        self, x: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        tokens = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
+        out = self.proj(attend(self.qkv(tokens), self.heads))
+        return x + out.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+
+
+class RelativePositionBias(nn.Module):
+    """B[head, query, key] = table[(dy + s - 1)(2s - 1) + dx + s - 1, head] on an s x s window,
+
+    (dy, dx) = query - key. In eval mode B is gathered once and kept until the table changes.
+    """
+
+    index: Tensor
+
+    def __init__(self, size: int, heads: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn((2 * size - 1) ** 2, heads) * 0.02)
+        self.register_buffer("index", relative_positions(size), persistent=False)
+        self._kept: tuple[tuple[int, int], Tensor] | None = None
+
+    def forward(self) -> Float[Tensor, "heads tokens tokens"]:
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.table[self.index].permute(2, 0, 1).contiguous()
+        key = (self.table.data_ptr(), self.table._version)
+        if self._kept is None or self._kept[0] != key:
+            self._kept = (key, self.table[self.index].permute(2, 0, 1).contiguous())
+        return self._kept[1]
+
+
+def relative_positions(size: int) -> Int[Tensor, "tokens tokens"]:
+    """Row of the bias table for each (query, key) pair of an s x s window, s = `size`."""
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    dy = y.flatten()[:, None] - y.flatten()
+    dx = x.flatten()[:, None] - x.flatten()
+    return (dy + size - 1) * (2 * size - 1) + dx + size - 1
+
+
+class TMSA(nn.Module):
+    """Time-dependent self-attention within windows of `size` x `size` tokens.
+
+    Takes x (batch, windows, tokens, width), the windows of each image, and its time token
+    (batch, token_width). The time's projection is the same in all windows of an image.
+    """
+
+    def __init__(self, width: int, heads: int, token_width: int, size: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} does not divide into {heads} heads")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv_time = nn.Linear(token_width, 3 * width)
+        self.bias = RelativePositionBias(size, heads)
+        self.proj = zero(nn.Linear(width, width))
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch windows tokens width"],
+        token: Float[Tensor, "batch token_width"],
+    ) -> Float[Tensor, "batch windows tokens width"]:
+        qkv = self.qkv(x) + self.qkv_time(token)[:, None, None]
+        out = attend(qkv.flatten(0, 1), self.heads, self.bias())
+        return self.proj(out).view(x.shape)
+
+
+class DiffiTBlock(nn.Module):
+    """x^ = TMSA(LN(x), x_t) + x;  x = MLP(LN(x^)) + x^   (DiffiT, equations 7-8).
+
+    The norms have no parameters, as in the published latent model: the linear layers behind them
+    would absorb any. GELU in its tanh form, eps 1e-6.
+    """
+
+    def __init__(
+        self, width: int, heads: int, token_width: int, size: int, mlp_ratio: float = 4.0
+    ) -> None:
+        super().__init__()
+        hidden = int(width * mlp_ratio)
+        self.attention = TMSA(width, heads, token_width, size)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(approximate="tanh"), zero(nn.Linear(hidden, width))
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch windows tokens width"],
+        token: Float[Tensor, "batch token_width"],
+    ) -> Float[Tensor, "batch windows tokens width"]:
+        x = x + self.attention(F.layer_norm(x, x.shape[-1:], eps=1e-6), token)
+        return x + self.mlp(F.layer_norm(x, x.shape[-1:], eps=1e-6))
+
+
+def to_windows(
+    x: Float[Tensor, "batch channels height width"], size: int
+) -> Float[Tensor, "batch windows tokens channels"]:
+    """Non-overlapping `size` x `size` windows of tokens, row by row."""
+    batch, channels, height, width = x.shape
+    if height % size or width % size:
+        raise ValueError(f"{height} x {width} features do not divide into {size} x {size} windows")
+    x = x.permute(0, 2, 3, 1).view(batch, height // size, size, width // size, size, channels)
+    return x.transpose(2, 3).reshape(batch, -1, size * size, channels)
+
+
+def from_windows(
+    x: Float[Tensor, "batch windows tokens channels"], size: int, height: int
+) -> Float[Tensor, "batch channels height width"]:
+    """The inverse of `to_windows`, for features `height` pixels high."""
+    batch, windows, _, channels = x.shape
+    rows = height // size
+    x = x.view(batch, rows, windows // rows, size, size, channels).transpose(2, 3)
+    return x.reshape(batch, height, -1, channels).permute(0, 3, 1, 2)

@@ -1,0 +1,63 @@
+"""A small convolutional classifier, whose features the metrics are computed on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from overtone.networks.layers import Features, GroupNorm
+from overtone.networks.network import Network
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """Settings of `Classifier`."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    kind: Literal["Classifier"] = "Classifier"
+    resolution: int = 32
+    """image height and width in pixels"""
+    channels: int = 3
+    """channels of the image"""
+    num_classes: int = 10
+    """number of classes"""
+    widths: tuple[int, ...] = (32, 64, 128)
+    """channels a level; each level but the last ends in a 2x2 max-pool"""
+    num_features: int = 64
+    """width of the feature vector before the last layer"""
+    dropout: float = 0.2
+    """probability of dropping a feature in training"""
+
+
+class Classifier(Network):
+    """Levels of two 3x3 convolutions, the mean over pixels, a feature layer, a linear layer."""
+
+    config_class = ClassifierConfig
+    config: ClassifierConfig
+
+    def __init__(self, config: ClassifierConfig | None = None) -> None:
+        config = config or ClassifierConfig()
+        super().__init__(config)
+        layers: list[nn.Module] = []
+        width = config.channels
+        for level, out in enumerate(config.widths):
+            layers += [nn.MaxPool2d(2)] if level else []
+            layers += [nn.Conv2d(width, out, 3, padding=1), GroupNorm(out)]
+            layers += [nn.Conv2d(out, out, 3, padding=1), GroupNorm(out)]
+            width = out
+        self.body = nn.Sequential(*layers)
+        self.feature_layer = nn.Linear(width, config.num_features)
+        self.head = nn.Linear(config.num_features, config.num_classes)
+
+    def features(self, x: Features) -> Float[Tensor, "batch features"]:
+        """The feature vector of images in [-1, 1]."""
+        return F.silu(self.feature_layer(self.body(x).mean(dim=(2, 3))))
+
+    def forward(self, x: Features) -> Float[Tensor, "batch classes"]:
+        """Logits of images in [-1, 1]."""
+        return self.head(F.dropout(self.features(x), self.config.dropout, self.training))

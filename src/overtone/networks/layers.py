@@ -1,0 +1,109 @@
+"""Layers that every network shares, each in the precision that is fastest where it runs.
+
+Networks run under autocast (`overtone.precision`), which takes care of convolutions and linear
+layers. The rest is decided here, by profile (`docs/log.md`): on a CPU in training, norms are
+differentiated two times faster in float32 than in bfloat16.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+Features = Float[Tensor, "batch channels height width"]
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation followed by SiLU, optionally modulated by [scale, shift] in between.
+
+        y = silu((1 + scale) norm(x) + shift)
+
+    `channels` must divide into the number of groups, min(32, channels / 4) as in EDM.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5, activation: bool = True) -> None:
+        super().__init__()
+        self.groups = max(1, min(32, channels // 4))
+        if channels % self.groups:
+            raise ValueError(f"{channels} channels do not divide into {self.groups} groups")
+        self.eps = eps
+        self.activation = activation
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(
+        self, x: Features, scale_shift: Float[Tensor, "batch double"] | None = None
+    ) -> Features:
+        if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+            x = x.float()
+        with without_autocast(x):
+            weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+            x = F.group_norm(x, self.groups, weight, bias, self.eps)
+            if scale_shift is not None:
+                scale, shift = scale_shift.to(x.dtype)[:, :, None, None].chunk(2, dim=1)
+                x = torch.addcmul(shift, x, scale + 1)
+            return F.silu(x) if self.activation else x
+
+
+def without_autocast(x: Tensor) -> torch.autocast | nullcontext[None]:
+    """Run the block in the dtype that its inputs have."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return nullcontext()
+
+
+class Downsample(nn.Module):
+    """3x3 convolution of stride 2. The embedding is taken for the U's sake, and not used."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Features, embedding: Tensor) -> Features:
+        return cast(Tensor, self.conv(x))
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour upsampling by 2, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Features, embedding: Tensor) -> Features:
+        return cast(Tensor, self.conv(F.interpolate(x, scale_factor=2.0)))
+
+
+def sinusoids(x: Float[Tensor, " batch"], width: int) -> Float[Tensor, "batch width"]:
+    """Positional embedding of a number: cos then sin of x times 10000^(-i / half)."""
+    half = width // 2
+    index = torch.arange(half, dtype=torch.float32, device=x.device)
+    angles = x.float()[:, None] * torch.exp(index * (-math.log(10000.0) / half))
+    return torch.cat((angles.cos(), angles.sin()), dim=1)
+
+
+class ClassEmbedding(nn.Module):
+    """A learned vector for each class, and zero for the null class num_classes (and for None)."""
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.weight = nn.Parameter(torch.randn(num_classes, width) / math.sqrt(width))
+
+    def forward(self, class_labels: Int[Tensor, " batch"]) -> Float[Tensor, "batch width"]:
+        known = (class_labels < self.num_classes)[:, None]
+        return self.weight[class_labels.clamp(max=self.num_classes - 1)] * known
+
+
+def zero(module: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
+    """Start a layer at zero, so that the branch it ends adds nothing at first."""
+    nn.init.zeros_(module.weight)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+    return module

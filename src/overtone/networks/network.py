@@ -1,0 +1,85 @@
+"""What every network has: settings it was built from, and a directory it is saved in."""
+
+from __future__ import annotations
+
+import typing
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from overtone import settings, storage
+from overtone.errors import OvertoneError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+class Network(nn.Module):
+    """A module built from one settings dataclass, `config`, and saved with it.
+
+    `config` has at least `resolution`, `channels` (of the image) and `num_classes` (0 for an
+    unconditional network). Class labels are integers in [0, num_classes); the label num_classes
+    is the null class, the one that stands for "no class asked for".
+    """
+
+    config_class: ClassVar[type]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors; the directory appears whole or not at all."""
+        with storage.new_directory(Path(folder)) as temporary:
+            self.write_into(temporary)
+
+    def write_into(self, folder: Path) -> None:
+        """The two files of `save_pretrained`, into a directory that exists."""
+        storage.write_json(folder / CONFIG_FILE, settings.dump(self.config))
+        storage.save_tensors(folder / WEIGHTS_FILE, self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, revision: str | None = None) -> Self:
+        """The network saved in a directory or in a repository of the Hub, in eval mode."""
+        folder = storage.locate(name, revision)
+        config = storage.read_json(folder / CONFIG_FILE)
+        network = cls(settings.load(cls.config_class, config, str(folder / CONFIG_FILE)))
+        network.load_weights(storage.load_tensors(folder / WEIGHTS_FILE), str(folder))
+        return network.eval()
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload to the Hub; returns the URL of the commit."""
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as temporary:
+            self.save_pretrained(Path(temporary) / "network")
+            return storage.push(
+                Path(temporary) / "network", repo_id, private=private, token=token
+            )
+
+    def load_weights(self, weights: dict[str, Tensor], where: str) -> None:
+        """Like `load_state_dict`, with an error in one line for weights of another network."""
+        own = self.state_dict()
+        missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+        if missing or extra:
+            raise OvertoneError(
+                f"{where}: the weights are not those of this {type(self).__name__}:"
+                f" {len(missing)} tensors missing {missing[:2]}, {len(extra)} unknown {extra[:2]}."
+            )
+        for name, tensor in weights.items():
+            if tensor.shape != own[name].shape:
+                raise OvertoneError(
+                    f"{where}: tensor '{name}' is {tuple(tensor.shape)},"
+                    f" config.json asks for {tuple(own[name].shape)}."
+                )
+        self.load_state_dict(weights)
+
+    def to_fast_layout(self) -> Self:
+        """Channels-last convolution weights, the layout in which CPUs and GPUs convolve fastest."""
+        return self.to(memory_format=typing.cast(Any, torch.channels_last))
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())

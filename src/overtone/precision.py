@@ -1,0 +1,48 @@
+"""Where bfloat16 wins, it is the default: which hardware that is, and how a run switches to it.
+
+`autocast` runs convolutions and matrix products in bfloat16. What does not gain from it (the
+statistics of norms, softmax, attention's backward pass on a CPU) stays in float32; the layers in
+`networks/` decide that operation by operation, from measurements in `docs/log.md`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+def has_fast_bf16(device: torch.device | str) -> bool:
+    """Whether the device has bfloat16 matrix units: CUDA 8.0 or later, AMX or AVX512-BF16."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def resolve(precision: Precision, device: torch.device | str) -> Literal["bf16", "fp32"]:
+    """'auto' as what it means on this device."""
+    if precision == "auto":
+        return "bf16" if has_fast_bf16(device) else "fp32"
+    return precision
+
+
+def autocast(precision: Precision, device: torch.device | str) -> contextlib.AbstractContextManager:
+    """The context in which networks run. One around a whole loop casts each weight only once."""
+    if resolve(precision, device) == "bf16":
+        return torch.autocast(torch.device(device).type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def default_device() -> torch.device:
+    """The accelerator, where there is one."""
+    if torch.accelerator.is_available():
+        device = torch.accelerator.current_accelerator()
+        if device is not None:
+            return device
+    return torch.device("cpu")

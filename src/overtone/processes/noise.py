@@ -1,0 +1,82 @@
+"""Randomness is an argument: everything random is drawn from a noise source handed in.
+
+`SeededNoise` owns one generator an image, keyed by that image's seed. The noise of an image is
+therefore the same in any batch, on any device, over any number of processes: generators live on
+the host and their draws are moved to where the images are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+SEED_LIMIT = 2**32  # torch's host generator keeps 32 bits of its seed
+
+
+class NoiseSource(Protocol):
+    """Draws standard normal noise for a batch of images."""
+
+    def normal(self, like: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """N(0, I) in the shape, dtype and device of `like`."""
+        ...
+
+
+class SeededNoise:
+    """One generator an image; image b of every draw comes from `seeds[b]` alone.
+
+    Equal to drawing from `torch.Generator().manual_seed(seed)` in float32, image by image.
+    Seeds are in [0, 2^32); raises `ValueError` for any other.
+    """
+
+    def __init__(self, seeds: Iterable[int]) -> None:
+        self.generators = []
+        for seed in seeds:
+            if not 0 <= seed < SEED_LIMIT:
+                raise ValueError(f"seed {seed} is not in [0, 2^32)")
+            self.generators.append(torch.Generator().manual_seed(seed))
+
+    def normal(self, like: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        if len(like) != len(self.generators):
+            raise ValueError(f"{len(self.generators)} seeds can't draw for {len(like)} images")
+        noise = torch.empty(like.shape)
+        for row, generator in zip(noise, self.generators, strict=True):
+            row.normal_(generator=generator)
+        return noise.to(like)
+
+    def uniform(self) -> Float[Tensor, " batch"]:
+        """One draw an image from the open interval (0, 1), float64 on the host."""
+        draws = [torch.rand((), generator=g, dtype=torch.float64) for g in self.generators]
+        # torch.rand gives multiples of 2^-53, zero included; half a step keeps both ends out.
+        return torch.stack(draws) + 2.0**-54
+
+
+class ReplayNoise:
+    """Hands out recorded draws in their order; for tests against reference implementations."""
+
+    def __init__(self, draws: Sequence[Tensor] | Tensor) -> None:
+        self.draws = iter(draws)
+
+    def normal(self, like: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        try:
+            draw = next(self.draws)
+        except StopIteration:
+            raise ValueError("more noise was asked for than was recorded") from None
+        if draw.shape != like.shape:
+            raise ValueError(f"recorded noise is {tuple(draw.shape)}, not {tuple(like.shape)}")
+        return draw.to(like)
+
+
+def mix(*numbers: int) -> int:
+    """A seed in [0, 2^32) from several numbers, their neighbourhoods scattered (splitmix64)."""
+    mask = 2**64 - 1
+    state = 0
+    for number in numbers:
+        state = (state ^ number) + 0x9E3779B97F4A7C15 & mask
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & mask
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & mask
+        state ^= state >> 31
+    return state >> 32

@@ -1,0 +1,179 @@
+"""The sampler: one loop and one step formula for every process.
+
+With an estimate x~ of the clean image and gamma = sqrt(1 - eta^2) sigma' / sigma,
+
+    x' = mean(x~, sigma') + gamma (x - mean(x~, sigma)) + eta sigma' noise
+
+is EDM's Euler step where the mean is the identity and eta = 0, RDM's sampler where it is a blur.
+How x~ is formed (`estimates`) decides the order; EDM's churn raises sigma before the step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from overtone.denoisers.denoiser import Denoiser, Images, Labels
+from overtone.processes import NoiseSource, Process
+from overtone.samplers.estimates import FORMS, Denoise, EstimateKind, History
+
+
+class Step(NamedTuple):
+    """Where a sampler stands after a step."""
+
+    index: int
+    sigma: float  # the noise level of x; 0 after the last step
+    x: Tensor
+    x_0: Tensor  # the estimate that led here
+
+
+def sigma_grid(
+    num_steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> tuple[float, ...]:
+    """EDM's noise levels, num_steps of them and a final 0 (Karras et al. 2022, equation 5):
+
+    sigma_i = (smax^(1/rho) + i / (N - 1) (smin^(1/rho) - smax^(1/rho)))^rho
+    """
+    if num_steps < 1:
+        raise ValueError("a sampler takes at least one step")
+    if not 0 < sigma_min <= sigma_max:
+        raise ValueError(f"0 < sigma_min <= sigma_max does not hold: {sigma_min}, {sigma_max}")
+    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    ramp = (i / max(num_steps - 1, 1) for i in range(num_steps))
+    return (*((high + r * (low - high)) ** rho for r in ramp), 0.0)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Settings of the sampling loop. The defaults are EDM's deterministic sampler for CIFAR-10.
+
+    A call takes the noisy start to a clean image; `path` yields every step on the way.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    num_steps: int = 18
+    """noise levels of the grid; slopes and estimates averaged take 2 num_steps - 1 evaluations"""
+    sigma_min: float = 0.002
+    """last noise level before 0"""
+    sigma_max: float = 80.0
+    """noise level of the start"""
+    rho: float = 7.0
+    """crowds the grid towards sigma_min"""
+    estimate: EstimateKind = "averaged_slopes"
+    """how the estimate is formed: averaged_slopes is EDM's Heun"""
+    eta: float = 0.0
+    """share of the noise that is drawn anew at every step, in [0, 1]"""
+    S_churn: float = 0.0
+    """EDM's stochasticity: noise added before each step; 0 is deterministic"""
+    S_min: float = 0.0
+    """lowest sigma at which noise is added"""
+    S_max: float | None = None
+    """highest sigma at which noise is added; none: no limit"""
+    S_noise: float = 1.0
+    """standard deviation of the noise added"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta {self.eta} is not in [0, 1]")
+        if self.estimate not in FORMS:
+            raise ValueError(f"unknown estimate '{self.estimate}': one of {', '.join(FORMS)}")
+        sigma_grid(self.num_steps, self.sigma_min, self.sigma_max, self.rho)
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """The noise levels visited, from sigma_max down to 0."""
+        return sigma_grid(self.num_steps, self.sigma_min, self.sigma_max, self.rho)
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        process: Process,
+        start: Images,
+        source: NoiseSource,
+        class_labels: Labels | None = None,
+    ) -> Images:
+        """The clean image for a start at noise level sigma_max. Noise is drawn from `source`."""
+        x = start
+        for step in self.path(denoiser, process, start, source, class_labels):
+            x = step.x
+        return x
+
+    def path(
+        self,
+        denoiser: Denoiser,
+        process: Process,
+        start: Images,
+        source: NoiseSource,
+        class_labels: Labels | None = None,
+    ) -> Iterator[Step]:
+        """Every step from noise to image; the last one's x is the result."""
+
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            return denoiser(x, sigma, class_labels).x_0
+
+        x, history = start, None
+        for index, (sigma, sigma_next) in enumerate(pairwise(self.sigmas)):
+            x, sigma = self.churn(process, x, sigma, source)
+            x, x_0, history = self.step(denoise, process, x, sigma, sigma_next, source, history)
+            yield Step(index, sigma_next, x, x_0)
+
+    def step(
+        self,
+        denoise: Denoise,
+        process: Process,
+        x: Tensor,
+        sigma: float,
+        sigma_next: float,
+        source: NoiseSource,
+        history: History | None = None,
+    ) -> tuple[Tensor, Tensor, History | None]:
+        """One step from sigma to sigma_next: x', the estimate, and the history for the next."""
+        if sigma_next == 0:  # mean(x~, 0) = x~ and gamma = 0: the estimate is the image
+            x_0 = denoise(x, sigma)
+            return x_0, x_0, None
+
+        def advance(x_0: Tensor) -> Tensor:
+            return self.advance(process, x, x_0, sigma, sigma_next, source)
+
+        form = FORMS[self.estimate]
+        x_0, history = form(denoise, advance, x, sigma, sigma_next, history)
+        return advance(x_0), x_0, history
+
+    def advance(
+        self,
+        process: Process,
+        x: Tensor,
+        x_0: Tensor,
+        sigma: float,
+        sigma_next: float,
+        source: NoiseSource,
+    ) -> Tensor:
+        """The step formula: from x at sigma to sigma_next, given the estimate x_0."""
+        gamma = math.sqrt(1 - self.eta**2) * sigma_next / sigma
+        residual = x - process.mean(x_0, sigma)
+        x_next = torch.add(process.mean(x_0, sigma_next), residual, alpha=gamma)
+        if self.eta:
+            x_next = x_next.add(process.noise(x, source), alpha=self.eta * sigma_next)
+        return x_next
+
+    def churn(
+        self, process: Process, x: Tensor, sigma: float, source: NoiseSource
+    ) -> tuple[Tensor, float]:
+        """EDM's churn: raise sigma by the factor 1 + min(S_churn / N, sqrt(2) - 1), adding noise.
+
+        With S_churn on, one draw is made at every step, used or not.
+        """
+        if not self.S_churn:
+            return x, sigma
+        noise = process.noise(x, source)
+        if sigma < self.S_min or (self.S_max is not None and sigma > self.S_max):
+            return x, sigma
+        raised = sigma * (1 + min(self.S_churn / self.num_steps, math.sqrt(2) - 1))
+        return x.add(noise, alpha=math.sqrt(raised**2 - sigma**2) * self.S_noise), raised

@@ -1,0 +1,170 @@
+"""What is written is whole: directories and files appear under their name complete, or not at all.
+
+Everything goes to a temporary name beside the target, is flushed to the disk, then renamed; a kill
+or a full disk leaves the former version as it was. Weights are safetensors and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from overtone.errors import OvertoneError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TEMPORARY = ".writing-"
+
+
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Fill a temporary directory that becomes `path` when the block ends well.
+
+    A directory that stood at `path` is replaced; whatever goes wrong in the block leaves it alone.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}"
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            _flush(file)
+        _flush(temporary)
+        if path.exists():
+            # A directory can't be renamed over another: the old one steps aside first, under a
+            # temporary name that `sweep` clears away should the process die before it is deleted.
+            aside = temporary.with_name(f"{temporary.name}-old")
+            path.rename(aside)
+            temporary.rename(path)
+            shutil.rmtree(aside)
+        else:
+            temporary.rename(path)
+        _flush(path.parent)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise _explained(error, path) from error
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Write to the temporary path given; it becomes `path` when the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays, for writers that tell the format from it.
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        raise _explained(error, path) from error
+
+
+def sweep(folder: Path) -> None:
+    """Delete what an interrupted write left in `folder`."""
+    for leftover in Path(folder).glob(f"{TEMPORARY}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON, whole or not at all."""
+    with new_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; a missing or damaged file is named."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise OvertoneError(f"{path} does not exist.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise OvertoneError(f"{path} is not valid JSON ({error}).") from None
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors. Call inside `new_directory`: this alone is not atomic."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read safetensors; a missing or truncated file is named."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise OvertoneError(f"{path} does not exist.") from None
+    except SafetensorError as error:
+        raise OvertoneError(
+            f"{path} is damaged or was cut short ({error}): copy or download it again."
+        ) from None
+
+
+def locate(name: str | Path, revision: str | None = None) -> Path:
+    """The local folder for `name`: a directory, or else a repository of the Hugging Face Hub.
+
+    Only JSON, safetensors and text are downloaded, never a pickle.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if Path(name).exists():
+        raise OvertoneError(f"{name} is a file; a directory with a saved model is needed.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.md"]
+    try:
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise OvertoneError(
+            f"'{name}' is neither a local directory nor a repository of the Hugging Face Hub"
+            f" within reach ({reason})."
+        ) from None
+
+
+def push(folder: Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+    """Upload a saved directory to the Hub; returns the URL of the commit."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explained(error: BaseException, path: Path) -> BaseException:
+    """A failed write as an `OvertoneError` that names the path; anything else as it is."""
+    from safetensors import SafetensorError
+
+    if isinstance(error, OSError | SafetensorError):
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return OvertoneError(
+            f"could not write {path}: {reason}. Nothing half-written was left behind; free some"
+            " space or choose another place, then run the same command again."
+        )
+    return error

@@ -1,0 +1,52 @@
+"""Overtone: image diffusion models that use time and frequency.
+
+A network inside a denoiser inverts a process step by step in a sampler. The names below are
+imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ADMConfig": "networks",
+    "ADMUNet": "networks",
+    "Classifier": "networks",
+    "ClassifierConfig": "networks",
+    "Denoiser": "denoisers",
+    "DiffiTConfig": "networks",
+    "DiffiTPipeline": "pipelines",
+    "DiffiTUNet": "networks",
+    "EDMDenoiser": "denoisers",
+    "Estimate": "denoisers",
+    "GaussianProcess": "processes",
+    "GuidedDenoiser": "denoisers",
+    "IdealDenoiser": "denoisers",
+    "ImagePipeline": "pipelines",
+    "OvertoneError": "errors",
+    "Process": "processes",
+    "QuantileSchedule": "processes",
+    "ReplayNoise": "processes",
+    "Sampler": "samplers",
+    "Schedule": "processes",
+    "SeededNoise": "processes",
+    "VPLinearSchedule": "processes",
+    "from_published": "convert",
+    "load_pipeline": "pipelines",
+    "open_data": "data",
+}
+
+__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'overtone' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"overtone.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

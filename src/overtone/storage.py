@@ -140,6 +140,11 @@ def locate(name: str | Path, revision: str | None = None) -> Path:
         ) from None
 
 
+def cache_directory() -> Path:
+    """Where what can be made again is kept: $OVERTONE_CACHE, or ~/.cache/overtone."""
+    return Path(os.environ.get("OVERTONE_CACHE") or Path.home() / ".cache" / "overtone")
+
+
 def push(folder: Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
     """Upload a saved directory to the Hub; returns the URL of the commit."""
     from huggingface_hub import HfApi

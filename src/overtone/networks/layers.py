@@ -24,14 +24,13 @@ class GroupNorm(nn.Module):
 
         y = silu((1 + scale) norm(x) + shift)
 
-    `channels` must divide into the number of groups, min(32, channels / 4) as in EDM.
+    min(32, channels / 4) groups as in EDM, or the next smaller number that divides the channels.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, activation: bool = True) -> None:
         super().__init__()
-        self.groups = max(1, min(32, channels // 4))
-        if channels % self.groups:
-            raise ValueError(f"{channels} channels do not divide into {self.groups} groups")
+        most = max(1, min(32, channels // 4))
+        self.groups = next(n for n in range(most, 0, -1) if channels % n == 0)
         self.eps = eps
         self.activation = activation
         self.weight = nn.Parameter(torch.ones(channels))

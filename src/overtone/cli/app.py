@@ -1,0 +1,63 @@
+"""`overtone COMMAND`: finds the command's module and imports nothing else.
+
+Errors that the user can mend are printed without a traceback; OVERTONE_DEBUG=1 brings it back.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from overtone.errors import OvertoneError, unknown
+
+COMMANDS = {
+    "recipes": "what can be trained, with its size and its length",
+    "train": "train a recipe; goes on by itself where it was interrupted",
+    "sample": "images from a trained model",
+    "evaluate": "Frechet distance, precision and recall, share of classes recognised",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with 0, 1 for an error, 2 for bad usage, 130 for Ctrl-C."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return
+    if arguments[0] == "--version":
+        from overtone import __version__
+
+        print(f"overtone {__version__}")
+        return
+    name, *rest = arguments
+    try:
+        if name not in COMMANDS:
+            raise unknown("command", name, COMMANDS)
+        importlib.import_module(f"overtone.cli.{name}").main(rest)
+    except OvertoneError as error:
+        if os.environ.get("OVERTONE_DEBUG"):
+            raise
+        print(f"overtone: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("overtone: interrupted.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {about}" for name, about in COMMANDS.items()]
+    return "\n".join(
+        (
+            "Overtone: image diffusion models that use time and frequency.",
+            "",
+            "usage: overtone COMMAND ...      overtone COMMAND --help      overtone --version",
+            "",
+            *lines,
+            "",
+            "First steps:  overtone train diffit-digits --out runs/digits",
+            "              overtone sample runs/digits --seeds 0-63 --out digits.png",
+        )
+    )

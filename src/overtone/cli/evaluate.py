@@ -1,0 +1,86 @@
+"""`overtone evaluate MODEL|IMAGES`: how good a model's images are, beside real ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from overtone.cli.sample import Sampling, open_model
+from overtone.errors import OvertoneError
+
+
+@dataclass(frozen=True)
+class Options:
+    model: tyro.conf.Positional[str]
+    """a saved pipeline, a run's directory, a repository of the Hub, or a folder of images"""
+    sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: Sampling(seeds="0-499")
+    )
+    data: str | None = None
+    """the real images; the data that the model was trained on if left out"""
+    resolution: int | None = None
+    """at which a folder of images is evaluated; of a model, its own"""
+    channels: int = 3
+    """of a folder of images; of a model, its own"""
+    out: Path | None = None
+    """a JSON file to write the result to"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = tyro.cli(Options, prog="overtone evaluate", description=__doc__, args=arguments)
+    from overtone import storage
+
+    result = evaluate(options)
+    if options.out is not None:
+        storage.write_json(options.out, result)
+    print(json.dumps(result, indent=2))
+
+
+def evaluate(options: Options) -> dict:
+    """The report, with what the images were made with."""
+    from overtone.data import held_out, open_data
+    from overtone.metrics import Evaluation
+    from overtone.training.classifier import classifier_of
+
+    folder = Path(options.model)
+    images = _is_image_folder(folder)
+    if images:
+        if options.data is None or options.resolution is None:
+            raise OvertoneError("a folder of images needs --data and --resolution beside it.")
+        size, channels, data = options.resolution, options.channels, options.data
+        fakes = open_data(options.model, size, channels)
+        batches: Iterator = (
+            (fakes.fetch(range(at, min(at + 256, len(fakes))))[0], None)
+            for at in range(0, len(fakes), 256)
+        )
+        made: dict = {"images_from": options.model}
+    else:
+        pipe = open_model(options.model, options.sampling.checkpoint)
+        size, channels = pipe.network.config.resolution, pipe.network.config.channels
+        data = options.data or pipe.data
+        batches = ((b.images, b.class_labels) for b in options.sampling.stream(pipe))
+        sampler = dataclasses.asdict(pipe.sampler)
+        made = {"model": options.model, "saved_sampler": sampler, "precision": pipe.precision}
+        made |= dataclasses.asdict(options.sampling)
+    if not data:
+        raise OvertoneError("the model does not say what it was trained on: pass --data.")
+    extractor = classifier_of(data, size, channels)
+    real = open_data(data, size, channels)
+    evaluation = Evaluation(extractor, real, held_out(data, size, channels))
+    return dataclasses.asdict(evaluation(batches)) | made
+
+
+def _is_image_folder(folder: Path) -> bool:
+    from overtone.data.images import SUFFIXES
+
+    if not folder.is_dir() or (folder / "pipeline.json").exists():
+        return False
+    if (folder / "recipe.json").exists():
+        return False
+    return any(f.suffix.lower() in SUFFIXES for f in folder.rglob("*"))

@@ -1,0 +1,33 @@
+"""`overtone recipes`: what can be trained."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser("overtone recipes", description=__doc__)
+    parser.parse_args(arguments)
+
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from overtone.networks import NETWORKS
+    from overtone.training.recipes import RECIPES
+
+    table = Table("recipe", "network", "parameters", "images", "batch", "about", box=None)
+    for name, make in RECIPES.items():
+        recipe = make()
+        with torch.device("meta"):
+            network = NETWORKS[recipe.network.kind](recipe.network)
+        table.add_row(
+            name,
+            recipe.network.kind,
+            f"{network.num_parameters / 1e6:.1f} M",
+            f"{recipe.training.total_images / 1e6:,.1f} M",
+            str(recipe.training.batch_size),
+            recipe.about,
+        )
+    Console().print(table)

@@ -1,0 +1,124 @@
+"""`overtone sample DIR`: images from a trained model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from overtone.errors import OvertoneError
+from overtone.pipelines import ImagePipeline, load_pipeline
+from overtone.pipelines.base import SampleBatch
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What is asked of a pipeline; shared by `sample` and `evaluate`."""
+
+    seeds: str = "0-63"
+    """like 0-63 or 3,5,8-12: one image each"""
+    classes: tuple[str, ...] = ()
+    """class names or numbers, taken in turn by the seeds; none: seed k gets class k mod classes"""
+    guidance_scale: float = 1.0
+    """classifier-free guidance; 1: none"""
+    guidance_interval: tuple[float, float] | None = None
+    """lowest and highest sigma at which guidance acts"""
+    steps: int | None = None
+    """noise levels, instead of those saved with the model"""
+    batch_size: int = 64
+    """images at a time"""
+    checkpoint: str = "last"
+    """of a run's directory: last or best"""
+
+    def stream(self, pipe: ImagePipeline) -> Iterator[SampleBatch]:
+        """The batches asked for, with progress in a terminal."""
+        from rich.console import Console
+        from rich.progress import track
+
+        seeds = parse_seeds(self.seeds)
+        labels = [class_number(pipe, name) for name in self.classes]
+        asked = [labels[i % len(labels)] for i in range(len(seeds))] if labels else None
+        batches = pipe.stream(
+            seeds, asked, self.guidance_scale, self.guidance_interval, self.steps, self.batch_size
+        )
+        console = Console(stderr=True)
+        total = -(-len(seeds) // self.batch_size)
+        shown = console.is_terminal and total > 1
+        return track(batches, "sampling", total, disable=not shown, console=console)
+
+
+@dataclass(frozen=True)
+class Options:
+    model: tyro.conf.Positional[str]
+    """a saved pipeline, a run's directory, or a repository of the Hub"""
+    sampling: Annotated[Sampling, tyro.conf.arg(name="")]
+    out: Path = Path("samples")
+    """FILE.png for a grid, or a directory for a grid and single images"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = tyro.cli(Options, prog="overtone sample", description=__doc__, args=arguments)
+    pipe = open_model(options.model, options.sampling.checkpoint)
+    import torch
+
+    from overtone import storage
+    from overtone.pipelines.base import grid, to_pil
+
+    single = options.out.suffix.lower() != ".png"
+    images, count = [], 0
+    for batch in options.sampling.stream(pipe):
+        if single:
+            for seed, image in zip(batch.seeds, batch.images, strict=True):
+                with storage.new_file(options.out / f"{seed:06d}.png") as file:
+                    to_pil(image).save(file)
+        # A grid shows at most this many; a directory of more is not kept in memory.
+        images += [batch.images] if count < 1024 else []
+        count += len(batch.seeds)
+    sheet = torch.cat(images)[:1024]
+    path = options.out / "grid.png" if single else options.out
+    columns = pipe.num_classes if 1 < pipe.num_classes <= 16 else 8
+    with storage.new_file(path) as file:
+        grid(sheet, columns).save(file)
+    print(f"{count} images: {options.out}", file=sys.stderr)
+
+
+def open_model(name: str, checkpoint: str = "last") -> ImagePipeline:
+    """A pipeline from a directory, a run or the Hub, where it runs fastest."""
+    from overtone import precision
+    from overtone.training.rundir import RECIPE_FILE, find_checkpoint
+
+    if checkpoint not in ("last", "best"):
+        raise OvertoneError(f"--checkpoint is last or best, not '{checkpoint}'.")
+    if (Path(name) / RECIPE_FILE).exists():
+        name = str(find_checkpoint(Path(name), checkpoint))
+    return load_pipeline(name).to(precision.default_device())
+
+
+def parse_seeds(text: str) -> list[int]:
+    """'3,5,8-12' as [3, 5, 8, 9, 10, 11, 12]; refuses what is not a seed, and repetitions."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise OvertoneError(f"--seeds is like 0-63 or 3,5,8-12, not '{text}'.")
+        seeds += range(int(first), int(last or first) + 1)
+    if len(set(seeds)) < len(seeds):
+        raise OvertoneError(f"--seeds {text} names a seed twice.")
+    if not seeds or max(seeds) >= 2**32:
+        raise OvertoneError(f"--seeds {text}: seeds are in 0..{2**32 - 1}, first before last.")
+    return seeds
+
+
+def class_number(pipe: ImagePipeline, name: str) -> int:
+    """A class by its name in the pipeline, or by its number."""
+    from overtone.errors import unknown
+
+    if name in pipe.class_names:
+        return pipe.class_names.index(name)
+    if name.isdecimal() and (not pipe.num_classes or int(name) < pipe.num_classes):
+        return int(name)
+    raise unknown("class", name, pipe.class_names or map(str, range(pipe.num_classes)))

@@ -1,0 +1,63 @@
+"""`overtone train RECIPE`: train a model from its data to a saved pipeline."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from overtone.errors import OvertoneError
+from overtone.training.recipes import RECIPES, Recipe, find_recipe, trainer_of
+from overtone.training.rundir import find_checkpoint
+
+
+@dataclass(frozen=True)
+class Options:
+    recipe: Annotated[Recipe, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
+    out: Path | None = None
+    """directory of the run; runs/RECIPE if left out"""
+    dry_run: bool = False
+    """build everything, train three steps, say how long the run would take; write nothing"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__, f"\nusage: overtone train RECIPE [options]\n\nrecipes: {', '.join(RECIPES)}")
+        print("or the path of a .json file with a recipe.   overtone train RECIPE --help")
+        return
+    name, *rest = arguments
+    recipe = find_recipe(name)
+    options = tyro.cli(
+        Options,
+        prog=f"overtone train {name}",
+        description=f"{name}: {recipe.about}",
+        args=rest,
+        default=Options(recipe),
+    )
+    out = options.out or Path("runs") / Path(name).stem
+    trainer = trainer_of(options.recipe)
+    millions = sum(p.numel() for p in trainer.model.parameters()) / 1e6
+    print(
+        f"{type(trainer.model.network).__name__}, {millions:.2f} M parameters, on"
+        f" {trainer.device}; {len(trainer.data):,} images of {options.recipe.data}",
+        file=sys.stderr,
+    )
+    if options.dry_run:
+        rehearsal = trainer.rehearse()
+        print(
+            f"dry run: {rehearsal['images_per_second']:,.0f} images/s,"
+            f" {rehearsal['hours']:.2f} hours for {trainer.training.total_images:,} images."
+        )
+        return
+    try:
+        progress = trainer.run(out, options.recipe.identity())
+    except KeyboardInterrupt:
+        raise OvertoneError(
+            f"interrupted at image {trainer.progress.images:,}, and saved. The same command"
+            f" goes on from there: overtone train {' '.join(arguments)}"
+        ) from None
+    print(f"{progress.images:,} images in {progress.seconds:,.0f} s: {find_checkpoint(out)}")

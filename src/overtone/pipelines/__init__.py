@@ -1,0 +1,6 @@
+"""Pipelines: seeds and labels in, images out."""
+
+from overtone.pipelines.base import ImagePipeline, load_pipeline
+from overtone.pipelines.diffit import DiffiTPipeline
+
+__all__ = ["DiffiTPipeline", "ImagePipeline", "load_pipeline"]

@@ -1,0 +1,290 @@
+"""A pipeline: a trained network with its denoiser, process and sampler, from seeds to images.
+
+Saved as a directory of data only,
+
+    pipeline.json             which pipeline, its denoiser, process, sampler and class names
+    network/config.json       the network's settings
+    network/model.safetensors its weights
+
+read without executing anything in it and without following any path named in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import torch
+from jaxtyping import Int
+from PIL import Image
+from torch import Tensor
+
+from overtone import precision as precisions
+from overtone import settings, storage
+from overtone.data import to_pixels
+from overtone.data.images import Pixels
+from overtone.denoisers import Denoiser, EDMDenoiser, GuidedDenoiser
+from overtone.errors import OvertoneError, unknown
+from overtone.networks import NETWORKS, Network
+from overtone.precision import Precision
+from overtone.processes import GaussianProcess, SeededNoise
+from overtone.samplers import Sampler, Step
+
+INDEX_FILE = "pipeline.json"
+NETWORK_FOLDER = "network"
+
+
+@dataclass(frozen=True)
+class PipelineIndex:
+    """The contents of pipeline.json."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    pipeline: str
+    network: str
+    sampler: Sampler
+    denoiser: Literal["EDMDenoiser"] = "EDMDenoiser"
+    sigma_data: float = 0.5
+    process: Literal["GaussianProcess"] = "GaussianProcess"
+    class_names: tuple[str, ...] = ()
+    data: str = ""
+    """what it was trained on, as the recipe names it"""
+    overtone: str = ""
+    """the version that wrote it"""
+
+
+class SampleBatch(NamedTuple):
+    """Some of the images asked for."""
+
+    seeds: list[int]
+    class_labels: Tensor | None
+    images: Pixels
+
+
+class ImagePipeline:
+    """Samples of a pixel-space model with any network.
+
+        pipe = ImagePipeline.from_pretrained("runs/digits/checkpoints/002000000")
+        images = pipe(seeds=range(16), class_labels=[7] * 16)
+
+    An image depends on its own seed, its class and the settings, not on which others are asked
+    for with it; across batch sizes it is the same up to the rounding of the matrix products.
+    """
+
+    networks: ClassVar[tuple[type[Network], ...]] = tuple(NETWORKS.values())
+
+    def __init__(
+        self,
+        network: Network,
+        sampler: Sampler | None = None,
+        *,
+        sigma_data: float = 0.5,
+        class_names: Sequence[str] = (),
+        data: str = "",
+        precision: Precision = "auto",
+    ) -> None:
+        if not isinstance(network, self.networks):
+            raise OvertoneError(
+                f"{type(self).__name__} takes {' or '.join(n.__name__ for n in self.networks)},"
+                f" not {type(network).__name__}: use load_pipeline or ImagePipeline."
+            )
+        self.network = network.eval().to_fast_layout()
+        self.denoiser: Denoiser = EDMDenoiser(self.network, sigma_data)
+        self.process = GaussianProcess()
+        self.sampler = sampler or Sampler()
+        self.class_names = tuple(class_names)
+        self.data = data
+        self.precision: Precision = precision
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @property
+    def num_classes(self) -> int:
+        return self.denoiser.num_classes
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the network; images are made where it is. Their noise is the same everywhere."""
+        self.network.to(device)
+        return self
+
+    def __call__(
+        self,
+        seeds: Sequence[int],
+        class_labels: Sequence[int] | int | None = None,
+        guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
+        steps: int | None = None,
+        batch_size: int = 64,
+    ) -> list[Image.Image]:
+        """One image a seed.
+
+        Arguments:
+            seeds: integers in [0, 2^32); seed k is drawn from `torch.Generator().manual_seed(k)`.
+            class_labels: one for all or one a seed, in [0, num_classes); None gives seed k the
+                class k mod num_classes.
+            guidance_scale: classifier-free guidance, 1 for none.
+            guidance_interval: (lowest, highest) sigma at which guidance acts; None for all.
+            steps: number of noise levels, instead of the saved sampler's.
+            batch_size: images at a time.
+        """
+        batches = self.stream(
+            seeds, class_labels, guidance_scale, guidance_interval, steps, batch_size
+        )
+        return [to_pil(image) for batch in batches for image in batch.images]
+
+    def stream(
+        self,
+        seeds: Sequence[int],
+        class_labels: Sequence[int] | int | None = None,
+        guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
+        steps: int | None = None,
+        batch_size: int = 64,
+    ) -> Iterator[SampleBatch]:
+        """As `__call__`, in batches of uint8 tensors: any number of images in constant memory."""
+        seeds = list(seeds)
+        labels = self._labels(seeds, class_labels)
+        for at in range(0, len(seeds), batch_size):
+            part = slice(at, at + batch_size)
+            own = None if labels is None else labels[part]
+            # One context around all steps: autocast then converts each weight only once.
+            with precisions.autocast(self.precision, self.device):
+                path = self.path(seeds[part], own, guidance_scale, guidance_interval, steps)
+                *_, last = path
+            yield SampleBatch(seeds[part], own, to_pixels(last.x).cpu())
+
+    def path(
+        self,
+        seeds: Sequence[int],
+        class_labels: Sequence[int] | Tensor | int | None = None,
+        guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
+        steps: int | None = None,
+    ) -> Iterator[Step]:
+        """Every step from noise to image, for one batch; the last step's x is in [-1, 1]."""
+        seeds = list(seeds)
+        labels = self._labels(seeds, class_labels)
+        sampler = self.sampler
+        if steps is not None:
+            sampler = dataclasses.replace(sampler, num_steps=steps)
+        denoiser = self.denoiser
+        if guidance_scale != 1.0:
+            denoiser = GuidedDenoiser(denoiser, guidance_scale, guidance_interval)
+        config = self.network.config
+        shape = (len(seeds), config.channels, config.resolution, config.resolution)
+        like = torch.empty(shape, device=self.device)
+        source = SeededNoise(seeds)
+        start = sampler.sigma_max * self.process.noise(like, source)
+        labels = None if labels is None else labels.to(self.device)
+        steps_taken = sampler.path(denoiser, self.process, start, source, labels)
+        while True:  # neither context may stay on while the caller has the step
+            with torch.no_grad(), precisions.autocast(self.precision, self.device):
+                step = next(steps_taken, None)
+            if step is None:
+                return
+            yield step
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the directory described above; it appears whole or not at all."""
+        with storage.new_directory(Path(folder)) as temporary:
+            self.write_into(temporary)
+
+    def write_into(self, folder: Path) -> None:
+        """The files of `save_pretrained`, into a directory that exists."""
+        from overtone import __version__
+
+        index = PipelineIndex(
+            pipeline=type(self).__name__,
+            network=type(self.network).__name__,
+            sampler=self.sampler,
+            sigma_data=self.denoiser.sigma_data,
+            class_names=self.class_names,
+            data=self.data,
+            overtone=__version__,
+        )
+        storage.write_json(folder / INDEX_FILE, settings.dump(index))
+        (folder / NETWORK_FOLDER).mkdir()
+        self.network.write_into(folder / NETWORK_FOLDER)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, revision: str | None = None) -> Self:
+        """The pipeline saved in a directory or in a repository of the Hub."""
+        folder = storage.locate(name, revision)
+        file = folder / INDEX_FILE
+        if not file.exists():
+            raise OvertoneError(f"{folder} is not a saved pipeline: it has no {INDEX_FILE}.")
+        index = settings.load(PipelineIndex, storage.read_json(file), str(file))
+        if index.network not in NETWORKS:
+            raise unknown("network", index.network, NETWORKS)
+        network = NETWORKS[index.network].from_pretrained(folder / NETWORK_FOLDER)
+        return cls(
+            network,
+            index.sampler,
+            sigma_data=index.sigma_data,
+            class_names=index.class_names,
+            data=index.data,
+        )
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload to the Hub; returns the URL of the commit."""
+        with tempfile.TemporaryDirectory() as temporary:
+            self.save_pretrained(Path(temporary) / "pipeline")
+            return storage.push(Path(temporary) / "pipeline", repo_id, private=private, token=token)
+
+    def _labels(
+        self, seeds: list[int], class_labels: Sequence[int] | Tensor | int | None
+    ) -> Int[Tensor, " batch"] | None:
+        """Labels as a tensor on the host, checked."""
+        if not self.num_classes:
+            if class_labels is not None:
+                raise OvertoneError("class labels were given, but the model is unconditional.")
+            return None
+        if class_labels is None:
+            class_labels = [seed % self.num_classes for seed in seeds]
+        labels = torch.as_tensor(class_labels)
+        labels = labels.expand(len(seeds)) if labels.dim() == 0 else labels
+        if len(labels) != len(seeds):
+            raise OvertoneError(f"{len(labels)} class labels for {len(seeds)} seeds.")
+        if len(seeds) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            wrong = next(int(i) for i in labels if not 0 <= i < self.num_classes)
+            raise OvertoneError(f"class label {wrong} is outside 0..{self.num_classes - 1}.")
+        return labels
+
+
+def load_pipeline(name: str | Path, revision: str | None = None) -> ImagePipeline:
+    """The saved pipeline, as the class that its pipeline.json names."""
+    from overtone.pipelines.diffit import DiffiTPipeline
+
+    known: dict[str, type[ImagePipeline]] = {
+        kind.__name__: kind for kind in (DiffiTPipeline, ImagePipeline)
+    }
+    folder = storage.locate(name, revision)
+    if not (folder / INDEX_FILE).exists():
+        raise OvertoneError(f"{folder} is not a saved pipeline: it has no {INDEX_FILE}.")
+    kind: Any = storage.read_json(folder / INDEX_FILE).get("pipeline")
+    if kind not in known:
+        raise unknown("pipeline", str(kind), known)
+    return known[kind].from_pretrained(folder)
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """A uint8 tensor (channels, height, width) as a picture, grey or RGB."""
+    array = image.permute(1, 2, 0).numpy()
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+def grid(images: Pixels, columns: int) -> Image.Image:
+    """Images side by side, `columns` in a row."""
+    rows = -(-len(images) // columns)
+    _, channels, height, width = images.shape
+    sheet = images.new_zeros(channels, rows * height, columns * width)
+    for i, image in enumerate(images):
+        y, x = i // columns * height, i % columns * width
+        sheet[:, y : y + height, x : x + width] = image
+    return to_pil(sheet)

@@ -1,0 +1,44 @@
+"""Exponential moving averages of weights, with EDM's half-life in images and its ramp-up."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class EMA:
+    """Averages a module's parameters; `module` is a copy of it that holds the averages.
+
+    After a step on `batch` images, n images into the run (Karras et al. 2022, appendix F.2),
+
+        half-life = min(halflife_images, rampup_ratio n),   beta = 2^(-batch / half-life)
+        average = beta average + (1 - beta) weights
+
+    With the ramp-up the average reaches back over a fixed share of the run so far: after a short
+    run it is not the noise of the initial weights. Buffers are copied.
+    """
+
+    def __init__(
+        self, module: nn.Module, halflife_images: float, rampup_ratio: float | None = 0.05
+    ) -> None:
+        self.source = module
+        self.module = copy.deepcopy(module).requires_grad_(False).eval()
+        self.halflife_images = halflife_images
+        self.rampup_ratio = rampup_ratio
+
+    def beta(self, images_seen: int, batch: int) -> float:
+        """The weight that the old average keeps."""
+        halflife = self.halflife_images
+        if self.rampup_ratio is not None:
+            halflife = min(halflife, self.rampup_ratio * images_seen)
+        return 0.5 ** (batch / halflife) if halflife > 0 else 0.0
+
+    @torch.no_grad()
+    def update(self, images_seen: int, batch: int) -> None:
+        """Move the average after a step; `images_seen` counts those before the step, as in EDM."""
+        averages, weights = list(self.module.parameters()), list(self.source.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - self.beta(images_seen, batch))
+        for average, buffer in zip(self.module.buffers(), self.source.buffers(), strict=True):
+            average.copy_(buffer)

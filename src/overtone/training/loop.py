@@ -1,0 +1,389 @@
+"""The training loop, one for every recipe.
+
+A step draws `batch_size` images from the stream, in parts of `micro_batch`, and moves the weights
+and their average. Everything the next step depends on is in the checkpoint: the images seen, the
+weights, the averages and the optimizer's moments. All randomness follows from the seed and the
+number of images seen, so a run that is killed and started again ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import ClassVar
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from overtone import precision as precisions
+from overtone import storage
+from overtone.data import ImageData
+from overtone.errors import OvertoneError
+from overtone.precision import Precision
+from overtone.processes.noise import mix
+from overtone.training.ema import EMA
+from overtone.training.objectives import Batch, Objective
+from overtone.training.rundir import Progress, RunDirectory
+from overtone.training.stream import TrainingStream
+
+_DROPOUT, _HELD_OUT = 3, 4  # uses of the run's seed, beside those of the stream
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the weights come about. All of it is fixed for a run."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    seed: int = 0
+    """decides the initial weights, the order of the images and all noise"""
+    total_images: int = 100_000_000
+    """length of the run, in images seen"""
+    batch_size: int = 512
+    """images a step, over all processes and micro-batches"""
+    micro_batch: int | None = None
+    """images a forward pass and process, where memory is short; none: the whole batch"""
+    lr: float = 1e-3
+    """Adam's learning rate after the ramp"""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's decay rates"""
+    lr_rampup_images: int = 10_000_000
+    """the learning rate rises linearly over this many images"""
+    lr_rampdown_images: int = 0
+    """and falls linearly to 0 over the run's last ones; 0: stays constant, as in EDM"""
+    clip_norm: float | None = 1.0
+    """gradients are scaled down to this norm; none: never"""
+    ema_halflife_images: int = 500_000
+    """half-life of the weights' average, in images"""
+    ema_rampup_ratio: float | None = 0.05
+    """the half-life is at most this share of the images seen; none: no ramp-up"""
+    precision: Precision = "auto"
+    """auto: bf16 where the hardware has matrix units for it"""
+
+    def __post_init__(self) -> None:
+        for name in ("total_images", "batch_size", "lr"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        if self.micro_batch is not None and not 0 < self.micro_batch <= self.batch_size:
+            raise ValueError(f"micro_batch {self.micro_batch} is not in [1, {self.batch_size}]")
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """How a run is watched and kept. May change when it is resumed."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    report_images: int = 100_000
+    """images between two lines of the log"""
+    checkpoint_images: int = 1_000_000
+    """images between two checkpoints, each with a grid of samples and the held-out loss"""
+    held_out_images: int = 1024
+    """draws of held-out images that the loss is averaged over"""
+    keep: int = 2
+    """checkpoints kept, besides the best"""
+    workers: int = 0
+    """processes that load images; 0: the training process itself"""
+    compile: bool = False
+    """torch.compile the network"""
+
+
+@dataclass
+class Trainer:
+    """Trains `model` on `objective`.
+
+    `export(average, folder)` saves the averaged model as users load it; `picture(average)` draws
+    the grid of samples. Both get the averaged copy of `model`, in eval mode.
+    """
+
+    model: nn.Module
+    objective: Objective
+    data: ImageData
+    training: Training
+    reporting: Reporting
+    export: Callable[[nn.Module, Path], None]
+    picture: Callable[[nn.Module], Image] | None = None
+    held_out: ImageData | None = None
+    show: bool = True
+
+    def __post_init__(self) -> None:
+        from accelerate import Accelerator
+
+        device = precisions.default_device()
+        self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+        self.device = self.accelerator.device
+        self.model.to(self.device)
+        training = self.training
+        self.ema = EMA(self.model, training.ema_halflife_images, training.ema_rampup_ratio)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=training.lr, betas=training.betas, fused=True
+        )
+        self.stream = TrainingStream(self.data, self.objective, training.seed)
+        self.progress = Progress()
+        self.stop_asked = False
+
+    def run(self, directory: Path, recipe: dict) -> Progress:
+        """Train to the end, or from where an earlier run in this directory stopped.
+
+        Ctrl-C and SIGTERM save a checkpoint and raise `KeyboardInterrupt`. A loss that is not
+        finite raises `OvertoneError`; the last checkpoint before it stays.
+        """
+        run = RunDirectory(directory, recipe)
+        self.progress = run.restore(self.model, self.ema.module, self.optimizer)
+        total = self.training.total_images
+        if self.progress.images >= total:
+            return self.progress
+        first, spent, began = self.progress.images, self.progress.seconds, time.perf_counter()
+        if first == 0:
+            self._checkpoint(run)
+        with _asked_to_stop(self), _Display(self, total, first) as display:
+            model = self.accelerator.prepare(self.model)
+            if self.reporting.compile:
+                model = torch.compile(model)
+            meter = _Meter(self.device, first)
+            for batch in self._batches(first):
+                meter.add(*self._step(model, batch))
+                self.progress.images += self.training.batch_size
+                seen, ended = self.progress.images, self.progress.images >= total
+                display.advance(seen)
+                if self._due(seen, self.reporting.report_images) or ended or self.stop_asked:
+                    self.progress.seconds = spent + time.perf_counter() - began
+                    entry = meter.report(seen) | {"lr": self._lr(seen), "at": time.time()}
+                    run.log(entry | {"seconds": round(self.progress.seconds, 3)})
+                    display.report(entry)
+                if self._due(seen, self.reporting.checkpoint_images) or ended or self.stop_asked:
+                    meter.check(seen)
+                    self._checkpoint(run)
+                    meter.restart_clock()
+                if self.stop_asked:
+                    raise KeyboardInterrupt
+        return self.progress
+
+    def rehearse(self, steps: int = 3) -> dict[str, float]:
+        """A dry run: a few steps and one grid, nothing written. Returns images/s and hours."""
+        meter, batches = _Meter(self.device, 0), self._batches(0)
+        times = []
+        for _ in range(steps):
+            began = time.perf_counter()
+            meter.add(*self._step(self.model, next(batches)))
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - began)
+        meter.check(0)
+        if self.picture is not None:
+            self.picture(self.ema.module)
+        rate = self.training.batch_size / min(times)
+        hours = self.training.total_images / rate / 3600
+        return {"images_per_second": rate, "hours": hours, "loss": meter.report(0)["loss"]}
+
+    def held_out_loss(self) -> float:
+        """The averaged model's loss on held-out images, the same draws every time."""
+        data = self.data if self.held_out is None else self.held_out
+        stream = TrainingStream(data, self.objective, mix(self.training.seed, _HELD_OUT))
+        batch = min(self.training.micro_batch or self.training.batch_size, 256)
+        count = max(batch, self.reporting.held_out_images // batch * batch)
+        total = torch.zeros((), device=self.device)
+        with torch.no_grad(), self._autocast():
+            for part in stream.batches(0, count, batch):
+                total += self.objective.loss(self.ema.module, self._moved(part)).sum()
+        return total.item() / count
+
+    def _step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """One optimizer step; returns the mean loss and the gradient's norm, on the device."""
+        seen, training = self.progress.images, self.training
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._lr(seen + training.batch_size)
+        # Dropout draws from the global generator; tie it to the place in the run.
+        torch.manual_seed(mix(training.seed, _DROPOUT, seen, self.accelerator.process_index))
+        model.train()
+        size = len(next(iter(batch.values())))
+        part = training.micro_batch or size
+        losses = torch.zeros((), device=self.device)
+        for at in range(0, size, part):
+            micro = {name: tensor[at : at + part] for name, tensor in batch.items()}
+            with self._autocast():
+                loss = self.objective.loss(model, self._moved(micro)).sum() / size
+            self.accelerator.backward(loss)
+            losses += loss.detach()
+        norm = nn.utils.clip_grad_norm_(
+            self.model.parameters(), training.clip_norm or float("inf"), foreach=True
+        )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(seen, training.batch_size)
+        return losses, norm
+
+    def _lr(self, images: int) -> float:
+        """The learning rate of the step that ends at `images`."""
+        training = self.training
+        rate = training.lr * min(1.0, images / max(training.lr_rampup_images, 1))
+        if training.lr_rampdown_images:
+            left = training.total_images - images + training.batch_size
+            rate *= min(1.0, max(left, 0) / training.lr_rampdown_images)
+        return rate
+
+    def _batches(self, start: int) -> Iterator[Batch]:
+        accelerator = self.accelerator
+        share = slice(accelerator.process_index, None, accelerator.num_processes)
+        return self.stream.batches(
+            start,
+            self.training.total_images,
+            self.training.batch_size,
+            share=share,
+            workers=self.reporting.workers,
+        )
+
+    def _checkpoint(self, run: RunDirectory) -> None:
+        """Held-out loss, grid of samples, and the state to go on from."""
+        progress = self.progress
+        loss = self.held_out_loss()
+        run.log({"images": progress.images, "held_out_loss": loss})
+        if progress.best_loss is None or loss < progress.best_loss:
+            progress.best_loss, progress.best_images = loss, progress.images
+        if self.picture is not None:
+            with storage.new_file(run.path / "grids" / f"{progress.images:09d}.png") as file:
+                self.picture(self.ema.module).save(file)
+        run.save(
+            progress,
+            lambda folder: self.export(self.ema.module, folder),
+            self.model,
+            self.ema.module,
+            self.optimizer,
+            self.reporting.keep,
+        )
+
+    def _due(self, seen: int, every: int) -> bool:
+        """Whether the step that ended at `seen` passed a multiple of `every`."""
+        return seen // every > (seen - self.training.batch_size) // every
+
+    def _moved(self, batch: Batch) -> Batch:
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+
+    def _autocast(self) -> torch.autocast:
+        return precisions.autocast(self.training.precision, self.device)
+
+
+class _Meter:
+    """Means of the loss and the gradient's norm since the last report, kept on the device.
+
+    Nothing waits for the device but `report` and `check`, which read the numbers.
+    """
+
+    def __init__(self, device: torch.device, images: int) -> None:
+        self.sums = torch.zeros(2, device=device)
+        self.good = torch.zeros((), dtype=torch.int64, device=device)  # steps before the first bad
+        self.bad = torch.zeros((), dtype=torch.bool, device=device)
+        self.steps = self.all_steps = 0
+        self.clock, self.seconds, self.images = time.perf_counter(), 0.0, images
+
+    def add(self, loss: Tensor, norm: Tensor) -> None:
+        self.sums += torch.stack((loss, norm))
+        self.bad |= ~torch.isfinite(loss + norm)
+        self.good += ~self.bad
+        self.steps += 1
+        self.all_steps += 1
+
+    def report(self, images: int) -> dict[str, float]:
+        """The means as a line of the log, and a fresh start. Raises on a loss not finite."""
+        self.check(images)
+        loss, norm = (self.sums / self.steps).tolist()
+        self.restart_clock(counted=True)
+        rate = (images - self.images) / self.seconds
+        self.sums.zero_()
+        self.steps, self.seconds, self.images = 0, 0.0, images
+        return {"images": images, "loss": loss, "grad_norm": norm, "images_per_second": rate}
+
+    def restart_clock(self, *, counted: bool = False) -> None:
+        """Leave the time since the last call out of the rate (a checkpoint's), or count it in."""
+        now = time.perf_counter()
+        self.seconds += now - self.clock if counted else 0.0
+        self.clock = now
+
+    def check(self, images: int) -> None:
+        """Raise `OvertoneError` if any loss so far was not finite, naming its step."""
+        if self.bad.item():
+            late = self.all_steps - int(self.good.item())
+            step = f"{late - 1} steps before image {images}" if late > 1 else f"at image {images}"
+            raise OvertoneError(
+                f"the loss was not finite {step}: training stopped, and the last"
+                " checkpoint is from before. Try a lower --lr, or --precision fp32."
+            )
+
+
+@contextmanager
+def _asked_to_stop(trainer: Trainer) -> Iterator[None]:
+    """Finish the step and save on the first SIGINT or SIGTERM; the second one acts as usual."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        trainer.stop_asked = True
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for name in before:
+            signal.signal(name, ask)
+    except ValueError:  # not the main thread, which alone may set handlers
+        yield
+        return
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+class _Display:
+    """Images seen, images a second and time left: a bar in a terminal, lines elsewhere."""
+
+    def __init__(self, trainer: Trainer, total: int, done: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.total, self.began, self.first = total, time.perf_counter(), done
+        self.shown = trainer.show and trainer.accelerator.is_main_process
+        self.console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} images"),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self.console,
+            disable=not (self.shown and self.console.is_terminal),
+            refresh_per_second=2,
+        )
+        self.task = self.bar.add_task("", total=total, completed=done, note="")
+
+    def __enter__(self) -> _Display:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def advance(self, images: int) -> None:
+        self.bar.update(self.task, completed=images)
+
+    def report(self, entry: dict[str, float]) -> None:
+        images = int(entry["images"])
+        rate = (images - self.first) / (time.perf_counter() - self.began)
+        note = f"loss {entry['loss']:.4f}  {rate:,.0f} images/s"
+        self.bar.update(self.task, note=note)
+        if self.shown and not self.console.is_terminal:
+            left = (self.total - images) / rate
+            self.console.print(
+                f"{images:,} of {self.total:,} images  {note}  {_clock(left)} left",
+                highlight=False,
+            )
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(int(max(seconds, 0)), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

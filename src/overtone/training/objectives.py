@@ -1,0 +1,114 @@
+"""What a model is trained on: how a batch is drawn, and the loss of each image in it.
+
+`draw` runs where images are loaded and takes all its randomness from one generator an image, so
+that a training image's time, noise, mirroring and label dropout depend on nothing else; `loss`
+runs on the device.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from overtone.data import to_unit
+from overtone.data.images import Pixels
+from overtone.processes import (
+    GaussianProcess,
+    Process,
+    QuantileSchedule,
+    Schedule,
+    SeededNoise,
+)
+
+Batch = dict[str, Tensor]
+
+
+class Objective(ABC):
+    """Contract of the training loop."""
+
+    @abstractmethod
+    def draw(self, pixels: Pixels, labels: Int[Tensor, " batch"], source: SeededNoise) -> Batch:
+        """A training batch from images and their labels; all randomness from `source`."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
+        """The loss of each image, float32."""
+
+
+@dataclass(frozen=True)
+class DenoisingObjective(Objective):
+    """EDM's loss of a denoiser D on x = mean(x_0, sigma) + sigma noise, sigma = schedule(t):
+
+        (sigma^2 + s_d^2) / (sigma s_d)^2 |D(x; sigma) - x_0|^2,   t ~ U(0, 1), s_d = sigma_data
+
+    averaged over the image's values. `label_dropout` is the probability of training an image under
+    the null class, which `num_classes` stands for; `mirror` flips half of the images.
+    """
+
+    schedule: Schedule = field(default_factory=QuantileSchedule)
+    process: Process = field(default_factory=GaussianProcess)
+    sigma_data: float = 0.5
+    num_classes: int = 0
+    label_dropout: float = 0.0
+    mirror: bool = False
+
+    def draw(self, pixels: Pixels, labels: Int[Tensor, " batch"], source: SeededNoise) -> Batch:
+        sigma = self.schedule.sigma(source.uniform())
+        flipped, dropped = source.uniform() < 0.5, source.uniform() < self.label_dropout
+        x_0 = to_unit(pixels)
+        if self.mirror:
+            x_0 = torch.where(flipped[:, None, None, None], x_0.flip(3), x_0)
+        noise = self.process.noise(x_0, source)
+        batch = {"x_0": x_0, "noise": noise, "sigma": sigma.float()}
+        if self.num_classes:
+            batch["class_labels"] = torch.where(dropped, self.num_classes, labels)
+        return batch
+
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
+        x_0, sigma = batch["x_0"], batch["sigma"]
+        x = self.process.mean(x_0, sigma) + sigma[:, None, None, None] * batch["noise"]
+        estimate = model(x, sigma, batch.get("class_labels")).x_0
+        weight = (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
+        return weight * (estimate - x_0).square().mean(dim=(1, 2, 3))
+
+
+@dataclass(frozen=True)
+class ClassificationObjective(Objective):
+    """Cross-entropy with label smoothing on images moved, turned and stretched a little.
+
+    Each image is turned by up to `degrees`, stretched by up to `stretch` in each axis and moved by
+    up to `shift` of its width, all uniform.
+    """
+
+    degrees: float = 12.0
+    stretch: float = 0.12
+    shift: float = 0.1
+    smoothing: float = 0.1
+
+    def draw(self, pixels: Pixels, labels: Int[Tensor, " batch"], source: SeededNoise) -> Batch:
+        turn, wide, high, right, down = (
+            (2 * source.uniform() - 1).float() for _ in range(5)
+        )  # each in (-1, 1)
+        angle = turn * math.radians(self.degrees)
+        cos, sin = angle.cos(), angle.sin()
+        wide, high = 1 + self.stretch * wide, 1 + self.stretch * high
+        # grid_sample's coordinates span 2 across the image.
+        rows = (cos * wide, -sin * high, 2 * self.shift * right)
+        columns = (sin * wide, cos * high, 2 * self.shift * down)
+        theta = torch.stack((torch.stack(rows, -1), torch.stack(columns, -1)), 1)
+        images = to_unit(pixels)
+        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+        moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        return {"images": moved, "labels": labels}
+
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
+        logits = model(batch["images"]).float()
+        return F.cross_entropy(
+            logits, batch["labels"], reduction="none", label_smoothing=self.smoothing
+        )

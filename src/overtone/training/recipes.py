@@ -1,0 +1,237 @@
+"""Recipes: named settings that train a model from its data to a saved pipeline."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
+import tyro
+from PIL.Image import Image
+
+from overtone import settings, storage
+from overtone.data import held_out, open_data
+from overtone.denoisers import EDMDenoiser
+from overtone.errors import OvertoneError, unknown
+from overtone.networks import NETWORKS, ADMConfig, DiffiTConfig
+from overtone.pipelines import DiffiTPipeline, ImagePipeline
+from overtone.pipelines.base import grid
+from overtone.processes import QuantileSchedule
+from overtone.samplers import Sampler
+from overtone.training.loop import Reporting, Trainer, Training
+from overtone.training.objectives import DenoisingObjective
+
+GRID_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a training run makes. Each field is an option of the command."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    about: Annotated[str, tyro.conf.Suppress]
+    """what it is for, and what it needs"""
+    network: DiffiTConfig | ADMConfig
+    data: str = ""
+    """builtin:digits, builtin:glyphs, fashion-mnist, or a folder of images"""
+    class_conditional: bool = False
+    """train with the data's classes"""
+    label_dropout: float = 0.0
+    """share of images trained without their class, for guidance"""
+    mirror: bool = False
+    """flip half of the images left to right"""
+    skip_bad_images: bool = False
+    """leave out images that can't be read or are too small, instead of stopping"""
+    sigma_data: float = 0.5
+    """standard deviation of the data in [-1, 1]"""
+    schedule: QuantileSchedule = field(default_factory=QuantileSchedule)
+    """distribution of the noise levels in training"""
+    sampler: Sampler = field(default_factory=Sampler)
+    """sampler saved with the pipeline, and of the grids"""
+    training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
+    reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that the weights depend on: a run goes on only with the same ones."""
+        recipe = settings.dump(self)
+        for free in ("about", "reporting", "sampler", "skip_bad_images"):
+            del recipe[free]
+        if not self.training.lr_rampdown_images:
+            del recipe["training"]["total_images"]  # a constant rate lets a run be made longer
+        return recipe
+
+
+def trainer_of(recipe: Recipe, *, show: bool = True) -> Trainer:
+    """The trainer of a recipe: data opened and checked, the network built."""
+    if not recipe.data:
+        raise OvertoneError("this recipe has no data of its own: pass --data FOLDER.")
+    size, channels = recipe.network.resolution, recipe.network.channels
+    data = open_data(recipe.data, size, channels, skip_bad=recipe.skip_bad_images)
+    if recipe.class_conditional and not data.num_classes:
+        raise OvertoneError(
+            f"{recipe.data} has no classes: sort its images into sub-folders,"
+            " or pass --no-class-conditional."
+        )
+    num_classes = data.num_classes if recipe.class_conditional else 0
+    if recipe.network.num_classes not in (0, num_classes):
+        raise OvertoneError(
+            f"--network.num-classes is {recipe.network.num_classes}, but {recipe.data} has"
+            f" {num_classes} classes to train with: leave it out."
+        )
+    config = dataclasses.replace(recipe.network, num_classes=num_classes)
+    torch.manual_seed(recipe.training.seed)
+    try:
+        network = NETWORKS[config.kind](config).to_fast_layout()
+    except ValueError as error:
+        raise OvertoneError(f"network settings: {error}.") from None
+
+    def pipeline(denoiser: torch.nn.Module) -> ImagePipeline:
+        kind = DiffiTPipeline if config.kind == "DiffiTUNet" else ImagePipeline
+        return kind(
+            denoiser.network,
+            recipe.sampler,
+            sigma_data=recipe.sigma_data,
+            class_names=data.class_names if num_classes else (),
+            data=recipe.data,
+            precision=recipe.training.precision,
+        )
+
+    def picture(denoiser: torch.nn.Module) -> Image:
+        columns = min(num_classes, 10) or GRID_ROWS
+        # Column k shows class k: the seeds count through the classes, of which the first 10 show.
+        rows = [range(r * (num_classes or columns), 10**9)[:columns] for r in range(GRID_ROWS)]
+        seeds = [seed for row in rows for seed in row]
+        parts = [batch.images for batch in pipeline(denoiser).stream(seeds)]
+        return grid(torch.cat(parts), columns)
+
+    objective = DenoisingObjective(
+        schedule=recipe.schedule,
+        sigma_data=recipe.sigma_data,
+        num_classes=num_classes,
+        label_dropout=recipe.label_dropout,
+        mirror=recipe.mirror,
+    )
+    return Trainer(
+        model=EDMDenoiser(network, recipe.sigma_data),
+        objective=objective,
+        data=data,
+        held_out=held_out(recipe.data, size, channels),
+        training=recipe.training,
+        reporting=recipe.reporting,
+        export=lambda denoiser, folder: pipeline(denoiser).write_into(folder),
+        picture=picture,
+        show=show,
+    )
+
+
+def find_recipe(name: str) -> Recipe:
+    """A recipe by name, or from a JSON file."""
+    if name.endswith(".json"):
+        return settings.load(Recipe, storage.read_json(Path(name)), name)
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return RECIPES[name]()
+
+
+def diffit_digits() -> Recipe:
+    return Recipe(
+        about="8 px handwritten digits, class-conditional; minutes on 2 CPU cores",
+        data="builtin:digits",
+        network=DiffiTConfig(
+            resolution=8,
+            channels=1,
+            widths=(64, 96),
+            num_cells=(2, 2),
+            head_channels=32,
+            token_width=128,
+            mlp_ratio=2.0,
+        ),
+        class_conditional=True,
+        label_dropout=0.1,
+        training=Training(
+            total_images=400_000,
+            batch_size=128,
+            lr=2e-3,
+            lr_rampup_images=10_000,
+            lr_rampdown_images=150_000,
+            ema_halflife_images=20_000,
+            ema_rampup_ratio=0.1,
+        ),
+        reporting=Reporting(report_images=5_000, checkpoint_images=100_000),
+    )
+
+
+def adm_digits() -> Recipe:
+    recipe = diffit_digits()
+    network = ADMConfig(
+        resolution=8,
+        channels=1,
+        widths=(64, 96),
+        num_cells=1,
+        attention_resolutions=(4,),
+        head_channels=32,
+        embedding_width=128,
+    )
+    about = "the same digits with ADM's U-Net, to compare with"
+    return dataclasses.replace(recipe, about=about, network=network)
+
+
+def diffit_fashion_mnist() -> Recipe:
+    return Recipe(
+        about="32 px Fashion-MNIST, class-conditional; hours on a CPU, minutes on a GPU",
+        data="fashion-mnist",
+        network=DiffiTConfig(
+            resolution=32,
+            channels=1,
+            widths=(48, 96, 96),
+            num_cells=(2, 2, 2),
+            token_width=256,
+            head_channels=24,
+            mlp_ratio=2.0,
+        ),
+        class_conditional=True,
+        label_dropout=0.1,
+        mirror=True,
+        training=Training(
+            total_images=5_000_000,
+            batch_size=128,
+            lr=1e-3,
+            lr_rampup_images=50_000,
+            ema_halflife_images=100_000,
+        ),
+        reporting=Reporting(report_images=10_000, checkpoint_images=250_000),
+    )
+
+
+def diffit_cifar10() -> Recipe:
+    return Recipe(
+        about="32 px CIFAR-10 as published (FID 1.95), a folder of images; days on one GPU",
+        network=DiffiTConfig.cifar10(),
+        mirror=True,
+        training=Training(total_images=200_000 * 512, batch_size=512, lr=1e-3),
+        reporting=Reporting(workers=4),
+    )
+
+
+def diffit_ffhq64() -> Recipe:
+    return Recipe(
+        about="64 px FFHQ as published (FID 2.22), a folder of images; days on several GPUs",
+        network=DiffiTConfig.ffhq64(),
+        mirror=True,
+        sampler=Sampler(num_steps=40),
+        training=Training(total_images=200_000 * 256, batch_size=256, lr=2e-4),
+        reporting=Reporting(workers=4),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "diffit-digits": diffit_digits,
+    "adm-digits": adm_digits,
+    "diffit-fashion-mnist": diffit_fashion_mnist,
+    "diffit-cifar10": diffit_cifar10,
+    "diffit-ffhq64": diffit_ffhq64,
+}

@@ -1,0 +1,172 @@
+"""The directory of a run: its settings, its log, its checkpoints.
+
+    recipe.json               the settings; a run with other settings is refused
+    log.jsonl                 one line a report
+    grids/000128000.png       samples at fixed seeds, by images seen
+    checkpoints/000128000/    a saved pipeline with averaged weights, and beside it
+        training/             what is needed to go on: weights, averages, optimizer, counters
+
+Checkpoints appear whole (see `overtone.storage`); the newest is where a run resumes. The best one
+by held-out loss and the newest few are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from overtone import settings, storage
+from overtone.errors import OvertoneError
+
+RECIPE_FILE = "recipe.json"
+LOG_FILE = "log.jsonl"
+
+
+@dataclass
+class Progress:
+    """The counters of a run."""
+
+    images: int = 0
+    """training images seen"""
+    seconds: float = 0.0
+    """time spent training, over all its parts"""
+    best_images: int = 0
+    """where the held-out loss was lowest"""
+    best_loss: float | None = None
+
+
+class RunDirectory:
+    """Opens or makes the directory of a run with these settings.
+
+    `recipe` is the JSON of what determines the weights. Raises `OvertoneError`, naming the
+    differences, if the directory was made with other settings, or holds something else.
+    """
+
+    def __init__(self, path: Path, recipe: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        known = self.path / RECIPE_FILE
+        if known.exists():
+            differences = list(settings.difference(storage.read_json(known), recipe))
+            if differences:
+                raise OvertoneError(
+                    f"{path} was made with other settings ({'; '.join(differences[:4])}):"
+                    " use those, or another --out."
+                )
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise OvertoneError(f"{path} is not empty and not a run: choose another --out.")
+        else:
+            storage.write_json(known, recipe)
+        self.checkpoints.mkdir(exist_ok=True)
+        storage.sweep(self.path)
+        storage.sweep(self.checkpoints)
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint, or None for a run that has none yet."""
+        folders = checkpoints_of(self.path)
+        return folders[-1] if folders else None
+
+    def save(
+        self,
+        progress: Progress,
+        export: Callable[[Path], None],
+        model: nn.Module,
+        average: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        keep: int,
+    ) -> Path:
+        """Write a checkpoint and delete those that are neither among the `keep` last nor best."""
+        folder = self.checkpoints / f"{progress.images:09d}"
+        with storage.new_directory(folder) as temporary:
+            export(temporary)
+            state = temporary / "training"
+            state.mkdir()
+            storage.save_tensors(state / "weights.safetensors", model.state_dict())
+            storage.save_tensors(state / "ema.safetensors", average.state_dict())
+            storage.save_tensors(state / "optimizer.safetensors", _moments(optimizer))
+            storage.write_json(state / "progress.json", asdict(progress))
+        for old in checkpoints_of(self.path)[:-keep]:
+            if int(old.name) != progress.best_images:
+                shutil.rmtree(old)
+        return folder
+
+    def restore(
+        self, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> Progress:
+        """Load the newest checkpoint into all three; counters at zero if there is none."""
+        folder = self.latest()
+        if folder is None:
+            self._cut_log(0)
+            return Progress()
+        state = folder / "training"
+        progress = Progress(**storage.read_json(state / "progress.json"))
+        model.load_state_dict(storage.load_tensors(state / "weights.safetensors"))
+        average.load_state_dict(storage.load_tensors(state / "ema.safetensors"))
+        _load_moments(optimizer, storage.load_tensors(state / "optimizer.safetensors"))
+        self._cut_log(progress.images)
+        return progress
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """Append a line to the log."""
+        with (self.path / LOG_FILE).open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """The lines of the log."""
+        return read_log(self.path)
+
+    def _cut_log(self, images: int) -> None:
+        """Drop the lines that came after the checkpoint: the run is about to write them again."""
+        lines = [entry for entry in self.read_log() if entry["images"] <= images]
+        with storage.new_file(self.path / LOG_FILE) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log; a last line that a kill cut short is left out."""
+    file = run / LOG_FILE
+    entries = []
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return entries
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    folders = (run / "checkpoints").glob("[0-9]*")
+    return sorted((f for f in folders if f.is_dir()), key=lambda f: int(f.name))
+
+
+def find_checkpoint(run: Path, which: str = "last") -> Path:
+    """The 'last' or 'best' checkpoint of a run, itself the directory of a pipeline."""
+    folders = checkpoints_of(run)
+    if not folders:
+        raise OvertoneError(f"{run} has no checkpoint yet.")
+    if which == "best":
+        progress = storage.read_json(folders[-1] / "training" / "progress.json")
+        return run / "checkpoints" / f"{progress['best_images']:09d}"
+    return folders[-1]
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
+
+
+def _load_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".")
+        state.setdefault(int(index), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from overtone.networks.cells import ResidualCell
 from overtone.networks.layers import ClassEmbedding, Features, sinusoids
 from overtone.networks.network import Network
-from overtone.networks.unet import Place, UNet
+from overtone.networks.unet import Cells, Place, UNet
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ADMConfig:
     """probability of dropping a feature in training"""
 
 
-class _ADMCells:
+class _ADMCells(Cells):
     def __init__(self, config: ADMConfig) -> None:
         self.config = config
 

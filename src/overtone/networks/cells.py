@@ -47,7 +47,9 @@ class ResidualCell(nn.Module):
         self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
         self.attention = SelfAttention(out_channels, heads, eps) if heads else None
 
-    def forward(self, x: Features, embedding: Embedding) -> Features:
+    def forward(
+        self, x: Features, embedding: Embedding
+    ) -> Float[Tensor, "batch out_channels out_height out_width"]:
         h = self.conv0(self._resampled(self.norm0(x)))
         h = self.norm1(h, self.affine(embedding))
         h = self.conv1(F.dropout(h, self.dropout, self.training))
@@ -90,7 +92,9 @@ class DiffiTCell(nn.Module):
         same = in_channels == out_channels
         self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: Features, embedding: Embedding) -> Features:
+    def forward(
+        self, x: Features, embedding: Embedding
+    ) -> Float[Tensor, "batch out_channels height width"]:
         h = self.conv(F.dropout(self.norm(x), self.dropout, self.training))
         h = self.block(to_windows(h, self.window), embedding)
         return self.skip(x) + from_windows(h, self.window, x.shape[2])

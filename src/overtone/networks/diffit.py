@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from overtone.networks.cells import DiffiTCell
 from overtone.networks.layers import ClassEmbedding, Downsample, Features, Upsample, sinusoids
 from overtone.networks.network import Network
-from overtone.networks.unet import Place, UNet
+from overtone.networks.unet import Cells, Place, UNet
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class DiffiTConfig:
         )
 
 
-class _DiffiTCells:
+class _DiffiTCells(Cells):
     def __init__(self, config: DiffiTConfig) -> None:
         self.config = config
 

@@ -52,8 +52,9 @@ class GroupNorm(nn.Module):
 
 def without_autocast(x: Tensor) -> torch.autocast | nullcontext[None]:
     """Run the block in the dtype that its inputs have."""
-    if torch.is_autocast_enabled(x.device.type):
-        return torch.autocast(x.device.type, enabled=False)
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
     return nullcontext()
 
 
@@ -64,7 +65,9 @@ class Downsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
-    def forward(self, x: Features, embedding: Tensor) -> Features:
+    def forward(
+        self, x: Features, embedding: Tensor
+    ) -> Float[Tensor, "batch channels half_height half_width"]:
         return cast(Tensor, self.conv(x))
 
 
@@ -75,7 +78,9 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Features, embedding: Tensor) -> Features:
+    def forward(
+        self, x: Features, embedding: Tensor
+    ) -> Float[Tensor, "batch channels twice_height twice_width"]:
         return cast(Tensor, self.conv(F.interpolate(x, scale_factor=2.0)))
 
 

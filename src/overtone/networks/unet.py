@@ -9,8 +9,9 @@ take no skip. This is the layout of EDM's and ADM's networks.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -29,13 +30,16 @@ class Place(NamedTuple):
     last: bool  # whether no cell of the level follows
 
 
-class Cells(Protocol):
+class Cells(ABC):
     """Makes the parts of a U. Each part is called as `part(x, embedding)` and returns features."""
 
+    @abstractmethod
     def cell(self, in_channels: int, out_channels: int, place: Place) -> nn.Module: ...
 
+    @abstractmethod
     def down(self, channels: int) -> nn.Module: ...
 
+    @abstractmethod
     def up(self, channels: int) -> nn.Module: ...
 
 

@@ -7,8 +7,8 @@ the host and their draws are moved to where the images are.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -17,15 +17,15 @@ from torch import Tensor
 SEED_LIMIT = 2**32  # torch's host generator keeps 32 bits of its seed
 
 
-class NoiseSource(Protocol):
+class NoiseSource(ABC):
     """Draws standard normal noise for a batch of images."""
 
+    @abstractmethod
     def normal(self, like: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """N(0, I) in the shape, dtype and device of `like`."""
-        ...
 
 
-class SeededNoise:
+class SeededNoise(NoiseSource):
     """One generator an image; image b of every draw comes from `seeds[b]` alone.
 
     Equal to drawing from `torch.Generator().manual_seed(seed)` in float32, image by image.
@@ -54,7 +54,7 @@ class SeededNoise:
         return torch.stack(draws) + 2.0**-54
 
 
-class ReplayNoise:
+class ReplayNoise(NoiseSource):
     """Hands out recorded draws in their order; for tests against reference implementations."""
 
     def __init__(self, draws: Sequence[Tensor] | Tensor) -> None:

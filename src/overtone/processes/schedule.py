@@ -54,7 +54,8 @@ class QuantileSchedule(Schedule):
         return (self.P_mean + self.P_std * torch.special.ndtri(t)).exp()
 
     def _t(self, sigma: Tensor) -> Tensor:
-        return torch.special.ndtr((sigma.log() - self.P_mean) / self.P_std)
+        z = (sigma.log() - self.P_mean) / self.P_std
+        return torch.erfc(-z / 2**0.5) / 2  # torch.special.ndtr loses the lower tail's digits
 
 
 @dataclass(frozen=True)

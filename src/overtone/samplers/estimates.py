@@ -49,7 +49,8 @@ def averaged_slopes(
     """x~ = x - sigma (d + d') / 2 with slopes d = (x - D(x; sigma)) / sigma, here and after a step.
 
     Heun's method, as in EDM's Algorithm 2, where the process's mean is the identity: second order,
-    two evaluations.
+    two evaluations. With eta > 0 the second slope sees the noise of the step before it is drawn
+    again, which adds to the noise level: the other forms keep it.
     """
     x_0 = denoise(x, sigma)
     x_next = advance(x_0)

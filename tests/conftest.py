@@ -1,0 +1,35 @@
+"""Shapes and types are checked at run time under test: every annotated call of the mathematics."""
+
+import os
+import tempfile
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Nothing is read from or written to the user's own cache, and the Hub is out of reach.
+os.environ["OVERTONE_CACHE"] = tempfile.mkdtemp(prefix="overtone-tests-")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+# Modules with `Self` in them (pipelines, saved networks) are left to the static checker.
+CHECKED = [
+    *(f"overtone.networks.{name}" for name in ("adm", "attention", "cells", "classifier")),
+    *(f"overtone.networks.{name}" for name in ("diffit", "layers", "unet")),
+    *(f"overtone.denoisers.{name}" for name in ("guidance", "ideal", "precond")),
+    "overtone.metrics.scores",
+    "overtone.processes",
+    "overtone.samplers",
+    "overtone.training.ema",
+    "overtone.training.objectives",
+]
+
+with install_import_hook(CHECKED, "beartype.beartype"):
+    import overtone.metrics
+    import overtone.training.ema
+    import overtone.training.objectives  # noqa: F401
+
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)

@@ -1,0 +1,78 @@
+"""What several test modules need."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from overtone.denoisers import IdealDenoiser
+from overtone.networks import ADMConfig, ADMUNet, DiffiTConfig, DiffiTUNet
+
+GOLDEN = Path(__file__).parent / "golden"
+
+TINY_DIFFIT = DiffiTConfig(
+    resolution=8,
+    channels=1,
+    num_classes=3,
+    widths=(16, 32),
+    num_cells=(1, 1),
+    window=4,
+    head_channels=8,
+    token_width=32,
+)
+TINY_ADM = ADMConfig(
+    resolution=8,
+    channels=1,
+    num_classes=3,
+    widths=(16, 32),
+    num_cells=1,
+    attention_resolutions=(4,),
+    head_channels=8,
+    embedding_width=32,
+    dropout=0.0,
+)
+
+
+class Golden:
+    """A file of reference numbers: `config`, the `state` under its published names, and tensors."""
+
+    def __init__(self, name: str) -> None:
+        self.file = safe_open(GOLDEN / f"{name}.safetensors", "pt")
+        self.config = json.loads(self.file.metadata()["config"])
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.file.get_tensor(name)
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        names = (n for n in self.file.keys() if n.startswith("state."))  # noqa: SIM118
+        return {n.removeprefix("state."): self[n].float() for n in names}
+
+
+def deviation(out: Tensor, reference: Tensor) -> float:
+    """max |out - reference| / max |reference|"""
+    return float((out - reference).abs().max() / reference.abs().max())
+
+
+def awake(network):
+    """A network none of whose layers is zero, as it is after some training."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    return network
+
+
+def tiny_networks():
+    return [DiffiTUNet(TINY_DIFFIT), ADMUNet(TINY_ADM)]
+
+
+def gaussian(dims: int = 4) -> tuple[IdealDenoiser, Tensor, Tensor]:
+    """The ideal denoiser of a Gaussian on 1 x 1 x dims images in float64; its mean, covariance."""
+    generator = torch.Generator().manual_seed(2)
+    mean = torch.randn(1, 1, 1, dims, generator=generator, dtype=torch.float64) * 0.3
+    factor = torch.randn(dims, dims, generator=generator, dtype=torch.float64) * 0.4
+    covariance = factor @ factor.T + 0.01 * torch.eye(dims, dtype=torch.float64)
+    return IdealDenoiser(mean, covariance), mean.flatten(), covariance

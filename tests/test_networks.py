@@ -1,0 +1,239 @@
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import TINY_ADM, TINY_DIFFIT, Golden, awake, deviation, tiny_networks
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from overtone.convert import from_published
+from overtone.denoisers import EDMDenoiser
+from overtone.errors import OvertoneError
+from overtone.networks import ADMConfig, ADMUNet, DiffiTConfig, DiffiTUNet
+from overtone.networks.attention import TMSA, DiffiTBlock, attend, from_windows, to_windows
+from overtone.networks.layers import GroupNorm, sinusoids
+
+
+@pytest.mark.parametrize("call", ["denoised", "denoised_augment", "denoised_uncond"])
+def test_adm_gives_the_published_numbers(call):
+    golden = Golden("adm_edm_precond")
+    denoiser = from_published("edm", golden.state, golden.config)
+    labels = None if call == "denoised_uncond" else golden["in.class_labels"]
+    augment = golden["in.augment_labels"] if call == "denoised_augment" else None
+    with torch.no_grad():
+        out = denoiser(golden["in.sample"], golden["in.sigma"], labels, augment_labels=augment)
+    assert deviation(out.x_0, golden[f"out.{call}"]) < 2e-6
+
+
+def test_the_null_class_is_no_class():
+    for network in tiny_networks():
+        awake(network)
+        x, time = torch.randn(2, 1, 8, 8), torch.randn(2)
+        null = torch.full((2,), 3)
+        assert torch.allclose(network(x, time, null), network(x, time, None))
+        assert not torch.allclose(network(x, time, torch.tensor([0, 1])), network(x, time, None))
+
+
+def test_published_weights_that_do_not_fit_are_refused():
+    golden = Golden("adm_edm_precond")
+    state = golden.state
+    with pytest.raises(OvertoneError, match="1 tensors missing"):
+        from_published("edm", {k: v for k, v in state.items() if "out_conv.bias" not in k},
+                       golden.config)  # fmt: skip
+    with pytest.raises(OvertoneError, match="not the weights of a DhariwalUNet"):
+        from_published("edm", state | {"model.enc.16x16_block0.rotor.weight": state["model.out_conv.weight"]},
+                       golden.config)  # fmt: skip
+    with pytest.raises(OvertoneError, match="did you mean 'edm'"):
+        from_published("edn", state, golden.config)
+    with pytest.raises(OvertoneError, match="EDM network 'Dhariwal'"):
+        from_published("edm", state, golden.config | {"model_type": "Dhariwal"})
+
+
+def test_tmsa_is_one_matrix_on_concatenated_tokens():
+    # Equations 3-5 against their other reading: [x_s, x_t] W with W = [W_s; W_t], softmax by hand.
+    tmsa = awake(TMSA(width=12, heads=3, token_width=5, size=2))
+    x, token = torch.randn(2, 6, 4, 12), torch.randn(2, 5)
+    both = torch.cat((x, token[:, None, None].expand(2, 6, 4, 5)), dim=-1)
+    matrix = torch.cat((tmsa.qkv.weight, tmsa.qkv_time.weight), dim=1)
+    qkv = F.linear(both, matrix, tmsa.qkv.bias + tmsa.qkv_time.bias)
+    q, k, v = qkv.unflatten(-1, (3, 3, 4)).permute(3, 0, 1, 4, 2, 5)
+    # The bias by its definition, entry by entry.
+    bias = torch.empty(3, 4, 4)
+    for query in range(4):
+        for key in range(4):
+            dy, dx = query // 2 - key // 2, query % 2 - key % 2
+            bias[:, query, key] = tmsa.bias.table[(dy + 1) * 3 + dx + 1]
+    weights = (q @ k.transpose(-1, -2) / 4**0.5 + bias).softmax(-1)
+    reference = tmsa.proj((weights @ v).transpose(2, 3).flatten(3))
+    assert torch.allclose(tmsa(x, token), reference, atol=1e-6)
+
+
+def test_attention_depends_on_time():
+    tmsa = awake(TMSA(width=8, heads=2, token_width=4, size=2))
+    x = torch.randn(1, 1, 4, 8)
+    assert not torch.allclose(tmsa(x, torch.zeros(1, 4)), tmsa(x, torch.ones(1, 4)))
+
+
+def test_window_attention_is_masked_global_attention():
+    channels, side, size, heads = 8, 8, 4, 2
+    tmsa = awake(TMSA(channels, heads, token_width=6, size=size))
+    x, token = torch.randn(2, channels, side, side), torch.randn(2, 6)
+    windowed = from_windows(tmsa(to_windows(x, size), token), size, side)
+
+    tokens = x.permute(0, 2, 3, 1).flatten(1, 2)
+    y, c = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    window = (y // size * (side // size) + c // size).flatten()
+    inside = (y % size * size + c % size).flatten()
+    same = window[:, None] == window
+    bias = tmsa.bias()[:, inside][:, :, inside].masked_fill(~same, -torch.inf)
+    qkv = tmsa.qkv(tokens) + tmsa.qkv_time(token)[:, None]
+    reference = tmsa.proj(attend(qkv, heads, bias)).unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    assert torch.allclose(windowed, reference, atol=1e-6)
+
+
+@given(
+    batch=st.integers(1, 3),
+    channels=st.integers(1, 5),
+    rows=st.integers(1, 4),
+    columns=st.integers(1, 4),
+    size=st.integers(1, 5),
+)
+def test_windows_invert(batch, channels, rows, columns, size):
+    x = torch.randn(batch, channels, rows * size, columns * size)
+    windows = to_windows(x, size)
+    assert windows.shape == (batch, rows * columns, size * size, channels)
+    assert torch.equal(from_windows(windows, size, rows * size), x)
+    assert torch.equal(windows[0, 0, 0], x[0, :, 0, 0])
+
+
+def test_block_is_the_papers_two_lines():
+    block = awake(DiffiTBlock(width=8, heads=2, token_width=4, size=2))
+    x, token = torch.randn(2, 3, 4, 8), torch.randn(2, 4)
+    norm = torch.nn.LayerNorm(8, eps=1e-6, elementwise_affine=False)
+    middle = block.attention(norm(x), token) + x
+    assert torch.allclose(block(x, token), block.mlp(norm(middle)) + middle, atol=1e-6)
+
+
+def test_sinusoids_are_cos_then_sin():
+    out = sinusoids(torch.tensor([0.0, 2.0]), 8)
+    frequencies = torch.tensor([10000 ** (-i / 4) for i in range(4)])
+    assert torch.allclose(out[0], torch.tensor([1.0] * 4 + [0.0] * 4))
+    assert torch.allclose(out[1], torch.cat(((2 * frequencies).cos(), (2 * frequencies).sin())))
+
+
+def test_group_norm_modulates_between_norm_and_activation():
+    norm, reference = GroupNorm(16), torch.nn.GroupNorm(4, 16)
+    x, scale_shift = torch.randn(2, 16, 3, 3), torch.randn(2, 32)
+    scale, shift = scale_shift[:, :, None, None].chunk(2, 1)
+    assert torch.allclose(norm(x), F.silu(reference(x)), atol=1e-6)
+    modulated = F.silu(reference(x) * (1 + scale) + shift)
+    assert torch.allclose(norm(x, scale_shift), modulated, atol=1e-6)
+    assert GroupNorm(144).groups == 24  # the largest number up to 32 that divides
+
+
+def test_every_parameter_receives_gradient():
+    for network in tiny_networks():
+        awake(network)
+        labels = torch.tensor([0, 1, 2])
+        network(torch.randn(3, 1, 8, 8), torch.randn(3), labels).square().sum().backward()
+        dead = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+        # Shifting all queries' and keys' biases is all that softmax can't see, in part: q and k
+        # biases still act through the products, so none is dead.
+        assert dead == []
+
+
+def test_networks_start_by_returning_the_input_scaled():
+    # The head is zero at first: the denoiser is c_skip x, the best guess without knowledge.
+    for network in tiny_networks():
+        x = torch.randn(2, 1, 8, 8)
+        sigma = torch.tensor([0.5, 2.0])
+        expected = x * (0.25 / (0.25 + sigma**2))[:, None, None, None]
+        assert torch.allclose(EDMDenoiser(network)(x, sigma).x_0, expected)
+
+
+@pytest.mark.parametrize(
+    ("config", "widths", "cells", "window"),
+    [
+        (DiffiTConfig.cifar10(), (128, 256, 256), (4, 4, 4), 4),
+        (DiffiTConfig.cifar10("I.1"), (128, 256, 256), (2, 2, 2), 4),
+        (DiffiTConfig.ffhq64(), (128, 256, 256, 256), (4, 4, 4, 4), 8),
+        (DiffiTConfig.ffhq64("I.1"), (128, 256, 256, 256), (1, 2, 2, 2), 8),
+    ],
+)
+def test_published_presets_have_the_papers_shape(config, widths, cells, window):
+    with torch.device("meta"):
+        network = DiffiTUNet(config)
+        out = network(torch.empty(2, 3, config.resolution, config.resolution), torch.empty(2))
+    assert out.shape == (2, 3, config.resolution, config.resolution)
+    assert config.resolution == {3: 32, 4: 64}[len(widths)]
+    encoder, decoder = network.unet.encoder, network.unet.decoder
+    assert tuple(len(level.cells) for level in encoder) == cells
+    assert tuple(len(level.cells) - 1 for level in decoder) == cells[::-1]
+    assert tuple(level.cells[-1].conv.out_channels for level in encoder) == widths
+    assert {cell.window for level in encoder for cell in level.cells} == {window}
+    assert network.token.mlp[2].out_features == 512
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    depth=st.integers(1, 3),
+    cells=st.integers(1, 2),
+    channels=st.integers(1, 3),
+    window=st.sampled_from([1, 2, 4]),
+    classes=st.integers(0, 4),
+    tall=st.integers(1, 2),
+)
+def test_networks_keep_the_shape_of_their_input(depth, cells, channels, window, classes, tall):
+    side = window * 2 ** (depth - 1)
+    diffit = DiffiTConfig(
+        resolution=side, channels=channels, num_classes=classes, widths=(8, 16, 24)[:depth],
+        num_cells=(cells,) * depth, window=window, head_channels=8, token_width=16,
+    )  # fmt: skip
+    adm = ADMConfig(
+        resolution=side, channels=channels, num_classes=classes, widths=(8, 16, 24)[:depth],
+        num_cells=cells, attention_resolutions=(side,), head_channels=8, embedding_width=16,
+    )  # fmt: skip
+    x = torch.randn(2, channels, tall * side, side)
+    for network in (DiffiTUNet(diffit), ADMUNet(adm)):
+        assert network(x, torch.randn(2), torch.full((2,), classes)).shape == x.shape
+
+
+def test_networks_refuse_sizes_that_do_not_divide():
+    with pytest.raises(ValueError, match="level 1 is 4 pixels wide, which does not divide"):
+        DiffiTUNet(dataclasses.replace(TINY_DIFFIT, window=8))
+    with pytest.raises(ValueError, match="can't be halved 1 times"):
+        ADMUNet(dataclasses.replace(TINY_ADM, resolution=7))
+    with pytest.raises(ValueError, match="heads of 64 channels"):
+        ADMUNet(dataclasses.replace(TINY_ADM, head_channels=64))
+    with pytest.raises(ValueError, match="3 levels"):
+        DiffiTUNet(dataclasses.replace(TINY_DIFFIT, num_cells=(1, 1, 1)))
+    with pytest.raises(ValueError, match="do not divide into 4 x 4 windows"):
+        DiffiTUNet(TINY_DIFFIT)(torch.randn(1, 1, 8, 12), torch.randn(1))
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["sampling", "training"])
+def test_bf16_agrees_with_fp32(train):
+    # The relative error of bfloat16 is 2^-9 an operation; a dozen layers deep it stays within 3 %.
+    for network in tiny_networks():
+        awake(network).train(train)
+        x, time, labels = torch.randn(4, 1, 8, 8), torch.randn(4), torch.tensor([0, 1, 2, 3])
+        with torch.set_grad_enabled(train):
+            full = network(x, time, labels)
+            with torch.autocast("cpu", torch.bfloat16):
+                half = network(x, time, labels)
+        assert float(((half - full).norm() / full.norm()).detach()) < 0.03
+
+
+def test_kept_bias_follows_the_weights():
+    network = awake(DiffiTUNet(TINY_DIFFIT)).eval()
+    x, time = torch.randn(1, 1, 8, 8), torch.randn(1)
+    with torch.no_grad():
+        before = network(x, time)
+        for name, parameter in network.named_parameters():
+            if name.endswith("bias.table"):
+                parameter.mul_(50)
+        after = network(x, time)
+    assert not torch.allclose(before, after, rtol=1e-3)
+    network.train()
+    assert torch.allclose(network(x, time), after, atol=1e-5)

@@ -1,0 +1,108 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overtone.processes import (
+    GaussianProcess,
+    QuantileSchedule,
+    ReplayNoise,
+    SeededNoise,
+    VPLinearSchedule,
+)
+from overtone.processes.noise import mix
+
+SCHEDULES = [QuantileSchedule(), QuantileSchedule(-0.4, 1.0), VPLinearSchedule()]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_schedules_invert_both_ways(schedule):
+    # As exactly as t can tell: at sigma = 80 EDM's quantile is 1 - 1.7e-6, whose spacing in
+    # float64 (1e-16) is 1e-10 of what is left to 1.
+    sigma = torch.logspace(-3, 1.9, 200, dtype=torch.float64)
+    assert torch.allclose(schedule.sigma(schedule.t(sigma)), sigma, rtol=1e-9, atol=0)
+    t = torch.linspace(1e-6, 1 - 1e-6, 500, dtype=torch.float64)
+    assert torch.allclose(schedule.t(schedule.sigma(t)), t, rtol=1e-12, atol=1e-15)
+    assert bool((schedule.sigma(t).diff() > 0).all())
+
+
+def test_quantile_schedule_is_edms_distribution():
+    # ln sigma of uniform t is normal: quartiles and the seed's own figures.
+    sigma = QuantileSchedule().sigma(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
+    assert torch.allclose(sigma, torch.tensor([0.134, 0.301, 0.677]).double(), atol=5e-4)
+    assert 1 - float(QuantileSchedule().t(80.0)) == pytest.approx(1.6e-6, rel=0.1)
+
+
+def test_vp_schedule_is_the_integral_of_beta():
+    # sigma^2 + 1 = exp(integral of beta): the integral by quadrature, for a time in the middle.
+    schedule, t = VPLinearSchedule(), 0.37
+    s = torch.linspace(0, t, 10_001, dtype=torch.float64)
+    integral = torch.trapezoid(0.1 + 19.9 * s, s)
+    assert float(schedule.sigma(t)) == pytest.approx(float(torch.expm1(integral).sqrt()), rel=1e-8)
+    assert float(schedule.sigma(1.0)) == pytest.approx(152.2, abs=0.1)
+    quartiles = [float(schedule.sigma(q)) for q in (0.25, 0.5, 0.75)]
+    assert quartiles == pytest.approx([0.95, 3.4, 17.0], rel=5e-3)
+
+
+def test_schedules_refuse_what_is_no_time_or_level():
+    with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
+        QuantileSchedule().sigma(1.5)
+    with pytest.raises(ValueError, match="negative"):
+        VPLinearSchedule().t(-0.1)
+
+
+@given(seed=st.integers(0, 2**32 - 1), others=st.lists(st.integers(0, 2**32 - 1), max_size=5))
+def test_noise_of_a_seed_depends_on_nothing_else(seed, others):
+    alone, among = SeededNoise([seed]), SeededNoise([*others, seed])
+    for _ in range(2):
+        first = alone.normal(torch.empty(1, 3, 5, 7))
+        assert torch.equal(first[0], among.normal(torch.empty(len(others) + 1, 3, 5, 7))[-1])
+    generator = torch.Generator().manual_seed(seed)
+    fresh = SeededNoise([seed]).normal(torch.empty(1, 2, 8, 8))
+    assert torch.equal(fresh[0], torch.randn(2, 8, 8, generator=generator))
+
+
+def test_noise_is_the_same_in_a_batch_of_1_and_of_64():
+    like = torch.empty(64, 3, 32, 32)
+    together = SeededNoise(range(64)).normal(like)
+    for seed in range(64):
+        assert torch.equal(SeededNoise([seed]).normal(like[:1])[0], together[seed])
+
+
+def test_noise_refuses_seeds_it_would_confuse():
+    with pytest.raises(ValueError, match="seed 4294967296"):
+        SeededNoise([2**32])
+    with pytest.raises(ValueError, match="2 seeds can't draw for 3"):
+        SeededNoise([1, 2]).normal(torch.empty(3, 1))
+
+
+def test_uniform_draws_are_open_and_uniform():
+    draws = SeededNoise(mix(5, n) for n in range(20_000)).uniform()
+    assert draws.dtype == torch.float64
+    assert 0 < draws.min() < draws.max() < 1
+    # Kolmogorov-Smirnov distance; above 1.95 / sqrt(n) with probability 1e-3.
+    ranks = torch.arange(1, 20_001) / 20_000
+    assert float((draws.sort().values - ranks).abs().max()) < 1.95 / 20_000**0.5 + 1e-4
+
+
+def test_mixed_seeds_rarely_meet():
+    seeds = {mix(0, n) for n in range(100_000)}
+    # 1.16 pairs are expected to meet among 2^32; more than 9 do with probability 1e-6.
+    assert len(seeds) >= 100_000 - 9
+
+
+def test_replay_hands_out_draws_in_order_and_says_when_they_end():
+    draws = torch.randn(2, 1, 3)
+    source = ReplayNoise(draws)
+    assert torch.equal(source.normal(draws[0]), draws[0])
+    assert torch.equal(source.normal(draws[0]), draws[1])
+    with pytest.raises(ValueError, match="more noise"):
+        source.normal(draws[0])
+    with pytest.raises(ValueError, match="recorded noise is"):
+        ReplayNoise(draws).normal(torch.empty(2, 3))
+
+
+def test_gaussian_process_leaves_the_mean_alone():
+    process, x = GaussianProcess(), torch.randn(2, 1, 4, 4)
+    assert torch.equal(process.mean(x, 3.0), x)
+    assert torch.equal(process.noise(x, SeededNoise([4, 5])), SeededNoise([4, 5]).normal(x))

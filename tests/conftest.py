@@ -22,7 +22,7 @@ CHECKED = [
     "overtone.training.objectives",
 ]
 
-with install_import_hook(CHECKED, "beartype.beartype"):
+with install_import_hook(CHECKED, "typecheck.check"):
     import overtone.metrics
     import overtone.training.ema
     import overtone.training.objectives  # noqa: F401

@@ -9,6 +9,14 @@ from collections.abc import Iterable
 class OvertoneError(Exception):
     """Says what was wrong, where (file, key, value) and what to do about it."""
 
+    exit_status = 1
+
+
+class Interrupted(OvertoneError):
+    """A user's Ctrl-C, after what was under way was saved; says how to go on."""
+
+    exit_status = 130
+
 
 def unknown(what: str, name: str, known: Iterable[str]) -> OvertoneError:
     """The error for a name that is not one of `known`, with the nearest one suggested."""

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.environ.get("OVERTONE_DEBUG"):
             raise
         print(f"overtone: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(error.exit_status)
     except KeyboardInterrupt:
         print("overtone: interrupted.", file=sys.stderr)
         sys.exit(130)

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import tyro
 
+from overtone.cli.options import parse
 from overtone.cli.sample import Sampling, open_model
 from overtone.errors import OvertoneError
 
@@ -33,7 +34,7 @@ class Options:
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = tyro.cli(Options, prog="overtone evaluate", description=__doc__, args=arguments)
+    options = parse(Options, "evaluate", __doc__, arguments)
     from overtone import storage
 
     result = evaluate(options)
@@ -59,21 +60,21 @@ def evaluate(options: Options) -> dict:
             (fakes.fetch(range(at, min(at + 256, len(fakes))))[0], None)
             for at in range(0, len(fakes), 256)
         )
-        made: dict = {"images_from": options.model}
+        made: dict = {"images": options.model}
     else:
         pipe = open_model(options.model, options.sampling.checkpoint)
         size, channels = pipe.network.config.resolution, pipe.network.config.channels
         data = options.data or pipe.data
         batches = ((b.images, b.class_labels) for b in options.sampling.stream(pipe))
-        sampler = dataclasses.asdict(pipe.sampler)
-        made = {"model": options.model, "saved_sampler": sampler, "precision": pipe.precision}
+        made = {"model": options.model, "precision": pipe.precision}
         made |= dataclasses.asdict(options.sampling)
+        made["saved_sampler"] = dataclasses.asdict(pipe.sampler)
     if not data:
         raise OvertoneError("the model does not say what it was trained on: pass --data.")
     extractor = classifier_of(data, size, channels)
     real = open_data(data, size, channels)
     evaluation = Evaluation(extractor, real, held_out(data, size, channels))
-    return dataclasses.asdict(evaluation(batches)) | made
+    return {"scores": dataclasses.asdict(evaluation(batches)), "made_with": made}
 
 
 def _is_image_folder(folder: Path) -> bool:

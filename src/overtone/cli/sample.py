@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from overtone.cli.options import parse
 from overtone.errors import OvertoneError
 from overtone.pipelines import ImagePipeline, load_pipeline
 from overtone.pipelines.base import SampleBatch
@@ -61,7 +62,7 @@ class Options:
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = tyro.cli(Options, prog="overtone sample", description=__doc__, args=arguments)
+    options = parse(Options, "sample", __doc__, arguments)
     pipe = open_model(options.model, options.sampling.checkpoint)
     import torch
 

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import tyro
 
-from overtone.errors import OvertoneError
+from overtone.cli.options import parse
+from overtone.errors import Interrupted
 from overtone.training.recipes import RECIPES, Recipe, find_recipe, trainer_of
 from overtone.training.rundir import find_checkpoint
 
@@ -31,13 +32,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     name, *rest = arguments
     recipe = find_recipe(name)
-    options = tyro.cli(
-        Options,
-        prog=f"overtone train {name}",
-        description=f"{name}: {recipe.about}",
-        args=rest,
-        default=Options(recipe),
-    )
+    about = f"{name}: {recipe.about}"
+    options = parse(Options, f"train {name}", about, rest, default=Options(recipe))
     out = options.out or Path("runs") / Path(name).stem
     trainer = trainer_of(options.recipe)
     millions = sum(p.numel() for p in trainer.model.parameters()) / 1e6
@@ -56,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         progress = trainer.run(out, options.recipe.identity())
     except KeyboardInterrupt:
-        raise OvertoneError(
+        raise Interrupted(
             f"interrupted at image {trainer.progress.images:,}, and saved. The same command"
             f" goes on from there: overtone train {' '.join(arguments)}"
         ) from None

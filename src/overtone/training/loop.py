@@ -146,7 +146,7 @@ class Trainer:
             model = self.accelerator.prepare(self.model)
             if self.reporting.compile:
                 model = torch.compile(model)
-            meter = _Meter(self.device, first)
+            meter = _Meter(self.device, first, self.training.batch_size)
             for batch in self._batches(first):
                 meter.add(*self._step(model, batch))
                 self.progress.images += self.training.batch_size
@@ -167,7 +167,7 @@ class Trainer:
 
     def rehearse(self, steps: int = 3) -> dict[str, float]:
         """A dry run: a few steps and one grid, nothing written. Returns images/s and hours."""
-        meter, batches = _Meter(self.device, 0), self._batches(0)
+        meter, batches = _Meter(self.device, 0, self.training.batch_size), self._batches(0)
         times = []
         for _ in range(steps):
             began = time.perf_counter()
@@ -275,11 +275,12 @@ class _Meter:
     Nothing waits for the device but `report` and `check`, which read the numbers.
     """
 
-    def __init__(self, device: torch.device, images: int) -> None:
+    def __init__(self, device: torch.device, images: int, batch: int) -> None:
+        self.batch = batch
         self.sums = torch.zeros(2, device=device)
         self.good = torch.zeros((), dtype=torch.int64, device=device)  # steps before the first bad
         self.bad = torch.zeros((), dtype=torch.bool, device=device)
-        self.steps = self.all_steps = 0
+        self.steps = self.steps_taken = 0
         self.clock, self.seconds, self.images = time.perf_counter(), 0.0, images
 
     def add(self, loss: Tensor, norm: Tensor) -> None:
@@ -287,7 +288,7 @@ class _Meter:
         self.bad |= ~torch.isfinite(loss + norm)
         self.good += ~self.bad
         self.steps += 1
-        self.all_steps += 1
+        self.steps_taken += 1
 
     def report(self, images: int) -> dict[str, float]:
         """The means as a line of the log, and a fresh start. Raises on a loss not finite."""
@@ -308,11 +309,11 @@ class _Meter:
     def check(self, images: int) -> None:
         """Raise `OvertoneError` if any loss so far was not finite, naming its step."""
         if self.bad.item():
-            late = self.all_steps - int(self.good.item())
-            step = f"{late - 1} steps before image {images}" if late > 1 else f"at image {images}"
+            late = self.steps_taken - int(self.good.item()) - 1
             raise OvertoneError(
-                f"the loss was not finite {step}: training stopped, and the last"
-                " checkpoint is from before. Try a lower --lr, or --precision fp32."
+                f"the loss was not finite in the step of image {images - late * self.batch:,}:"
+                " training stopped, and the last checkpoint is from before. Try a lower --lr,"
+                " or --precision fp32."
             )
 
 

@@ -144,8 +144,8 @@ def diffit_digits() -> Recipe:
         network=DiffiTConfig(
             resolution=8,
             channels=1,
-            widths=(64, 96),
-            num_cells=(2, 2),
+            widths=(64, 64),
+            num_cells=(1, 1),
             head_channels=32,
             token_width=128,
             mlp_ratio=2.0,

@@ -103,7 +103,7 @@ class RunDirectory:
         """Load the newest checkpoint into all three; counters at zero if there is none."""
         folder = self.latest()
         if folder is None:
-            self._cut_log(0)
+            self._cut_log(-1)
             return Progress()
         state = folder / "training"
         progress = Progress(**storage.read_json(state / "progress.json"))
@@ -164,9 +164,15 @@ def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _load_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split(".")
+        parameter = parameters[int(index)]
+        if tensor.shape == parameter.shape:
+            # Files hold rows in order; the fused Adam step walks parameter and moments side by
+            # side in memory and needs them in one layout (channels-last, for convolutions).
+            tensor = torch.empty_like(parameter).copy_(tensor)
         state.setdefault(int(index), {})[key] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,20 @@
+"""Options of a command, parsed from its settings dataclass."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+O = TypeVar("O")  # noqa: E741
+
+
+def parse(kind: type[O], command: str, about: str | None, arguments: Sequence[str], **more: Any) -> O:
+    """`kind` filled from the arguments; a mistake in them exits with status 2 and says what."""
+    try:
+        return tyro.cli(kind, prog=f"overtone {command}", description=about, args=arguments, **more)
+    except ValueError as error:  # from the checks of a settings dataclass
+        print(f"overtone {command}: {error}.", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,166 @@
+"""The command line, as a user types it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from helpers import TINY_DIFFIT, awake
+from PIL import Image
+
+from overtone.cli.app import COMMANDS, main
+from overtone.cli.sample import parse_seeds
+from overtone.errors import OvertoneError
+from overtone.networks import DiffiTUNet
+from overtone.pipelines import DiffiTPipeline
+from overtone.samplers import Sampler
+
+
+@pytest.fixture
+def model(tmp_path):
+    pipe = DiffiTPipeline(
+        awake(DiffiTUNet(TINY_DIFFIT)), Sampler(num_steps=2), class_names=("cat", "dog", "emu")
+    )
+    pipe.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def fails(capsys, *arguments, status=1):
+    """The error message of a command that must fail, without a traceback."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == status
+    errors = capsys.readouterr().err
+    assert "Traceback" not in errors
+    return " ".join(errors.replace("│", " ").split())
+
+
+def test_help_imports_nothing_heavy():
+    script = "import sys; from overtone.cli.app import main; main(['--help']); print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    *text, modules = run.stdout.splitlines()
+    assert all(command in " ".join(text) for command in COMMANDS)
+    heavy = {"torch", "numpy", "pydantic", "tyro", "rich", "huggingface_hub", "jaxtyping"}
+    assert heavy.isdisjoint(modules.split())
+
+
+def test_importing_the_package_imports_no_torch():
+    script = "import sys, overtone; assert 'torch' not in sys.modules; overtone.DiffiTUNet"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_public_names_are_there():
+    import overtone
+
+    for name in overtone.__all__:
+        assert getattr(overtone, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Unet'"):
+        _ = overtone.Unet
+
+
+def test_python_m_overtone_is_the_command():
+    run = [sys.executable, "-m", "overtone", "--version"]
+    assert subprocess.run(run, capture_output=True, text=True).stdout.startswith("overtone 0.")
+
+
+def test_recipes_are_listed_with_their_size(capsys):
+    main(["recipes"])
+    text = capsys.readouterr().out
+    for name in ("diffit-digits", "adm-digits", "diffit-fashion-mnist", "diffit-cifar10", "diffit-ffhq64"):
+        assert name[:12] in text
+    assert "48.7 M" in text
+
+
+def test_samples_as_a_grid_and_as_single_images(model, tmp_path):
+    main(["sample", model, "--seeds", "0-4,9", "--classes", "dog", "2", "--out", f"{tmp_path}/g.png"])
+    with Image.open(tmp_path / "g.png") as image:
+        assert image.size == (3 * 8, 2 * 8)
+    main(["sample", model, "--seeds", "3,1", "--out", f"{tmp_path}/many", "--guidance-scale", "2"])
+    names = sorted(f.name for f in (tmp_path / "many").iterdir())
+    assert names == ["000001.png", "000003.png", "grid.png"]
+
+
+def test_folders_of_images_are_evaluated_too(model, tmp_path, capsys, monkeypatch):
+    from overtone.metrics import ClassifierExtractor
+    from overtone.networks import Classifier, ClassifierConfig
+
+    # The classifier itself is trained in the slow tests.
+    extractor = ClassifierExtractor(Classifier(ClassifierConfig(resolution=8, channels=1)), "d")
+    monkeypatch.setattr("overtone.training.classifier.classifier_of", lambda *_: extractor)
+    main(["sample", model, "--seeds", "0-19", "--out", f"{tmp_path}/images"])
+    (tmp_path / "images" / "grid.png").unlink()
+    main(["evaluate", f"{tmp_path}/images", "--data", "builtin:digits", "--resolution", "8",
+          "--channels", "1", "--out", f"{tmp_path}/scores.json"])  # fmt: skip
+    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
+    assert scores["images"] == 20
+    assert scores["recognised"] is None
+
+    capsys.readouterr()
+    main(["evaluate", model, "--data", "builtin:digits", "--seeds", "0-29"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["scores"]["images"] == 30
+    assert result["made_with"]["seeds"] == "0-29"
+    assert result["made_with"]["saved_sampler"]["num_steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "unknown command 'trian': did you mean 'train'?"),
+        (["train", "difit-digits"], "unknown recipe 'difit-digits': did you mean 'diffit-digits'?"),
+        (["train", "diffit-cifar10"], "pass --data FOLDER"),
+        (["train", "diffit-digits", "--network.window", "3"], "does not divide into windows of 3"),
+        (["train", "diffit-digits", "--network.resolution", "16"], "8 px and grey, not 16 px"),
+        (["train", "diffit-digits", "--data", "/no/where"], "'/no/where' does not exist"),
+        (["train", "diffit-digits", "--network.num-classes", "7"], "has 10 classes"),
+        (["train", "no.json"], "no.json does not exist"),
+        (["sample", "/no/where"], "neither a local directory"),
+    ],
+)
+def test_mistakes_are_explained(capsys, arguments, message):
+    assert message in fails(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "diffit-digits", "--batch-sice", "3"], "--batch-size"),
+        (["train", "diffit-digits", "--lr", "fast"], "fast"),
+        (["train", "diffit-digits", "--precision", "fp8"], "fp8"),
+        (["train", "diffit-digits", "--batch-size", "0"], "batch_size must be above 0"),
+        (["train", "diffit-digits", "--sampler.eta", "7"], "eta 7.0 is not in"),
+    ],
+)
+def test_options_are_typed_and_misspelt_ones_named(capsys, arguments, message):
+    assert message in fails(capsys, *arguments, status=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "0-3,2"], "names a seed twice"),
+        (["--seeds", "a"], "--seeds is like 0-63"),
+        (["--seeds", "4294967296"], "seeds are in"),
+        (["--seeds", "5-2"], "first before last"),
+        (["--classes", "dgo"], "unknown class 'dgo': did you mean 'dog'?"),
+        (["--classes", "3"], "unknown class '3'"),
+        (["--checkpoint", "middle"], "last or best"),
+    ],
+)
+def test_mistakes_in_sampling_are_explained(capsys, model, tmp_path, arguments, message):
+    assert message in fails(capsys, "sample", model, *arguments, "--out", f"{tmp_path}/x.png")
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_seeds_are_parsed():
+    assert parse_seeds("3,5,8-12") == [3, 5, 8, 9, 10, 11, 12]
+    with pytest.raises(OvertoneError):
+        parse_seeds("")
+
+
+def test_evaluation_without_data_asks_for_it(capsys, model, tmp_path):
+    assert "pass --data" in fails(capsys, "evaluate", model, "--seeds", "0-3")
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "images").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "images" / "a.png")
+    assert "needs --data and --resolution" in fails(capsys, "evaluate", f"{tmp_path}/images")

@@ -1,0 +1,128 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from overtone.data import ArrayData, held_out, open_data
+from overtone.errors import OvertoneError
+from overtone.metrics import (
+    ClassifierExtractor,
+    Evaluation,
+    FrechetDistance,
+    frechet_distance,
+    precision_recall,
+)
+from overtone.networks import Classifier, ClassifierConfig
+from overtone.training.classifier import classifier_of
+
+
+def test_frechet_distance_is_heusels_formula():
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(500, 6, generator=generator) @ torch.randn(6, 6, generator=generator)
+    b = torch.randn(300, 6, generator=generator) * 0.5 + 1
+    x, y = a.double().numpy(), b.double().numpy()
+    c, d = np.cov(x.T), np.cov(y.T)
+    root = scipy.linalg.sqrtm(c @ d).real
+    expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(c + d - 2 * root)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    streamed = FrechetDistance(6)
+    for part in a.split(77):
+        streamed.update(part, real=True)
+    for part in b.split(50):
+        streamed.update(part, real=False)
+    assert streamed.compute() == pytest.approx(frechet_distance(a, b), rel=1e-9)
+
+
+def test_frechet_distance_of_shifted_and_scaled_gaussians():
+    # Closed form: |shift|^2 + dims (s_a - s_b)^2.
+    x = torch.randn(200_000, 2, generator=torch.Generator().manual_seed(1))
+    assert frechet_distance(x, 3 * x + 2) == pytest.approx(8 + 2 * 4, rel=0.01)
+
+
+def test_precision_and_recall_by_their_definition():
+    generator = torch.Generator().manual_seed(4)
+    real, fake = torch.randn(40, 3, generator=generator), torch.randn(30, 3, generator=generator) + 1
+
+    def share(points, manifold, k):
+        count = 0
+        for p in points:
+            for m in manifold:
+                radius = sorted((m - other).norm().item() for other in manifold)[k]
+                if (p - m).norm().item() <= radius:
+                    count += 1
+                    break
+        return count / len(points)
+
+    for k in (1, 3):
+        expected = share(fake, real, k), share(real, fake, k)
+        assert precision_recall(real, fake, k) == pytest.approx(expected)
+
+
+def test_precision_and_recall_tell_apart_what_is_missing():
+    generator = torch.Generator().manual_seed(5)
+    modes = torch.randn(400, 2, generator=generator) + torch.tensor([[10.0, 0], [-10.0, 0]]).repeat(200, 1)
+    one_mode = modes[::2] + 0.1
+    wide = torch.randn(400, 2, generator=generator) * 60
+    precision, recall = precision_recall(modes, one_mode)
+    assert precision > 0.9
+    assert 0.4 < recall < 0.55
+    assert precision_recall(modes, wide)[0] < 0.2
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return classifier_of("builtin:digits", 8, 1)
+
+
+@pytest.mark.slow
+def test_the_digits_classifier_reaches_97_percent(digits):
+    real = open_data("builtin:digits", 8, 1)
+    evaluation = Evaluation(digits, real, held_out("builtin:digits", 8, 1))
+    assert evaluation.accuracy >= 0.97
+    own = evaluation([real.fetch(range(0, 1500, 2))])
+    assert own.recognised > 0.97
+    assert own.recall > 0.9
+    noise = torch.randint(0, 256, (500, 1, 8, 8), dtype=torch.uint8)
+    bad = evaluation([(noise, torch.arange(500) % 10)])
+    assert bad.recognised < 0.3
+    assert bad.recall < 0.3
+    assert bad.frechet_distance > 10 * own.frechet_distance
+
+
+@pytest.mark.slow
+def test_the_classifier_is_trained_once(digits, monkeypatch):
+    monkeypatch.setattr("overtone.training.classifier._trainer", lambda *_: pytest.fail("again"))
+    assert classifier_of("builtin:digits", 8, 1).digest == digits.digest
+
+
+def test_evaluation_says_everything_that_is_needed_to_repeat_it():
+    config = ClassifierConfig(resolution=8, channels=1, widths=(4, 8), num_features=6)
+    extractor = ClassifierExtractor(Classifier(config), digest="d1")
+    data = open_data("builtin:digits", 8, 1)
+    evaluation = Evaluation(extractor, data, held_out("builtin:digits", 8, 1), limit=200)
+    report = evaluation([data.fetch(range(0, 30)), (data.fetch(range(30, 60))[0], None)])
+    assert (report.images, report.real_images, report.extractor_digest) == (60, 200, "d1")
+    assert report.real == "builtin:digits"
+    assert report.resize_rule == "none"
+    assert set(dataclasses.asdict(report)) >= {"precision", "recall", "recognised", "real_recall"}
+    assert 0 <= report.recognised <= 1
+
+
+def test_halves_of_real_images_are_alike_even_if_the_data_is_sorted():
+    images = np.zeros((200, 1, 8, 8), np.uint8)
+    images[100:] = 255
+    extractor = ClassifierExtractor(Classifier(ClassifierConfig(resolution=8, channels=1)), "d")
+    evaluation = Evaluation(extractor, ArrayData("sorted", images))
+    spread = frechet_distance(evaluation.real[:100], evaluation.real[:100] + 1)
+    assert evaluation.real_distance < spread / 10
+
+
+def test_data_without_classes_has_no_classifier(tmp_path):
+    from PIL import Image
+
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(OvertoneError, match="has no classes"):
+        classifier_of(str(tmp_path), 8, 1)

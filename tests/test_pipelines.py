@@ -1,0 +1,204 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY_ADM, TINY_DIFFIT, awake
+
+from overtone import storage
+from overtone.errors import OvertoneError
+from overtone.networks import ADMUNet, DiffiTUNet
+from overtone.pipelines import DiffiTPipeline, ImagePipeline, load_pipeline
+from overtone.pipelines.base import grid
+from overtone.samplers import Sampler
+
+
+@pytest.fixture
+def pipe():
+    network = awake(DiffiTUNet(TINY_DIFFIT))
+    return DiffiTPipeline(network, Sampler(num_steps=4), class_names="abc", precision="fp32")
+
+
+def pixels(images):
+    return np.stack([np.asarray(image) for image in images])
+
+
+def test_images_of_a_seed_are_the_same_in_any_batch(pipe):
+    whole = pixels(pipe(seeds=range(10), class_labels=1, batch_size=10))
+    parts = pixels(pipe(seeds=range(10), class_labels=1, batch_size=3))
+    alone = pixels(pipe(seeds=[7], class_labels=[1]))
+    # The noise is bit-equal; matrix products may round differently, by at most one grey level.
+    assert np.abs(whole.astype(int) - parts).max() <= 1
+    assert np.abs(whole[7].astype(int) - alone[0]).max() <= 1
+    assert np.abs(whole[0].astype(int) - whole[1]).max() > 10
+
+
+def test_starts_are_bit_equal_in_any_batch(pipe):
+    def first(seeds):
+        """What the first evaluation sees."""
+        seen = []
+        handle = pipe.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        pipe(seeds)
+        handle.remove()
+        return seen[0]
+
+    assert torch.equal(first(list(range(64)))[63], first([63])[0])
+
+
+def test_arguments_do_what_they_say(pipe):
+    default = pixels(pipe([0, 1, 2, 3]))
+    assert np.array_equal(default, pixels(pipe([0, 1, 2, 3], class_labels=[0, 1, 2, 0])))
+    assert not np.array_equal(default, pixels(pipe([0, 1, 2, 3], class_labels=2)))
+    assert not np.array_equal(default, pixels(pipe([0, 1, 2, 3], guidance_scale=4.0)))
+    outside = pipe([0, 1, 2, 3], guidance_scale=4.0, guidance_interval=(90.0, 100.0))
+    assert np.array_equal(default, pixels(outside))
+    assert not np.array_equal(default, pixels(pipe([0, 1, 2, 3], steps=2)))
+    assert len(list(pipe.path([0], steps=7))) == 7
+    assert pipe([]) == []
+
+
+def test_pictures_are_grey_or_colour(pipe):
+    assert pipe([0])[0].mode == "L"
+    config = dataclasses.replace(TINY_ADM, channels=3, num_classes=0)
+    image = ImagePipeline(ADMUNet(config), Sampler(num_steps=2))([0])[0]
+    assert (image.mode, image.size) == ("RGB", (8, 8))
+
+
+def test_grid_is_row_by_row():
+    images = torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 1, 2, 2)
+    sheet = np.asarray(grid(images, 2))
+    assert sheet.tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 0, 0], [2, 2, 0, 0]]
+
+
+def test_saved_pipelines_give_the_same_images_in_a_fresh_process(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "model")
+    expected = pixels(pipe(range(4), guidance_scale=1.5))
+    script = f"""
+import numpy as np
+from overtone import DiffiTPipeline
+pipe = DiffiTPipeline.from_pretrained({str(tmp_path / "model")!r})
+pipe.precision = "fp32"
+images = pipe(range(4), guidance_scale=1.5)
+np.save({str(tmp_path / "out.npy")!r}, np.stack([np.asarray(i) for i in images]))
+assert pipe.class_names == ("a", "b", "c")
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert np.array_equal(np.load(tmp_path / "out.npy"), expected)
+    files = sorted(str(f.relative_to(tmp_path / "model")) for f in tmp_path.rglob("model/**/*.*"))
+    assert files == ["network/config.json", "network/model.safetensors", "pipeline.json"]
+
+
+def test_pipelines_load_as_what_they_were(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "diffit")
+    ImagePipeline(ADMUNet(TINY_ADM)).save_pretrained(tmp_path / "adm")
+    assert type(load_pipeline(tmp_path / "diffit")) is DiffiTPipeline
+    assert type(load_pipeline(tmp_path / "adm")) is ImagePipeline
+    with pytest.raises(OvertoneError, match="DiffiTPipeline takes DiffiTUNet, not ADMUNet"):
+        DiffiTPipeline.from_pretrained(tmp_path / "adm")
+
+
+def test_networks_save_and_load_alone(pipe, tmp_path):
+    pipe.network.save_pretrained(tmp_path / "network")
+    again = DiffiTUNet.from_pretrained(tmp_path / "network")
+    assert again.config == pipe.network.config
+    x, time = torch.randn(1, 1, 8, 8), torch.randn(1)
+    with torch.no_grad():
+        # The pipeline keeps its weights channels-last, where sums are taken in another order.
+        assert torch.allclose(again(x, time), pipe.network(x, time), atol=1e-6)
+
+
+def test_push_uploads_the_saved_directory(pipe, tmp_path, monkeypatch):
+    from huggingface_hub import HfApi
+
+    seen = {}
+    monkeypatch.setattr(
+        HfApi, "create_repo", lambda self, repo_id, **k: type("Url", (), {"repo_id": repo_id})
+    )
+
+    def upload(self, *, repo_id, folder_path):
+        seen[repo_id] = sorted(f.name for f in folder_path.rglob("*.*"))
+        return "https://hub/commit"
+
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    assert pipe.push_to_hub("me/digits") == "https://hub/commit"
+    assert seen["me/digits"] == ["config.json", "model.safetensors", "pipeline.json"]
+
+
+def test_saving_replaces_a_former_version_whole(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "old.txt").write_text("of the former version")
+    pipe.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model" / "old.txt").exists()
+    assert [f.name for f in tmp_path.iterdir()] == ["model"]
+
+
+def test_labels_are_checked(pipe):
+    with pytest.raises(OvertoneError, match=r"class label 3 is outside 0\.\.2"):
+        pipe([0, 1], class_labels=[0, 3])
+    with pytest.raises(OvertoneError, match="3 class labels for 2 seeds"):
+        pipe([0, 1], class_labels=[0, 1, 2])
+    unconditional = DiffiTPipeline(DiffiTUNet(dataclasses.replace(TINY_DIFFIT, num_classes=0)))
+    with pytest.raises(OvertoneError, match="unconditional"):
+        unconditional([0], class_labels=1)
+
+
+def damage(folder, file, change):
+    path = folder / file
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("pipeline.json", lambda c: c.update(pipeline="DiffitPipeline"), "did you mean 'DiffiTPip"),
+        ("pipeline.json", lambda c: c.update(network="os.system"), "unknown network 'os.system'"),
+        ("pipeline.json", lambda c: c.update(sigmadata=1), "unknown key 'sigmadata'.*'sigma_data'"),
+        ("pipeline.json", lambda c: c["sampler"].update(eta=2), "eta 2"),
+        ("network/config.json", lambda c: c.update(windw=2), r"config\.json: unknown key 'windw'"),
+        ("network/config.json", lambda c: c.update(widths=[16, 48]), "config.json asks for"),
+        ("network/config.json", lambda c: c.update(num_cells=[1, 2]), "tensors missing"),
+    ],
+)
+def test_damaged_settings_are_named(pipe, tmp_path, file, change, message):
+    pipe.save_pretrained(tmp_path / "model")
+    damage(tmp_path / "model", file, change)
+    with pytest.raises(OvertoneError, match=message):
+        load_pipeline(tmp_path / "model")
+
+
+def test_truncated_and_missing_weights_are_named(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "model")
+    file = tmp_path / "model" / "network" / "model.safetensors"
+    content = file.read_bytes()
+    for length in (0, 5, 100, len(content) - 1):
+        file.write_bytes(content[:length])
+        with pytest.raises(OvertoneError, match=r"model\.safetensors is damaged or was cut short"):
+            load_pipeline(tmp_path / "model")
+    file.unlink()
+    with pytest.raises(OvertoneError, match=r"model\.safetensors does not exist"):
+        load_pipeline(tmp_path / "model")
+
+
+def test_what_is_no_pipeline_is_refused(tmp_path):
+    with pytest.raises(OvertoneError, match=r"has no pipeline\.json"):
+        load_pipeline(tmp_path)
+    (tmp_path / "pipeline.json").write_text("{")
+    with pytest.raises(OvertoneError, match=r"pipeline\.json is not valid JSON"):
+        load_pipeline(tmp_path)
+    with pytest.raises(OvertoneError, match="neither a local directory nor a repository"):
+        load_pipeline("nobody/nothing")
+    with pytest.raises(OvertoneError, match="is a file"):
+        load_pipeline(tmp_path / "pipeline.json")
+
+
+def test_a_failed_write_names_the_place_and_keeps_the_old(tmp_path):
+    storage.write_json(tmp_path / "a.json", 1)
+    with pytest.raises(TypeError):
+        storage.write_json(tmp_path / "a.json", object())
+    assert storage.read_json(tmp_path / "a.json") == 1
+    assert [f.name for f in tmp_path.iterdir()] == ["a.json"]

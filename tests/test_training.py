@@ -1,0 +1,368 @@
+"""The loop, its averages and its checkpoints, on networks that train in a second."""
+
+import dataclasses
+import errno
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY_DIFFIT
+from torch import nn
+
+from overtone import storage
+from overtone.data import ArrayData, to_unit
+from overtone.denoisers import EDMDenoiser
+from overtone.errors import OvertoneError
+from overtone.networks import DiffiTUNet
+from overtone.pipelines import DiffiTPipeline, load_pipeline
+from overtone.training.ema import EMA
+from overtone.training.loop import Reporting, Trainer, Training
+from overtone.training.objectives import DenoisingObjective
+from overtone.training.recipes import Recipe, trainer_of
+from overtone.training.rundir import checkpoints_of, find_checkpoint, read_log
+
+TINY = Recipe(
+    about="",
+    data="builtin:digits",
+    network=dataclasses.replace(TINY_DIFFIT, num_classes=0, dropout=0.1),
+    class_conditional=True,
+    label_dropout=0.1,
+    training=Training(
+        total_images=256, batch_size=32, lr=1e-3, lr_rampup_images=64, ema_halflife_images=100,
+        precision="fp32",
+    ),
+    reporting=Reporting(report_images=64, checkpoint_images=128, held_out_images=64, keep=1),
+)  # fmt: skip
+
+
+def changed(recipe=TINY, **changes):
+    """A recipe with settings of its `training` and `reporting` changed by name."""
+    for part in ("training", "reporting"):
+        names = {f.name for f in dataclasses.fields(getattr(recipe, part))}
+        own = {name: changes.pop(name) for name in list(changes) if name in names}
+        recipe = dataclasses.replace(recipe, **{part: dataclasses.replace(getattr(recipe, part), **own)})
+    return dataclasses.replace(recipe, **changes)
+
+
+def train(recipe, out):
+    trainer = trainer_of(recipe, show=False)
+    trainer.run(out, recipe.identity())
+    return trainer
+
+
+def weights_of(run):
+    folder = find_checkpoint(run)
+    return {
+        name: (folder / name).read_bytes()
+        for name in (
+            "network/model.safetensors",
+            "training/weights.safetensors",
+            "training/ema.safetensors",
+            "training/optimizer.safetensors",
+        )
+    }
+
+
+def test_ema_is_the_weighted_sum_of_all_weights():
+    module = nn.Linear(1, 1, bias=False)
+    ema = EMA(module, halflife_images=100, rampup_ratio=None)
+    weights, batch = [float(module.weight.detach())], 32
+    for step in range(20):
+        with torch.no_grad():
+            module.weight.fill_(step**2)
+        weights.append(float(step**2))
+        ema.update(step * batch, batch)
+    beta = 0.5 ** (32 / 100)
+    expected = beta**20 * weights[0] + sum(
+        (1 - beta) * beta ** (20 - k) * w for k, w in enumerate(weights[1:], start=1)
+    )
+    assert float(ema.module.weight.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_ema_forgets_half_in_a_half_life():
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    ema = EMA(module, halflife_images=640, rampup_ratio=None)
+    nn.init.ones_(module.weight)
+    for step in range(640 // 64):
+        ema.update(step * 64, 64)
+    assert float(ema.module.weight.detach()) == pytest.approx(0.5)
+
+
+def test_ema_ramps_up_so_that_a_short_run_is_not_noise():
+    module = nn.Linear(4, 4)
+    ema = EMA(module, halflife_images=500_000, rampup_ratio=0.05)
+    for step in range(10):
+        nn.init.constant_(module.weight, step)
+        ema.update(step * 512, 512)
+    # The half-life at 4,608 images is 230: 79 % of the last weights, none of the first.
+    assert float(ema.module.weight[0, 0]) > 8.7
+    assert ema.beta(0, 512) == 0.0
+    assert ema.beta(10**9, 512) == 0.5 ** (512 / 500_000)
+
+
+def test_learning_rate_ramps_up_and_down():
+    trainer = trainer_of(changed(lr_rampdown_images=96), show=False)
+    rates = [trainer._lr(n) for n in range(32, 257, 32)]
+    assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 2e-3 / 3, 1e-3 / 3])
+
+
+def test_accumulation_gives_the_same_weights():
+    recipe = changed(network=dataclasses.replace(TINY.network, dropout=0.0), batch_size=32)
+    whole = trainer_of(recipe, show=False)
+    parts = trainer_of(changed(recipe, micro_batch=8), show=False)
+    for trainer in (whole, parts):
+        batches = trainer._batches(0)
+        for _ in range(3):
+            loss, _ = trainer._step(trainer.model, next(batches))
+            trainer.progress.images += 32
+    other = dict(parts.model.named_parameters())
+    for name, parameter in whole.model.named_parameters():
+        # Adam's first steps divide by the gradient's own size: compare to a share of the step.
+        assert torch.allclose(parameter, other[name], atol=1e-4), name
+
+
+def test_gradients_are_clipped():
+    trainer = trainer_of(changed(clip_norm=1e-6), show=False)
+    before = [p.clone() for p in trainer.model.parameters()]
+    _, norm = trainer._step(trainer.model, next(trainer._batches(0)))
+    assert float(norm) > 1e-3
+    grads = [state["exp_avg"] for state in trainer.optimizer.state.values()]
+    total = math.sqrt(sum(float(g.square().sum()) for g in grads)) / 0.1
+    assert total == pytest.approx(1e-6, rel=1e-2)
+    assert any(not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+
+
+def test_a_run_leaves_log_grids_and_checkpoints(tmp_path):
+    trainer = train(TINY, tmp_path / "run")
+    log = read_log(tmp_path / "run")
+    assert [e["images"] for e in log if "loss" in e] == [64, 128, 192, 256]
+    assert {"loss", "grad_norm", "images_per_second", "lr", "seconds"} <= set(log[1])
+    held_out = {e["images"]: e["held_out_loss"] for e in log if "held_out_loss" in e}
+    assert list(held_out) == [0, 128, 256]
+    assert [g.name for g in sorted((tmp_path / "run" / "grids").iterdir())] == [
+        "000000000.png", "000000128.png", "000000256.png",
+    ]  # fmt: skip
+    best = min(held_out, key=held_out.get)
+    assert {int(c.name) for c in checkpoints_of(tmp_path / "run")} == {best, 256}
+    assert find_checkpoint(tmp_path / "run", "best").name == f"{best:09d}"
+    assert trainer.progress.best_loss == held_out[best]
+    pipe = load_pipeline(find_checkpoint(tmp_path / "run"))
+    assert isinstance(pipe, DiffiTPipeline)
+    ema = trainer.ema.module.network.state_dict()
+    assert all(torch.equal(t, ema[n]) for n, t in pipe.network.state_dict().items())
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path):
+    train(TINY, tmp_path / "whole")
+    train(changed(total_images=128), tmp_path / "parts")
+    # A longer run of the same settings goes on; half a line of log is what a kill leaves.
+    with (tmp_path / "parts" / "log.jsonl").open("a") as file:
+        file.write('{"images": 160, "loss": 1.0}\n{"ima')
+    train(TINY, tmp_path / "parts")
+    assert weights_of(tmp_path / "whole") == weights_of(tmp_path / "parts")
+    seen = [e["images"] for e in read_log(tmp_path / "parts") if "loss" in e]
+    assert seen == [64, 128, 192, 256]
+
+
+COMMAND = [
+    sys.executable, "-m", "overtone", "train", "diffit-digits", "--network.widths", "16",
+    "--network.num-cells", "1", "--network.head-channels", "8", "--network.token-width", "16",
+    "--network.dropout", "0.1", "--total-images", "2048", "--lr-rampdown-images", "512",
+    "--batch-size", "64", "--report-images", "128", "--checkpoint-images", "256",
+    "--held-out-images", "64", "--precision", "fp32",
+]  # fmt: skip
+
+
+def test_killed_at_any_moment_a_run_ends_with_the_same_bits(tmp_path):
+    """kill -9 at moments spread over the run, in the middle of checkpoints too, then to the end."""
+    subprocess.run([*COMMAND, "--out", tmp_path / "whole"], check=True, capture_output=True)
+    out, kills = tmp_path / "killed", 0
+    for checkpoint, delay in ((0, 0.0), (256, 0.02), (512, 0.1), (1280, 0.25)):
+        process = subprocess.Popen(
+            [*COMMAND, "--out", out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        # Wait until that checkpoint is there or being written, then a little into what follows.
+        while process.poll() is None:
+            names = os.listdir(out / "checkpoints") if (out / "checkpoints").exists() else []
+            if any(f"{checkpoint:09d}" in name for name in names):
+                time.sleep(delay)
+                break
+            time.sleep(0.005)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills >= 3
+    subprocess.run([*COMMAND, "--out", out], check=True, capture_output=True)
+    assert weights_of(tmp_path / "whole") == weights_of(out)
+    assert not list(out.rglob(f"{storage.TEMPORARY}*"))
+    whole, killed = (
+        [(e["images"], e.get("loss"), e.get("held_out_loss")) for e in read_log(run)]
+        for run in (tmp_path / "whole", out)
+    )
+    assert whole == killed
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    command = [*COMMAND, "--out", tmp_path / "run", "--total-images", "1000000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "checkpoints" / "000000256").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "goes on from there: overtone train diffit-digits" in errors
+    images = int(find_checkpoint(tmp_path / "run").name)
+    assert f"interrupted at image {images:,}" in errors
+    assert images > 256
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    train(changed(total_images=32), tmp_path / "run")
+    with pytest.raises(OvertoneError, match=r"training\.lr: 0\.001 -> 0\.002"):
+        train(changed(total_images=32, lr=2e-3), tmp_path / "run")
+    with pytest.raises(OvertoneError, match=r"network\.window: 4 -> 2"):
+        train(changed(network=dataclasses.replace(TINY.network, window=2)), tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("mine")
+    with pytest.raises(OvertoneError, match="not empty and not a run"):
+        train(TINY, tmp_path / "other")
+    assert (tmp_path / "other" / "thesis.tex").read_text() == "mine"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path):
+    recipe = changed(total_images=512, report_images=256)
+    trainer = trainer_of(recipe, show=False)
+    trainer.objective = _Poisoned(trainer, 160)
+    with pytest.raises(OvertoneError, match=r"not finite .* step of image 192.* --lr"):
+        trainer.run(tmp_path / "run", recipe.identity())
+    good = find_checkpoint(tmp_path / "run")
+    assert good.name == "000000128"
+    tensors = storage.load_tensors(good / "training" / "weights.safetensors")
+    assert all(bool(t.isfinite().all()) for t in tensors.values())
+
+
+class _Poisoned:
+    """The trainer's objective, with a loss of NaN in training from some image on."""
+
+    def __init__(self, trainer, start):
+        self.trainer, self.inner, self.start = trainer, trainer.stream.objective, start
+        self.draw = self.inner.draw
+
+    def loss(self, model, batch):
+        bad = model.training and self.trainer.progress.images >= self.start
+        return self.inner.loss(model, batch) * (float("nan") if bad else 1.0)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_half_written(tmp_path, monkeypatch):
+    train(changed(total_images=128), tmp_path / "run")
+    before = weights_of(tmp_path / "run")
+
+    def full(path, tensors):
+        path.write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(storage, "save_tensors", full)
+    with pytest.raises(OvertoneError, match=r"000000256.*No space left on device"):
+        train(TINY, tmp_path / "run")
+    assert weights_of(tmp_path / "run") == before
+    assert not list((tmp_path / "run").rglob(f"{storage.TEMPORARY}*"))
+
+
+def test_a_real_write_error_is_explained(tmp_path):
+    """The kernel refuses to let a file grow: what a full disk or a quota does."""
+    script = f"""
+import resource, signal, torch
+from pathlib import Path
+from overtone import storage
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    with storage.new_directory(Path({str(tmp_path / "model")!r})) as folder:
+        storage.save_tensors(folder / "model.safetensors", {{"w": torch.zeros(10_000)}})
+except storage.OvertoneError as error:
+    print(error)
+"""
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "could not write" in out.stdout
+    assert "Nothing half-written" in out.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    train(changed(total_images=32), tmp_path / "run")
+    file = find_checkpoint(tmp_path / "run") / "training" / "ema.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(OvertoneError, match=r"ema\.safetensors is damaged or was cut short"):
+        train(changed(total_images=64), tmp_path / "run")
+
+
+def test_a_dry_run_writes_nothing(tmp_path, monkeypatch, capsys):
+    from overtone.cli.app import main
+
+    monkeypatch.chdir(tmp_path)
+    main([*COMMAND[3:], "--dry-run"])
+    assert "images/s" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_held_out_loss_is_the_same_every_time():
+    trainer = trainer_of(TINY, show=False)
+    assert trainer.held_out_loss() == trainer.held_out_loss()
+
+
+def test_a_model_overfits_four_images(tmp_path):
+    """After training on four images, samples are those images: the whole path from data to pixels."""
+    rng = np.random.default_rng(3)
+    images = np.kron(rng.integers(0, 2, (4, 1, 4, 4)), np.ones((2, 2))).astype(np.uint8) * 255
+    data = ArrayData("four", images)
+    torch.manual_seed(0)
+    config = dataclasses.replace(TINY_DIFFIT, num_classes=0, widths=(32, 32))
+    trainer = Trainer(
+        model=EDMDenoiser(DiffiTUNet(config)),
+        objective=DenoisingObjective(),
+        data=data,
+        training=Training(total_images=32 * 300, batch_size=32, lr=4e-3, lr_rampup_images=320,
+                          lr_rampdown_images=32 * 150, ema_halflife_images=300),
+        reporting=Reporting(report_images=10**6, checkpoint_images=10**6, held_out_images=64),
+        export=lambda denoiser, folder: DiffiTPipeline(denoiser.network).write_into(folder),
+        show=False,
+    )  # fmt: skip
+    trainer.run(tmp_path / "run", {})
+    pipe = load_pipeline(find_checkpoint(tmp_path / "run"))
+    batch = next(pipe.stream(range(32)))
+    distances = (to_unit(batch.images)[:, None] - to_unit(torch.from_numpy(images))).abs()
+    nearest = distances.mean((2, 3, 4)).min(1)
+    assert float(nearest.values.median()) < 0.05
+    assert len(set(nearest.indices.tolist())) == 4
+
+
+def test_recipes_survive_json(tmp_path):
+    from overtone import settings
+    from overtone.training.recipes import RECIPES, find_recipe
+
+    for name, make in RECIPES.items():
+        file = tmp_path / f"{name}.json"
+        storage.write_json(file, settings.dump(make()))
+        assert find_recipe(str(file)) == make()
+    broken = json.loads((tmp_path / "diffit-digits.json").read_text())
+    broken["training"]["batch_sice"] = 3
+    storage.write_json(tmp_path / "broken.json", broken)
+    with pytest.raises(OvertoneError, match="did you mean 'batch_size'"):
+        find_recipe(str(tmp_path / "broken.json"))
+    broken = json.loads((tmp_path / "diffit-digits.json").read_text())
+    broken["training"]["lr"] = "fast"
+    storage.write_json(tmp_path / "broken.json", broken)
+    with pytest.raises(OvertoneError, match=r"training\.lr.*'fast'"):
+        find_recipe(str(tmp_path / "broken.json"))
+    shutil.rmtree(tmp_path)

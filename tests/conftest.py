@@ -4,6 +4,7 @@ import os
 import tempfile
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 # Nothing is read from or written to the user's own cache, and the Hub is out of reach.
@@ -26,8 +27,6 @@ with install_import_hook(CHECKED, "typecheck.check"):
     import overtone.metrics
     import overtone.training.ema
     import overtone.training.objectives  # noqa: F401
-
-import torch
 
 
 @pytest.fixture(autouse=True)

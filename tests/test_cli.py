@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from helpers import TINY_DIFFIT, awake
 from PIL import Image
 
+from helpers import TINY_DIFFIT, awake
 from overtone.cli.app import COMMANDS, main
 from overtone.cli.sample import parse_seeds
 from overtone.errors import OvertoneError
@@ -66,13 +66,21 @@ def test_python_m_overtone_is_the_command():
 def test_recipes_are_listed_with_their_size(capsys):
     main(["recipes"])
     text = capsys.readouterr().out
-    for name in ("diffit-digits", "adm-digits", "diffit-fashion-mnist", "diffit-cifar10", "diffit-ffhq64"):
+    for name in (
+        "diffit-digits",
+        "adm-digits",
+        "diffit-fashion-mnist",
+        "diffit-cifar10",
+        "diffit-ffhq64",
+    ):
         assert name[:12] in text
     assert "48.7 M" in text
 
 
 def test_samples_as_a_grid_and_as_single_images(model, tmp_path):
-    main(["sample", model, "--seeds", "0-4,9", "--classes", "dog", "2", "--out", f"{tmp_path}/g.png"])
+    main(
+        ["sample", model, "--seeds", "0-4,9", "--classes", "dog", "2", "--out", f"{tmp_path}/g.png"]
+    )
     with Image.open(tmp_path / "g.png") as image:
         assert image.size == (3 * 8, 2 * 8)
     main(["sample", model, "--seeds", "3,1", "--out", f"{tmp_path}/many", "--guidance-scale", "2"])

@@ -195,7 +195,7 @@ def test_fashion_mnist_is_found_padded_and_checked(tmp_path, monkeypatch):
     with pytest.raises(OvertoneError, match="damaged"):
         read_idx(file)
     (root / "t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(OvertoneError, match="damaged|missing"):
+    with pytest.raises(OvertoneError, match=r"damaged|missing"):
         held_out("fashion-mnist", 28, 1)
 
 

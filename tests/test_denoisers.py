@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from helpers import TINY_DIFFIT, awake, gaussian
 
+from helpers import TINY_DIFFIT, awake, gaussian
 from overtone.denoisers import Denoiser, EDMDenoiser, Estimate, GuidedDenoiser, IdealDenoiser
 from overtone.networks import DiffiTUNet
 from overtone.processes import SeededNoise
@@ -76,7 +76,9 @@ def test_edm_loss_of_the_ideal_denoiser_is_its_analytic_value():
 
     n = 20_000
     source = SeededNoise(mix(11, i) for i in range(n))
-    batch = objective.draw(torch.zeros(n, 1, 1, 4, dtype=torch.uint8), torch.zeros(n).long(), source)
+    batch = objective.draw(
+        torch.zeros(n, 1, 1, 4, dtype=torch.uint8), torch.zeros(n).long(), source
+    )
     root = torch.linalg.cholesky(covariance)
     clean = mean + torch.randn(n, 4, generator=torch.Generator().manual_seed(3)).double() @ root.T
     batch = {name: value.double() for name, value in batch.items()} | {
@@ -125,4 +127,6 @@ def test_guidance_refuses_what_it_can_not_do():
     with pytest.raises(ValueError, match="unconditional"):
         GuidedDenoiser(gaussian()[0], scale=2.0)
     with pytest.raises(TypeError, match="sigma as a number"):
-        GuidedDenoiser(Labelled(), 2.0)(torch.zeros(1, 1, 2, 2), torch.ones(1), torch.zeros(1).long())
+        GuidedDenoiser(Labelled(), 2.0)(
+            torch.zeros(1, 1, 2, 2), torch.ones(1), torch.zeros(1).long()
+        )

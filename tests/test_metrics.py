@@ -44,7 +44,10 @@ def test_frechet_distance_of_shifted_and_scaled_gaussians():
 
 def test_precision_and_recall_by_their_definition():
     generator = torch.Generator().manual_seed(4)
-    real, fake = torch.randn(40, 3, generator=generator), torch.randn(30, 3, generator=generator) + 1
+    real, fake = (
+        torch.randn(40, 3, generator=generator),
+        torch.randn(30, 3, generator=generator) + 1,
+    )
 
     def share(points, manifold, k):
         count = 0
@@ -63,7 +66,9 @@ def test_precision_and_recall_by_their_definition():
 
 def test_precision_and_recall_tell_apart_what_is_missing():
     generator = torch.Generator().manual_seed(5)
-    modes = torch.randn(400, 2, generator=generator) + torch.tensor([[10.0, 0], [-10.0, 0]]).repeat(200, 1)
+    modes = torch.randn(400, 2, generator=generator) + torch.tensor([[10.0, 0], [-10.0, 0]]).repeat(
+        200, 1
+    )
     one_mode = modes[::2] + 0.1
     wide = torch.randn(400, 2, generator=generator) * 60
     precision, recall = precision_recall(modes, one_mode)
@@ -103,7 +108,7 @@ def test_evaluation_says_everything_that_is_needed_to_repeat_it():
     extractor = ClassifierExtractor(Classifier(config), digest="d1")
     data = open_data("builtin:digits", 8, 1)
     evaluation = Evaluation(extractor, data, held_out("builtin:digits", 8, 1), limit=200)
-    report = evaluation([data.fetch(range(0, 30)), (data.fetch(range(30, 60))[0], None)])
+    report = evaluation([data.fetch(range(30)), (data.fetch(range(30, 60))[0], None)])
     assert (report.images, report.real_images, report.extractor_digest) == (60, 200, "d1")
     assert report.real == "builtin:digits"
     assert report.resize_rule == "none"

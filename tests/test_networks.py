@@ -3,10 +3,10 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import TINY_ADM, TINY_DIFFIT, Golden, awake, deviation, tiny_networks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers import TINY_ADM, TINY_DIFFIT, Golden, awake, deviation, tiny_networks
 from overtone.convert import from_published
 from overtone.denoisers import EDMDenoiser
 from overtone.errors import OvertoneError
@@ -41,9 +41,9 @@ def test_published_weights_that_do_not_fit_are_refused():
     with pytest.raises(OvertoneError, match="1 tensors missing"):
         from_published("edm", {k: v for k, v in state.items() if "out_conv.bias" not in k},
                        golden.config)  # fmt: skip
+    stray = {"model.enc.16x16_block0.rotor.weight": state["model.out_conv.weight"]}
     with pytest.raises(OvertoneError, match="not the weights of a DhariwalUNet"):
-        from_published("edm", state | {"model.enc.16x16_block0.rotor.weight": state["model.out_conv.weight"]},
-                       golden.config)  # fmt: skip
+        from_published("edm", state | stray, golden.config)
     with pytest.raises(OvertoneError, match="did you mean 'edm'"):
         from_published("edn", state, golden.config)
     with pytest.raises(OvertoneError, match="EDM network 'Dhariwal'"):

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import TINY_ADM, TINY_DIFFIT, awake
 
+from helpers import TINY_ADM, TINY_DIFFIT, awake
 from overtone import storage
 from overtone.errors import OvertoneError
 from overtone.networks import ADMUNet, DiffiTUNet

@@ -1,10 +1,11 @@
 import dataclasses
 import math
+from itertools import pairwise
 
 import pytest
 import torch
-from helpers import Golden, deviation, gaussian
 
+from helpers import Golden, deviation, gaussian
 from overtone.denoisers import Denoiser, Estimate
 from overtone.processes import GaussianProcess, ReplayNoise, SeededNoise
 from overtone.samplers import Sampler, sigma_grid
@@ -60,7 +61,7 @@ def flow_errors(estimate, steps):
 )
 def test_measured_order_against_the_closed_form_flow(estimate, order):
     errors = flow_errors(estimate, (64, 128, 256))
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in pairwise(errors):
         assert math.log2(coarse / fine) == pytest.approx(order, abs=0.15)
 
 
@@ -97,7 +98,7 @@ def test_the_step_is_exact_for_a_constant_estimate():
 def test_samples_of_the_ideal_denoiser_have_the_datas_moments(sampler):
     """Mean and covariance of 6,000 samples, whitened, against N(0, I).
 
-    Each of the 14 statistics is about N(0, 1); one exceeds 5.2 with probability 2e-7, any with 3e-6.
+    Each of the 14 statistics is about N(0, 1): one exceeds 5.2 with probability 2e-7.
     """
     denoiser, mean, covariance = gaussian()
     n = 6000

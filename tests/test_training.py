@@ -14,9 +14,9 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers import TINY_DIFFIT
 from torch import nn
 
+from helpers import TINY_DIFFIT
 from overtone import storage
 from overtone.data import ArrayData, to_unit
 from overtone.denoisers import EDMDenoiser
@@ -48,7 +48,9 @@ def changed(recipe=TINY, **changes):
     for part in ("training", "reporting"):
         names = {f.name for f in dataclasses.fields(getattr(recipe, part))}
         own = {name: changes.pop(name) for name in list(changes) if name in names}
-        recipe = dataclasses.replace(recipe, **{part: dataclasses.replace(getattr(recipe, part), **own)})
+        recipe = dataclasses.replace(
+            recipe, **{part: dataclasses.replace(getattr(recipe, part), **own)}
+        )
     return dataclasses.replace(recipe, **changes)
 
 
@@ -122,7 +124,7 @@ def test_accumulation_gives_the_same_weights():
     for trainer in (whole, parts):
         batches = trainer._batches(0)
         for _ in range(3):
-            loss, _ = trainer._step(trainer.model, next(batches))
+            trainer._step(trainer.model, next(batches))
             trainer.progress.images += 32
     other = dict(parts.model.named_parameters())
     for name, parameter in whole.model.named_parameters():
@@ -138,7 +140,9 @@ def test_gradients_are_clipped():
     grads = [state["exp_avg"] for state in trainer.optimizer.state.values()]
     total = math.sqrt(sum(float(g.square().sum()) for g in grads)) / 0.1
     assert total == pytest.approx(1e-6, rel=1e-2)
-    assert any(not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True)
+    )
 
 
 def test_a_run_leaves_log_grids_and_checkpoints(tmp_path):
@@ -322,7 +326,7 @@ def test_held_out_loss_is_the_same_every_time():
 
 
 def test_a_model_overfits_four_images(tmp_path):
-    """After training on four images, samples are those images: the whole path from data to pixels."""
+    """Samples of a model trained on four images are those images: from data to pixels."""
     rng = np.random.default_rng(3)
     images = np.kron(rng.integers(0, 2, (4, 1, 4, 4)), np.ones((2, 2))).astype(np.uint8) * 255
     data = ArrayData("four", images)

@@ -12,7 +12,7 @@ class OvertoneError(Exception):
     exit_status = 1
 
 
-class Interrupted(OvertoneError):
+class RunInterruptedError(OvertoneError):
     """A user's Ctrl-C, after what was under way was saved; says how to go on."""
 
     exit_status = 130

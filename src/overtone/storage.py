@@ -127,7 +127,7 @@ def locate(name: str | Path, revision: str | None = None) -> Path:
     if Path(name).exists():
         raise OvertoneError(f"{name} is a file; a directory with a saved model is needed.")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = ["*.json", "*.safetensors", "*.md"]
     try:

@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("overtone: interrupted.", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # `overtone ... | head`: whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _help() -> str:

@@ -11,7 +11,9 @@ import tyro
 O = TypeVar("O")  # noqa: E741
 
 
-def parse(kind: type[O], command: str, about: str | None, arguments: Sequence[str], **more: Any) -> O:
+def parse(
+    kind: type[O], command: str, about: str | None, arguments: Sequence[str], **more: Any
+) -> O:
     """`kind` filled from the arguments; a mistake in them exits with status 2 and says what."""
     try:
         return tyro.cli(kind, prog=f"overtone {command}", description=about, args=arguments, **more)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +35,7 @@ class Sampling:
     checkpoint: str = "last"
     """of a run's directory: last or best"""
 
-    def stream(self, pipe: ImagePipeline) -> Iterator[SampleBatch]:
+    def stream(self, pipe: ImagePipeline) -> Iterable[SampleBatch]:
         """The batches asked for, with progress in a terminal."""
         from rich.console import Console
         from rich.progress import track

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from overtone.cli.options import parse
-from overtone.errors import Interrupted
+from overtone.errors import RunInterruptedError
 from overtone.training.recipes import RECIPES, Recipe, find_recipe, trainer_of
 from overtone.training.rundir import find_checkpoint
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         progress = trainer.run(out, options.recipe.identity())
     except KeyboardInterrupt:
-        raise Interrupted(
+        raise RunInterruptedError(
             f"interrupted at image {trainer.progress.images:,}, and saved. The same command"
             f" goes on from there: overtone train {' '.join(arguments)}"
         ) from None

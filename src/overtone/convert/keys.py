@@ -46,7 +46,9 @@ def adm(
         elif module in ("out_norm", "out_conv"):
             ours[f"unet.{'head_norm' if module == 'out_norm' else 'head'}.{kind}"] = tensor
         else:
-            ours[f"unet.{_place(module, resolution, depth)}.{kind}"] = _packed(name, tensor, head_width)
+            ours[f"unet.{_place(module, resolution, depth)}.{kind}"] = _packed(
+                name, tensor, head_width
+            )
     return ours
 
 
@@ -60,17 +62,15 @@ def _place(module: str, resolution: int, depth: int) -> str:
     tail = CELL[part[0]]
     if name.startswith("in"):
         return f"middle.{name[2:]}.{tail}"
-    if stage == "enc":
-        column = f"encoder.{level}"
-    else:
-        column = f"decoder.{depth - 1 - level}"  # ours counts from the bottom
+    # Our decoder counts its levels from the bottom.
+    column = f"encoder.{level}" if stage == "enc" else f"decoder.{depth - 1 - level}"
     if name in ("down", "up"):
         return f"{column}.transition.{tail}"
     return f"{column}.cells.{name.removeprefix('block')}.{tail}"
 
 
 def _packed(name: str, tensor: Tensor, head_width: int) -> Tensor:
-    """1x1 convolutions of attention as linear layers, qkv from (head, channel, 3) to (3, head, d)."""
+    """Attention's 1x1 convolutions as linear layers, qkv from (head, d, 3) to (3, head, d)."""
     if ".qkv." in name:
         tensor = tensor.unflatten(0, (-1, head_width, 3)).movedim(2, 0).flatten(0, 2)
     if ".qkv." in name or ".proj." in name:

@@ -123,8 +123,8 @@ def _font(name: str, size: int) -> Any:
     from importlib.util import find_spec
 
     spec = find_spec("matplotlib")
-    assert spec is not None and spec.origin is not None
-    file = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / f"{name}.ttf"
+    assert spec is not None
+    file = Path(str(spec.origin)).parent / "mpl-data" / "fonts" / "ttf" / f"{name}.ttf"
     return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)
 
 
@@ -151,7 +151,7 @@ def open_fashion_mnist(resolution: int, channels: int, split: str) -> ArrayData:
 
 
 def read_idx(file: Path) -> np.ndarray:
-    """An array of unsigned bytes in the IDX format: 0, 0, 8, rank, the shape as big-endian int32."""
+    """An array of bytes in the IDX format: 0, 0, 8, rank, the shape as big-endian int32."""
     try:
         data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
         rank = data[3]

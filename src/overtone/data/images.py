@@ -151,9 +151,7 @@ def read_image(file: Path, resolution: int, channels: int) -> np.ndarray:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def _decoded(
-    root: Path, files: list[Path], resolution: int, channels: int, skip_bad: bool
-) -> Path:
+def _decoded(root: Path, files: list[Path], resolution: int, channels: int, skip_bad: bool) -> Path:
     """The cache directory with the images of `files`, made if it is not there."""
     digest = hashlib.sha256(f"{resolution} {channels} {skip_bad} {RESIZE_RULE}".encode())
     for file in files:
@@ -167,7 +165,8 @@ def _decoded(
         images = np.lib.format.open_memmap(
             temporary / "images.npy", mode="w+", dtype=np.uint8, shape=shape
         )
-        rows, bad = [], []
+        rows: list[int] = []
+        bad: list[str] = []
         for row, result in enumerate(_read_all(files, resolution, channels)):
             if isinstance(result, OvertoneError):
                 bad.append(str(result))

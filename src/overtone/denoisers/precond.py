@@ -35,12 +35,12 @@ class EDMDenoiser(Denoiser):
         class_labels: Labels | None = None,
         augment_labels: Float[Tensor, "batch conditions"] | None = None,
     ) -> Estimate:
-        variance = sigma**2 + self.sigma_data**2
+        level = sigma[:, None, None, None].to(x.dtype) if isinstance(sigma, Tensor) else sigma
+        variance = level**2 + self.sigma_data**2
         c_skip = self.sigma_data**2 / variance
-        c_out = sigma * self.sigma_data / variance**0.5
+        c_out = level * self.sigma_data / variance**0.5
         c_in = variance**-0.5
         if isinstance(sigma, Tensor):
-            c_skip, c_out, c_in = (c.to(x.dtype)[:, None, None, None] for c in (c_skip, c_out, c_in))
             time = sigma.float().log() / 4
         else:
             time = torch.full((len(x),), math.log(sigma) / 4, device=x.device)

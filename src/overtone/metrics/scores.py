@@ -37,9 +37,7 @@ class _AsTheyAre(nn.Module):
         return vectors
 
 
-def frechet_distance(
-    real: Float[Tensor, "real dims"], fake: Float[Tensor, "fake dims"]
-) -> float:
+def frechet_distance(real: Float[Tensor, "real dims"], fake: Float[Tensor, "fake dims"]) -> float:
     """`FrechetDistance` of two whole sets of vectors."""
     distance = FrechetDistance(real.shape[1])
     distance.update(real, real=True)

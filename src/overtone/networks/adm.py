@@ -52,7 +52,7 @@ class _ADMCells(Cells):
         config = self.config
         attends = place.resolution in config.attention_resolutions
         if place.stage == "middle":
-            attends = place.index == 0
+            attends = place.number == 0
         heads = out_channels // config.head_channels if attends else 0
         if attends and (heads == 0 or out_channels % config.head_channels):
             raise ValueError(f"width {out_channels} does not divide into heads of"

@@ -39,9 +39,10 @@ class GroupNorm(nn.Module):
     def forward(
         self, x: Features, scale_shift: Float[Tensor, "batch double"] | None = None
     ) -> Features:
-        if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+        if x.device.type == "cpu" and torch.is_grad_enabled():
             x = x.float()
         with without_autocast(x):
+            # The statistics are float32 inside, whatever the dtype of x.
             weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
             x = F.group_norm(x, self.groups, weight, bias, self.eps)
             if scale_shift is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import typing
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -55,9 +54,7 @@ class Network(nn.Module):
 
         with tempfile.TemporaryDirectory() as temporary:
             self.save_pretrained(Path(temporary) / "network")
-            return storage.push(
-                Path(temporary) / "network", repo_id, private=private, token=token
-            )
+            return storage.push(Path(temporary) / "network", repo_id, private=private, token=token)
 
     def load_weights(self, weights: dict[str, Tensor], where: str) -> None:
         """Like `load_state_dict`, with an error in one line for weights of another network."""
@@ -78,7 +75,7 @@ class Network(nn.Module):
 
     def to_fast_layout(self) -> Self:
         """Channels-last convolution weights, the layout in which CPUs and GPUs convolve fastest."""
-        return self.to(memory_format=typing.cast(Any, torch.channels_last))
+        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def num_parameters(self) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -26,7 +26,7 @@ class Place(NamedTuple):
     stage: Literal["encoder", "middle", "decoder"]
     level: int  # 0 is the full resolution
     resolution: int  # in pixels, at this level
-    index: int  # counted from 0 within the level
+    number: int  # counted from 0 within the level
     last: bool  # whether no cell of the level follows
 
 
@@ -48,7 +48,7 @@ class Level(nn.Module):
 
     def __init__(self, transition: nn.Module | None, cells: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.transition = transition
+        self.transition: nn.Module | None = transition
         self.cells = nn.ModuleList(cells)
 
 
@@ -124,7 +124,7 @@ class UNet(nn.Module):
     ) -> Float[Tensor, "batch out_channels height width"]:
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         skips = [x]
-        for level in self.encoder:
+        for level in _levels(self.encoder):
             if level.transition is not None:
                 x = level.transition(x, embedding)
                 skips.append(x)
@@ -133,9 +133,13 @@ class UNet(nn.Module):
                 skips.append(x)
         for cell in self.middle:
             x = cell(x, embedding)
-        for level in self.decoder:
+        for level in _levels(self.decoder):
             if level.transition is not None:
                 x = level.transition(x, embedding)
             for cell in level.cells:
                 x = cell(torch.cat((x, skips.pop()), dim=1), embedding)
         return self.head(self.head_norm(x))
+
+
+def _levels(levels: nn.ModuleList) -> list[Level]:
+    return cast(list[Level], levels)

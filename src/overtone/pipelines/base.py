@@ -93,7 +93,7 @@ class ImagePipeline:
                 f" not {type(network).__name__}: use load_pipeline or ImagePipeline."
             )
         self.network = network.eval().to_fast_layout()
-        self.denoiser: Denoiser = EDMDenoiser(self.network, sigma_data)
+        self.denoiser = EDMDenoiser(self.network, sigma_data)
         self.process = GaussianProcess()
         self.sampler = sampler or Sampler()
         self.class_names = tuple(class_names)
@@ -173,7 +173,7 @@ class ImagePipeline:
         sampler = self.sampler
         if steps is not None:
             sampler = dataclasses.replace(sampler, num_steps=steps)
-        denoiser = self.denoiser
+        denoiser: Denoiser = self.denoiser
         if guidance_scale != 1.0:
             denoiser = GuidedDenoiser(denoiser, guidance_scale, guidance_interval)
         config = self.network.config

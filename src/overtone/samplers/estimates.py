@@ -37,14 +37,24 @@ Form = Callable[
 
 
 def single(
-    denoise: Denoise, advance: Advance, x: Tensor, sigma: float, sigma_next: float, _: History | None
+    denoise: Denoise,
+    advance: Advance,
+    x: Tensor,
+    sigma: float,
+    sigma_next: float,
+    _: History | None,
 ) -> tuple[Tensor, None]:
     """x~ = D(x; sigma): Euler's step, DDIM. First order, one evaluation."""
     return denoise(x, sigma), None
 
 
 def averaged_slopes(
-    denoise: Denoise, advance: Advance, x: Tensor, sigma: float, sigma_next: float, _: History | None
+    denoise: Denoise,
+    advance: Advance,
+    x: Tensor,
+    sigma: float,
+    sigma_next: float,
+    _: History | None,
 ) -> tuple[Tensor, None]:
     """x~ = x - sigma (d + d') / 2 with slopes d = (x - D(x; sigma)) / sigma, here and after a step.
 
@@ -60,7 +70,12 @@ def averaged_slopes(
 
 
 def averaged_estimates(
-    denoise: Denoise, advance: Advance, x: Tensor, sigma: float, sigma_next: float, _: History | None
+    denoise: Denoise,
+    advance: Advance,
+    x: Tensor,
+    sigma: float,
+    sigma_next: float,
+    _: History | None,
 ) -> tuple[Tensor, None]:
     """x~ = (D(x; sigma) + D(x'; sigma')) / 2: second order for any process, two evaluations."""
     x_0 = denoise(x, sigma)

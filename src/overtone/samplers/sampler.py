@@ -27,7 +27,7 @@ from overtone.samplers.estimates import FORMS, Denoise, EstimateKind, History
 class Step(NamedTuple):
     """Where a sampler stands after a step."""
 
-    index: int
+    number: int  # counted from 0
     sigma: float  # the noise level of x; 0 after the last step
     x: Tensor
     x_0: Tensor  # the estimate that led here
@@ -119,10 +119,10 @@ class Sampler:
             return denoiser(x, sigma, class_labels).x_0
 
         x, history = start, None
-        for index, (sigma, sigma_next) in enumerate(pairwise(self.sigmas)):
+        for number, (sigma, sigma_next) in enumerate(pairwise(self.sigmas)):
             x, sigma = self.churn(process, x, sigma, source)
             x, x_0, history = self.step(denoise, process, x, sigma, sigma_next, source, history)
-            yield Step(index, sigma_next, x, x_0)
+            yield Step(number, sigma_next, x, x_0)
 
     def step(
         self,

@@ -78,7 +78,7 @@ def _trainer(recipe: ClassifierRecipe) -> Trainer:
     torch.manual_seed(recipe.training.seed)
     total = recipe.training.total_images
 
-    def export(network: torch.nn.Module, folder: Path) -> None:
+    def export(network: Any, folder: Path) -> None:
         (folder / "network").mkdir()
         network.write_into(folder / "network")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class EMA:
@@ -38,7 +38,8 @@ class EMA:
     @torch.no_grad()
     def update(self, images_seen: int, batch: int) -> None:
         """Move the average after a step; `images_seen` counts those before the step, as in EDM."""
-        averages, weights = list(self.module.parameters()), list(self.source.parameters())
+        averages: list[Tensor] = list(self.module.parameters())
+        weights: list[Tensor] = list(self.source.parameters())
         torch._foreach_lerp_(averages, weights, 1 - self.beta(images_seen, batch))
         for average, buffer in zip(self.module.buffers(), self.source.buffers(), strict=True):
             average.copy_(buffer)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -265,7 +265,7 @@ class Trainer:
     def _moved(self, batch: Batch) -> Batch:
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
-    def _autocast(self) -> torch.autocast:
+    def _autocast(self) -> AbstractContextManager:
         return precisions.autocast(self.training.precision, self.device)
 
 

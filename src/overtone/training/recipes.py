@@ -89,7 +89,7 @@ def trainer_of(recipe: Recipe, *, show: bool = True) -> Trainer:
     except ValueError as error:
         raise OvertoneError(f"network settings: {error}.") from None
 
-    def pipeline(denoiser: torch.nn.Module) -> ImagePipeline:
+    def pipeline(denoiser: Any) -> ImagePipeline:
         kind = DiffiTPipeline if config.kind == "DiffiTUNet" else ImagePipeline
         return kind(
             denoiser.network,
@@ -100,7 +100,7 @@ def trainer_of(recipe: Recipe, *, show: bool = True) -> Trainer:
             precision=recipe.training.precision,
         )
 
-    def picture(denoiser: torch.nn.Module) -> Image:
+    def picture(denoiser: Any) -> Image:
         columns = min(num_classes, 10) or GRID_ROWS
         # Column k shows class k: the seeds count through the classes, of which the first 10 show.
         rows = [range(r * (num_classes or columns), 10**9)[:columns] for r in range(GRID_ROWS)]
@@ -153,15 +153,15 @@ def diffit_digits() -> Recipe:
         class_conditional=True,
         label_dropout=0.1,
         training=Training(
-            total_images=400_000,
+            total_images=150_000,
             batch_size=128,
             lr=2e-3,
             lr_rampup_images=10_000,
-            lr_rampdown_images=150_000,
+            lr_rampdown_images=75_000,
             ema_halflife_images=20_000,
             ema_rampup_ratio=0.1,
         ),
-        reporting=Reporting(report_images=5_000, checkpoint_images=100_000),
+        reporting=Reporting(report_images=2_500, checkpoint_images=50_000),
     )
 
 

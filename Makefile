@@ -1,0 +1,44 @@
+# make demo   from a bare clone to demo/index.html: trains on digits and shows what came of it
+# make test   the tests            make check  format, lint, types, import rule, fast tests
+# make bench  speed, as JSON lines make clean  remove what the others made
+
+PYTHON ?= python3
+BIN := .venv/bin
+BEGAN := $(shell date +%s)
+
+.PHONY: demo test slow check bench clean
+
+demo: .venv/installed
+	BEGAN=$(BEGAN) $(BIN)/python examples/demo.py
+
+test: .venv/developing
+	$(BIN)/python -m pytest
+
+slow: .venv/developing
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/developing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+bench: .venv/developing
+	$(BIN)/python benchmarks/speed.py
+
+clean:
+	rm -rf .venv demo build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Overtone needs Python 3.11 or later: make demo PYTHON=python3.12, say"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/developing: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,47 @@
+"""Pictures of a training run and of the way from noise to image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from overtone.data import to_pixels
+from overtone.pipelines import ImagePipeline
+from overtone.pipelines.base import grid
+
+
+def training_curve(log: Sequence[dict[str, Any]], path: Path) -> None:
+    """Loss and held-out loss against images seen, from the lines of a run's log."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
+    loss = [(entry["images"], entry["loss"]) for entry in log if "loss" in entry]
+    axes.plot(*zip(*loss, strict=True), color="0.6", label="training")
+    held_out = [(e["images"], e["held_out_loss"]) for e in log if "held_out_loss" in e]
+    axes.plot(*zip(*held_out, strict=True), "o-", color="C3", label="held out, averaged weights")
+    axes.set(xlabel="images seen", ylabel="loss", yscale="log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g} k")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+def denoising_path(
+    pipe: ImagePipeline, seeds: Sequence[int], columns: int = 10, **arguments: Any
+) -> Image.Image:
+    """A row a seed: x on its way from noise to image, scaled to unit variance, last the image.
+
+    `columns` steps are shown, evenly spread; `arguments` go to the pipeline's `path`.
+    """
+    frames = []
+    for step in pipe.path(seeds, **arguments):
+        scale = (1 + (step.sigma / 0.5) ** 2) ** 0.5
+        frames.append(to_pixels(step.x / scale).cpu())
+    shown = torch.linspace(0, len(frames) - 1, min(columns, len(frames))).round().int().tolist()
+    rows = torch.stack([frames[i] for i in shown], dim=1)
+    return grid(rows.flatten(0, 1), len(shown))

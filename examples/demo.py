@@ -88,9 +88,9 @@ def write_page(
     untrained = load_pipeline(DEMO / "untrained")
     noise = next(untrained.stream(range(20), guidance_scale=GUIDANCE)).images
     path = denoising_path(pipe, range(10, 16), guidance_scale=GUIDANCE)
-    for name, image in (("samples", grid(samples, 10)), ("path", path)):
+    for name, image in (("samples", grid(samples, 10, gap=1)), ("path", path)):
         with new_file(DEMO / f"{name}.png") as file:
-            image.resize((image.width * 4, image.height * 4), Image.Resampling.NEAREST).save(file)
+            image.resize((image.width * 6, image.height * 6), Image.Resampling.NEAREST).save(file)
     training_curve(read_log(DEMO / "run"), DEMO / "curve.png")
     table = "".join(
         f"<tr><td>{html.escape(name)}<td>{old}<td>{new}<td>{real}"
@@ -106,9 +106,9 @@ def write_page(
         )
     )  # fmt: skip
     page = PAGE.format(
-        samples=embedded(grid(samples, 10)),
-        real=embedded(grid(pixels[rows], 10)),
-        noise=embedded(grid(noise, 10)),
+        samples=embedded(grid(samples, 10, gap=1)),
+        real=embedded(grid(pixels[rows], 10, gap=1)),
+        noise=embedded(grid(noise, 10, gap=1)),
         path=embedded(path),
         curve=embedded(Image.open(DEMO / "curve.png")),
         table=table,
@@ -151,7 +151,7 @@ guidance {guidance}, seeds 0 to 79</figcaption></figure>
 </div>
 <h2>From noise to image</h2>
 <figure><img class="pixels" src="{path}" alt=""><figcaption>Six samples at ten of their eighteen
-steps, scaled to unit variance</figcaption></figure>
+steps, from sigma = 10 on, scaled to the variance of the data</figcaption></figure>
 <h2>How good they are</h2>
 <table><tr><th><th>before training<th>after<th>real images{table}</table>
 <p>{images} samples against 1,500 real images, on the features of a {extractor}.

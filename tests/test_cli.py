@@ -82,7 +82,7 @@ def test_samples_as_a_grid_and_as_single_images(model, tmp_path):
         ["sample", model, "--seeds", "0-4,9", "--classes", "dog", "2", "--out", f"{tmp_path}/g.png"]
     )
     with Image.open(tmp_path / "g.png") as image:
-        assert image.size == (3 * 8, 2 * 8)
+        assert image.size == (3 * 9 - 1, 2 * 9 - 1)
     main(["sample", model, "--seeds", "3,1", "--out", f"{tmp_path}/many", "--guidance-scale", "2"])
     names = sorted(f.name for f in (tmp_path / "many").iterdir())
     assert names == ["000001.png", "000003.png", "grid.png"]

@@ -70,7 +70,8 @@ def test_pictures_are_grey_or_colour(pipe):
 def test_grid_is_row_by_row():
     images = torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 1, 2, 2)
     sheet = np.asarray(grid(images, 2))
-    assert sheet.tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 0, 0], [2, 2, 0, 0]]
+    assert sheet.tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 64, 64], [2, 2, 64, 64]]
+    assert grid(images, 3, gap=1).size == (8, 2)
 
 
 def test_saved_pipelines_give_the_same_images_in_a_fresh_process(pipe, tmp_path):

@@ -34,14 +34,16 @@ def training_curve(log: Sequence[dict[str, Any]], path: Path) -> None:
 def denoising_path(
     pipe: ImagePipeline, seeds: Sequence[int], columns: int = 10, **arguments: Any
 ) -> Image.Image:
-    """A row a seed: x on its way from noise to image, scaled to unit variance, last the image.
+    """A row a seed: x on its way from noise to image, scaled to the data's variance.
 
-    `columns` steps are shown, evenly spread; `arguments` go to the pipeline's `path`.
+    `columns` steps are shown, spread evenly from sigma = 10 on, above which there is only noise to
+    see; the last is the image. `arguments` go to the pipeline's `path`.
     """
-    frames = []
+    sigma_data, frames = pipe.denoiser.sigma_data, []
     for step in pipe.path(seeds, **arguments):
-        scale = (1 + (step.sigma / 0.5) ** 2) ** 0.5
-        frames.append(to_pixels(step.x / scale).cpu())
+        if step.sigma < 10:
+            scale = (1 + (step.sigma / sigma_data) ** 2) ** 0.5
+            frames.append(to_pixels(step.x / scale).cpu())
     shown = torch.linspace(0, len(frames) - 1, min(columns, len(frames))).round().int().tolist()
     rows = torch.stack([frames[i] for i in shown], dim=1)
-    return grid(rows.flatten(0, 1), len(shown))
+    return grid(rows.flatten(0, 1), len(shown), gap=1)

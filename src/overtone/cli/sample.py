@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> None:
     path = options.out / "grid.png" if single else options.out
     columns = pipe.num_classes if 1 < pipe.num_classes <= 16 else 8
     with storage.new_file(path) as file:
-        grid(sheet, columns).save(file)
+        grid(sheet, columns, gap=1).save(file)
     print(f"{count} images: {options.out}", file=sys.stderr)
 
 

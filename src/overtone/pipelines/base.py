@@ -279,12 +279,13 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
-def grid(images: Pixels, columns: int) -> Image.Image:
-    """Images side by side, `columns` in a row."""
+def grid(images: Pixels, columns: int, gap: int = 0) -> Image.Image:
+    """Images side by side, `columns` in a row, with `gap` dark grey pixels between them."""
     rows = -(-len(images) // columns)
     _, channels, height, width = images.shape
-    sheet = images.new_zeros(channels, rows * height, columns * width)
+    shape = rows * (height + gap) - gap, columns * (width + gap) - gap
+    sheet = images.new_full((channels, *shape), 64)
     for i, image in enumerate(images):
-        y, x = i // columns * height, i % columns * width
+        y, x = i // columns * (height + gap), i % columns * (width + gap)
         sheet[:, y : y + height, x : x + width] = image
     return to_pil(sheet)

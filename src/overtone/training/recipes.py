@@ -106,7 +106,7 @@ def trainer_of(recipe: Recipe, *, show: bool = True) -> Trainer:
         rows = [range(r * (num_classes or columns), 10**9)[:columns] for r in range(GRID_ROWS)]
         seeds = [seed for row in rows for seed in row]
         parts = [batch.images for batch in pipeline(denoiser).stream(seeds)]
-        return grid(torch.cat(parts), columns)
+        return grid(torch.cat(parts), columns, gap=1)
 
     objective = DenoisingObjective(
         schedule=recipe.schedule,
@@ -161,7 +161,7 @@ def diffit_digits() -> Recipe:
             ema_halflife_images=20_000,
             ema_rampup_ratio=0.1,
         ),
-        reporting=Reporting(report_images=2_500, checkpoint_images=50_000),
+        reporting=Reporting(report_images=2_500, checkpoint_images=25_000),
     )
 
 

@@ -10,7 +10,7 @@ take no skip. This is the layout of EDM's and ADM's networks.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -141,5 +141,6 @@ class UNet(nn.Module):
         return self.head(self.head_norm(x))
 
 
-def _levels(levels: nn.ModuleList) -> list[Level]:
-    return cast(list[Level], levels)
+def _levels(levels: nn.ModuleList) -> Iterable[Level]:
+    """What the list is known to hold, for the type checker."""
+    return cast(Iterable[Level], levels)

@@ -1,4 +1,7 @@
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -237,3 +240,20 @@ def test_kept_bias_follows_the_weights():
     assert not torch.allclose(before, after, rtol=1e-3)
     network.train()
     assert torch.allclose(network(x, time), after, atol=1e-5)
+
+
+def test_networks_compile_without_graph_breaks():
+    # In a fresh process, where no run-time type checker stands in the compiler's way.
+    script = """
+import torch
+from helpers import awake, tiny_networks
+for train in (False, True):
+    for network in tiny_networks():
+        awake(network).train(train)
+        x, time, labels = torch.randn(2, 1, 8, 8), torch.randn(2), torch.tensor([0, 3])
+        compiled = torch.compile(network, backend="eager", fullgraph=True)
+        with torch.set_grad_enabled(train), torch.autocast("cpu", torch.bfloat16):
+            assert torch.allclose(compiled(x, time, labels), network(x, time, labels), atol=1e-3)
+"""
+    run = [sys.executable, "-W", "error::UserWarning", "-c", script]
+    subprocess.run(run, check=True, cwd=Path(__file__).parent)

@@ -12,8 +12,6 @@ computed once an image instead of once a token.
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -22,9 +20,7 @@ from torch import Tensor, nn
 from overtone.networks.layers import GroupNorm, without_autocast, zero
 
 
-@cache
-def _cpu_has_amx() -> bool:
-    return torch.cpu._is_amx_tile_supported()
+_CPU_HAS_AMX = torch.cpu._is_amx_tile_supported()
 
 
 def attend(
@@ -34,7 +30,7 @@ def attend(
 ) -> Float[Tensor, "batch tokens width"]:
     """softmax(q k^T / sqrt(d) + bias) v, with q, k, v packed as (3, head, d) in the last axis."""
     batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    if qkv.device.type == "cpu" and (torch.is_grad_enabled() or not _cpu_has_amx()):
+    if qkv.device.type == "cpu" and (torch.is_grad_enabled() or not _CPU_HAS_AMX):
         # There the backward of fused attention is up to 10x slower in bfloat16 than in float32,
         # and without tile instructions the forward 2x.
         qkv = qkv.float()

@@ -143,9 +143,7 @@ class Trainer:
         if first == 0:
             self._checkpoint(run)
         with _asked_to_stop(self), _Display(self, total, first) as display:
-            model = self.accelerator.prepare(self.model)
-            if self.reporting.compile:
-                model = torch.compile(model)
+            model = self._prepared()
             meter = _Meter(self.device, first, self.training.batch_size)
             for batch in self._batches(first):
                 meter.add(*self._step(model, batch))
@@ -168,10 +166,10 @@ class Trainer:
     def rehearse(self, steps: int = 3) -> dict[str, float]:
         """A dry run: a few steps and one grid, nothing written. Returns images/s and hours."""
         meter, batches = _Meter(self.device, 0, self.training.batch_size), self._batches(0)
-        times = []
+        model, times = self._prepared(), []
         for _ in range(steps):
             began = time.perf_counter()
-            meter.add(*self._step(self.model, next(batches)))
+            meter.add(*self._step(model, next(batches)))
             if self.device.type == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - began)
@@ -193,6 +191,11 @@ class Trainer:
             for part in stream.batches(0, count, batch):
                 total += self.objective.loss(self.ema.module, self._moved(part)).sum()
         return total.item() / count
+
+    def _prepared(self) -> nn.Module:
+        """The model as a step calls it: one of several processes, compiled if asked for."""
+        model = self.accelerator.prepare(self.model)
+        return torch.compile(model) if self.reporting.compile else model
 
     def _step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """One optimizer step; returns the mean loss and the gradient's norm, on the device."""

@@ -1,21 +1,18 @@
 # make demo   from a bare clone to demo/index.html: trains on digits and shows what came of it
-# make test   the tests            make check  format, lint, types, import rule, fast tests
+# make test   all tests            make check  format, lint, types, import rule, fast tests
 # make bench  speed, as JSON lines make clean  remove what the others made
 
 PYTHON ?= python3
 BIN := .venv/bin
 BEGAN := $(shell date +%s)
 
-.PHONY: demo test slow check bench clean
+.PHONY: demo test check bench clean
 
 demo: .venv/installed
 	BEGAN=$(BEGAN) $(BIN)/python examples/demo.py
 
 test: .venv/developing
-	$(BIN)/python -m pytest
-
-slow: .venv/developing
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m ''
 
 check: .venv/developing
 	$(BIN)/ruff format --check .
@@ -33,7 +30,7 @@ clean:
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Overtone needs Python 3.11 or later: make demo PYTHON=python3.12, say"; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e .

@@ -11,6 +11,7 @@ import base64
 import html
 import io
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -23,10 +24,11 @@ from rich.console import Console  # noqa: E402
 from overtone import load_pipeline, open_data  # noqa: E402
 from overtone.analysis.plots import denoising_path, training_curve  # noqa: E402
 from overtone.data import held_out  # noqa: E402
+from overtone.errors import OvertoneError  # noqa: E402
 from overtone.metrics import Evaluation, Report  # noqa: E402
 from overtone.pipelines import ImagePipeline  # noqa: E402
 from overtone.pipelines.base import grid  # noqa: E402
-from overtone.storage import new_file, write_json  # noqa: E402
+from overtone.storage import new_directory, new_file, write_json  # noqa: E402
 from overtone.training.classifier import classifier_of  # noqa: E402
 from overtone.training.recipes import find_recipe, trainer_of  # noqa: E402
 from overtone.training.rundir import find_checkpoint, read_log  # noqa: E402
@@ -48,13 +50,13 @@ def main() -> None:
     console.rule("2 of 4: samples before training")
     trainer = trainer_of(recipe)
     if not (DEMO / "untrained").exists():
-        (DEMO / "untrained").mkdir(parents=True)
-        trainer.export(trainer.ema.module, DEMO / "untrained")
+        with new_directory(DEMO / "untrained") as folder:
+            trainer.export(trainer.ema.module, folder)
     before = evaluate(evaluation, load_pipeline(DEMO / "untrained"))
     console.print(f"Fréchet distance {before.frechet_distance:.3f}")
 
     console.rule("3 of 4: training")
-    progress = trainer.run(DEMO / "run", recipe.identity())
+    progress = trainer.run(DEMO / "run")
     console.print(f"{progress.images:,} images in {progress.seconds:.0f} s")
 
     console.rule("4 of 4: samples after training")
@@ -73,7 +75,8 @@ def main() -> None:
 
 def evaluate(evaluation: Evaluation, pipe: ImagePipeline) -> Report:
     batches = pipe.stream(SAMPLES, guidance_scale=GUIDANCE, batch_size=100)
-    return evaluation((batch.images, batch.class_labels) for batch in batches)
+    made_with = {"seeds": "0-499", "guidance_scale": GUIDANCE, "sampler": vars(pipe.sampler)}
+    return evaluation(((batch.images, batch.class_labels) for batch in batches), made_with)
 
 
 def write_page(
@@ -154,7 +157,8 @@ guidance {guidance}, seeds 0 to 79</figcaption></figure>
 steps, from sigma = 10 on, scaled to the variance of the data</figcaption></figure>
 <h2>How good they are</h2>
 <table><tr><th><th>before training<th>after<th>real images{table}</table>
-<p>{images} samples against 1,500 real images, on the features of a {extractor}.
+<p>{images} samples (seeds 0 to 499, guidance {guidance}, 18 steps) against 1,500 real images,
+on the features of a {extractor}.
 <div class="row">
 <figure><img style="width:100%" src="{curve}" alt=""><figcaption>Training
 curve</figcaption></figure>
@@ -165,4 +169,7 @@ training</figcaption></figure>
 """
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except OvertoneError as error:
+        sys.exit(f"{error}")

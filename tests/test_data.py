@@ -164,6 +164,28 @@ def test_names_and_sizes_that_do_not_exist_are_refused():
         open_data("builtin:glyphs", 4, 3)
 
 
+def test_a_class_may_be_called_test(tmp_path):
+    for name in ("test", "other"):
+        (tmp_path / name).mkdir()
+        picture((8, 8)).save(tmp_path / name / "a.png")
+    assert open_data(str(tmp_path), 8, 3).class_names == ("other", "test")
+    assert held_out(str(tmp_path), 8, 3) is None
+
+
+def test_16_bit_and_turned_pictures_are_read_as_they_look(tmp_path):
+    Image.fromarray(np.full((8, 8), 30_000, np.uint16)).save(tmp_path / "a.png")
+    turned = picture((8, 16))
+    exif = turned.getexif()
+    exif[0x0112] = 3  # upside down
+    turned.save(tmp_path / "b.png", exif=exif)
+    pixels, _ = open_data(str(tmp_path), 8, 1).fetch([0, 1])
+    assert pixels[0].unique().tolist() == [117]  # 30,000 / 257
+    upright = np.asarray(turned.convert("L"))[4:12][::-1, ::-1]
+    assert np.array_equal(pixels[1, 0].numpy(), upright)
+    with pytest.raises(OvertoneError, match="1 or 3 channels, not 2"):
+        open_data(str(tmp_path), 8, 2)
+
+
 def test_labels_outside_the_classes_are_refused():
     with pytest.raises(OvertoneError, match="labels go from 0 to 5, outside the 2 classes"):
         ArrayData("a", np.zeros((2, 1, 4, 4), np.uint8), np.array([0, 5]), ["x", "y"])
@@ -190,7 +212,15 @@ def test_fashion_mnist_is_found_padded_and_checked(tmp_path, monkeypatch):
     assert int(pixels[0, 0, 0].max()) == 0
     assert labels.tolist() == [9]
 
+    write_idx(root / "train-labels-idx1-ubyte.gz", np.array([0, 9], np.uint8))
+    with pytest.raises(OvertoneError, match="and 2 labels, not"):
+        open_data("fashion-mnist", 28, 1)
     file = root / "t10k-images-idx3-ubyte.gz"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:40] + b"\x55" * 40 + whole[80:])
+    with pytest.raises(OvertoneError, match="damaged"):
+        read_idx(file)
+    file.write_bytes(whole)
     file.write_bytes(file.read_bytes()[:-50])
     with pytest.raises(OvertoneError, match="damaged"):
         read_idx(file)

@@ -87,11 +87,11 @@ def test_the_digits_classifier_reaches_97_percent(digits):
     real = open_data("builtin:digits", 8, 1)
     evaluation = Evaluation(digits, real, held_out("builtin:digits", 8, 1))
     assert evaluation.accuracy >= 0.97
-    own = evaluation([real.fetch(range(0, 1500, 2))])
+    own = evaluation([real.fetch(range(0, 1500, 2))], {})
     assert own.recognised > 0.97
     assert own.recall > 0.9
     noise = torch.randint(0, 256, (500, 1, 8, 8), dtype=torch.uint8)
-    bad = evaluation([(noise, torch.arange(500) % 10)])
+    bad = evaluation([(noise, torch.arange(500) % 10)], {})
     assert bad.recognised < 0.3
     assert bad.recall < 0.3
     assert bad.frechet_distance > 10 * own.frechet_distance
@@ -108,12 +108,16 @@ def test_evaluation_says_everything_that_is_needed_to_repeat_it():
     extractor = ClassifierExtractor(Classifier(config), digest="d1")
     data = open_data("builtin:digits", 8, 1)
     evaluation = Evaluation(extractor, data, held_out("builtin:digits", 8, 1), limit=200)
-    report = evaluation([data.fetch(range(30)), (data.fetch(range(30, 60))[0], None)])
+    batches = [data.fetch(range(30)), (data.fetch(range(30, 60))[0], None)]
+    report = evaluation(batches, {"seeds": "0-59"})
+    assert report.made_with == {"seeds": "0-59"}
     assert (report.images, report.real_images, report.extractor_digest) == (60, 200, "d1")
     assert report.real == "builtin:digits"
     assert report.resize_rule == "none"
     assert set(dataclasses.asdict(report)) >= {"precision", "recall", "recognised", "real_recall"}
     assert 0 <= report.recognised <= 1
+    with pytest.raises(OvertoneError, match="3 images are too few"):
+        evaluation([data.fetch(range(3))], {})
 
 
 def test_halves_of_real_images_are_alike_even_if_the_data_is_sorted():

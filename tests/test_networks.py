@@ -141,9 +141,17 @@ def test_every_parameter_receives_gradient():
         labels = torch.tensor([0, 1, 2])
         network(torch.randn(3, 1, 8, 8), torch.randn(3), labels).square().sum().backward()
         dead = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
-        # Shifting all queries' and keys' biases is all that softmax can't see, in part: q and k
-        # biases still act through the products, so none is dead.
         assert dead == []
+
+
+def test_the_times_part_of_k_cancels_and_those_of_q_and_v_act():
+    # What is common to all keys adds the same to all of a query's scores: softmax can't see it.
+    tmsa = awake(TMSA(width=8, heads=2, token_width=4, size=2))
+    x, token = torch.randn(2, 1, 4, 8), torch.randn(2, 4)
+    tmsa(x, token).square().sum().backward()
+    q, k, v = tmsa.qkv_time.weight.grad.chunk(3)
+    assert float(k.norm()) < 1e-4 * float(q.norm())
+    assert float(q.norm()) > 1e-3 * float(v.norm())
 
 
 def test_networks_start_by_returning_the_input_scaled():

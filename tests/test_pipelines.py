@@ -130,10 +130,31 @@ def test_push_uploads_the_saved_directory(pipe, tmp_path, monkeypatch):
 
 def test_saving_replaces_a_former_version_whole(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "model")
-    (tmp_path / "model" / "old.txt").write_text("of the former version")
+    pipe.sampler = Sampler(num_steps=9)
     pipe.save_pretrained(tmp_path / "model")
-    assert not (tmp_path / "model" / "old.txt").exists()
+    assert load_pipeline(tmp_path / "model").sampler.num_steps == 9
     assert [f.name for f in tmp_path.iterdir()] == ["model"]
+
+
+def test_saving_never_deletes_what_is_not_a_model(pipe, tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(OvertoneError, match=r"holds other files \(thesis\.tex\)"):
+        pipe.save_pretrained(tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+    with pytest.raises(OvertoneError, match="holds other files"):
+        pipe.network.save_pretrained(tmp_path)
+
+
+def test_arguments_that_make_no_sense_are_refused(pipe):
+    with pytest.raises(OvertoneError, match="at least one step"):
+        pipe([0], steps=0)
+    with pytest.raises(OvertoneError, match="at least one image"):
+        pipe([0], batch_size=0)
+    with pytest.raises(OvertoneError, match="seed -1 is not in"):
+        pipe([-1], class_labels=0)
+    unconditional = DiffiTPipeline(DiffiTUNet(dataclasses.replace(TINY_DIFFIT, num_classes=0)))
+    with pytest.raises(OvertoneError, match="class-conditional model"):
+        unconditional([0], guidance_scale=2.0)
 
 
 def test_labels_are_checked(pipe):
@@ -160,9 +181,12 @@ def damage(folder, file, change):
         ("pipeline.json", lambda c: c.update(network="os.system"), "unknown network 'os.system'"),
         ("pipeline.json", lambda c: c.update(sigmadata=1), "unknown key 'sigmadata'.*'sigma_data'"),
         ("pipeline.json", lambda c: c["sampler"].update(eta=2), "eta 2"),
+        ("pipeline.json", lambda c: c["sampler"].update(estimate="heun"), "should be 'single', "),
         ("network/config.json", lambda c: c.update(windw=2), r"config\.json: unknown key 'windw'"),
         ("network/config.json", lambda c: c.update(widths=[16, 48]), "config.json asks for"),
         ("network/config.json", lambda c: c.update(num_cells=[1, 2]), "tensors missing"),
+        ("network/config.json", lambda c: c.update(window=3), r"config\.json: level 0 is 8"),
+        ("network/config.json", lambda c: c.update(dropout="0.1"), "key 'dropout'"),
     ],
 )
 def test_damaged_settings_are_named(pipe, tmp_path, file, change, message):

@@ -187,7 +187,7 @@ def test_grid_is_edms():
         ({"sigma_min": 90.0}, "sigma_min <= sigma_max"),
         ({"sigma_min": 0.0}, "0 < sigma_min"),
         ({"eta": 1.5}, "eta 1.5 is not in"),
-        ({"estimate": "heun"}, "unknown estimate 'heun'"),
+        ({"rho": 0.0}, "rho must be above 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(change, message):

@@ -5,20 +5,23 @@ import errno
 import json
 import math
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from helpers import TINY_DIFFIT
 from overtone import storage
-from overtone.data import ArrayData, to_unit
+from overtone.data import ArrayData, open_data, to_unit
 from overtone.denoisers import EDMDenoiser
 from overtone.errors import OvertoneError
 from overtone.networks import DiffiTUNet
@@ -27,7 +30,8 @@ from overtone.training.ema import EMA
 from overtone.training.loop import Reporting, Trainer, Training
 from overtone.training.objectives import DenoisingObjective
 from overtone.training.recipes import Recipe, trainer_of
-from overtone.training.rundir import checkpoints_of, find_checkpoint, read_log
+from overtone.training.rundir import RunDirectory, checkpoints_of, find_checkpoint, read_log
+from overtone.training.stream import TrainingStream
 
 TINY = Recipe(
     about="",
@@ -56,7 +60,7 @@ def changed(recipe=TINY, **changes):
 
 def train(recipe, out):
     trainer = trainer_of(recipe, show=False)
-    trainer.run(out, recipe.identity())
+    trainer.run(out)
     return trainer
 
 
@@ -121,11 +125,15 @@ def test_accumulation_gives_the_same_weights():
     recipe = changed(network=dataclasses.replace(TINY.network, dropout=0.0), batch_size=32)
     whole = trainer_of(recipe, show=False)
     parts = trainer_of(changed(recipe, micro_batch=8), show=False)
+    taken = []
     for trainer in (whole, parts):
         batches = trainer._batches(0)
         for _ in range(3):
-            trainer._step(trainer.model, next(batches))
+            taken.append(trainer._step(trainer.model, next(batches)))
             trainer.progress.images += 32
+    for (loss, norm), (other_loss, other_norm) in zip(taken[:3], taken[3:], strict=True):
+        assert torch.allclose(loss, other_loss, rtol=1e-5)
+        assert torch.allclose(norm, other_norm, rtol=1e-4)  # a wrong scale of the parts shows here
     other = dict(parts.model.named_parameters())
     for name, parameter in whole.model.named_parameters():
         # Adam's first steps divide by the gradient's own size: compare to a share of the step.
@@ -165,13 +173,14 @@ def test_a_run_leaves_log_grids_and_checkpoints(tmp_path):
     assert all(torch.equal(t, ema[n]) for n, t in pipe.network.state_dict().items())
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path):
-    train(TINY, tmp_path / "whole")
-    train(changed(total_images=128), tmp_path / "parts")
+@pytest.mark.parametrize("changes", [{}, {"micro_batch": 8}, {"workers": 2}], ids=str)
+def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, changes):
+    train(changed(**changes), tmp_path / "whole")
+    train(changed(**changes, total_images=128), tmp_path / "parts")
     # A longer run of the same settings goes on; half a line of log is what a kill leaves.
     with (tmp_path / "parts" / "log.jsonl").open("a") as file:
         file.write('{"images": 160, "loss": 1.0}\n{"ima')
-    train(TINY, tmp_path / "parts")
+    train(changed(**changes), tmp_path / "parts")
     assert weights_of(tmp_path / "whole") == weights_of(tmp_path / "parts")
     seen = [e["images"] for e in read_log(tmp_path / "parts") if "loss" in e]
     assert seen == [64, 128, 192, 256]
@@ -225,7 +234,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert "goes on from there: overtone train diffit-digits" in errors
+    assert "goes on from there.\n  overtone train diffit-digits" in errors
     images = int(find_checkpoint(tmp_path / "run").name)
     assert f"interrupted at image {images:,}" in errors
     assert images > 256
@@ -244,12 +253,63 @@ def test_other_settings_are_refused_by_name(tmp_path):
     assert (tmp_path / "other" / "thesis.tex").read_text() == "mine"
 
 
+def test_other_images_are_refused(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(3):
+        Image.new("L", (8, 8), 80 * i).save(folder / f"{i}.png")
+    recipe = changed(data=str(folder), class_conditional=False, total_images=32)
+    train(recipe, tmp_path / "run")
+    Image.new("L", (8, 8), 7).save(folder / "3.png")
+    with pytest.raises(OvertoneError, match="images: "):
+        train(recipe, tmp_path / "run")
+    # And the loss of a folder without a test split is not called held out.
+    assert "averaged_loss" in read_log(tmp_path / "run")[0]
+
+
+def test_a_run_killed_before_its_first_file_was_whole_starts_again(tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / f"{storage.TEMPORARY}1234-run.json").write_text("{")
+    (run / "lock").touch()
+    train(changed(total_images=32), run)
+    assert not list(run.glob(f"{storage.TEMPORARY}*"))
+
+
+def test_two_processes_do_not_train_in_one_directory(tmp_path):
+    with (
+        RunDirectory(tmp_path / "run", {}),
+        pytest.raises(OvertoneError, match="another process is training"),
+        RunDirectory(tmp_path / "run", {}),
+    ):
+        pass
+    with RunDirectory(tmp_path / "run", {}):
+        pass
+
+
+def test_several_processes_are_refused_for_now(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(OvertoneError, match="one process so far"):
+        trainer_of(TINY, show=False)
+
+
+def test_streams_go_to_spawned_loader_processes(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("L", (8, 8), 200).save(folder / "a.png")
+    for data in (open_data("builtin:digits", 8, 1), open_data(str(folder), 8, 1)):
+        stream = TrainingStream(data, DenoisingObjective(), seed=3)
+        again = pickle.loads(pickle.dumps(stream))
+        assert torch.equal(again.__getitems__([5])["x_0"], stream.__getitems__([5])["x_0"])
+    assert len(pickle.dumps(stream)) < 2000  # the memory map goes by name
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path):
     recipe = changed(total_images=512, report_images=256)
     trainer = trainer_of(recipe, show=False)
     trainer.objective = _Poisoned(trainer, 160)
     with pytest.raises(OvertoneError, match=r"not finite .* step of image 192.* --lr"):
-        trainer.run(tmp_path / "run", recipe.identity())
+        trainer.run(tmp_path / "run")
     good = find_checkpoint(tmp_path / "run")
     assert good.name == "000000128"
     tensors = storage.load_tensors(good / "training" / "weights.safetensors")
@@ -281,6 +341,21 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_half_written(tmp_pat
         train(TINY, tmp_path / "run")
     assert weights_of(tmp_path / "run") == before
     assert not list((tmp_path / "run").rglob(f"{storage.TEMPORARY}*"))
+
+
+def test_a_full_disk_at_the_log_is_explained_too(tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    with pytest.raises(OvertoneError, match="No space left on device"):
+        storage.append_line(Path("/dev/full"), "x" * 10_000)
+
+
+def test_a_directory_that_can_not_be_made_is_explained(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OvertoneError, match="can't write to"):
+        train(TINY, tmp_path / "file" / "run")
+    with pytest.raises(OvertoneError, match="could not write"):
+        storage.write_json(tmp_path / "file" / "a.json", 1)
 
 
 def test_a_real_write_error_is_explained(tmp_path):
@@ -340,9 +415,10 @@ def test_a_model_overfits_four_images(tmp_path):
                           lr_rampdown_images=32 * 150, ema_halflife_images=300),
         reporting=Reporting(report_images=10**6, checkpoint_images=10**6, held_out_images=64),
         export=lambda denoiser, folder: DiffiTPipeline(denoiser.network).write_into(folder),
+        identity={},
         show=False,
     )  # fmt: skip
-    trainer.run(tmp_path / "run", {})
+    trainer.run(tmp_path / "run")
     pipe = load_pipeline(find_checkpoint(tmp_path / "run"))
     batch = next(pipe.stream(range(32)))
     distances = (to_unit(batch.images)[:, None] - to_unit(torch.from_numpy(images))).abs()
@@ -365,8 +441,14 @@ def test_recipes_survive_json(tmp_path):
     with pytest.raises(OvertoneError, match="did you mean 'batch_size'"):
         find_recipe(str(tmp_path / "broken.json"))
     broken = json.loads((tmp_path / "diffit-digits.json").read_text())
-    broken["training"]["lr"] = "fast"
+    for value in ("fast", "0.1"):  # a number in quotes is no number
+        broken["training"]["lr"] = value
+        storage.write_json(tmp_path / "broken.json", broken)
+        with pytest.raises(OvertoneError, match=rf"training\.lr.*'{value}'"):
+            find_recipe(str(tmp_path / "broken.json"))
+    broken = json.loads((tmp_path / "adm-digits.json").read_text())
+    broken["network"]["wdths"] = [8]
     storage.write_json(tmp_path / "broken.json", broken)
-    with pytest.raises(OvertoneError, match=r"training\.lr.*'fast'"):
+    with pytest.raises(OvertoneError, match=r"'network.*wdths': did you mean 'widths'"):
         find_recipe(str(tmp_path / "broken.json"))
     shutil.rmtree(tmp_path)

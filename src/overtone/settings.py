@@ -30,7 +30,7 @@ def load(kind: type[S], data: Any, where: str) -> S:
     import pydantic
 
     try:
-        return pydantic.TypeAdapter(kind).validate_python(data)
+        return pydantic.TypeAdapter(kind).validate_json(json.dumps(data), strict=True)
     except pydantic.ValidationError as error:
         raise OvertoneError(f"{where}: {_explain(kind, error.errors()[0])}") from None
 

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,50 +24,70 @@ TEMPORARY = ".writing-"
 
 
 @contextlib.contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
+def new_directory(path: Path, known: Collection[str] = ()) -> Iterator[Path]:
     """Fill a temporary directory that becomes `path` when the block ends well.
 
-    A directory that stood at `path` is replaced; whatever goes wrong in the block leaves it alone.
+    A directory that stood at `path` is replaced if it holds nothing but `known` names, and refused
+    otherwise; whatever goes wrong in the block leaves it alone. (A kill in the instant between
+    the two renames of a replacement leaves the former version as `path`.old.)
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    others = sorted(f.name for f in path.iterdir() if f.name not in known) if path.is_dir() else []
+    if others:
+        raise OvertoneError(f"{path} holds other files ({', '.join(others[:3])}): choose another.")
     temporary = path.parent / f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}"
-    temporary.mkdir()
     try:
+        temporary.mkdir(parents=True)
         yield temporary
         for file in temporary.rglob("*"):
             _flush(file)
         _flush(temporary)
-        if path.exists():
-            # A directory can't be renamed over another: the old one steps aside first, under a
-            # temporary name that `sweep` clears away should the process die before it is deleted.
-            aside = temporary.with_name(f"{temporary.name}-old")
-            path.rename(aside)
-            temporary.rename(path)
-            shutil.rmtree(aside)
+        if path.is_dir():
+            # A directory can't be renamed over another: the former one steps aside first.
+            former = path.with_name(f"{path.name}.old")
+            shutil.rmtree(former, ignore_errors=True)
+            path.rename(former)
+            try:
+                temporary.rename(path)
+            except OSError:
+                former.rename(path)
+                raise
+            shutil.rmtree(former)
         else:
             temporary.rename(path)
         _flush(path.parent)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise _explained(error, path) from error
+        _explain(error, path)
+        raise
 
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Write to the temporary path given; it becomes `path` when the block ends well."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays, for writers that tell the format from it.
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _flush(temporary)
         temporary.replace(path)
         _flush(path.parent)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        raise _explained(error, path) from error
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        _explain(error, path)
+        raise
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a log."""
+    try:
+        with path.open("a") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        _explain(error, path)
 
 
 def sweep(folder: Path) -> None:
@@ -162,14 +182,13 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _explained(error: BaseException, path: Path) -> BaseException:
-    """A failed write as an `OvertoneError` that names the path; anything else as it is."""
+def _explain(error: BaseException, path: Path) -> None:
+    """Raise a failed write as an `OvertoneError` that names the path; return from anything else."""
     from safetensors import SafetensorError
 
     if isinstance(error, OSError | SafetensorError):
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        return OvertoneError(
+        raise OvertoneError(
             f"could not write {path}: {reason}. Nothing half-written was left behind; free some"
             " space or choose another place, then run the same command again."
-        )
-    return error
+        ) from error

@@ -22,8 +22,12 @@ def training_curve(log: Sequence[dict[str, Any]], path: Path) -> None:
     axes = figure.subplots()
     loss = [(entry["images"], entry["loss"]) for entry in log if "loss" in entry]
     axes.plot(*zip(*loss, strict=True), color="0.6", label="training")
-    held_out = [(e["images"], e["held_out_loss"]) for e in log if "held_out_loss" in e]
-    axes.plot(*zip(*held_out, strict=True), "o-", color="C3", label="held out, averaged weights")
+    for key, label in (("held_out_loss", "held out"), ("averaged_loss", "training images")):
+        points = [(entry["images"], entry[key]) for entry in log if key in entry]
+        if points:
+            axes.plot(
+                *zip(*points, strict=True), "o-", color="C3", label=f"{label}, averaged weights"
+            )
     axes.set(xlabel="images seen", ylabel="loss", yscale="log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g} k")
     axes.legend(frameon=False)

@@ -29,6 +29,8 @@ class Options:
     """at which a folder of images is evaluated; of a model, its own"""
     channels: int = 3
     """of a folder of images; of a model, its own"""
+    skip_bad_images: bool = False
+    """leave out images that can't be read or are too small, instead of stopping"""
     out: Path | None = None
     """a JSON file to write the result to"""
 
@@ -46,35 +48,42 @@ def main(arguments: Sequence[str]) -> None:
 def evaluate(options: Options) -> dict:
     """The report, with what the images were made with."""
     from overtone.data import held_out, open_data
+    from overtone.data.open import NAMES
     from overtone.metrics import Evaluation
     from overtone.training.classifier import classifier_of
 
-    folder = Path(options.model)
-    images = _is_image_folder(folder)
-    if images:
+    skip = options.skip_bad_images
+    if _is_image_folder(Path(options.model)):
         if options.data is None or options.resolution is None:
             raise OvertoneError("a folder of images needs --data and --resolution beside it.")
         size, channels, data = options.resolution, options.channels, options.data
-        fakes = open_data(options.model, size, channels)
+        fakes = open_data(options.model, size, channels, skip_bad=skip)
         batches: Iterator = (
             (fakes.fetch(range(at, min(at + 256, len(fakes))))[0], None)
             for at in range(0, len(fakes), 256)
         )
-        made: dict = {"images": options.model}
+        made: dict = {"images": options.model, "resize_rule": fakes.resize_rule}
+        num_classes = 0
     else:
         pipe = open_model(options.model, options.sampling.checkpoint)
         size, channels = pipe.network.config.resolution, pipe.network.config.channels
-        data = options.data or pipe.data
+        if options.data is None and pipe.data not in NAMES:
+            # A path that a downloaded file names is not followed.
+            raise OvertoneError(f"pass --data: the model was trained on '{pipe.data}'.")
+        data, num_classes = options.data or pipe.data, pipe.num_classes
         batches = ((b.images, b.class_labels) for b in options.sampling.stream(pipe))
         made = {"model": options.model, "precision": pipe.precision}
         made |= dataclasses.asdict(options.sampling)
         made["saved_sampler"] = dataclasses.asdict(pipe.sampler)
-    if not data:
-        raise OvertoneError("the model does not say what it was trained on: pass --data.")
-    extractor = classifier_of(data, size, channels)
-    real = open_data(data, size, channels)
-    evaluation = Evaluation(extractor, real, held_out(data, size, channels))
-    return {"scores": dataclasses.asdict(evaluation(batches)), "made_with": made}
+    real = open_data(data, size, channels, skip_bad=skip)
+    if num_classes not in (0, real.num_classes):
+        raise OvertoneError(
+            f"the model has {num_classes} classes and {data} has {real.num_classes}:"
+            " evaluate with the data that it was trained on."
+        )
+    extractor = classifier_of(data, size, channels, skip_bad=skip)
+    test = held_out(data, size, channels, skip_bad=skip)
+    return dataclasses.asdict(Evaluation(extractor, real, test)(batches, made))
 
 
 def _is_image_folder(folder: Path) -> bool:
@@ -82,6 +91,6 @@ def _is_image_folder(folder: Path) -> bool:
 
     if not folder.is_dir() or (folder / "pipeline.json").exists():
         return False
-    if (folder / "recipe.json").exists():
+    if (folder / "run.json").exists():
         return False
     return any(f.suffix.lower() in SUFFIXES for f in folder.rglob("*"))

@@ -17,7 +17,10 @@ def main(arguments: Sequence[str]) -> None:
     from overtone.networks import NETWORKS
     from overtone.training.recipes import RECIPES
 
-    table = Table("recipe", "network", "parameters", "images", "batch", "about", box=None)
+    table = Table(box=None)
+    for column in ("recipe", "network", "parameters", "images", "batch"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("about")
     for name, make in RECIPES.items():
         recipe = make()
         with torch.device("meta"):

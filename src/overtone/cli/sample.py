@@ -58,7 +58,7 @@ class Options:
     """a saved pipeline, a run's directory, or a repository of the Hub"""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")]
     out: Path = Path("samples")
-    """FILE.png for a grid, or a directory for a grid and single images"""
+    """FILE.png for a grid; or a directory for single images, and a grid in DIRECTORY.png"""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -67,9 +67,13 @@ def main(arguments: Sequence[str]) -> None:
     import torch
 
     from overtone import storage
+    from overtone.data.images import SUFFIXES
     from overtone.pipelines.base import grid, to_pil
 
-    single = options.out.suffix.lower() != ".png"
+    suffix = options.out.suffix.lower()
+    if suffix in SUFFIXES - {".png"}:
+        raise OvertoneError(f"--out is a .png file or a directory, not {options.out}.")
+    single = suffix != ".png"
     images, count = [], 0
     for batch in options.sampling.stream(pipe):
         if single:
@@ -80,7 +84,8 @@ def main(arguments: Sequence[str]) -> None:
         images += [batch.images] if count < 1024 else []
         count += len(batch.seeds)
     sheet = torch.cat(images)[:1024]
-    path = options.out / "grid.png" if single else options.out
+    # Beside the directory, not in it: its images may be evaluated.
+    path = options.out.with_name(f"{options.out.name}.png") if single else options.out
     columns = pipe.num_classes if 1 < pipe.num_classes <= 16 else 8
     with storage.new_file(path) as file:
         grid(sheet, columns, gap=1).save(file)
@@ -90,11 +95,11 @@ def main(arguments: Sequence[str]) -> None:
 def open_model(name: str, checkpoint: str = "last") -> ImagePipeline:
     """A pipeline from a directory, a run or the Hub, where it runs fastest."""
     from overtone import precision
-    from overtone.training.rundir import RECIPE_FILE, find_checkpoint
+    from overtone.training.rundir import RUN_FILE, find_checkpoint
 
     if checkpoint not in ("last", "best"):
         raise OvertoneError(f"--checkpoint is last or best, not '{checkpoint}'.")
-    if (Path(name) / RECIPE_FILE).exists():
+    if (Path(name) / RUN_FILE).exists():
         name = str(find_checkpoint(Path(name), checkpoint))
     return load_pipeline(name).to(precision.default_device())
 

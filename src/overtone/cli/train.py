@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,10 +51,8 @@ def main(arguments: Sequence[str]) -> None:
         )
         return
     try:
-        progress = trainer.run(out, options.recipe.identity())
-    except KeyboardInterrupt:
-        raise RunInterruptedError(
-            f"interrupted at image {trainer.progress.images:,}, and saved. The same command"
-            f" goes on from there: overtone train {' '.join(arguments)}"
-        ) from None
+        progress = trainer.run(out)
+    except RunInterruptedError as error:
+        command = shlex.join(["overtone", "train", *arguments])
+        raise RunInterruptedError(f"{error}\n  {command}") from None
     print(f"{progress.images:,} images in {progress.seconds:,.0f} s: {find_checkpoint(out)}")

@@ -7,6 +7,7 @@ import math
 import os
 import random
 import string
+import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -74,6 +75,7 @@ class Glyphs(ImageData):
         self.channels = channels
         self.split = split
         self.seed = seed
+        self.fingerprint = f"glyphs 1 {split} {seed}"
 
     def __len__(self) -> int:
         return 2600 if self.split == "test" else 2**31
@@ -143,6 +145,11 @@ def open_fashion_mnist(resolution: int, channels: int, split: str) -> ArrayData:
     part = "t10k" if split == "test" else "train"
     images = read_idx(_idx_file(folder, f"{part}-images-idx3-ubyte"))[:, None]
     labels = read_idx(_idx_file(folder, f"{part}-labels-idx1-ubyte")).astype(np.int64)
+    if images.shape[2:] != (28, 28) or len(images) != len(labels):
+        raise OvertoneError(
+            f"{folder}: {part} has images of shape {images.shape} and {len(labels)} labels, not"
+            " Fashion-MNIST's."
+        )
     rule = "none"
     if resolution == 32:
         images = np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2)))
@@ -159,7 +166,7 @@ def read_idx(file: Path) -> np.ndarray:
             raise ValueError("not an IDX file of bytes")
         shape = np.frombuffer(data, ">i4", rank, 4)
         return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError) as error:
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise OvertoneError(f"{file} is damaged ({error}): get it again.") from None
 
 

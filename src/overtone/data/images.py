@@ -11,11 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from overtone import storage
@@ -36,6 +37,8 @@ class ImageData(ABC):
     class_names: tuple[str, ...] = ()  # empty: no classes
     resize_rule: str = "none"
     endless: bool = False  # any index gives a new image; len() is only an upper end
+    fingerprint: str  # changes when the images or their classes do
+    left_out: Sequence[str] = ()  # images that were asked to be skipped, and why
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -62,6 +65,8 @@ class ArrayData(ImageData):
         labels: np.ndarray | None = None,
         class_names: Sequence[str] = (),
         resize_rule: str = "none",
+        fingerprint: str | None = None,
+        left_out: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.images = images
@@ -69,6 +74,8 @@ class ArrayData(ImageData):
         self.channels, self.resolution = images.shape[1:3]
         self.class_names = tuple(class_names)
         self.resize_rule = resize_rule
+        self.left_out = left_out
+        self.fingerprint = fingerprint or _fingerprint(images.tobytes(), self.labels.tobytes())
         if class_names and not 0 <= self.labels.min() <= self.labels.max() < len(class_names):
             raise OvertoneError(
                 f"{name}: labels go from {self.labels.min()} to {self.labels.max()},"
@@ -77,6 +84,19 @@ class ArrayData(ImageData):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For loader processes: a memory map goes as the name of its file, not as its contents."""
+        state = self.__dict__.copy()
+        if isinstance(self.images, np.memmap):
+            state["images"] = (str(self.images.filename), len(self.images))
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if isinstance(state["images"], tuple):
+            file, count = state["images"]
+            state["images"] = np.load(file, mmap_mode="r")[:count]
+        self.__dict__.update(state)
 
     def fetch(self, indices: Sequence[int]) -> tuple[Pixels, Int[Tensor, " batch"]]:
         rows = np.asarray(indices)
@@ -102,7 +122,7 @@ def open_folder(
     taken as the two splits. Raises `OvertoneError` for an empty folder, and for images that can't
     be read or are smaller than the resolution, unless `skip_bad` leaves those out.
     """
-    if (root / "train").is_dir() and (root / "test").is_dir():
+    if has_splits(root):
         root = root / split
     elif split != "train":
         raise OvertoneError(f"{root} has no test split: give it sub-folders 'train' and 'test'.")
@@ -118,6 +138,8 @@ def open_folder(
             f"{root} has images in sub-folders (classes) and beside them ({stray.name}):"
             " move those into a sub-folder, or away."
         )
+    if channels not in (1, 3):
+        raise OvertoneError(f"images are read with 1 or 3 channels, not {channels}.")
     folder = _decoded(root, files, resolution, channels, skip_bad)
     index = storage.read_json(folder / "index.json")
     images = np.load(folder / "images.npy", mmap_mode="r")[: index["count"]]
@@ -126,14 +148,31 @@ def open_folder(
         number = {name: i for i, name in enumerate(classes)}
         kept = [files[i] for i in index["rows"]]
         labels = np.array([number[f.relative_to(root).parts[0]] for f in kept], np.int64)
-    return ArrayData(str(root), images, labels, classes, RESIZE_RULE)
+    names = [f"{f.relative_to(root)} {f.stat().st_size}" for f in files]
+    return ArrayData(
+        str(root),
+        images,
+        labels,
+        classes,
+        RESIZE_RULE,
+        _fingerprint("\n".join(names).encode(), str(index["rows"]).encode()),
+        index["bad"],
+    )
+
+
+def has_splits(root: Path) -> bool:
+    """Whether a folder holds a training and a test split, rather than classes."""
+    return (root / "train").is_dir() and (root / "test").is_dir()
 
 
 def read_image(file: Path, resolution: int, channels: int) -> np.ndarray:
     """One file as (channels, resolution, resolution) uint8; `OvertoneError` names it otherwise."""
     try:
         with Image.open(file) as opened:
-            image = opened.convert("RGB" if channels == 3 else "L")
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8
+                image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+            image = image.convert("RGB" if channels == 3 else "L")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise OvertoneError(f"{file} can't be read ({error}).") from None
     side = min(image.size)
@@ -199,3 +238,7 @@ def _read_all(
         quick = len(files) < 2000
         results = pool.map(read, files)
         yield from track(results, "reading images", len(files), disable=quick, transient=True)
+
+
+def _fingerprint(*parts: bytes) -> str:
+    return hashlib.sha256(b"|".join(parts)).hexdigest()[:16]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from overtone.data.builtin import Glyphs, open_digits, open_fashion_mnist
-from overtone.data.images import ImageData, open_folder
+from overtone.data.images import ImageData, has_splits, open_folder
 from overtone.errors import OvertoneError, unknown
 
 NAMES = ("builtin:digits", "builtin:glyphs", "fashion-mnist")
@@ -34,9 +34,11 @@ def open_data(
     raise unknown("data set", name, NAMES)
 
 
-def held_out(name: str, resolution: int, channels: int) -> ImageData | None:
+def held_out(
+    name: str, resolution: int, channels: int, *, skip_bad: bool = False
+) -> ImageData | None:
     """The test split of `name`, or None for a folder of images that has none."""
     folder = Path(name).expanduser()
-    if folder.is_dir() and not (folder / "test").is_dir():
+    if folder.is_dir() and not has_splits(folder):
         return None
-    return open_data(name, resolution, channels, split="test")
+    return open_data(name, resolution, channels, split="test", skip_bad=skip_bad)

@@ -25,8 +25,7 @@ class IdealDenoiser(Denoiser):
     flattened image, None for zero; `class_labels` (components,).
     """
 
-    means: Tensor
-    basis: Tensor
+    basis: Tensor | None
     eigenvalues: Tensor
     coordinates: Tensor
 
@@ -37,16 +36,14 @@ class IdealDenoiser(Denoiser):
         class_labels: Tensor | None = None,
     ) -> None:
         super().__init__()
-        dims = means[0].numel()
-        if covariance is None:
-            eigenvalues, basis = means.new_zeros(dims), torch.eye(dims).to(means)
-        else:
+        coordinates, basis = means.flatten(1), None
+        eigenvalues = coordinates.new_zeros(coordinates.shape[1])
+        if covariance is not None:
             eigenvalues, basis = torch.linalg.eigh(covariance)
-            eigenvalues = eigenvalues.clamp(min=0)
-        self.register_buffer("means", means.flatten(1))
-        self.register_buffer("eigenvalues", eigenvalues)
+            eigenvalues, coordinates = eigenvalues.clamp(min=0), coordinates @ basis
         self.register_buffer("basis", basis)
-        self.register_buffer("coordinates", means.flatten(1) @ basis)
+        self.register_buffer("eigenvalues", eigenvalues)
+        self.register_buffer("coordinates", coordinates)
         self.register_buffer("class_labels", class_labels)
         self.num_classes = 0 if class_labels is None else int(class_labels.max()) + 1
 
@@ -55,7 +52,7 @@ class IdealDenoiser(Denoiser):
     ) -> Estimate:
         if isinstance(sigma, Tensor):
             sigma = sigma.to(x.dtype)[:, None]
-        y = x.flatten(1) @ self.basis
+        y = x.flatten(1) if self.basis is None else x.flatten(1) @ self.basis
         total = self.eigenvalues + sigma**2  # (dims,) or (batch, dims)
         # |a - b|^2 = |a|^2 - 2ab + |b|^2, weighted; |a|^2 is common to all components.
         cross = (y / total) @ self.coordinates.T
@@ -66,5 +63,6 @@ class IdealDenoiser(Denoiser):
             other = (self.class_labels != asked) & (asked < self.num_classes)
             logits = logits.masked_fill(other, -torch.inf)
         w = logits.softmax(dim=1) @ self.coordinates
-        x_0 = (w + self.eigenvalues / total * (y - w)) @ self.basis.T
+        x_0 = w + self.eigenvalues / total * (y - w)
+        x_0 = x_0 if self.basis is None else x_0 @ self.basis.T
         return Estimate(x_0.view(x.shape))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from overtone.data import ImageData
 from overtone.data.images import Pixels
+from overtone.errors import OvertoneError
 from overtone.metrics.features import ClassifierExtractor
 from overtone.metrics.scores import frechet_distance, precision_recall
 
@@ -38,6 +40,8 @@ class Report:
     """on the held-out split"""
     extractor: str
     extractor_digest: str
+    made_with: Mapping[str, Any]
+    """where the images come from: seeds, sampler, guidance"""
 
 
 class Evaluation:
@@ -67,8 +71,14 @@ class Evaluation:
         self.real_recall = precision_recall(first, second)[1]
         self.accuracy = None if held_out is None else self._accuracy(held_out)
 
-    def __call__(self, batches: Iterable[tuple[Pixels, Tensor | None]]) -> Report:
-        """The report on uint8 images and the classes asked for, batch by batch."""
+    def __call__(
+        self, batches: Iterable[tuple[Pixels, Tensor | None]], made_with: Mapping[str, Any]
+    ) -> Report:
+        """The report on uint8 images and the classes asked for, batch by batch.
+
+        `made_with` goes into the report as it is. Raises `OvertoneError` for fewer than 4 images,
+        which have no third neighbour.
+        """
         vectors, hits, asked = [], 0, 0
         for pixels, labels in batches:
             features = self.extractor(pixels)
@@ -76,7 +86,9 @@ class Evaluation:
             if labels is not None:
                 hits += int((features.logits.argmax(1) == labels).sum())
                 asked += len(labels)
-        fake = torch.cat(vectors)
+        fake = torch.cat(vectors) if vectors else torch.empty(0)
+        if len(fake) < 4:
+            raise OvertoneError(f"{len(fake)} images are too few to evaluate: 4 are the least.")
         precision, recall = precision_recall(self.real, fake)
         return Report(
             images=len(fake),
@@ -92,6 +104,7 @@ class Evaluation:
             classifier_accuracy=self.accuracy,
             extractor=f"classifier trained on {self.data.name} at {self.data.resolution} px",
             extractor_digest=self.extractor.digest,
+            made_with=made_with,
         )
 
     def _features(self, data: ImageData, indices: list[int]) -> Tensor:

@@ -43,6 +43,13 @@ class ADMConfig:
     dropout: float = 0.1
     """probability of dropping a feature in training"""
 
+    def __post_init__(self) -> None:
+        for name in ("resolution", "channels", "head_channels", "embedding_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.widths or self.widths[0] % 2:
+            raise ValueError(f"the first of widths must be even, for the embedding: {self.widths}")
+
 
 class _ADMCells(Cells):
     def __init__(self, config: ADMConfig) -> None:

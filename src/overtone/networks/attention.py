@@ -7,7 +7,9 @@ spatial tokens x_s and one time token x_t:
     softmax(q k^T / sqrt(d) + B) v,   B a learned relative-position bias, one table a head
 
 which is one linear map of the concatenation [x_s, x_t]; written as two, the time's part is
-computed once an image instead of once a token.
+computed once an image instead of once a token. The time's part of k is the same for all tokens,
+adds the same to all scores of a query, and cancels in the softmax: W_kt (and any bias of k) is
+there because the published network has it, and does nothing. Time acts through q and v.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from overtone.networks.layers import GroupNorm, without_autocast, zero
-
 
 _CPU_HAS_AMX = torch.cpu._is_amx_tile_supported()
 
@@ -150,7 +151,11 @@ def to_windows(
     batch, channels, height, width = x.shape
     if height % size or width % size:
         raise ValueError(f"{height} x {width} features do not divide into {size} x {size} windows")
-    x = x.permute(0, 2, 3, 1).view(batch, height // size, size, width // size, size, channels)
+    x = (
+        x.permute(0, 2, 3, 1)
+        .unflatten(2, (width // size, size))
+        .unflatten(1, (height // size, size))
+    )
     return x.transpose(2, 3).reshape(batch, -1, size * size, channels)
 
 

@@ -46,6 +46,13 @@ class DiffiTConfig:
     dropout: float = 0.0
     """probability of dropping a feature in training"""
 
+    def __post_init__(self) -> None:
+        for name in ("resolution", "channels", "window", "head_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.token_width < 2 or self.token_width % 2:
+            raise ValueError(f"token_width must be even, not {self.token_width}")
+
     @classmethod
     def cifar10(cls, cells: Literal["H.1", "I.1"] = "H.1") -> DiffiTConfig:
         """32 px, widths 128, 256, 256, window 4.

@@ -31,7 +31,7 @@ class Network(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors; the directory appears whole or not at all."""
-        with storage.new_directory(Path(folder)) as temporary:
+        with storage.new_directory(Path(folder), known=(CONFIG_FILE, WEIGHTS_FILE)) as temporary:
             self.write_into(temporary)
 
     def write_into(self, folder: Path) -> None:
@@ -44,7 +44,11 @@ class Network(nn.Module):
         """The network saved in a directory or in a repository of the Hub, in eval mode."""
         folder = storage.locate(name, revision)
         config = storage.read_json(folder / CONFIG_FILE)
-        network = cls(settings.load(cls.config_class, config, str(folder / CONFIG_FILE)))
+        config = settings.load(cls.config_class, config, str(folder / CONFIG_FILE))
+        try:
+            network = cls(config)
+        except ValueError as error:
+            raise OvertoneError(f"{folder / CONFIG_FILE}: {error}.") from None
         network.load_weights(storage.load_tensors(folder / WEIGHTS_FILE), str(folder))
         return network.eval()
 

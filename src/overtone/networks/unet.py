@@ -72,8 +72,10 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         depth = len(widths)
-        if len(num_cells) != depth:
+        if not depth or len(num_cells) != depth:
             raise ValueError(f"{depth} widths, but cells for {len(num_cells)} levels")
+        if min(*widths, *num_cells) < 1:
+            raise ValueError("every level has at least one channel and one cell")
         if resolution % 2 ** (depth - 1):
             raise ValueError(f"resolution {resolution} can't be halved {depth - 1} times")
 
@@ -122,7 +124,10 @@ class UNet(nn.Module):
         x: Float[Tensor, "batch in_channels height width"],
         embedding: Float[Tensor, "batch embedding_width"],
     ) -> Float[Tensor, "batch out_channels height width"]:
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        # Features take the layout of the weights; a stem on one channel can't tell which it is.
+        last = self.head.weight.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if last else torch.contiguous_format
+        x = self.stem(x).contiguous(memory_format=layout)
         skips = [x]
         for level in _levels(self.encoder):
             if level.transition is not None:

@@ -148,6 +148,8 @@ class ImagePipeline:
         batch_size: int = 64,
     ) -> Iterator[SampleBatch]:
         """As `__call__`, in batches of uint8 tensors: any number of images in constant memory."""
+        if batch_size < 1:
+            raise OvertoneError(f"a batch has at least one image, not {batch_size}.")
         seeds = list(seeds)
         labels = self._labels(seeds, class_labels)
         for at in range(0, len(seeds), batch_size):
@@ -155,9 +157,9 @@ class ImagePipeline:
             own = None if labels is None else labels[part]
             # One context around all steps: autocast then converts each weight only once.
             with precisions.autocast(self.precision, self.device):
-                path = self.path(seeds[part], own, guidance_scale, guidance_interval, steps)
-                *_, last = path
-            yield SampleBatch(seeds[part], own, to_pixels(last.x).cpu())
+                for step in self.path(seeds[part], own, guidance_scale, guidance_interval, steps):
+                    x = step.x
+            yield SampleBatch(seeds[part], own, to_pixels(x).cpu())
 
     def path(
         self,
@@ -171,15 +173,18 @@ class ImagePipeline:
         seeds = list(seeds)
         labels = self._labels(seeds, class_labels)
         sampler = self.sampler
-        if steps is not None:
-            sampler = dataclasses.replace(sampler, num_steps=steps)
         denoiser: Denoiser = self.denoiser
-        if guidance_scale != 1.0:
-            denoiser = GuidedDenoiser(denoiser, guidance_scale, guidance_interval)
+        try:
+            if steps is not None:
+                sampler = dataclasses.replace(sampler, num_steps=steps)
+            if guidance_scale != 1.0:
+                denoiser = GuidedDenoiser(denoiser, guidance_scale, guidance_interval)
+            source = SeededNoise(seeds)
+        except ValueError as error:
+            raise OvertoneError(f"{error}.") from None
         config = self.network.config
         shape = (len(seeds), config.channels, config.resolution, config.resolution)
         like = torch.empty(shape, device=self.device)
-        source = SeededNoise(seeds)
         start = sampler.sigma_max * self.process.noise(like, source)
         labels = None if labels is None else labels.to(self.device)
         steps_taken = sampler.path(denoiser, self.process, start, source, labels)
@@ -192,7 +197,7 @@ class ImagePipeline:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the directory described above; it appears whole or not at all."""
-        with storage.new_directory(Path(folder)) as temporary:
+        with storage.new_directory(Path(folder), known=(INDEX_FILE, NETWORK_FOLDER)) as temporary:
             self.write_into(temporary)
 
     def write_into(self, folder: Path) -> None:

@@ -97,7 +97,7 @@ def two_step(
     """
     x_0 = denoise(x, sigma)
     estimate = x_0
-    if history is not None:
+    if history is not None and history.sigma > sigma:  # churn can raise sigma past the last one
         step, last_step = math.log(sigma / sigma_next), math.log(history.sigma / sigma)
         estimate = x_0 + step / (2 * last_step) * (x_0 - history.x_0)
     return estimate, History(x_0, sigma)

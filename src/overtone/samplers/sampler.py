@@ -42,6 +42,8 @@ def sigma_grid(
     """
     if num_steps < 1:
         raise ValueError("a sampler takes at least one step")
+    if rho <= 0:
+        raise ValueError(f"rho must be above 0, not {rho}")
     if not 0 < sigma_min <= sigma_max:
         raise ValueError(f"0 < sigma_min <= sigma_max does not hold: {sigma_min}, {sigma_max}")
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from overtone import settings, storage
-from overtone.data import held_out, open_data
+from overtone.data import ImageData, held_out, open_data
 from overtone.errors import OvertoneError
 from overtone.metrics import ClassifierExtractor
 from overtone.networks import Classifier, ClassifierConfig
@@ -43,12 +43,14 @@ class ClassifierRecipe:
     )
 
 
-def classifier_of(data: str, resolution: int, channels: int) -> ClassifierExtractor:
-    """The classifier trained on `data`: from the cache, or trained now (a minute on a CPU).
+def classifier_of(
+    data: str, resolution: int, channels: int, *, skip_bad: bool = False
+) -> ClassifierExtractor:
+    """The classifier trained on `data`: from the cache, or trained now.
 
     Raises `OvertoneError` for data without classes.
     """
-    images = open_data(data, resolution, channels)
+    images = open_data(data, resolution, channels, skip_bad=skip_bad)
     if not images.num_classes:
         raise OvertoneError(
             f"{data} has no classes, and the metrics are computed on a classifier of the data:"
@@ -59,21 +61,21 @@ def classifier_of(data: str, resolution: int, channels: int) -> ClassifierExtrac
         resolution=resolution, channels=channels, num_classes=images.num_classes, widths=widths
     )
     recipe = ClassifierRecipe(data, config)
-    identity: dict[str, Any] = settings.dump(recipe) | {"images": len(images)}
+    identity: dict[str, Any] = settings.dump(recipe) | {"images": images.fingerprint}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     name = Path(data).name.replace(":", "-")
     folder = storage.cache_directory() / "classifiers" / f"{name}-{resolution}px-{digest}"
     if not folder.exists():
         print(f"training the classifier of {data} that images are judged by", file=sys.stderr)
         run = folder.with_name(f"{folder.name}.run")
-        _trainer(recipe).run(run, identity)
+        _trainer(recipe, images, skip_bad).run(run)
         shutil.copytree(find_checkpoint(run) / "network", run / "network", dirs_exist_ok=True)
         (run / "network").rename(folder)
         shutil.rmtree(run)
     return ClassifierExtractor.from_pretrained(folder)
 
 
-def _trainer(recipe: ClassifierRecipe) -> Trainer:
+def _trainer(recipe: ClassifierRecipe, data: ImageData, skip_bad: bool) -> Trainer:
     size, channels = recipe.network.resolution, recipe.network.channels
     torch.manual_seed(recipe.training.seed)
     total = recipe.training.total_images
@@ -85,8 +87,9 @@ def _trainer(recipe: ClassifierRecipe) -> Trainer:
     return Trainer(
         model=Classifier(recipe.network).to_fast_layout(),
         objective=recipe.objective,
-        data=open_data(recipe.data, size, channels),
-        held_out=held_out(recipe.data, size, channels),
+        data=data,
+        held_out=held_out(recipe.data, size, channels, skip_bad=skip_bad),
+        identity=settings.dump(recipe),
         training=recipe.training,
         reporting=Reporting(report_images=5_000, checkpoint_images=total, keep=1),
         export=export,

@@ -8,14 +8,16 @@ number of images seen, so a run that is killed and started again ends with the s
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import FrameType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from PIL.Image import Image
@@ -24,12 +26,12 @@ from torch import Tensor, nn
 from overtone import precision as precisions
 from overtone import storage
 from overtone.data import ImageData
-from overtone.errors import OvertoneError
+from overtone.errors import OvertoneError, RunInterruptedError
 from overtone.precision import Precision
 from overtone.processes.noise import mix
 from overtone.training.ema import EMA
 from overtone.training.objectives import Batch, Objective
-from overtone.training.rundir import Progress, RunDirectory
+from overtone.training.rundir import RECIPE_FILE, Progress, RunDirectory
 from overtone.training.stream import TrainingStream
 
 _DROPOUT, _HELD_OUT = 3, 4  # uses of the run's seed, beside those of the stream
@@ -46,9 +48,9 @@ class Training:
     total_images: int = 100_000_000
     """length of the run, in images seen"""
     batch_size: int = 512
-    """images a step, over all processes and micro-batches"""
+    """images a step, over all micro-batches"""
     micro_batch: int | None = None
-    """images a forward pass and process, where memory is short; none: the whole batch"""
+    """images a forward pass, where memory is short; none: the whole batch"""
     lr: float = 1e-3
     """Adam's learning rate after the ramp"""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -65,11 +67,15 @@ class Training:
     """the half-life is at most this share of the images seen; none: no ramp-up"""
     precision: Precision = "auto"
     """auto: bf16 where the hardware has matrix units for it"""
+    compile: bool = False
+    """torch.compile the network; pays on a GPU"""
 
     def __post_init__(self) -> None:
-        for name in ("total_images", "batch_size", "lr"):
+        for name in ("total_images", "batch_size", "lr", "ema_halflife_images"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be in [0, 1), not {self.betas}")
         if self.micro_batch is not None and not 0 < self.micro_batch <= self.batch_size:
             raise ValueError(f"micro_batch {self.micro_batch} is not in [1, {self.batch_size}]")
 
@@ -90,8 +96,13 @@ class Reporting:
     """checkpoints kept, besides the best"""
     workers: int = 0
     """processes that load images; 0: the training process itself"""
-    compile: bool = False
-    """torch.compile the network"""
+
+    def __post_init__(self) -> None:
+        for name in ("report_images", "checkpoint_images", "held_out_images", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.workers < 0:
+            raise ValueError(f"workers must be at least 0, not {self.workers}")
 
 
 @dataclass
@@ -99,7 +110,8 @@ class Trainer:
     """Trains `model` on `objective`.
 
     `export(average, folder)` saves the averaged model as users load it; `picture(average)` draws
-    the grid of samples. Both get the averaged copy of `model`, in eval mode.
+    the grid of samples. Both get the averaged copy of `model`, in eval mode. `identity` is the JSON
+    of the settings that the weights depend on, `recipe` that of all settings, kept for the reader.
     """
 
     model: nn.Module
@@ -108,6 +120,8 @@ class Trainer:
     training: Training
     reporting: Reporting
     export: Callable[[nn.Module, Path], None]
+    identity: dict[str, Any]
+    recipe: dict[str, Any] | None = None
     picture: Callable[[nn.Module], Image] | None = None
     held_out: ImageData | None = None
     show: bool = True
@@ -115,6 +129,8 @@ class Trainer:
     def __post_init__(self) -> None:
         from accelerate import Accelerator
 
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise OvertoneError("training runs in one process so far: start it without a launcher.")
         device = precisions.default_device()
         self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
         self.device = self.accelerator.device
@@ -128,60 +144,71 @@ class Trainer:
         self.progress = Progress()
         self.stop_asked = False
 
-    def run(self, directory: Path, recipe: dict) -> Progress:
+    def run(self, directory: Path) -> Progress:
         """Train to the end, or from where an earlier run in this directory stopped.
 
-        Ctrl-C and SIGTERM save a checkpoint and raise `KeyboardInterrupt`. A loss that is not
-        finite raises `OvertoneError`; the last checkpoint before it stays.
+        Ctrl-C and SIGTERM finish the step, save a checkpoint and raise `RunInterruptedError`. A
+        loss that is not finite raises `OvertoneError`; the last checkpoint before it stays.
         """
-        run = RunDirectory(directory, recipe)
-        self.progress = run.restore(self.model, self.ema.module, self.optimizer)
-        total = self.training.total_images
-        if self.progress.images >= total:
-            return self.progress
-        first, spent, began = self.progress.images, self.progress.seconds, time.perf_counter()
+        identity = self.identity | {"images": self.data.fingerprint}
+        with RunDirectory(directory, identity) as run:
+            self.progress = run.restore(self.model, self.ema.module, self.optimizer)
+            if self.recipe is not None:
+                storage.write_json(run.path / RECIPE_FILE, self.recipe)
+            if self.progress.images < self.training.total_images:
+                with _asked_to_stop(self):
+                    self._train(run)
+        return self.progress
+
+    def _train(self, run: RunDirectory) -> None:
+        total, first = self.training.total_images, self.progress.images
+        spent, began = self.progress.seconds, time.perf_counter()
         if first == 0:
             self._checkpoint(run)
-        with _asked_to_stop(self), _Display(self, total, first) as display:
-            model = self._prepared()
-            meter = _Meter(self.device, first, self.training.batch_size)
+        model = self._prepared()
+        meter = _Meter(self.device, first, self.training.batch_size)
+        with _Display(self, total, first) as display:
             for batch in self._batches(first):
                 meter.add(*self._step(model, batch))
                 self.progress.images += self.training.batch_size
-                seen, ended = self.progress.images, self.progress.images >= total
+                seen = self.progress.images
                 display.advance(seen)
-                if self._due(seen, self.reporting.report_images) or ended or self.stop_asked:
+                last = seen >= total or self.stop_asked
+                if last or self._due(seen, self.reporting.report_images):
                     self.progress.seconds = spent + time.perf_counter() - began
                     entry = meter.report(seen) | {"lr": self._lr(seen), "at": time.time()}
                     run.log(entry | {"seconds": round(self.progress.seconds, 3)})
                     display.report(entry)
-                if self._due(seen, self.reporting.checkpoint_images) or ended or self.stop_asked:
+                if last or self._due(seen, self.reporting.checkpoint_images):
                     meter.check(seen)
                     self._checkpoint(run)
                     meter.restart_clock()
                 if self.stop_asked:
-                    raise KeyboardInterrupt
-        return self.progress
+                    raise RunInterruptedError(
+                        f"interrupted at image {seen:,}, and saved in {run.path}: started again,"
+                        " the run goes on from there."
+                    )
 
     def rehearse(self, steps: int = 3) -> dict[str, float]:
-        """A dry run: a few steps and one grid, nothing written. Returns images/s and hours."""
+        """A dry run: a few steps and one grid, no run directory. Returns images/s and hours."""
         meter, batches = _Meter(self.device, 0, self.training.batch_size), self._batches(0)
         model, times = self._prepared(), []
-        for _ in range(steps):
+        for batch in islice(batches, steps):
             began = time.perf_counter()
-            meter.add(*self._step(model, next(batches)))
+            meter.add(*self._step(model, batch))
             if self.device.type == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - began)
-        meter.check(0)
+        seen = len(times) * self.training.batch_size
+        meter.check(seen)
         if self.picture is not None:
             self.picture(self.ema.module)
         rate = self.training.batch_size / min(times)
         hours = self.training.total_images / rate / 3600
-        return {"images_per_second": rate, "hours": hours, "loss": meter.report(0)["loss"]}
+        return {"images_per_second": rate, "hours": hours, "loss": meter.report(seen)["loss"]}
 
     def held_out_loss(self) -> float:
-        """The averaged model's loss on held-out images, the same draws every time."""
+        """The averaged model's loss, the same draws every time; on held-out images if there are."""
         data = self.data if self.held_out is None else self.held_out
         stream = TrainingStream(data, self.objective, mix(self.training.seed, _HELD_OUT))
         batch = min(self.training.micro_batch or self.training.batch_size, 256)
@@ -195,7 +222,9 @@ class Trainer:
     def _prepared(self) -> nn.Module:
         """The model as a step calls it: one of several processes, compiled if asked for."""
         model = self.accelerator.prepare(self.model)
-        return torch.compile(model) if self.reporting.compile else model
+        if self.training.compile:
+            model.compile()
+        return model
 
     def _step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """One optimizer step; returns the mean loss and the gradient's norm, on the device."""
@@ -246,7 +275,9 @@ class Trainer:
         """Held-out loss, grid of samples, and the state to go on from."""
         progress = self.progress
         loss = self.held_out_loss()
-        run.log({"images": progress.images, "held_out_loss": loss})
+        # Without a test split there are only training images to measure on; say so.
+        key = "averaged_loss" if self.held_out is None else "held_out_loss"
+        run.log({"images": progress.images, key: loss})
         if progress.best_loss is None or loss < progress.best_loss:
             progress.best_loss, progress.best_images = loss, progress.images
         if self.picture is not None:
@@ -316,7 +347,7 @@ class _Meter:
             raise OvertoneError(
                 f"the loss was not finite in the step of image {images - late * self.batch:,}:"
                 " training stopped, and the last checkpoint is from before. Try a lower --lr,"
-                " or --precision fp32."
+                " or --precision fp32, in another --out."
             )
 
 

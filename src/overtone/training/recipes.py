@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+import pydantic
 import torch
 import tyro
 from PIL.Image import Image
@@ -35,7 +37,7 @@ class Recipe:
 
     about: Annotated[str, tyro.conf.Suppress]
     """what it is for, and what it needs"""
-    network: DiffiTConfig | ADMConfig
+    network: Annotated[DiffiTConfig | ADMConfig, pydantic.Field(discriminator="kind")]
     data: str = ""
     """builtin:digits, builtin:glyphs, fashion-mnist, or a folder of images"""
     class_conditional: bool = False
@@ -55,6 +57,12 @@ class Recipe:
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
     reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_dropout <= 1:
+            raise ValueError(f"label_dropout must be in [0, 1], not {self.label_dropout}")
+        if not self.sigma_data > 0:
+            raise ValueError(f"sigma_data must be above 0, not {self.sigma_data}")
+
     def identity(self) -> dict[str, Any]:
         """The settings that the weights depend on: a run goes on only with the same ones."""
         recipe = settings.dump(self)
@@ -70,7 +78,12 @@ def trainer_of(recipe: Recipe, *, show: bool = True) -> Trainer:
     if not recipe.data:
         raise OvertoneError("this recipe has no data of its own: pass --data FOLDER.")
     size, channels = recipe.network.resolution, recipe.network.channels
-    data = open_data(recipe.data, size, channels, skip_bad=recipe.skip_bad_images)
+    skip = recipe.skip_bad_images
+    data = open_data(recipe.data, size, channels, skip_bad=skip)
+    if show and data.left_out:
+        print(
+            f"left out {len(data.left_out)} images. The first: {data.left_out[0]}", file=sys.stderr
+        )
     if recipe.class_conditional and not data.num_classes:
         raise OvertoneError(
             f"{recipe.data} has no classes: sort its images into sub-folders,"
@@ -119,7 +132,9 @@ def trainer_of(recipe: Recipe, *, show: bool = True) -> Trainer:
         model=EDMDenoiser(network, recipe.sigma_data),
         objective=objective,
         data=data,
-        held_out=held_out(recipe.data, size, channels),
+        held_out=held_out(recipe.data, size, channels, skip_bad=skip),
+        identity=recipe.identity(),
+        recipe=settings.dump(recipe),
         training=recipe.training,
         reporting=recipe.reporting,
         export=lambda denoiser, folder: pipeline(denoiser).write_into(folder),
@@ -209,21 +224,21 @@ def diffit_fashion_mnist() -> Recipe:
 
 def diffit_cifar10() -> Recipe:
     return Recipe(
-        about="32 px CIFAR-10 as published (FID 1.95), a folder of images; days on one GPU",
+        about="32 px CIFAR-10 from a folder, the published network and length; days on one GPU",
         network=DiffiTConfig.cifar10(),
         mirror=True,
-        training=Training(total_images=200_000 * 512, batch_size=512, lr=1e-3),
+        training=Training(total_images=200_000 * 512, batch_size=512, lr=1e-3, clip_norm=None),
         reporting=Reporting(workers=4),
     )
 
 
 def diffit_ffhq64() -> Recipe:
     return Recipe(
-        about="64 px FFHQ as published (FID 2.22), a folder of images; days on several GPUs",
+        about="64 px FFHQ from a folder, the published network and length; days on several GPUs",
         network=DiffiTConfig.ffhq64(),
         mirror=True,
         sampler=Sampler(num_steps=40),
-        training=Training(total_images=200_000 * 256, batch_size=256, lr=2e-4),
+        training=Training(total_images=200_000 * 256, batch_size=256, lr=2e-4, clip_norm=None),
         reporting=Reporting(workers=4),
     )
 

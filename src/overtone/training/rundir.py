@@ -1,6 +1,8 @@
 """The directory of a run: its settings, its log, its checkpoints.
 
-    recipe.json               the settings; a run with other settings is refused
+    run.json                  what the weights depend on; a run with anything else is refused
+    recipe.json               all settings, as `overtone train .../recipe.json` takes them
+    lock                      held by the process that trains here
     log.jsonl                 one line a report
     grids/000128000.png       samples at fixed seeds, by images seen
     checkpoints/000128000/    a saved pipeline with averaged weights, and beside it
@@ -12,6 +14,7 @@ by held-out loss and the newest few are kept.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from collections.abc import Callable
@@ -25,7 +28,9 @@ from torch import Tensor, nn
 from overtone import settings, storage
 from overtone.errors import OvertoneError
 
+RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.json"
+LOCK_FILE = "lock"
 LOG_FILE = "log.jsonl"
 
 
@@ -43,30 +48,59 @@ class Progress:
 
 
 class RunDirectory:
-    """Opens or makes the directory of a run with these settings.
+    """The directory of a run, held by this process while the `with` block lasts.
 
-    `recipe` is the JSON of what determines the weights. Raises `OvertoneError`, naming the
-    differences, if the directory was made with other settings, or holds something else.
+    `identity` is the JSON of all that the weights depend on. Raises `OvertoneError`, naming the
+    differences, if the directory was made with another, holds something else, or is in use.
     """
 
-    def __init__(self, path: Path, recipe: dict[str, Any]) -> None:
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
-        known = self.path / RECIPE_FILE
-        if known.exists():
-            differences = list(settings.difference(storage.read_json(known), recipe))
-            if differences:
+        self.identity = identity
+
+    def __enter__(self) -> RunDirectory:
+        known = self.path / RUN_FILE
+        if self.path.is_dir() and not known.exists():
+            strangers = [f for f in self.path.iterdir() if not _ours(f.name)]
+            if strangers:
                 raise OvertoneError(
-                    f"{path} was made with other settings ({'; '.join(differences[:4])}):"
-                    " use those, or another --out."
+                    f"{self.path} is not empty and not a run: choose another --out."
                 )
-        elif self.path.is_dir() and any(self.path.iterdir()):
-            raise OvertoneError(f"{path} is not empty and not a run: choose another --out.")
-        else:
-            storage.write_json(known, recipe)
-        self.checkpoints.mkdir(exist_ok=True)
-        storage.sweep(self.path)
-        storage.sweep(self.checkpoints)
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / LOCK_FILE).open("w")
+        except OSError as error:
+            raise OvertoneError(f"can't write to {self.path}: {error.strerror}.") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise OvertoneError(
+                f"another process is training in {self.path}: wait for it, or use another --out."
+            ) from None
+        try:
+            self._check_identity(known)
+        except BaseException:
+            self._lock.close()
+            raise
+        for folder in (self.path, self.checkpoints, self.path / "grids"):
+            storage.sweep(folder)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def _check_identity(self, known: Path) -> None:
+        if not known.exists():
+            storage.write_json(known, self.identity)
+            return
+        differences = list(settings.difference(storage.read_json(known), self.identity))
+        if differences:
+            raise OvertoneError(
+                f"{self.path} was made with other settings ({'; '.join(differences[:4])}):"
+                " use those, or another --out."
+            )
 
     def latest(self) -> Path | None:
         """The newest checkpoint, or None for a run that has none yet."""
@@ -115,8 +149,7 @@ class RunDirectory:
 
     def log(self, entry: dict[str, Any]) -> None:
         """Append a line to the log."""
-        with (self.path / LOG_FILE).open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        storage.append_line(self.path / LOG_FILE, json.dumps(entry))
 
     def read_log(self) -> list[dict[str, Any]]:
         """The lines of the log."""
@@ -156,6 +189,11 @@ def find_checkpoint(run: Path, which: str = "last") -> Path:
         progress = storage.read_json(folders[-1] / "training" / "progress.json")
         return run / "checkpoints" / f"{progress['best_images']:09d}"
     return folders[-1]
+
+
+def _ours(name: str) -> bool:
+    """Names that a run killed before it wrote its settings may have left."""
+    return name in ("checkpoints", LOCK_FILE) or name.startswith(storage.TEMPORARY)
 
 
 def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -30,14 +29,17 @@ class TrainingStream(Dataset):
         self.data = data
         self.objective = objective
         self.seed = seed
-        self._permutation = lru_cache(maxsize=2)(self._permute)
+        self._permutation: tuple[int, Tensor] | None = None  # of the current pass
 
     def index(self, n: int) -> int:
         """Which image of the data is number n."""
         if self.data.endless:
             return n
         epoch, place = divmod(n, len(self.data))
-        return int(self._permutation(epoch)[place])
+        if self._permutation is None or self._permutation[0] != epoch:
+            generator = torch.Generator().manual_seed(mix(self.seed, _ORDER, epoch))
+            self._permutation = epoch, torch.randperm(len(self.data), generator=generator)
+        return int(self._permutation[1][place])
 
     def __getitems__(self, numbers: Sequence[int]) -> Batch:
         """The batch of images with these numbers; the DataLoader's entry."""
@@ -61,10 +63,6 @@ class TrainingStream(Dataset):
             persistent_workers=False,
         )
         return iter(loader)
-
-    def _permute(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(mix(self.seed, _ORDER, epoch))
-        return torch.randperm(len(self.data), generator=generator)
 
 
 class _Batches(torch.utils.data.Sampler):

@@ -2,12 +2,12 @@
 
     python benchmarks/speed.py [--batch 16] [--seconds 8] [--cases adm diffit ...]
 
-A case is a network at one size in training (forward, backward, Adam step) or in sampling (two
-network evaluations in eval mode: an image of Heun's step). Its variants take
+A case is a network at one size in training (forward, backward, Adam step) or in sampling (the
+library's sampler with two noise levels, three network evaluations an image). Its variants take
 turns, round by round, so that a busy machine slows all alike; rates are medians over rounds:
 
     default    the library's own precision and memory layout
-    fp32       the same network in float32, channels-first: eager PyTorch as it comes
+    fp32       the same network in float32, channels-first weights and features: eager PyTorch
     diffusers  `UNet2DModel` of (nearly) equal parameter count under plain bf16 autocast
 
 The last case is the sampler's own arithmetic: the time of a step outside the network, as a share
@@ -17,7 +17,6 @@ of the time of a step with it.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import platform
@@ -25,6 +24,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -48,40 +48,43 @@ NETWORKS: dict[str, Callable[[], Network]] = {
 class Variant:
     """A network with the way it is run."""
 
-    def __init__(self, network: nn.Module, dtype: str, layout: str) -> None:
+    def __init__(self, network: nn.Module, dtype: precision.Precision, layout: str) -> None:
         self.device = precision.default_device()
         self.network = network.to(self.device)
         if layout == "channels_last":
             self.network = self.network.to(memory_format=torch.channels_last)
         self.dtype = dtype
+        self.denoiser = EDMDenoiser(self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), 1e-4, fused=True)
 
-    def autocast(self) -> contextlib.AbstractContextManager:
-        return precision.autocast(self.dtype, self.device)
-
-    def call(self, x: Tensor, time: Tensor) -> Tensor:
-        out = self.network(x, time)
-        return out.sample if hasattr(out, "sample") else out
-
     def training(self, x: Tensor, time: Tensor) -> None:
-        with self.autocast():
-            loss = (self.call(x, time) - x).square().mean()
+        with precision.autocast(self.dtype, self.device):
+            loss = (self.network(x, time) - x).square().mean()
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def sampling(self, x: Tensor, time: Tensor) -> None:
-        """Two evaluations under one context, as in a sampling loop that casts weights once."""
-        with torch.no_grad(), self.autocast():
-            self.call(x, time)
-            self.call(x, time)
+        with torch.no_grad(), precision.autocast(self.dtype, self.device):
+            Sampler(num_steps=2)(self.denoiser, GaussianProcess(), 80 * x, SeededNoise([]))
 
 
-def diffusers_unet(parameters: int) -> nn.Module:
+class Diffusers(nn.Module):
     """diffusers' U-Net for CIFAR-10, its width chosen to come nearest to `parameters`."""
-    from diffusers import UNet2DModel
 
-    def build(width: int) -> nn.Module:
+    config = ADMConfig()  # unconditional: what `EDMDenoiser` asks a network for
+
+    def __init__(self, parameters: int) -> None:
+        super().__init__()
+        widths = range(32, 513, 8)
+        with torch.device("meta"):
+            sizes = {w: sum(p.numel() for p in self.unet_of(w).parameters()) for w in widths}
+        self.unet = self.unet_of(min(widths, key=lambda width: abs(sizes[width] - parameters)))
+
+    @staticmethod
+    def unet_of(width: int) -> nn.Module:
+        from diffusers import UNet2DModel
+
         return UNet2DModel(
             sample_size=32,
             block_out_channels=(width, 2 * width, 2 * width),
@@ -91,11 +94,8 @@ def diffusers_unet(parameters: int) -> nn.Module:
             up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         )
 
-    def count(width: int) -> int:
-        with torch.device("meta"):
-            return sum(p.numel() for p in build(width).parameters())
-
-    return build(min(range(32, 513, 8), key=lambda width: abs(count(width) - parameters)))
+    def forward(self, x: Tensor, time: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        return self.unet(x, time).sample
 
 
 def variants_of(name: str) -> dict[str, Variant]:
@@ -107,7 +107,7 @@ def variants_of(name: str) -> dict[str, Variant]:
     return {
         "default": Variant(network, "auto", "channels_last"),
         "fp32": Variant(same, "fp32", "contiguous"),
-        "diffusers": Variant(diffusers_unet(network.num_parameters), "auto", "contiguous"),
+        "diffusers": Variant(Diffusers(network.num_parameters), "auto", "contiguous"),
     }
 
 
@@ -176,6 +176,15 @@ def sampler_case(batch: int, seconds: float) -> dict:
     return {"case": "sampler arithmetic, adm-128", "batch": batch, "share": round(share, 5)}
 
 
+def cpu_name() -> str:
+    """As Linux knows it, which Python does not."""
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=16)
@@ -184,7 +193,7 @@ def main() -> None:
     options = parser.parse_args()
     device = precision.default_device()
     machine = {
-        "machine": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor(),
+        "machine": torch.cuda.get_device_name() if device.type == "cuda" else cpu_name(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "amx": torch.cpu._is_amx_tile_supported(),
         "threads": torch.get_num_threads(),

@@ -93,7 +93,8 @@ def test_the_digits_classifier_reaches_97_percent(digits):
     noise = torch.randint(0, 256, (500, 1, 8, 8), dtype=torch.uint8)
     bad = evaluation([(noise, torch.arange(500) % 10)], {})
     assert bad.recognised < 0.3
-    assert bad.recall < 0.3
+    # Recall is fooled by noise, whose manifold is wide; precision is not.
+    assert bad.precision < 0.3
     assert bad.frechet_distance > 10 * own.frechet_distance
 
 

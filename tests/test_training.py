@@ -161,8 +161,9 @@ def test_a_run_leaves_log_grids_and_checkpoints(tmp_path):
     held_out = {e["images"]: e["held_out_loss"] for e in log if "held_out_loss" in e}
     assert list(held_out) == [0, 128, 256]
     assert [g.name for g in sorted((tmp_path / "run" / "grids").iterdir())] == [
-        "000000000.png", "000000128.png", "000000256.png",
-    ]  # fmt: skip
+        "000000128.png",
+        "000000256.png",
+    ]
     best = min(held_out, key=held_out.get)
     assert {int(c.name) for c in checkpoints_of(tmp_path / "run")} == {best, 256}
     assert find_checkpoint(tmp_path / "run", "best").name == f"{best:09d}"

@@ -183,14 +183,14 @@ class Trainer:
                     meter.check(seen)
                     self._checkpoint(run)
                     meter.restart_clock()
-                if self.stop_asked:
+                if self.stop_asked and seen < total:
                     raise RunInterruptedError(
                         f"interrupted at image {seen:,}, and saved in {run.path}: started again,"
                         " the run goes on from there."
                     )
 
     def rehearse(self, steps: int = 3) -> dict[str, float]:
-        """A dry run: a few steps and one grid, no run directory. Returns images/s and hours."""
+        """A dry run: a few steps, and no run directory. Returns images/s and hours."""
         meter, batches = _Meter(self.device, 0, self.training.batch_size), self._batches(0)
         model, times = self._prepared(), []
         for batch in islice(batches, steps):
@@ -200,9 +200,6 @@ class Trainer:
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - began)
         seen = len(times) * self.training.batch_size
-        meter.check(seen)
-        if self.picture is not None:
-            self.picture(self.ema.module)
         rate = self.training.batch_size / min(times)
         hours = self.training.total_images / rate / 3600
         return {"images_per_second": rate, "hours": hours, "loss": meter.report(seen)["loss"]}
@@ -280,7 +277,7 @@ class Trainer:
         run.log({"images": progress.images, key: loss})
         if progress.best_loss is None or loss < progress.best_loss:
             progress.best_loss, progress.best_images = loss, progress.images
-        if self.picture is not None:
+        if self.picture is not None and progress.images:  # before training there is only noise
             with storage.new_file(run.path / "grids" / f"{progress.images:09d}.png") as file:
                 self.picture(self.ema.module).save(file)
         run.save(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -58,7 +59,7 @@ class TrainingStream(Dataset):
             self,
             batch_sampler=_Batches(start, stop, batch, share),
             collate_fn=_as_it_is,
-            num_workers=workers,
+            num_workers=min(workers, os.cpu_count() or 1),  # more only get in each other's way
             pin_memory=torch.accelerator.is_available(),
             persistent_workers=False,
         )

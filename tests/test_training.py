@@ -268,6 +268,14 @@ def test_other_images_are_refused(tmp_path):
     assert "averaged_loss" in read_log(tmp_path / "run")[0]
 
 
+def test_splits_with_other_classes_are_refused(tmp_path):
+    for place in ("train/a", "train/b", "test/b"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / place / "0.png")
+    with pytest.raises(OvertoneError, match="classes of the test split"):
+        trainer_of(changed(data=str(tmp_path)), show=False)
+
+
 def test_a_run_killed_before_its_first_file_was_whole_starts_again(tmp_path):
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)

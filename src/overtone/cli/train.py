@@ -38,9 +38,10 @@ def main(arguments: Sequence[str]) -> None:
     out = options.out or Path("runs") / Path(name).stem
     trainer = trainer_of(options.recipe)
     millions = sum(p.numel() for p in trainer.model.parameters()) / 1e6
+    count = "any number of" if trainer.data.endless else f"{len(trainer.data):,}"
     print(
         f"{type(trainer.model.network).__name__}, {millions:.2f} M parameters, on"
-        f" {trainer.device}; {len(trainer.data):,} images of {options.recipe.data}",
+        f" {trainer.device}; {count} images of {options.recipe.data}",
         file=sys.stderr,
     )
     if options.dry_run:

@@ -89,6 +89,12 @@ def trainer_of(recipe: Recipe, *, show: bool = True) -> Trainer:
             f"{recipe.data} has no classes: sort its images into sub-folders,"
             " or pass --no-class-conditional."
         )
+    test = held_out(recipe.data, size, channels, skip_bad=skip)
+    if test is not None and test.class_names != data.class_names:
+        raise OvertoneError(
+            f"{recipe.data}: the classes of the test split {test.class_names[:5]} are not those of"
+            f" the training split {data.class_names[:5]}: labels would not mean the same."
+        )
     num_classes = data.num_classes if recipe.class_conditional else 0
     if recipe.network.num_classes not in (0, num_classes):
         raise OvertoneError(
@@ -132,7 +138,7 @@ def trainer_of(recipe: Recipe, *, show: bool = True) -> Trainer:
         model=EDMDenoiser(network, recipe.sigma_data),
         objective=objective,
         data=data,
-        held_out=held_out(recipe.data, size, channels, skip_bad=skip),
+        held_out=test,
         identity=recipe.identity(),
         recipe=settings.dump(recipe),
         training=recipe.training,

@@ -10,7 +10,7 @@ import torch
 from helpers import TINY_ADM, TINY_DIFFIT, awake
 from overtone import storage
 from overtone.errors import OvertoneError
-from overtone.networks import ADMUNet, DiffiTUNet
+from overtone.networks import ADMUNet, Classifier, DiffiTUNet
 from overtone.pipelines import DiffiTPipeline, ImagePipeline, load_pipeline
 from overtone.pipelines.base import grid
 from overtone.samplers import Sampler
@@ -97,6 +97,8 @@ def test_pipelines_load_as_what_they_were(pipe, tmp_path):
     ImagePipeline(ADMUNet(TINY_ADM)).save_pretrained(tmp_path / "adm")
     assert type(load_pipeline(tmp_path / "diffit")) is DiffiTPipeline
     assert type(load_pipeline(tmp_path / "adm")) is ImagePipeline
+    with pytest.raises(OvertoneError, match="takes ADMUNet or DiffiTUNet, not Classifier"):
+        ImagePipeline(Classifier())
     with pytest.raises(OvertoneError, match="DiffiTPipeline takes DiffiTUNet, not ADMUNet"):
         DiffiTPipeline.from_pretrained(tmp_path / "adm")
 

@@ -23,7 +23,7 @@ class Options:
     out: Path | None = None
     """directory of the run; runs/RECIPE if left out"""
     dry_run: bool = False
-    """build everything, train three steps, say how long the run would take; write nothing"""
+    """build everything, train three steps, say how long the run would take; no run is made"""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -219,12 +219,12 @@ def diffit_fashion_mnist() -> Recipe:
         mirror=True,
         training=Training(
             total_images=2_000_000,
-            batch_size=128,
+            batch_size=64,
             lr=1e-3,
-            lr_rampup_images=50_000,
+            lr_rampup_images=20_000,
             ema_halflife_images=100_000,
         ),
-        reporting=Reporting(report_images=10_000, checkpoint_images=100_000),
+        reporting=Reporting(report_images=10_000, checkpoint_images=50_000),
     )
 
 

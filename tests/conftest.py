@@ -15,7 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Modules with `Self` in them (pipelines, saved networks) are left to the static checker.
 CHECKED = [
     *(f"overtone.networks.{name}" for name in ("adm", "attention", "cells", "classifier")),
-    *(f"overtone.networks.{name}" for name in ("diffit", "layers", "unet")),
+    *(f"overtone.networks.{name}" for name in ("diffit", "layers", "song", "unet")),
     *(f"overtone.denoisers.{name}" for name in ("guidance", "ideal", "precond")),
     "overtone.metrics.scores",
     "overtone.processes",

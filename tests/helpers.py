@@ -1,5 +1,6 @@
 """What several test modules need."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from overtone.denoisers import IdealDenoiser
-from overtone.networks import ADMConfig, ADMUNet, DiffiTConfig, DiffiTUNet
+from overtone.networks import ADMConfig, ADMUNet, DiffiTConfig, DiffiTUNet, SongConfig, SongUNet
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -32,6 +33,27 @@ TINY_ADM = ADMConfig(
     head_channels=8,
     embedding_width=32,
     dropout=0.0,
+)
+TINY_SONG = SongConfig(
+    resolution=8,
+    channels=1,
+    num_classes=3,
+    widths=(16, 32),
+    stem_width=8,
+    num_cells=1,
+    attention_resolutions=(4,),
+    frequencies=16,
+    embedding_width=32,
+    dropout=0.0,
+)
+TINY_NCSN = dataclasses.replace(
+    TINY_SONG,
+    time_embedding="fourier",
+    filter_taps=(1, 3, 3, 1),
+    residual_encoder=True,
+    attention="tmsa",
+    window=2,
+    heads=2,
 )
 
 
@@ -66,7 +88,12 @@ def awake(network):
 
 
 def tiny_networks():
-    return [DiffiTUNet(TINY_DIFFIT), ADMUNet(TINY_ADM)]
+    return [
+        DiffiTUNet(TINY_DIFFIT),
+        ADMUNet(TINY_ADM),
+        SongUNet(TINY_SONG),
+        SongUNet(TINY_NCSN),
+    ]
 
 
 def gaussian(dims: int = 4) -> tuple[IdealDenoiser, Tensor, Tensor]:

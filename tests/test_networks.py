@@ -9,24 +9,41 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import TINY_ADM, TINY_DIFFIT, Golden, awake, deviation, tiny_networks
+from helpers import TINY_ADM, TINY_DIFFIT, TINY_SONG, Golden, awake, deviation, tiny_networks
 from overtone.convert import from_published
 from overtone.denoisers import EDMDenoiser
 from overtone.errors import OvertoneError
-from overtone.networks import ADMConfig, ADMUNet, DiffiTConfig, DiffiTUNet
-from overtone.networks.attention import TMSA, DiffiTBlock, attend, from_windows, to_windows
-from overtone.networks.layers import GroupNorm, sinusoids
+from overtone.networks import ADMConfig, ADMUNet, DiffiTConfig, DiffiTUNet, SongConfig, SongUNet
+from overtone.networks.attention import (
+    TMSA,
+    DiffiTBlock,
+    TimeAttention,
+    attend,
+    from_windows,
+    relative_positions,
+    to_windows,
+)
+from overtone.networks.layers import GroupNorm, Resample, sinusoids
 
 
 @pytest.mark.parametrize("call", ["denoised", "denoised_augment", "denoised_uncond"])
-def test_adm_gives_the_published_numbers(call):
-    golden = Golden("adm_edm_precond")
+@pytest.mark.parametrize("name", ["adm", "ddpmpp"])
+def test_networks_of_edm_give_the_published_numbers(name, call):
+    golden = Golden(f"{name}_edm_precond")
     denoiser = from_published("edm", golden.state, golden.config)
     labels = None if call == "denoised_uncond" else golden["in.class_labels"]
     augment = golden["in.augment_labels"] if call == "denoised_augment" else None
     with torch.no_grad():
         out = denoiser(golden["in.sample"], golden["in.sigma"], labels, augment_labels=augment)
     assert deviation(out.x_0, golden[f"out.{call}"]) < 2e-6
+
+
+def test_ncsnpp_gives_the_published_numbers():
+    golden = Golden("ncsnpp_edm_precond")
+    denoiser = from_published("edm", golden.state, golden.config)
+    with torch.no_grad():
+        out = denoiser(golden["in.sample"], golden["in.sigma"])
+    assert deviation(out.x_0, golden["out.denoised"]) < 2e-6
 
 
 def test_the_null_class_is_no_class():
@@ -116,6 +133,139 @@ def test_block_is_the_papers_two_lines():
     norm = torch.nn.LayerNorm(8, eps=1e-6, elementwise_affine=False)
     middle = block.attention(norm(x), token) + x
     assert torch.allclose(block(x, token), block.mlp(norm(middle)) + middle, atol=1e-6)
+
+
+def reference_attention(q, k, v, bias):
+    """softmax(q k^T / sqrt(d) + bias) v by hand; (batch, windows, heads, tokens, d) each."""
+    weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5 + bias).softmax(-1)
+    return (weights @ v).transpose(2, 3).flatten(3)
+
+
+def split_heads(x, parts, heads):
+    return x.unflatten(-1, (parts, heads, -1)).permute(3, 0, 1, 4, 2, 5)
+
+
+def test_time_as_a_token_of_its_own_is_one_more_key_and_value():
+    tmsa = awake(TMSA(width=12, heads=3, token_width=5, size=2, time_in="separate"))
+    x, token = torch.randn(2, 6, 4, 12), torch.randn(2, 5)
+    q, k, v = split_heads(tmsa.qkv(x), 3, 3)
+    more_k, more_v = split_heads(tmsa.kv_time(token)[:, None, None].expand(-1, 6, -1, -1), 2, 3)
+    bias = torch.cat((tmsa.bias(), torch.zeros(3, 4, 1)), dim=-1)
+    k, v = torch.cat((k, more_k), dim=-2), torch.cat((v, more_v), dim=-2)
+    reference = tmsa.proj(reference_attention(q, k, v, bias))
+    assert torch.allclose(tmsa(x, token), reference, atol=1e-6)
+
+
+def test_time_in_the_bias_moves_the_table():
+    tmsa = awake(TMSA(width=12, heads=3, token_width=5, size=2, time_in="bias"))
+    x, token = torch.randn(2, 6, 4, 12), torch.randn(2, 5)
+    q, k, v = split_heads(tmsa.qkv(x), 3, 3)
+    tables = tmsa.bias.table + tmsa.bias.time(token).view(2, 9, 3)
+    bias = torch.stack([table[relative_positions(2)].permute(2, 0, 1) for table in tables])
+    reference = tmsa.proj(reference_attention(q, k, v, bias[:, None]))
+    assert torch.allclose(tmsa(x, token), reference, atol=1e-6)
+
+
+def test_time_in_the_mlp_shifts_its_hidden_layer():
+    block = awake(DiffiTBlock(width=8, heads=2, token_width=4, size=2, time_in="mlp"))
+    x, token = torch.randn(2, 3, 4, 8), torch.randn(2, 4)
+    norm = torch.nn.LayerNorm(8, eps=1e-6, elementwise_affine=False)
+    middle = block.attention(norm(x), token) + x
+    hidden = block.mlp[0](norm(middle)) + block.mlp_time(token)[:, None, None]
+    reference = middle + block.mlp[2](F.gelu(hidden, approximate="tanh"))
+    assert torch.allclose(block(x, token), reference, atol=1e-6)
+
+
+@pytest.mark.parametrize("time_in", ["tmsa", "separate", "mlp", "bias", "none"])
+def test_only_time_in_none_does_not_see_the_time(time_in):
+    config = dataclasses.replace(TINY_DIFFIT, time_in=time_in, num_classes=0)
+    network, x = awake(DiffiTUNet(config)), torch.randn(1, 1, 8, 8)
+    sees = not torch.allclose(network(x, torch.tensor([0.1])), network(x, torch.tensor([1.5])))
+    assert sees == (time_in != "none")
+    with pytest.raises(ValueError, match="no way in for classes"):
+        dataclasses.replace(TINY_DIFFIT, time_in="none")
+
+
+LADDER = [
+    ("vit", "aggregation"),
+    ("multi_resolution", "aggregation"),
+    ("multi_resolution", "multi_resolution"),
+    ("diffit", "multi_resolution"),
+    ("diffit", "diffit"),
+]
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), LADDER)
+def test_the_ladder_trains_at_every_rung(encoder, decoder):
+    network = awake(
+        DiffiTUNet(dataclasses.replace(TINY_DIFFIT, encoder=encoder, decoder=decoder, window=2))
+    )
+    x, labels = torch.randn(3, 1, 8, 8), torch.tensor([0, 1, 2])
+    out = network(x, torch.randn(3), labels)
+    assert out.shape == x.shape
+    out.square().sum().backward()
+    dead = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert dead == []
+    # What is local stays local in a U of windows; every pixel of a ViT sees every other.
+    cells = [type(cell).__name__ for level in network.unet.encoder for cell in level.cells]
+    assert set(cells) == {"DiffiTCell" if encoder == "diffit" else "TransformerCell"}
+
+
+def test_a_plain_vit_has_one_level_of_patches():
+    config = dataclasses.replace(TINY_DIFFIT, encoder="vit", decoder="aggregation")
+    unet = DiffiTUNet(config).unet
+    assert unet.stem.kernel_size == unet.stem.stride == (2, 2)
+    assert [len(level.cells) for level in unet.encoder] == [2]
+    assert unet.encoder[0].cells[0].window == 4  # all of the 4 x 4 patches
+    with pytest.raises(ValueError, match="needs decoder aggregation"):
+        dataclasses.replace(TINY_DIFFIT, encoder="vit")
+
+
+def test_fourier_features_are_fixed_and_saved(tmp_path):
+    config = dataclasses.replace(TINY_DIFFIT, time_embedding="fourier")
+    network = awake(DiffiTUNet(config)).eval()
+    assert "token.fourier.frequencies" not in dict(network.named_parameters())
+    x, time = torch.randn(2, 1, 8, 8), torch.randn(2)
+    angles = 2 * torch.pi * time[:, None] * network.token.fourier.frequencies
+    features = torch.cat((angles.cos(), angles.sin()), dim=1)
+    token = network.token(time, None, None)
+    assert torch.allclose(token, network.token.mlp(features), atol=1e-4)
+    network.save_pretrained(tmp_path / "network")
+    again = DiffiTUNet.from_pretrained(tmp_path / "network")
+    assert torch.equal(network(x, time), again(x, time))
+
+
+@pytest.mark.parametrize("direction", ["down", "up"])
+def test_filters_keep_a_constant_and_box_filters_are_the_general_case(direction):
+    x = torch.randn(2, 3, 8, 6)
+    box = Resample(direction)
+    general = Resample(direction)
+    general.box = False
+    assert torch.allclose(box(x), general(x), atol=1e-6)
+    flat = Resample(direction, (1, 3, 3, 1))(torch.ones(1, 2, 8, 8))
+    assert flat.shape[-1] == (4 if direction == "down" else 16)
+    inside = flat[:, :, 1:-1, 1:-1]  # at the edges the zeros around come in
+    assert torch.allclose(inside, torch.ones_like(inside))
+
+
+def test_song_presets_have_the_published_size():
+    with torch.device("meta"):
+        # As EDM's training prints it for its CIFAR-10 network without classes.
+        assert SongUNet(SongConfig.ddpmpp()).num_parameters == 55_733_891
+        large = SongUNet(SongConfig.ncsnpp(64))
+        x = torch.empty(1, 3, 64, 64)
+        assert large(x, torch.empty(1), None, torch.empty(1, 9)).shape == x.shape
+
+
+def test_tmsa_is_a_choice_of_ddpmpps_attention():
+    network = SongUNet(dataclasses.replace(TINY_SONG, attention="tmsa", heads=2))
+    attentions = [m for m in network.modules() if isinstance(m, TimeAttention)]
+    assert len(attentions) == 3  # encoder, middle, last of the decoder's level
+    assert attentions[0].window == 4  # the whole level
+    attention = awake(attentions[0])
+    x = torch.randn(1, 32, 4, 4)
+    token = torch.zeros(1, 32)
+    assert not torch.allclose(attention(x, token), attention(x, token + 1))
 
 
 def test_sinusoids_are_cos_then_sin():

@@ -33,6 +33,8 @@ _HOME = {
     "Sampler": "samplers",
     "Schedule": "processes",
     "SeededNoise": "processes",
+    "SongConfig": "networks",
+    "SongUNet": "networks",
     "VPLinearSchedule": "processes",
     "from_published": "convert",
     "load_pipeline": "pipelines",

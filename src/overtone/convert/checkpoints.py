@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -9,47 +10,84 @@ from torch import Tensor
 from overtone.convert import keys
 from overtone.denoisers import Denoiser, EDMDenoiser
 from overtone.errors import OvertoneError, unknown
-from overtone.networks import ADMConfig, ADMUNet
+from overtone.networks import ADMConfig, ADMUNet, SongConfig, SongUNet
+from overtone.networks.network import Network
 
 
 def from_published(kind: str, state_dict: dict[str, Tensor], config: dict[str, Any]) -> Denoiser:
     """The published model `kind` with the given weights, in eval mode.
 
-    | kind  | `config`                                        | returns         |
-    |-------|-------------------------------------------------|-----------------|
-    | "edm" | the constructor arguments of EDM's network, with | `EDMDenoiser`   |
-    |       | `model_type`: "DhariwalUNet"                     |                 |
+    | kind  | `config`                                         | returns       |
+    |-------|--------------------------------------------------|---------------|
+    | "edm" | the constructor arguments of EDM's network, with | `EDMDenoiser` |
+    |       | `model_type`: "DhariwalUNet" (ADM) or "SongUNet" |               |
+    |       | (DDPM++ and NCSN++)                              |               |
 
-    Raises `OvertoneError` for an unknown kind or network, and for weights that do not fit.
+    Raises `OvertoneError` for an unknown kind or network, for settings that are not implemented,
+    and for weights that do not fit.
     """
     if kind != "edm":
         raise unknown("kind of checkpoint", kind, ["edm"])
-    if config["model_type"] != "DhariwalUNet":
-        raise unknown("EDM network", config["model_type"], ["DhariwalUNet"])
-    network = _adm(state_dict, config)
+    model = config["model_type"]
+    if model not in _EDM:
+        raise unknown("EDM network", model, _EDM)
+    network, rename = _EDM[model](config)
+    try:
+        weights = rename(state_dict)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise OvertoneError(f"not the weights of a {model}: {error}") from None
+    network.load_weights(weights, model)
     return EDMDenoiser(network, config.get("sigma_data", 0.5)).eval()
 
 
-def _adm(state_dict: dict[str, Tensor], config: dict[str, Any]) -> ADMUNet:
-    width, mults = config["model_channels"], config["channel_mult"]
+Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+
+def _adm(config: dict[str, Any]) -> tuple[Network, Rename]:
     network = ADMUNet(
         ADMConfig(
-            resolution=config["img_resolution"],
-            channels=config["img_channels"],
-            num_classes=config["label_dim"],
-            widths=tuple(width * mult for mult in mults),
-            num_cells=config["num_blocks"],
-            attention_resolutions=tuple(config["attn_resolutions"]),
-            embedding_width=width * config.get("channel_mult_emb", 4),
-            augment_channels=config["augment_dim"],
-            dropout=config["dropout"],
+            **_common(config),
+            embedding_width=config["model_channels"] * config.get("channel_mult_emb", 4),
         )
     )
-    try:
-        weights = keys.adm(
-            state_dict, config["img_resolution"], len(mults), network.config.head_channels
+    size, depth, head = config["img_resolution"], len(config["channel_mult"]), 64
+    return network, lambda state: keys.adm(state, size, depth, head)
+
+
+def _song(config: dict[str, Any]) -> tuple[Network, Rename]:
+    encoder, decoder = config["encoder_type"], config["decoder_type"]
+    if encoder not in ("standard", "residual") or decoder != "standard":
+        raise OvertoneError(f"a SongUNet with encoder {encoder} and decoder {decoder} is unknown.")
+    network = SongUNet(
+        SongConfig(
+            **_common(config),
+            stem_width=config["model_channels"],
+            frequencies=config["model_channels"] * config["channel_mult_noise"],
+            embedding_width=config["model_channels"] * config.get("channel_mult_emb", 4),
+            time_embedding=config["embedding_type"],
+            filter_taps=tuple(config["resample_filter"]),
+            residual_encoder=encoder == "residual",
         )
-    except (KeyError, ValueError) as error:
-        raise OvertoneError(f"not the weights of a DhariwalUNet: {error}") from None
-    network.load_weights(weights, "DhariwalUNet")
-    return network
+    )
+    size, depth = config["img_resolution"], len(config["channel_mult"])
+    return network, lambda state: keys.song(state, size, depth)
+
+
+_EDM: dict[str, Callable[[dict[str, Any]], tuple[Network, Rename]]] = {
+    "DhariwalUNet": _adm,
+    "SongUNet": _song,
+}
+
+
+def _common(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that EDM's networks share."""
+    return {
+        "resolution": config["img_resolution"],
+        "channels": config["img_channels"],
+        "num_classes": config["label_dim"],
+        "widths": tuple(config["model_channels"] * mult for mult in config["channel_mult"]),
+        "num_cells": config["num_blocks"],
+        "attention_resolutions": tuple(config["attn_resolutions"]),
+        "augment_channels": config["augment_dim"],
+        "dropout": config["dropout"],
+    }

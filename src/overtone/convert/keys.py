@@ -27,38 +27,61 @@ EMBEDDING = {
     "map_augment": "embedding.augment",
 }
 
+HEAD = {"out_norm": "head_norm", "aux_norm": "head_norm", "out_conv": "head", "aux_conv": "head"}
+
 
 def adm(
     state: dict[str, Tensor], resolution: int, depth: int, head_width: int
 ) -> dict[str, Tensor]:
     """The state of our `ADMUNet`, `depth` levels deep, from that of EDM's "DhariwalUNet"."""
+    ours = _edm(state, resolution, depth, (-1, head_width, 3))
+    if "embedding.classes.weight" in ours:
+        # A bias-free linear layer on one-hot labels is a table of vectors.
+        table = ours["embedding.classes.weight"].T
+        ours["embedding.classes.weight"] = table.contiguous()
+    return ours
+
+
+def song(state: dict[str, Tensor], resolution: int, depth: int) -> dict[str, Tensor]:
+    """The state of our `SongUNet`, `depth` levels deep, from that of EDM's of the same name."""
+    return _edm(state, resolution, depth, (1, -1, 3))
+
+
+def _edm(
+    state: dict[str, Tensor], resolution: int, depth: int, packing: tuple[int, int, int]
+) -> dict[str, Tensor]:
+    """`packing` is how qkv is packed: (heads, d, 3)."""
     ours = {}
     for name, tensor in state.items():
         name = name.removeprefix("model.")
         if name.endswith("resample_filter"):
-            continue  # constant: the 2x2 box
+            continue  # constant
         module, kind = name.rsplit(".", 1)
         if module == "map_label":
-            # A bias-free linear layer on one-hot labels is a table of vectors.
-            ours["embedding.classes.weight"] = tensor.T.contiguous()
+            ours[f"embedding.classes.{kind}"] = tensor
+        elif module == "map_noise":
+            ours["embedding.fourier.frequencies"] = tensor
         elif module in EMBEDDING:
             ours[f"{EMBEDDING[module]}.{kind}"] = tensor
-        elif module in ("out_norm", "out_conv"):
-            ours[f"unet.{'head_norm' if module == 'out_norm' else 'head'}.{kind}"] = tensor
+        elif module in HEAD:
+            ours[f"unet.{HEAD[module]}.{kind}"] = tensor
         else:
-            ours[f"unet.{_place(module, resolution, depth)}.{kind}"] = _packed(
-                name, tensor, head_width
-            )
+            place = _place(module, resolution, depth)
+            ours[f"unet.{place}.{kind}"] = _packed(name, tensor, packing)
     return ours
 
 
 def _place(module: str, resolution: int, depth: int) -> str:
     """'enc.16x16_block0.conv0' -> 'encoder.0.cells.0.conv0'."""
     stage, cell, *part = module.split(".")
-    size, name = cell.split("_")
+    size, name = cell.split("_", 1)
     level = (resolution // int(size.split("x")[0])).bit_length() - 1
     if name == "conv":
         return "stem"
+    if name in HEAD:
+        return HEAD[name]
+    if name == "aux_residual":
+        return f"encoder.{level}.pyramid.conv"
     tail = CELL[part[0]]
     if name.startswith("in"):
         return f"middle.{name[2:]}.{tail}"
@@ -69,10 +92,10 @@ def _place(module: str, resolution: int, depth: int) -> str:
     return f"{column}.cells.{name.removeprefix('block')}.{tail}"
 
 
-def _packed(name: str, tensor: Tensor, head_width: int) -> Tensor:
+def _packed(name: str, tensor: Tensor, packing: tuple[int, int, int]) -> Tensor:
     """Attention's 1x1 convolutions as linear layers, qkv from (head, d, 3) to (3, head, d)."""
     if ".qkv." in name:
-        tensor = tensor.unflatten(0, (-1, head_width, 3)).movedim(2, 0).flatten(0, 2)
+        tensor = tensor.unflatten(0, packing).movedim(2, 0).flatten(0, 2)
     if ".qkv." in name or ".proj." in name:
         return tensor.flatten(1) if tensor.dim() == 4 else tensor
     return tensor

@@ -4,9 +4,10 @@ from overtone.networks.adm import ADMConfig, ADMUNet
 from overtone.networks.classifier import Classifier, ClassifierConfig
 from overtone.networks.diffit import DiffiTConfig, DiffiTUNet
 from overtone.networks.network import Network
+from overtone.networks.song import SongConfig, SongUNet
 
 NETWORKS: dict[str, type[Network]] = {
-    network.__name__: network for network in (ADMUNet, Classifier, DiffiTUNet)
+    network.__name__: network for network in (ADMUNet, Classifier, DiffiTUNet, SongUNet)
 }
 
 __all__ = [
@@ -18,4 +19,6 @@ __all__ = [
     "DiffiTConfig",
     "DiffiTUNet",
     "Network",
+    "SongConfig",
+    "SongUNet",
 ]

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from overtone.networks.attention import SelfAttention
 from overtone.networks.cells import ResidualCell
-from overtone.networks.layers import ClassEmbedding, Features, sinusoids
+from overtone.networks.layers import ClassEmbedding, Features, Resample, sinusoids
 from overtone.networks.network import Network
 from overtone.networks.unet import Cells, Place, UNet
 
@@ -64,20 +65,21 @@ class _ADMCells(Cells):
         if attends and (heads == 0 or out_channels % config.head_channels):
             raise ValueError(f"width {out_channels} does not divide into heads of"
                              f" {config.head_channels} channels")  # fmt: skip
+        attention = SelfAttention(out_channels, heads) if attends else None
         return ResidualCell(
-            in_channels, out_channels, config.embedding_width, heads, config.dropout
+            in_channels, out_channels, config.embedding_width, attention, config.dropout
         )
 
     def down(self, channels: int) -> nn.Module:
-        config = self.config
-        return ResidualCell(
-            channels, channels, config.embedding_width, 0, config.dropout, resample="down"
-        )
+        return self._transition(channels, "down")
 
     def up(self, channels: int) -> nn.Module:
-        config = self.config
+        return self._transition(channels, "up")
+
+    def _transition(self, channels: int, direction: Literal["down", "up"]) -> nn.Module:
+        config, resample = self.config, Resample(direction)
         return ResidualCell(
-            channels, channels, config.embedding_width, 0, config.dropout, resample="up"
+            channels, channels, config.embedding_width, None, config.dropout, resample
         )
 
 

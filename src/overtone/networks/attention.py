@@ -14,6 +14,8 @@ there because the published network has it, and does nothing. Time acts through 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -24,57 +26,112 @@ from overtone.networks.layers import GroupNorm, without_autocast, zero
 _CPU_HAS_AMX = torch.cpu._is_amx_tile_supported()
 
 
+TimeIn = Literal["tmsa", "separate", "mlp", "bias", "none"]
+"""Where the time enters a transformer block: DiffiT's ablations, formulas in `DiffiTBlock`."""
+
+
 def attend(
     qkv: Float[Tensor, "batch tokens triple_width"],
     heads: int,
-    bias: Float[Tensor, "heads tokens tokens"] | None = None,
+    bias: Float[Tensor, "*some heads tokens tokens"] | None = None,
+    memory: Float[Tensor, "batch more double_width"] | None = None,
 ) -> Float[Tensor, "batch tokens width"]:
-    """softmax(q k^T / sqrt(d) + bias) v, with q, k, v packed as (3, head, d) in the last axis."""
+    """softmax(q k^T / sqrt(d) + bias) v, with q, k, v packed as (3, head, d) in the last axis.
+
+    `memory` holds the (k, v) of further tokens, which are attended to without bias and ask nothing.
+    """
     batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     if qkv.device.type == "cpu" and (torch.is_grad_enabled() or not _CPU_HAS_AMX):
         # There the backward of fused attention is up to 10x slower in bfloat16 than in float32,
         # and without tile instructions the forward 2x.
         qkv = qkv.float()
     q, k, v = qkv.view(batch, tokens, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+    if memory is not None:
+        more = memory.to(qkv.dtype).view(batch, -1, 2, heads, width // heads)
+        more_k, more_v = more.permute(2, 0, 3, 1, 4)
+        k, v = torch.cat((k, more_k), dim=2), torch.cat((v, more_v), dim=2)
+        bias = None if bias is None else F.pad(bias, (0, memory.shape[1]))
     with without_autocast(q):
-        mask = None if bias is None else bias.to(q.dtype)[None]
+        mask = None if bias is None else bias.to(q.dtype).expand(batch, -1, -1, -1)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return out.transpose(1, 2).reshape(batch, tokens, width)
 
 
 class SelfAttention(nn.Module):
-    """ADM's attention over all pixels, with its norm and residual: x + proj(attend(norm(x)))."""
+    """ADM's attention over all pixels: scale (x + proj(attend(norm(x)))).
 
-    def __init__(self, channels: int, heads: int, eps: float = 1e-5) -> None:
+    The embedding is taken for the sake of those that use it, and not used.
+    """
+
+    def __init__(
+        self, channels: int, heads: int, eps: float = 1e-5, skip_scale: float = 1.0
+    ) -> None:
         super().__init__()
         self.heads = heads
+        self.skip_scale = skip_scale
         self.norm = GroupNorm(channels, eps, activation=False)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = zero(nn.Linear(channels, channels))
 
     def forward(
-        self, x: Float[Tensor, "batch channels height width"]
+        self, x: Float[Tensor, "batch channels height width"], embedding: Tensor | None = None
     ) -> Float[Tensor, "batch channels height width"]:
         tokens = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
         out = self.proj(attend(self.qkv(tokens), self.heads))
-        return x + out.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+        out = x + out.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+        return out if self.skip_scale == 1.0 else out * self.skip_scale
+
+
+class TimeAttention(nn.Module):
+    """TMSA in the place of `SelfAttention`: scale (x + TMSA(norm(x), embedding)), in windows."""
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        embedding_width: int,
+        window: int,
+        eps: float = 1e-5,
+        skip_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.window = window
+        self.skip_scale = skip_scale
+        self.norm = GroupNorm(channels, eps, activation=False)
+        self.attention = TMSA(channels, heads, embedding_width, window)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        embedding: Float[Tensor, "batch embedding_width"],
+    ) -> Float[Tensor, "batch channels height width"]:
+        out = self.attention(to_windows(self.norm(x), self.window), embedding)
+        return (x + from_windows(out, self.window, x.shape[2])) * self.skip_scale
 
 
 class RelativePositionBias(nn.Module):
     """B[head, query, key] = table[(dy + s - 1)(2s - 1) + dx + s - 1, head] on an s x s window,
 
-    (dy, dx) = query - key. In eval mode B is gathered once and kept until the table changes.
+    (dy, dx) = query - key. In eval mode B is gathered once and kept until the table changes. With a
+    `token_width` the table moves with the time, table + W x_t, and there is one B an image.
     """
 
     index: Tensor
 
-    def __init__(self, size: int, heads: int) -> None:
+    def __init__(self, size: int, heads: int, token_width: int = 0) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.randn((2 * size - 1) ** 2, heads) * 0.02)
+        rows = (2 * size - 1) ** 2
+        self.table = nn.Parameter(torch.randn(rows, heads) * 0.02)
+        self.time = zero(nn.Linear(token_width, rows * heads)) if token_width else None
         self.register_buffer("index", relative_positions(size), persistent=False)
         self._kept: tuple[tuple[int, int], Tensor] | None = None
 
-    def forward(self) -> Float[Tensor, "heads tokens tokens"]:
+    def forward(
+        self, token: Float[Tensor, "batch token_width"] | None = None
+    ) -> Float[Tensor, "*some heads tokens tokens"]:
+        if self.time is not None:
+            table = self.table + self.time(token).unflatten(1, self.table.shape)
+            return table[:, self.index].permute(0, 3, 1, 2)
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.table[self.index].permute(2, 0, 1).contiguous()
         key = (self.table.data_ptr(), self.table._version)
@@ -95,17 +152,21 @@ class TMSA(nn.Module):
     """Time-dependent self-attention within windows of `size` x `size` tokens.
 
     Takes x (batch, windows, tokens, width), the windows of each image, and its time token
-    (batch, token_width). The time's projection is the same in all windows of an image.
+    (batch, token_width). The time's projection is the same in all windows of an image. `time_in`
+    other than "tmsa" takes the time out of q, k and v (see `DiffiTBlock`).
     """
 
-    def __init__(self, width: int, heads: int, token_width: int, size: int) -> None:
+    def __init__(
+        self, width: int, heads: int, token_width: int, size: int, time_in: TimeIn = "tmsa"
+    ) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} does not divide into {heads} heads")
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
-        self.qkv_time = nn.Linear(token_width, 3 * width)
-        self.bias = RelativePositionBias(size, heads)
+        self.qkv_time = nn.Linear(token_width, 3 * width) if time_in == "tmsa" else None
+        self.kv_time = nn.Linear(token_width, 2 * width) if time_in == "separate" else None
+        self.bias = RelativePositionBias(size, heads, token_width if time_in == "bias" else 0)
         self.proj = zero(nn.Linear(width, width))
 
     def forward(
@@ -113,8 +174,17 @@ class TMSA(nn.Module):
         x: Float[Tensor, "batch windows tokens width"],
         token: Float[Tensor, "batch token_width"],
     ) -> Float[Tensor, "batch windows tokens width"]:
-        qkv = self.qkv(x) + self.qkv_time(token)[:, None, None]
-        out = attend(qkv.flatten(0, 1), self.heads, self.bias())
+        windows = x.shape[1]
+        qkv = self.qkv(x)
+        if self.qkv_time is not None:
+            qkv = qkv + self.qkv_time(token)[:, None, None]
+        bias = self.bias(token)
+        if bias.dim() == 4:
+            bias = bias.repeat_interleave(windows, 0)
+        memory = None
+        if self.kv_time is not None:
+            memory = self.kv_time(token)[:, None].repeat_interleave(windows, 0)
+        out = attend(qkv.flatten(0, 1), self.heads, bias, memory)
         return self.proj(out).view(x.shape)
 
 
@@ -122,18 +192,31 @@ class DiffiTBlock(nn.Module):
     """x^ = TMSA(LN(x), x_t) + x;  x = MLP(LN(x^)) + x^   (DiffiT, equations 7-8).
 
     The norms have no parameters, as in the published latent model: the linear layers behind them
-    would absorb any. GELU in its tanh form, eps 1e-6.
+    would absorb any. GELU in its tanh form, eps 1e-6. The paper's ablations move the time:
+
+        "tmsa"       into q, k and v
+        "separate"   a token of its own that the spatial tokens attend to, beside each other
+        "mlp"        MLP(x) = W_2 gelu(W_1 x + W_t x_t)
+        "bias"       B = gather(table + W_t x_t)
+        "none"       nowhere
     """
 
     def __init__(
-        self, width: int, heads: int, token_width: int, size: int, mlp_ratio: float = 4.0
+        self,
+        width: int,
+        heads: int,
+        token_width: int,
+        size: int,
+        mlp_ratio: float = 4.0,
+        time_in: TimeIn = "tmsa",
     ) -> None:
         super().__init__()
         hidden = int(width * mlp_ratio)
-        self.attention = TMSA(width, heads, token_width, size)
+        self.attention = TMSA(width, heads, token_width, size, time_in)
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden), nn.GELU(approximate="tanh"), zero(nn.Linear(hidden, width))
         )
+        self.mlp_time = nn.Linear(token_width, hidden) if time_in == "mlp" else None
 
     def forward(
         self,
@@ -141,7 +224,10 @@ class DiffiTBlock(nn.Module):
         token: Float[Tensor, "batch token_width"],
     ) -> Float[Tensor, "batch windows tokens width"]:
         x = x + self.attention(F.layer_norm(x, x.shape[-1:], eps=1e-6), token)
-        return x + self.mlp(F.layer_norm(x, x.shape[-1:], eps=1e-6))
+        h = self.mlp[0](F.layer_norm(x, x.shape[-1:], eps=1e-6))
+        if self.mlp_time is not None:
+            h = h + self.mlp_time(token)[:, None, None]
+        return x + self.mlp[2](self.mlp[1](h))
 
 
 def to_windows(

@@ -12,10 +12,18 @@ from typing import ClassVar, Literal
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from overtone.networks.cells import DiffiTCell
-from overtone.networks.layers import ClassEmbedding, Downsample, Features, Upsample, sinusoids
+from overtone.networks.attention import TimeIn
+from overtone.networks.cells import DiffiTCell, TransformerCell
+from overtone.networks.layers import (
+    ClassEmbedding,
+    Downsample,
+    Features,
+    FourierFeatures,
+    Upsample,
+    sinusoids,
+)
 from overtone.networks.network import Network
-from overtone.networks.unet import Cells, Place, UNet
+from overtone.networks.unet import AggregationNet, Cells, Place, UNet
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,17 @@ class DiffiTConfig:
     """hidden width of a block's MLP over its width"""
     dropout: float = 0.0
     """probability of dropping a feature in training"""
+    time_in: TimeIn = "tmsa"
+    """where the time enters a block: queries, keys and values; a token attended to separately; the
+    MLP; the position bias; or nowhere"""
+    time_embedding: Literal["positional", "fourier"] = "positional"
+    """sinusoids of the time, or fixed random Fourier features"""
+    augment_channels: int = 0
+    """number of augmentation conditions (EDM: 9)"""
+    encoder: Literal["vit", "multi_resolution", "diffit"] = "diffit"
+    """DiffiT cells, plain transformer blocks at every level, or a plain ViT at the lowest one"""
+    decoder: Literal["aggregation", "multi_resolution", "diffit"] = "diffit"
+    """DiffiT cells, plain transformer blocks, or SETR's multi-level aggregation instead of a U"""
 
     def __post_init__(self) -> None:
         for name in ("resolution", "channels", "window", "head_channels"):
@@ -52,6 +71,12 @@ class DiffiTConfig:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.token_width < 2 or self.token_width % 2:
             raise ValueError(f"token_width must be even, not {self.token_width}")
+        if self.encoder == "vit" and self.decoder != "aggregation":
+            raise ValueError(
+                "encoder vit has one resolution and no skips for a U: it needs decoder aggregation"
+            )
+        if self.time_in == "none" and (self.num_classes or self.augment_channels):
+            raise ValueError("time_in none leaves no way in for classes or augmentations either")
 
     @classmethod
     def cifar10(cls, cells: Literal["H.1", "I.1"] = "H.1") -> DiffiTConfig:
@@ -82,19 +107,28 @@ class _DiffiTCells(Cells):
         if out_channels % config.head_channels:
             raise ValueError(f"width {out_channels} does not divide into heads of"
                              f" {config.head_channels} channels")  # fmt: skip
-        if place.resolution % config.window:
+        if place.resolution % config.window and config.encoder != "vit":
             raise ValueError(
                 f"level {place.level} is {place.resolution} pixels wide, which does not divide"
                 f" into windows of {config.window}: choose another resolution or window"
             )
-        return DiffiTCell(
-            in_channels,
-            out_channels,
-            config.token_width,
-            heads=out_channels // config.head_channels,
-            window=config.window,
-            mlp_ratio=config.mlp_ratio,
-            dropout=config.dropout,
+        heads = out_channels // config.head_channels
+        half = config.decoder if place.stage == "decoder" else config.encoder
+        if half == "diffit":
+            return DiffiTCell(
+                in_channels,
+                out_channels,
+                config.token_width,
+                heads,
+                config.window,
+                config.mlp_ratio,
+                config.dropout,
+                config.time_in,
+            )
+        # A plain ViT attends over the whole of its one level.
+        window = place.resolution if half == "vit" else config.window
+        return TransformerCell(
+            in_channels, out_channels, config.token_width, heads, window, config.mlp_ratio
         )
 
     def down(self, channels: int) -> nn.Module:
@@ -105,27 +139,36 @@ class _DiffiTCells(Cells):
 
 
 class TimeToken(nn.Module):
-    """x_t: positional embedding of the time -> Linear -> SiLU -> Linear, plus the class."""
+    """x_t: embedding of the time -> Linear -> SiLU -> Linear, plus class and augmentation."""
 
-    def __init__(self, width: int, num_classes: int) -> None:
+    def __init__(self, config: DiffiTConfig) -> None:
         super().__init__()
+        width = config.token_width
         self.width = width
+        self.fourier = FourierFeatures(width) if config.time_embedding == "fourier" else None
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.classes = ClassEmbedding(num_classes, width) if num_classes else None
+        self.classes = ClassEmbedding(config.num_classes, width) if config.num_classes else None
+        augment = config.augment_channels
+        self.augment = nn.Linear(augment, width, bias=False) if augment else None
 
-    def forward(self, time: Tensor, class_labels: Tensor | None) -> Tensor:
-        token = self.mlp(sinusoids(time, self.width))
+    def forward(
+        self, time: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None
+    ) -> Tensor:
+        embedded = sinusoids(time, self.width) if self.fourier is None else self.fourier(time)
+        token = self.mlp(embedded)
         if self.classes is not None and class_labels is not None:
             token = token + self.classes(class_labels)
+        if self.augment is not None and augment_labels is not None:
+            token = token + self.augment(augment_labels)
         return token
 
 
 class DiffiTUNet(Network):
-    """The U with DiffiT cells.
+    """The U with DiffiT cells, and the networks that the paper's ablations compare it with.
 
-    Called as `network(x, time, class_labels)`: x (batch, channels, height, width), time (batch,),
-    labels integers in [0, num_classes], where num_classes or None asks for no class. Height and
-    width may differ from the resolution; each level must divide into windows.
+    Called as `network(x, time, class_labels, augment_labels)`: x (batch, channels, height, width),
+    time (batch,), labels integers in [0, num_classes], where num_classes or None asks for no class.
+    Height and width may differ from the resolution; each level must divide into windows.
     """
 
     config_class = DiffiTConfig
@@ -134,21 +177,26 @@ class DiffiTUNet(Network):
     def __init__(self, config: DiffiTConfig | None = None) -> None:
         config = config or DiffiTConfig()
         super().__init__(config)
-        self.token = TimeToken(config.token_width, config.num_classes)
-        self.unet = UNet(
-            _DiffiTCells(config),
-            config.resolution,
-            config.channels,
-            config.channels,
-            config.widths,
-            config.num_cells,
-            num_middle=1,
-        )
+        self.token = TimeToken(config)
+        cells, channels = _DiffiTCells(config), config.channels
+        widths, num_cells, patch = config.widths, config.num_cells, 1
+        if config.encoder == "vit":  # one level, where a U has its lowest
+            widths, num_cells, patch = widths[-1:], (sum(num_cells),), 2 ** (len(widths) - 1)
+        self.unet: UNet | AggregationNet
+        if config.decoder == "aggregation":
+            self.unet = AggregationNet(
+                cells, config.resolution, channels, channels, widths, num_cells, patch
+            )
+        else:
+            self.unet = UNet(
+                cells, config.resolution, channels, channels, widths, num_cells, num_middle=1
+            )
 
     def forward(
         self,
         x: Features,
         time: Float[Tensor, " batch"],
         class_labels: Int[Tensor, " batch"] | None = None,
+        augment_labels: Float[Tensor, "batch conditions"] | None = None,
     ) -> Features:
-        return self.unet(x, self.token(time, class_labels))
+        return self.unet(x, self.token(time, class_labels, augment_labels))

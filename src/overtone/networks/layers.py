@@ -8,8 +8,9 @@ differentiated two times faster in float32 than in bfloat16.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -85,12 +86,63 @@ class Upsample(nn.Module):
         return cast(Tensor, self.conv(F.interpolate(x, scale_factor=2.0)))
 
 
-def sinusoids(x: Float[Tensor, " batch"], width: int) -> Float[Tensor, "batch width"]:
-    """Positional embedding of a number: cos then sin of x times 10000^(-i / half)."""
+class Resample(nn.Module):
+    """Halves or doubles the resolution through a separable filter of even length.
+
+    Taps (1, 1) are the 2x2 mean down and the nearest neighbour up; (1, 3, 3, 1) NCSN++'s filter.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, direction: Literal["down", "up"], taps: Sequence[int] = (1, 1)) -> None:
+        super().__init__()
+        self.direction = direction
+        self.box = tuple(taps) == (1, 1)
+        self.padding = (len(taps) - 1) // 2
+        line = torch.tensor(taps, dtype=torch.float32)
+        kernel = line[:, None] * line / line.sum() ** 2
+        # Doubling, each input is spread over four outputs: the filter keeps their mean.
+        self.register_buffer("kernel", kernel * (4 if direction == "up" else 1), persistent=False)
+
+    def forward(self, x: Features) -> Float[Tensor, "batch channels new_height new_width"]:
+        if self.box and self.direction == "down":
+            return F.avg_pool2d(x, 2)
+        if self.box:
+            return F.interpolate(x, scale_factor=2.0)
+        channels = x.shape[1]
+        kernel = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
+        filtered = F.conv2d if self.direction == "down" else F.conv_transpose2d
+        return filtered(x, kernel, stride=2, padding=self.padding, groups=channels)
+
+
+def sinusoids(
+    x: Float[Tensor, " batch"], width: int, *, to_the_end: bool = False
+) -> Float[Tensor, "batch width"]:
+    """Positional embedding of a number: cos then sin of x times 10000^(-i / half).
+
+    `to_the_end` spreads the frequencies down to 1/10000 itself: i / (half - 1).
+    """
     half = width // 2
     index = torch.arange(half, dtype=torch.float32, device=x.device)
-    angles = x.float()[:, None] * torch.exp(index * (-math.log(10000.0) / half))
+    angles = x.float()[:, None] * torch.exp(index * (-math.log(10000.0) / (half - to_the_end)))
     return torch.cat((angles.cos(), angles.sin()), dim=1)
+
+
+class FourierFeatures(nn.Module):
+    """cos then sin of 2 pi f x, with frequencies f ~ N(0, 16^2) drawn once and saved.
+
+    Tancik et al. 2020 (arXiv 2006.10739), as NCSN++ embeds its time.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(width // 2) * 16)
+
+    def forward(self, x: Float[Tensor, " batch"]) -> Float[Tensor, "batch width"]:
+        angles = x.float()[:, None] * (2 * math.pi * self.frequencies)
+        return torch.cat((angles.cos(), angles.sin()), dim=1)
 
 
 class ClassEmbedding(nn.Module):

@@ -29,7 +29,7 @@ from overtone.data import to_pixels
 from overtone.data.images import Pixels
 from overtone.denoisers import Denoiser, EDMDenoiser, GuidedDenoiser
 from overtone.errors import OvertoneError, unknown
-from overtone.networks import NETWORKS, ADMUNet, DiffiTUNet, Network
+from overtone.networks import NETWORKS, ADMUNet, DiffiTUNet, Network, SongUNet
 from overtone.precision import Precision
 from overtone.processes import GaussianProcess, SeededNoise
 from overtone.samplers import Sampler, Step
@@ -75,7 +75,7 @@ class ImagePipeline:
     for with it; across batch sizes it is the same up to the rounding of the matrix products.
     """
 
-    networks: ClassVar[tuple[type[Network], ...]] = (ADMUNet, DiffiTUNet)
+    networks: ClassVar[tuple[type[Network], ...]] = (ADMUNet, DiffiTUNet, SongUNet)
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from overtone import settings, storage
 from overtone.data import held_out, open_data
 from overtone.denoisers import EDMDenoiser
 from overtone.errors import OvertoneError, unknown
-from overtone.networks import NETWORKS, ADMConfig, DiffiTConfig
+from overtone.networks import NETWORKS, ADMConfig, DiffiTConfig, SongConfig
 from overtone.pipelines import DiffiTPipeline, ImagePipeline
 from overtone.pipelines.base import grid
 from overtone.processes import QuantileSchedule
@@ -37,7 +37,7 @@ class Recipe:
 
     about: Annotated[str, tyro.conf.Suppress]
     """what it is for, and what it needs"""
-    network: Annotated[DiffiTConfig | ADMConfig, pydantic.Field(discriminator="kind")]
+    network: Annotated[DiffiTConfig | ADMConfig | SongConfig, pydantic.Field(discriminator="kind")]
     data: str = ""
     """builtin:digits, builtin:glyphs, fashion-mnist, or a folder of images"""
     class_conditional: bool = False

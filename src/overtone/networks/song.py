@@ -1,0 +1,243 @@
+"""DDPM++ and NCSN++ (Song et al. 2021, arXiv 2011.13456) in the form EDM trains them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from overtone.networks.attention import SelfAttention, TimeAttention
+from overtone.networks.cells import ResidualCell
+from overtone.networks.layers import Features, FourierFeatures, Resample, sinusoids
+from overtone.networks.network import Network
+from overtone.networks.unet import Cells, Place, UNet
+
+EPS = 1e-6
+SKIP_SCALE = 0.5**0.5
+
+
+@dataclass(frozen=True)
+class SongConfig:
+    """Settings of `SongUNet`; the defaults are DDPM++ for CIFAR-10."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    kind: Literal["SongUNet"] = "SongUNet"
+    resolution: int = 32
+    """image height and width in pixels"""
+    channels: int = 3
+    """channels of the image"""
+    num_classes: int = 0
+    """0: unconditional"""
+    widths: tuple[int, ...] = (256, 256, 256)
+    """channels a level, full resolution first"""
+    stem_width: int = 128
+    """channels of the first convolution"""
+    num_cells: int = 4
+    """residual cells a level of the encoder; the decoder has one more"""
+    attention_resolutions: tuple[int, ...] = (16,)
+    """levels, by their resolution, whose cells attend"""
+    attention: Literal["self", "tmsa"] = "self"
+    """self-attention over all pixels, or DiffiT's time-dependent attention"""
+    window: int | None = None
+    """TMSA stays within windows of this many pixels a side; none: the whole level"""
+    heads: int = 1
+    """attention heads"""
+    frequencies: int = 128
+    """width of the time's sinusoids or Fourier features"""
+    embedding_width: int = 512
+    """width of the time embedding"""
+    time_embedding: Literal["positional", "fourier"] = "positional"
+    """sinusoids of the time (DDPM++), or fixed random Fourier features (NCSN++)"""
+    filter_taps: tuple[int, ...] = (1, 1)
+    """of the filter that resampling cells use: (1, 1) or NCSN++'s (1, 3, 3, 1)"""
+    residual_encoder: bool = False
+    """the input goes down beside the features and is added to them (NCSN++)"""
+    augment_channels: int = 0
+    """number of augmentation conditions (EDM: 9)"""
+    dropout: float = 0.1
+    """probability of dropping a feature in training"""
+
+    def __post_init__(self) -> None:
+        for name in ("resolution", "channels", "heads", "stem_width", "embedding_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.frequencies < 4 or self.frequencies % 2:
+            raise ValueError(f"frequencies must be even and at least 4, not {self.frequencies}")
+        if len(self.filter_taps) % 2 or not sum(self.filter_taps):
+            raise ValueError(f"filter_taps are an even number of taps, not {self.filter_taps}")
+
+    @classmethod
+    def ddpmpp(cls, resolution: Literal[32, 64] = 32, num_classes: int = 0) -> SongConfig:
+        """EDM's DDPM++, for CIFAR-10 (32 px) or FFHQ (64 px); 9 augmentation conditions."""
+        widths = (256, 256, 256) if resolution == 32 else (128, 256, 256, 256)
+        return cls(
+            resolution=resolution,
+            num_classes=num_classes,
+            widths=widths,
+            augment_channels=9,
+            dropout=0.13 if resolution == 32 else 0.05,
+        )
+
+    @classmethod
+    def ncsnpp(cls, resolution: Literal[32, 64] = 32, num_classes: int = 0) -> SongConfig:
+        """EDM's NCSN++: Fourier features, FIR filters, residual encoder; else as `ddpmpp`."""
+        return replace(
+            cls.ddpmpp(resolution, num_classes),
+            frequencies=256,
+            time_embedding="fourier",
+            filter_taps=(1, 3, 3, 1),
+            residual_encoder=True,
+        )
+
+
+class _SongCells(Cells):
+    def __init__(self, config: SongConfig) -> None:
+        self.config = config
+
+    def cell(self, in_channels: int, out_channels: int, place: Place) -> nn.Module:
+        config = self.config
+        attends = place.resolution in config.attention_resolutions
+        if place.stage == "middle":
+            attends = place.number == 0
+        if place.stage == "decoder":
+            attends = attends and place.last
+        attention: nn.Module | None = None
+        if attends and out_channels % config.heads:
+            raise ValueError(f"width {out_channels} does not divide into {config.heads} heads")
+        if attends and config.attention == "tmsa":
+            window = config.window or place.resolution
+            if place.resolution % window:
+                raise ValueError(
+                    f"{place.resolution} pixels do not divide into windows of {window}"
+                )
+            attention = TimeAttention(
+                out_channels, config.heads, config.embedding_width, window, EPS, SKIP_SCALE
+            )
+        elif attends:
+            attention = SelfAttention(out_channels, config.heads, EPS, SKIP_SCALE)
+        return self._residual(in_channels, out_channels, attention)
+
+    def down(self, channels: int) -> nn.Module:
+        return self._residual(
+            channels, channels, resample=Resample("down", self.config.filter_taps)
+        )
+
+    def up(self, channels: int) -> nn.Module:
+        resample = Resample("up", self.config.filter_taps)
+        return self._residual(channels, channels, resample=resample)
+
+    def pyramid(self, in_channels: int, out_channels: int) -> nn.Module | None:
+        config = self.config
+        if not config.residual_encoder:
+            return None
+        return FilteredDown(in_channels, out_channels, config.filter_taps)
+
+    def _residual(
+        self,
+        in_channels: int,
+        out_channels: int,
+        attention: nn.Module | None = None,
+        resample: Resample | None = None,
+    ) -> ResidualCell:
+        return ResidualCell(
+            in_channels,
+            out_channels,
+            self.config.embedding_width,
+            attention,
+            self.config.dropout,
+            resample,
+            EPS,
+            modulation="add",
+            skip_scale=SKIP_SCALE,
+            skip_conv=resample is not None,
+        )
+
+
+class FilteredDown(nn.Module):
+    """A 3x3 convolution, then the filter with stride 2, as one: the edges are padded once."""
+
+    def __init__(self, in_channels: int, out_channels: int, taps: tuple[int, ...]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1 + (len(taps) - 1) // 2)
+        self.resample = Resample("down", taps)
+        self.resample.padding = 0
+
+    def forward(self, x: Features) -> Float[Tensor, "batch out_channels half_height half_width"]:
+        return self.resample(self.conv(x))
+
+
+class SongEmbedding(nn.Module):
+    """silu(lin1(silu(lin0(features(time) + class + augment))))."""
+
+    def __init__(self, config: SongConfig) -> None:
+        super().__init__()
+        width, count = config.embedding_width, config.frequencies
+        self.count = count
+        self.fourier = FourierFeatures(count) if config.time_embedding == "fourier" else None
+        self.num_classes = config.num_classes
+        self.classes = nn.Linear(config.num_classes, count) if config.num_classes else None
+        augment = config.augment_channels
+        self.augment = nn.Linear(augment, count, bias=False) if augment else None
+        self.lin0 = nn.Linear(count, width)
+        self.lin1 = nn.Linear(width, width)
+
+    def forward(
+        self, time: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None
+    ) -> Tensor:
+        if self.fourier is not None:
+            features = self.fourier(time)
+        else:
+            features = sinusoids(time, self.count, to_the_end=True)
+        embedding = torch.cat(features.chunk(2, dim=1)[::-1], dim=1)  # here the sines come first
+        if self.classes is not None:
+            # The null class, one past the last, is the vector of zeros: it leaves the bias.
+            if class_labels is None:
+                one_hot = embedding.new_zeros(len(embedding), self.num_classes)
+            else:
+                one_hot = F.one_hot(class_labels, self.num_classes + 1)[:, :-1].to(embedding.dtype)
+            embedding = embedding + self.classes(one_hot * math.sqrt(self.num_classes))
+        if self.augment is not None and augment_labels is not None:
+            embedding = embedding + self.augment(augment_labels)
+        return F.silu(self.lin1(F.silu(self.lin0(embedding))))
+
+
+class SongUNet(Network):
+    """The U with residual cells as DDPM++ and NCSN++ have them, and TMSA as a choice of attention.
+
+    Called as `network(x, time, class_labels, augment_labels)`: x (batch, channels, height, width),
+    time (batch,), labels integers in [0, num_classes], where num_classes or None asks for no class.
+    """
+
+    config_class = SongConfig
+    config: SongConfig
+
+    def __init__(self, config: SongConfig | None = None) -> None:
+        config = config or SongConfig()
+        super().__init__(config)
+        self.embedding = SongEmbedding(config)
+        self.unet = UNet(
+            _SongCells(config),
+            config.resolution,
+            config.channels,
+            config.channels,
+            config.widths,
+            (config.num_cells,) * len(config.widths),
+            num_middle=2,
+            eps=EPS,
+            stem_width=config.stem_width,
+        )
+
+    def forward(
+        self,
+        x: Features,
+        time: Float[Tensor, " batch"],
+        class_labels: Int[Tensor, " batch"] | None = None,
+        augment_labels: Float[Tensor, "batch conditions"] | None = None,
+    ) -> Features:
+        return self.unet(x, self.embedding(time, class_labels, augment_labels))

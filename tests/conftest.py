@@ -16,7 +16,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 CHECKED = [
     *(f"overtone.networks.{name}" for name in ("adm", "attention", "cells", "classifier")),
     *(f"overtone.networks.{name}" for name in ("diffit", "layers", "song", "unet")),
-    *(f"overtone.denoisers.{name}" for name in ("guidance", "ideal", "precond")),
+    *(f"overtone.denoisers.{name}" for name in ("foreign", "guidance", "ideal", "precond")),
     "overtone.metrics.scores",
     "overtone.processes",
     "overtone.samplers",

@@ -1,12 +1,24 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from helpers import TINY_DIFFIT, awake, gaussian
-from overtone.denoisers import Denoiser, EDMDenoiser, Estimate, GuidedDenoiser, IdealDenoiser
+from overtone.denoisers import (
+    Denoiser,
+    EDMDenoiser,
+    Estimate,
+    GuidedDenoiser,
+    IdealDenoiser,
+    VEDenoiser,
+    VPDenoiser,
+    VPSettings,
+)
+from overtone.denoisers.precond import vp_estimate, vp_output
 from overtone.networks import DiffiTUNet
-from overtone.processes import SeededNoise
+from overtone.processes import DiscreteSchedule, SeededNoise
 from overtone.processes.noise import mix
 from overtone.training.objectives import DenoisingObjective
 
@@ -33,6 +45,107 @@ def test_edm_preconditioning_is_table_1():
     assert torch.allclose(network.seen[0], x / total)
     assert float(network.seen[1]) == pytest.approx(math.log(3) / 4)
     assert torch.allclose(out, x * s_d**2 / total**2 + sigma * s_d / total)
+
+
+class Perfect(nn.Module):
+    """A variance-preserving network that returns eps, x or v of a known image, by definition."""
+
+    config = SimpleNamespace(num_classes=0)
+
+    def __init__(self, x_0, prediction):
+        super().__init__()
+        self.x_0, self.prediction, self.times = x_0, prediction, []
+
+    def forward(self, x_vp, time, class_labels=None):
+        self.times.append(time)
+        sigma = DiscreteSchedule().sigma(time.double() / 999)[:, None, None, None].float()
+        alpha, s = 1 / (1 + sigma**2).sqrt(), sigma / (1 + sigma**2).sqrt()
+        eps = (x_vp - alpha * self.x_0) / s
+        out = {"eps": eps, "x": self.x_0, "v": alpha * eps - s * self.x_0}[self.prediction]
+        return out.expand(len(x_vp), -1, -1, -1)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x", "v"])
+def test_vp_denoiser_recovers_the_image_from_any_prediction(prediction):
+    x_0, steps = torch.rand(3, 1, 4, 4) - 0.5, torch.tensor([20, 400, 650])
+    settings = VPSettings(prediction, DiscreteSchedule(), time_scale=999)
+    denoiser = VPDenoiser(Perfect(x_0, prediction), settings)
+    sigma = DiscreteSchedule().levels[steps]
+    x = x_0 + sigma[:, None, None, None].float() * torch.randn(3, 1, 4, 4)
+    assert torch.allclose(denoiser(x, sigma).x_0, x_0, atol=1e-4)
+    assert torch.allclose(denoiser.network.times[0], steps.float(), atol=1e-3)
+    # A number for all is the same as a tensor of it.
+    by_number = denoiser(x[1:2].expand(3, -1, -1, -1), float(sigma[1])).x_0
+    assert torch.allclose(by_number[1], x_0[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x", "v"])
+def test_vp_output_inverts_vp_estimate(prediction):
+    x, x_0 = torch.randn(2, 2, 1, 3, 3).double()
+    for sigma in (0.01, 1.0, 150.0):
+        out = vp_output(x, sigma, x_0, prediction)
+        assert torch.allclose(vp_estimate(x, sigma, out, prediction), x_0)
+
+
+def test_learned_variance_passes_through_untouched():
+    both, x = torch.randn(1, 2, 4, 4), torch.randn(1, 1, 4, 4)
+    estimate = VPDenoiser(Perfect(both, "x"), VPSettings("x"))(x, 1.0)
+    assert torch.equal(estimate.x_0, both[:, :1])
+    assert torch.equal(estimate.variance, both[:, 1:])
+
+
+def test_ve_denoiser_is_table_1():
+    class Recorder(nn.Module):
+        config = SimpleNamespace(num_classes=0)
+
+        def forward(self, x, time, class_labels=None):
+            self.seen = x, time
+            return torch.ones_like(x)
+
+    network, x = Recorder(), torch.randn(2, 1, 4, 4)
+    assert torch.equal(VEDenoiser(network)(x, 3.0).x_0, x + 3.0)
+    assert torch.equal(network.seen[0], x)
+    assert network.seen[1].tolist() == pytest.approx([math.log(1.5)] * 2)
+
+
+def test_autoguidance_extrapolates_from_the_weaker_model():
+    class Constant(Denoiser):
+        def __init__(self, value, num_classes=0):
+            super().__init__()
+            self.value, self.num_classes, self.labels = value, num_classes, []
+
+        def forward(self, x, sigma, class_labels=None):
+            self.labels.append(class_labels)
+            return Estimate(torch.full_like(x, self.value))
+
+    x, labels = torch.zeros(2, 1, 2, 2), torch.tensor([1, 2])
+    model, guide = Constant(3.0, 4), Constant(1.0, 4)
+    out = GuidedDenoiser(model, scale=2.0, guide=guide)(x, 1.0, labels).x_0
+    assert out.unique().tolist() == [5.0]  # 1 + 2 (3 - 1)
+    assert torch.equal(guide.labels[0], labels)  # the same class, not the null class
+    # Also of unconditional models, and by an unconditional guide.
+    assert GuidedDenoiser(Constant(3.0), 2.0, guide=Constant(1.0))(x, 1.0).x_0.unique() == 5
+    unconditional = Constant(1.0)
+    GuidedDenoiser(model, 2.0, guide=unconditional)(x, 1.0, labels)
+    assert unconditional.labels == [None]
+    calls = len(guide.labels)
+    GuidedDenoiser(model, 2.0, interval=(0.2, 0.5), guide=guide)(x, 1.0, labels)
+    assert len(guide.labels) == calls
+    with pytest.raises(ValueError, match="the guide has 7 classes, the model 4"):
+        GuidedDenoiser(model, 2.0, guide=Constant(1.0, 7))
+
+
+def test_eps_weighting_is_the_error_of_the_noise():
+    objective = DenoisingObjective(weighting="eps")
+    x_0, sigma = torch.rand(3, 1, 4, 4), torch.tensor([0.1, 1.0, 10.0])
+    noise, wrong = torch.randn(2, 3, 1, 4, 4)
+
+    class OffByATenth(Denoiser):
+        def forward(self, x, sigma, class_labels=None):
+            return Estimate(x - sigma[:, None, None, None] * (noise + 0.1 * wrong))
+
+    losses = objective.loss(OffByATenth(), {"x_0": x_0, "noise": noise, "sigma": sigma})
+    assert torch.allclose(losses, (0.1 * wrong).square().mean((1, 2, 3)), rtol=1e-3)
 
 
 def test_ideal_denoiser_of_a_gaussian_is_linear_regression():

@@ -9,10 +9,12 @@ import torch
 
 from helpers import TINY_ADM, TINY_DIFFIT, awake
 from overtone import storage
+from overtone.denoisers import EDMSettings, VESettings, VPSettings
 from overtone.errors import OvertoneError
 from overtone.networks import ADMUNet, Classifier, DiffiTUNet
 from overtone.pipelines import DiffiTPipeline, ImagePipeline, load_pipeline
 from overtone.pipelines.base import grid
+from overtone.processes import DiscreteSchedule
 from overtone.samplers import Sampler
 
 
@@ -229,3 +231,27 @@ def test_a_failed_write_names_the_place_and_keeps_the_old(tmp_path):
         storage.write_json(tmp_path / "a.json", object())
     assert storage.read_json(tmp_path / "a.json") == 1
     assert [f.name for f in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_autoguidance_by_itself_changes_nothing_and_by_a_weaker_model_does(pipe):
+    torch.manual_seed(1)
+    weaker = DiffiTPipeline(awake(DiffiTUNet(TINY_DIFFIT)), pipe.sampler, precision="fp32")
+    plain = pipe([1, 2], class_labels=0)
+    same = pipe([1, 2], class_labels=0, guidance_scale=2.0, guide=pipe)
+    guided = pipe([1, 2], class_labels=0, guidance_scale=2.0, guide=weaker)
+    assert np.abs(pixels(plain).astype(int) - pixels(same)).max() <= 1
+    assert [i.tobytes() for i in plain] != [i.tobytes() for i in guided]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [VPSettings("v", DiscreteSchedule("cosine", 100), 99.0), VESettings(), EDMSettings(0.7)],
+    ids=lambda settings: settings.kind,
+)
+def test_a_pipeline_keeps_its_denoiser(tmp_path, settings):
+    pipe = ImagePipeline(ADMUNet(TINY_ADM), Sampler(num_steps=3), denoiser=settings)
+    pipe.save_pretrained(tmp_path / "pipe")
+    again = load_pipeline(tmp_path / "pipe")
+    assert type(again.denoiser).__name__ == settings.kind
+    assert again.denoiser.settings == settings
+    assert again([4])[0].tobytes() == pipe([4])[0].tobytes()

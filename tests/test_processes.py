@@ -4,10 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overtone.processes import (
+    DiscreteSchedule,
     GaussianProcess,
     QuantileSchedule,
     ReplayNoise,
     SeededNoise,
+    VESchedule,
+    VPCosineSchedule,
     VPLinearSchedule,
 )
 from overtone.processes.noise import mix
@@ -42,6 +45,64 @@ def test_vp_schedule_is_the_integral_of_beta():
     assert float(schedule.sigma(1.0)) == pytest.approx(152.2, abs=0.1)
     quartiles = [float(schedule.sigma(q)) for q in (0.25, 0.5, 0.75)]
     assert quartiles == pytest.approx([0.95, 3.4, 17.0], rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        VESchedule(),
+        VPCosineSchedule(),
+        DiscreteSchedule(),
+        DiscreteSchedule("scaled_linear", 1000, 0.00085, 0.012),
+        DiscreteSchedule("cosine", 200),
+    ],
+    ids=lambda schedule: f"{schedule.kind} {getattr(schedule, 'betas', '')}",
+)
+def test_finite_schedules_invert_between_their_ends(schedule):
+    t = torch.linspace(0, 1, 501, dtype=torch.float64)
+    sigma = schedule.sigma(t)
+    assert bool(torch.isfinite(sigma).all())
+    assert bool((sigma.diff() > 0).all())
+    assert torch.allclose(schedule.t(sigma), t, rtol=1e-9, atol=1e-12)
+    # Beyond the ends a level has the time of the nearer one.
+    assert float(schedule.t(sigma[0] / 2)) == 0
+    assert float(schedule.t(sigma[-1] * 2)) == 1
+
+
+def test_cosine_schedule_is_linear_in_the_angle_of_its_log_snr():
+    schedule, t = VPCosineSchedule(-15.0, 15.0), torch.linspace(0, 1, 11, dtype=torch.float64)
+    log_snr = -2 * schedule.sigma(t).log()
+    assert [float(log_snr[0]), float(log_snr[-1])] == pytest.approx([15.0, -15.0])
+    angle = torch.atan(torch.exp(-log_snr / 2))
+    assert torch.allclose(angle.diff(), angle.diff()[0].expand(10))
+    assert float(schedule.sigma(0.5)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "theirs"),
+    [
+        (DiscreteSchedule(), {"beta_schedule": "linear"}),
+        (DiscreteSchedule("cosine"), {"beta_schedule": "squaredcos_cap_v2"}),
+        (
+            DiscreteSchedule("scaled_linear", 1000, 0.00085, 0.012),
+            {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+        ),
+    ],
+)
+def test_discrete_levels_are_diffusers(schedule, theirs):
+    from diffusers import DDPMScheduler
+
+    abar = DDPMScheduler(**theirs).alphas_cumprod.double()
+    assert torch.allclose(schedule.levels, ((1 - abar) / abar).sqrt(), rtol=3e-3)  # theirs: float32
+    steps = torch.tensor([0, 17, 500, 999])
+    assert torch.allclose(schedule.t(schedule.levels[steps]) * 999, steps.double(), atol=1e-8)
+
+
+def test_an_infinite_last_level_is_refused():
+    with pytest.raises(ValueError, match="zero terminal SNR"):
+        DiscreteSchedule(abar=(0.9, 0.5, 0.0))
+    with pytest.raises(ValueError, match="do not increase"):
+        DiscreteSchedule(abar=(0.9, 0.9, 0.5))
 
 
 def test_schedules_refuse_what_is_no_time_or_level():

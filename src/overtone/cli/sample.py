@@ -28,6 +28,8 @@ class Sampling:
     """classifier-free guidance; 1: none"""
     guidance_interval: tuple[float, float] | None = None
     """lowest and highest sigma at which guidance acts"""
+    guide: str | None = None
+    """a weaker model to guide with (autoguidance), instead of the model asked for no class"""
     steps: int | None = None
     """noise levels, instead of those saved with the model"""
     batch_size: int = 64
@@ -43,8 +45,15 @@ class Sampling:
         seeds = parse_seeds(self.seeds)
         labels = [class_number(pipe, name) for name in self.classes]
         asked = [labels[i % len(labels)] for i in range(len(seeds))] if labels else None
+        guide = open_model(self.guide) if self.guide else None
         batches = pipe.stream(
-            seeds, asked, self.guidance_scale, self.guidance_interval, self.steps, self.batch_size
+            seeds,
+            asked,
+            self.guidance_scale,
+            self.guidance_interval,
+            self.steps,
+            self.batch_size,
+            guide,
         )
         console = Console(stderr=True)
         total = -(-len(seeds) // self.batch_size)

@@ -1,8 +1,34 @@
 """Denoisers: what a clean image is expected to be, given a noisy one and its noise level."""
 
 from overtone.denoisers.denoiser import Denoiser, Estimate
+from overtone.denoisers.foreign import DiffusersDenoiser
 from overtone.denoisers.guidance import GuidedDenoiser
 from overtone.denoisers.ideal import IdealDenoiser
-from overtone.denoisers.precond import EDMDenoiser
+from overtone.denoisers.precond import (
+    PRECONDITIONERS,
+    DenoiserSettings,
+    EDMDenoiser,
+    EDMSettings,
+    NetworkDenoiser,
+    VEDenoiser,
+    VESettings,
+    VPDenoiser,
+    VPSettings,
+)
 
-__all__ = ["Denoiser", "EDMDenoiser", "Estimate", "GuidedDenoiser", "IdealDenoiser"]
+__all__ = [
+    "PRECONDITIONERS",
+    "Denoiser",
+    "DenoiserSettings",
+    "DiffusersDenoiser",
+    "EDMDenoiser",
+    "EDMSettings",
+    "Estimate",
+    "GuidedDenoiser",
+    "IdealDenoiser",
+    "NetworkDenoiser",
+    "VEDenoiser",
+    "VESettings",
+    "VPDenoiser",
+    "VPSettings",
+]

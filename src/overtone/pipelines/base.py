@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -27,12 +27,21 @@ from overtone import precision as precisions
 from overtone import settings, storage
 from overtone.data import to_pixels
 from overtone.data.images import Pixels
-from overtone.denoisers import Denoiser, EDMDenoiser, GuidedDenoiser
+from overtone.denoisers import (
+    PRECONDITIONERS,
+    Denoiser,
+    DenoiserSettings,
+    EDMSettings,
+    GuidedDenoiser,
+    NetworkDenoiser,
+    VESettings,
+    VPSettings,
+)
 from overtone.errors import OvertoneError, unknown
 from overtone.networks import NETWORKS, ADMUNet, DiffiTUNet, Network, SongUNet
 from overtone.precision import Precision
 from overtone.processes import GaussianProcess, SeededNoise
-from overtone.samplers import Sampler, Step
+from overtone.samplers import Sampler, SchedulerSampler, Step
 
 INDEX_FILE = "pipeline.json"
 NETWORK_FOLDER = "network"
@@ -47,8 +56,7 @@ class PipelineIndex:
     pipeline: str
     network: str
     sampler: Sampler
-    denoiser: Literal["EDMDenoiser"] = "EDMDenoiser"
-    sigma_data: float = 0.5
+    denoiser: DenoiserSettings = field(default_factory=EDMSettings)
     process: Literal["GaussianProcess"] = "GaussianProcess"
     class_names: tuple[str, ...] = ()
     data: str = ""
@@ -80,9 +88,9 @@ class ImagePipeline:
     def __init__(
         self,
         network: Network,
-        sampler: Sampler | None = None,
+        sampler: Sampler | SchedulerSampler | None = None,
         *,
-        sigma_data: float = 0.5,
+        denoiser: EDMSettings | VPSettings | VESettings | None = None,
         class_names: Sequence[str] = (),
         data: str = "",
         precision: Precision = "auto",
@@ -93,7 +101,8 @@ class ImagePipeline:
                 f" not {type(network).__name__}: use load_pipeline or ImagePipeline."
             )
         self.network = network.eval().to_fast_layout()
-        self.denoiser = EDMDenoiser(self.network, sigma_data)
+        denoiser = denoiser or EDMSettings()
+        self.denoiser: NetworkDenoiser = PRECONDITIONERS[denoiser.kind](self.network, denoiser)
         self.process = GaussianProcess()
         self.sampler = sampler or Sampler()
         self.class_names = tuple(class_names)
@@ -121,6 +130,7 @@ class ImagePipeline:
         guidance_interval: tuple[float, float] | None = None,
         steps: int | None = None,
         batch_size: int = 64,
+        guide: ImagePipeline | None = None,
     ) -> list[Image.Image]:
         """One image a seed.
 
@@ -128,13 +138,15 @@ class ImagePipeline:
             seeds: integers in [0, 2^32); seed k is drawn from `torch.Generator().manual_seed(k)`.
             class_labels: one for all or one a seed, in [0, num_classes); None gives seed k the
                 class k mod num_classes.
-            guidance_scale: classifier-free guidance, 1 for none.
+            guidance_scale: of classifier-free guidance, or of `guide`'s; 1 for none.
             guidance_interval: (lowest, highest) sigma at which guidance acts; None for all.
             steps: number of noise levels, instead of the saved sampler's.
             batch_size: images at a time.
+            guide: a weaker model of the same images, to guide with in the place of the model asked
+                for no class: autoguidance.
         """
         batches = self.stream(
-            seeds, class_labels, guidance_scale, guidance_interval, steps, batch_size
+            seeds, class_labels, guidance_scale, guidance_interval, steps, batch_size, guide
         )
         return [to_pil(image) for batch in batches for image in batch.images]
 
@@ -146,6 +158,7 @@ class ImagePipeline:
         guidance_interval: tuple[float, float] | None = None,
         steps: int | None = None,
         batch_size: int = 64,
+        guide: ImagePipeline | None = None,
     ) -> Iterator[SampleBatch]:
         """As `__call__`, in batches of uint8 tensors: any number of images in constant memory."""
         if batch_size < 1:
@@ -157,7 +170,9 @@ class ImagePipeline:
             own = None if labels is None else labels[part]
             # One context around all steps: autocast then converts each weight only once.
             with precisions.autocast(self.precision, self.device):
-                for step in self.path(seeds[part], own, guidance_scale, guidance_interval, steps):
+                for step in self.path(
+                    seeds[part], own, guidance_scale, guidance_interval, steps, guide
+                ):
                     x = step.x
             yield SampleBatch(seeds[part], own, to_pixels(x).cpu())
 
@@ -168,6 +183,7 @@ class ImagePipeline:
         guidance_scale: float = 1.0,
         guidance_interval: tuple[float, float] | None = None,
         steps: int | None = None,
+        guide: ImagePipeline | None = None,
     ) -> Iterator[Step]:
         """Every step from noise to image, for one batch; the last step's x is in [-1, 1]."""
         seeds = list(seeds)
@@ -178,7 +194,8 @@ class ImagePipeline:
             if steps is not None:
                 sampler = dataclasses.replace(sampler, num_steps=steps)
             if guidance_scale != 1.0:
-                denoiser = GuidedDenoiser(denoiser, guidance_scale, guidance_interval)
+                weaker = None if guide is None else guide.denoiser
+                denoiser = GuidedDenoiser(denoiser, guidance_scale, guidance_interval, weaker)
             source = SeededNoise(seeds)
         except ValueError as error:
             raise OvertoneError(f"{error}.") from None
@@ -204,11 +221,16 @@ class ImagePipeline:
         """The files of `save_pretrained`, into a directory that exists."""
         from overtone import __version__
 
+        if not isinstance(self.sampler, Sampler):
+            raise OvertoneError(
+                "a pipeline is saved with a sampler of Overtone's own: set pipe.sampler to a"
+                " Sampler, and a diffusers scheduler again after loading."
+            )
         index = PipelineIndex(
             pipeline=type(self).__name__,
             network=type(self.network).__name__,
             sampler=self.sampler,
-            sigma_data=self.denoiser.sigma_data,
+            denoiser=self.denoiser.settings,
             class_names=self.class_names,
             data=self.data,
             overtone=__version__,
@@ -231,7 +253,7 @@ class ImagePipeline:
         return cls(
             network,
             index.sampler,
-            sigma_data=index.sigma_data,
+            denoiser=index.denoiser,
             class_names=index.class_names,
             data=index.data,
         )

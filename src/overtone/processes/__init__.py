@@ -2,9 +2,19 @@
 
 from overtone.processes.gaussian import GaussianProcess, Process
 from overtone.processes.noise import NoiseSource, ReplayNoise, SeededNoise
-from overtone.processes.schedule import QuantileSchedule, Schedule, VPLinearSchedule
+from overtone.processes.schedule import (
+    AnySchedule,
+    DiscreteSchedule,
+    QuantileSchedule,
+    Schedule,
+    VESchedule,
+    VPCosineSchedule,
+    VPLinearSchedule,
+)
 
 __all__ = [
+    "AnySchedule",
+    "DiscreteSchedule",
     "GaussianProcess",
     "NoiseSource",
     "Process",
@@ -12,5 +22,7 @@ __all__ = [
     "ReplayNoise",
     "Schedule",
     "SeededNoise",
+    "VESchedule",
+    "VPCosineSchedule",
     "VPLinearSchedule",
 ]

@@ -2,5 +2,6 @@
 
 from overtone.samplers.estimates import EstimateKind
 from overtone.samplers.sampler import Sampler, Step, sigma_grid
+from overtone.samplers.schedulers import SchedulerSampler
 
-__all__ = ["EstimateKind", "Sampler", "Step", "sigma_grid"]
+__all__ = ["EstimateKind", "Sampler", "SchedulerSampler", "Step", "sigma_grid"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ from overtone.processes import (
 )
 
 Batch = dict[str, Tensor]
+Weighting = Literal["edm", "eps"]
 
 
 class Objective(ABC):
@@ -47,13 +49,16 @@ class DenoisingObjective(Objective):
 
         (sigma^2 + s_d^2) / (sigma s_d)^2 |D(x; sigma) - x_0|^2,   t ~ U(0, 1), s_d = sigma_data
 
-    averaged over the image's values. `label_dropout` is the probability of training an image under
-    the null class, which `num_classes` stands for; `mirror` flips half of the images.
+    averaged over the image's values. `weighting` "eps" weights by 1 / sigma^2 instead, which is
+    the plain error of a network that predicts the noise. `label_dropout` is the probability of
+    training an image under the null class, which `num_classes` stands for; `mirror` flips half of
+    the images.
     """
 
     schedule: Schedule = field(default_factory=QuantileSchedule)
     process: Process = field(default_factory=GaussianProcess)
     sigma_data: float = 0.5
+    weighting: Weighting = "edm"
     num_classes: int = 0
     label_dropout: float = 0.0
     mirror: bool = False
@@ -74,7 +79,9 @@ class DenoisingObjective(Objective):
         x_0, sigma = batch["x_0"], batch["sigma"]
         x = self.process.mean(x_0, sigma) + sigma[:, None, None, None] * batch["noise"]
         estimate = model(x, sigma, batch.get("class_labels")).x_0
-        weight = (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
+        weight = sigma**-2
+        if self.weighting == "edm":
+            weight = weight + self.sigma_data**-2
         return weight * (estimate - x_0).square().mean(dim=(1, 2, 3))
 
 

@@ -16,15 +16,15 @@ from PIL.Image import Image
 
 from overtone import settings, storage
 from overtone.data import held_out, open_data
-from overtone.denoisers import EDMDenoiser
+from overtone.denoisers import PRECONDITIONERS, DenoiserSettings, EDMSettings
 from overtone.errors import OvertoneError, unknown
 from overtone.networks import NETWORKS, ADMConfig, DiffiTConfig, SongConfig
 from overtone.pipelines import DiffiTPipeline, ImagePipeline
 from overtone.pipelines.base import grid
-from overtone.processes import QuantileSchedule
+from overtone.processes import AnySchedule, QuantileSchedule
 from overtone.samplers import Sampler
 from overtone.training.loop import Reporting, Trainer, Training
-from overtone.training.objectives import DenoisingObjective
+from overtone.training.objectives import DenoisingObjective, Weighting
 
 GRID_ROWS = 8
 
@@ -48,10 +48,12 @@ class Recipe:
     """flip half of the images left to right"""
     skip_bad_images: bool = False
     """leave out images that can't be read or are too small, instead of stopping"""
-    sigma_data: float = 0.5
-    """standard deviation of the data in [-1, 1]"""
-    schedule: QuantileSchedule = field(default_factory=QuantileSchedule)
+    denoiser: DenoiserSettings = field(default_factory=EDMSettings)
+    """what stands around the network: EDM's preconditioning, or a VP or VE network's"""
+    schedule: AnySchedule = field(default_factory=QuantileSchedule)
     """distribution of the noise levels in training"""
+    weighting: Weighting = "edm"
+    """of the loss over noise levels: edm, or eps, as of a network that predicts the noise"""
     sampler: Sampler = field(default_factory=Sampler)
     """sampler saved with the pipeline, and of the grids"""
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
@@ -60,8 +62,6 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout must be in [0, 1], not {self.label_dropout}")
-        if not self.sigma_data > 0:
-            raise ValueError(f"sigma_data must be above 0, not {self.sigma_data}")
 
     def identity(self) -> dict[str, Any]:
         """The settings that the weights depend on: a run goes on only with the same ones."""
@@ -113,7 +113,7 @@ def trainer_of(recipe: Recipe, *, show: bool = True) -> Trainer:
         return kind(
             denoiser.network,
             recipe.sampler,
-            sigma_data=recipe.sigma_data,
+            denoiser=recipe.denoiser,
             class_names=data.class_names if num_classes else (),
             data=recipe.data,
             precision=recipe.training.precision,
@@ -129,13 +129,14 @@ def trainer_of(recipe: Recipe, *, show: bool = True) -> Trainer:
 
     objective = DenoisingObjective(
         schedule=recipe.schedule,
-        sigma_data=recipe.sigma_data,
+        sigma_data=getattr(recipe.denoiser, "sigma_data", 0.5),
+        weighting=recipe.weighting,
         num_classes=num_classes,
         label_dropout=recipe.label_dropout,
         mirror=recipe.mirror,
     )
     return Trainer(
-        model=EDMDenoiser(network, recipe.sigma_data),
+        model=PRECONDITIONERS[recipe.denoiser.kind](network, recipe.denoiser),
         objective=objective,
         data=data,
         held_out=test,

@@ -1,0 +1,120 @@
+"""diffusers' schedulers as samplers of our denoisers."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from overtone.denoisers.denoiser import Denoiser, Images, Labels
+from overtone.denoisers.foreign import PREDICTIONS, discrete_schedule
+from overtone.denoisers.precond import vp_output
+from overtone.errors import OvertoneError
+from overtone.processes import NoiseSource, Process, SeededNoise
+from overtone.samplers.sampler import Step
+
+
+@dataclass(frozen=True)
+class SchedulerSampler:
+    """Samples with a diffusers scheduler: DDIM, DPM-Solver++, UniPC, Euler, EDM's, and others.
+
+        pipe.sampler = SchedulerSampler(diffusers.DPMSolverMultistepScheduler(), num_steps=20)
+
+    Takes the place of a `Sampler` in a pipeline; the start is as the scheduler wants it. Whatever
+    the scheduler draws comes from the images' own generators. Raises `OvertoneError` for schedulers
+    without a finite sigma_max (`discrete_schedule`) and for processes that blur.
+    """
+
+    scheduler: Any
+    """of diffusers, as it is configured; a copy of it is stepped"""
+    num_steps: int = 50
+    """passed to its set_timesteps"""
+
+    def __post_init__(self) -> None:
+        name = type(self.scheduler).__name__
+        if name.startswith("KDPM2"):
+            raise OvertoneError(f"{name} hides the noise levels of its half steps: use Heun's.")
+        if not name.startswith("EDM"):
+            discrete_schedule(self.scheduler)
+        if self.num_steps < 1:
+            raise ValueError("a sampler takes at least one step")
+
+    @cached_property
+    def _prepared(self) -> Any:
+        scheduler = copy.deepcopy(self.scheduler)
+        scheduler.set_timesteps(self.num_steps)
+        return scheduler
+
+    @property
+    def _is_vp(self) -> bool:
+        """Whether the scheduler's samples are alpha x rather than x."""
+        return float(self._prepared.init_noise_sigma) == 1.0
+
+    @cached_property
+    def sigmas(self) -> tuple[float, ...]:
+        """The noise level at each of its timesteps, and what the last one leads to, 0."""
+        scheduler = self._prepared
+        if hasattr(scheduler, "sigmas") and len(scheduler.sigmas) > len(scheduler.timesteps):
+            return (*scheduler.sigmas[: len(scheduler.timesteps)].double().tolist(), 0.0)
+        levels = discrete_schedule(scheduler).levels
+        return (*levels[scheduler.timesteps.long()].tolist(), 0.0)
+
+    @property
+    def sigma_max(self) -> float:
+        """Standard deviation of the start: that of alpha x is 1 in variance-preserving ones."""
+        if self._is_vp:
+            return (1 + self.sigmas[0] ** 2) ** 0.5
+        return float(self._prepared.init_noise_sigma)
+
+    def path(
+        self,
+        denoiser: Denoiser,
+        process: Process,
+        start: Images,
+        source: NoiseSource,
+        class_labels: Labels | None = None,
+    ) -> Iterator[Step]:
+        """Every step from noise to image; the last one's x is the result."""
+        if type(process).__name__ != "GaussianProcess":
+            raise OvertoneError("diffusers' schedulers know only white noise, no blur.")
+        scheduler, sigmas = copy.deepcopy(self._prepared), self.sigmas
+        extra = {}
+        if isinstance(source, SeededNoise) and (
+            "generator" in inspect.signature(scheduler.step).parameters
+        ):
+            extra["generator"] = source.generators
+        x = start
+        for number, timestep in enumerate(scheduler.timesteps):
+            sigma, sigma_next = sigmas[number], sigmas[number + 1]
+            estimate = denoiser(x, sigma, class_labels)
+            output = self._output(x, sigma, estimate.x_0)
+            if estimate.variance is not None and _learns_variance(scheduler):
+                output = torch.cat((output, estimate.variance), dim=1)
+            alpha, alpha_next = (
+                ((1 + s**2) ** -0.5 if self._is_vp else 1.0) for s in (sigma, sigma_next)
+            )
+            scheduler.scale_model_input(x, timestep)  # which counts the steps, in some
+            stepped = scheduler.step(output, timestep, alpha * x, **extra, return_dict=False)[0]
+            x = stepped.to(x.dtype) / alpha_next
+            yield Step(number, sigma_next, x, estimate.x_0)
+
+    def _output(self, x: Tensor, sigma: float, x_0: Tensor) -> Tensor:
+        """What the scheduler's own model would have returned."""
+        config = self.scheduler.config
+        prediction = PREDICTIONS[config.prediction_type]
+        if not type(self.scheduler).__name__.startswith("EDM"):
+            return vp_output(x, sigma, x_0, prediction)
+        variance = sigma**2 + config.sigma_data**2
+        c_out = sigma * config.sigma_data / variance**0.5
+        c_out = -c_out if prediction == "v" else c_out
+        return (x_0 - config.sigma_data**2 / variance * x) / c_out
+
+
+def _learns_variance(scheduler: Any) -> bool:
+    return getattr(scheduler.config, "variance_type", "") in ("learned", "learned_range")

@@ -11,6 +11,7 @@ from jaxtyping import install_import_hook
 # Nothing is read from or written to the user's own cache, and the Hub is out of reach.
 os.environ["OVERTONE_CACHE"] = tempfile.mkdtemp(prefix="overtone-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="overtone-tests-hub-")
 
 # Modules with `Self` in them (pipelines, saved networks) are left to the static checker.
 CHECKED = [
@@ -20,6 +21,7 @@ CHECKED = [
     "overtone.metrics.scores",
     "overtone.processes",
     "overtone.samplers",
+    "overtone.training.augment",
     "overtone.training.ema",
     "overtone.training.objectives",
 ]

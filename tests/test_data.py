@@ -1,6 +1,9 @@
 import dataclasses
 import gzip
+import json
 import struct
+import zipfile
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -11,7 +14,8 @@ from PIL import Image, ImageFont
 
 from overtone.data import ArrayData, held_out, open_data, to_pixels, to_unit
 from overtone.data.builtin import DEBIAN_FASHION, FONTS, Glyphs, _font, read_idx
-from overtone.data.images import read_image
+from overtone.data.images import read_item
+from overtone.data.inspect import inspect_data
 from overtone.errors import OvertoneError
 from overtone.processes import SeededNoise
 from overtone.processes.noise import mix
@@ -110,9 +114,9 @@ def test_folders_are_read_with_their_classes(folder):
 
 def test_folders_are_decoded_once_and_again_after_a_change(folder, monkeypatch):
     open_data(str(folder), 16, 3)
-    monkeypatch.setattr("overtone.data.images.read_image", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("overtone.data.images.read_item", lambda *_: pytest.fail("read again"))
     open_data(str(folder), 16, 3)
-    monkeypatch.setattr("overtone.data.images.read_image", read_image)
+    monkeypatch.setattr("overtone.data.images.read_item", read_item)
     picture((32, 32)).save(folder / "dog" / "d.png")
     assert len(open_data(str(folder), 16, 3)) == 4
 
@@ -186,6 +190,112 @@ def test_16_bit_and_turned_pictures_are_read_as_they_look(tmp_path):
         open_data(str(tmp_path), 8, 2)
 
 
+MODES = {
+    "grey": (Image.fromarray(np.full((8, 8), 90, np.uint8)), [90, 90, 90], "grey made RGB"),
+    "rgb": (Image.new("RGB", (8, 8), (10, 20, 30)), [10, 20, 30], None),
+    "rgba": (Image.new("RGBA", (8, 8), (0, 100, 200, 51)), [204, 224, 244], "laid on white"),
+    "opaque": (Image.new("RGBA", (8, 8), (1, 2, 3, 255)), [1, 2, 3], None),
+    "grey, alpha": (Image.new("LA", (8, 8), (0, 0)), [255, 255, 255], "laid on white"),
+    "cmyk": (Image.new("CMYK", (8, 8), (255, 0, 0, 0)), [0, 255, 255], "CMYK converted to RGB"),
+    "16 bit": (Image.fromarray(np.full((8, 8), 257 * 7, np.uint16)), [7, 7, 7], "16 bits scaled"),
+    "palette": (Image.new("RGB", (8, 8), (0, 0, 255)).convert("P"), [0, 0, 255], None),
+    "bilevel": (Image.new("1", (8, 8), 1), [255, 255, 255], "grey made RGB"),
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_every_kind_of_pixel_is_handled_and_said(tmp_path, name):
+    image, expected, said = MODES[name]
+    image.save(tmp_path / ("a.tiff" if name in ("cmyk", "16 bit") else "a.png"))
+    data = open_data(str(tmp_path), 8, 3)
+    assert data.fetch([0])[0][0, :, 4, 4].tolist() == expected
+    if said is None:
+        assert data.conversions == {}
+    else:
+        assert any(said in what for what in data.conversions)
+        assert set(data.conversions.values()) == {1}
+
+
+def test_floating_point_pixels_are_refused(tmp_path):
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "a.tiff")
+    with pytest.raises(OvertoneError, match="floating-point pixels"):
+        open_data(str(tmp_path), 8, 3)
+
+
+def edm_zip(path, labels, names=("00000/a.png", "00000/b.png", "00001/c.png")):
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, name in enumerate(names):
+            content = BytesIO()
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(content, "png")
+            archive.writestr(name, content.getvalue())
+        if labels != "absent":
+            archive.writestr("dataset.json", json.dumps({"labels": labels}))
+    return str(path)
+
+
+def test_edms_zips_are_read_in_place(tmp_path):
+    labels = [["00001/c.png", 0], ["00000/a.png", 2], ["00000/b.png", 1]]
+    name = edm_zip(tmp_path / "cifar10.zip", labels)
+    data = open_data(name, 8, 3)
+    assert (len(data), data.class_names) == (3, ("0", "1", "2"))
+    pixels, found = data.fetch([0, 1, 2])
+    assert pixels[:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert found.tolist() == [2, 1, 0]
+    assert held_out(name, 8, 3) is None
+    assert [f.name for f in tmp_path.iterdir()] == ["cifar10.zip"]
+    # Unpacked, the folder means the same: its sub-folders are shards, not classes.
+    with zipfile.ZipFile(name) as archive:
+        archive.extractall(tmp_path / "folder")
+    unpacked = open_data(str(tmp_path / "folder"), 8, 3)
+    assert unpacked.fetch([0, 1, 2])[1].tolist() == [2, 1, 0]
+    assert unpacked.fingerprint == data.fingerprint
+
+
+def test_zips_without_labels_have_folders_for_classes_or_none(tmp_path):
+    assert open_data(edm_zip(tmp_path / "a.zip", None), 8, 3).num_classes == 0
+    plain = open_data(edm_zip(tmp_path / "b.zip", "absent"), 8, 3)
+    assert plain.class_names == ("00000", "00001")
+
+
+def test_zips_that_are_no_data_are_refused(tmp_path):
+    (tmp_path / "a.zip").write_bytes(b"PK no")
+    with pytest.raises(OvertoneError, match="can't be read as a zip"):
+        open_data(str(tmp_path / "a.zip"), 8, 3)
+    with pytest.raises(OvertoneError, match=r"no label for 00000/b\.png"):
+        open_data(edm_zip(tmp_path / "b.zip", [["00000/a.png", 1]]), 8, 3)
+    labels = [["00000/a.png", 1], ["00000/b.png", [0.2, 0.8]], ["00001/c.png", 0]]
+    with pytest.raises(OvertoneError, match=r"b\.png is \[0\.2, 0\.8\], not a class number"):
+        open_data(edm_zip(tmp_path / "c.zip", labels), 8, 3)
+    with pytest.raises(OvertoneError, match="is not of the form"):
+        open_data(edm_zip(tmp_path / "d.zip", {"a": 1}), 8, 3)
+    damaged = bytearray((tmp_path / "b.zip").read_bytes())
+    damaged[60:70] = b"x" * 10
+    (tmp_path / "e.zip").write_bytes(damaged)
+    with pytest.raises(OvertoneError):
+        open_data(str(tmp_path / "e.zip"), 8, 3)
+
+
+def test_inspection_counts_and_names_what_would_be_refused(folder):
+    (folder / "cat" / "bad.png").write_bytes(b"nothing")
+    found = inspect_data(str(folder), resolution=18)
+    assert (found.count, found.classes) == (1, {"cat": 0, "dog": 1})
+    assert dict(found.sizes) == {(20, 16): 1, (16, 16): 1, (64, 80): 1}
+    assert found.sheet.shape == (1, 3, 64, 64)
+    assert len(found.refused) == 3
+    assert any("bad.png can't be read" in reason for reason in found.refused)
+    assert any("a.png is 20 x 16, smaller than" in reason for reason in found.refused)
+    assert inspect_data(str(folder)).count == 3
+    assert dict(inspect_data(str(folder)).conversions) == {"grey made RGB": 1}
+
+
+def test_inspection_of_builtin_data():
+    found = inspect_data("builtin:digits", split="test")
+    assert (found.count, sum(found.classes.values())) == (297, 297)
+    glyphs = inspect_data("builtin:glyphs", 16)
+    assert glyphs.sheet.shape == (64, 3, 16, 16)
+    assert list(glyphs.classes) == list(Glyphs.class_names)
+
+
 def test_labels_outside_the_classes_are_refused():
     with pytest.raises(OvertoneError, match="labels go from 0 to 5, outside the 2 classes"):
         ArrayData("a", np.zeros((2, 1, 4, 4), np.uint8), np.array([0, 5]), ["x", "y"])
@@ -232,7 +342,7 @@ def test_fashion_mnist_is_found_padded_and_checked(tmp_path, monkeypatch):
 def test_missing_fashion_mnist_says_where_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("OVERTONE_DATA", str(tmp_path))
     monkeypatch.setattr("overtone.data.builtin.DEBIAN_FASHION", tmp_path / "none")
-    with pytest.raises(OvertoneError, match=r"OVERTONE_DATA.*apt-get install"):
+    with pytest.raises(OvertoneError, match=r"not on the Hub either.*OVERTONE_DATA.*apt-get"):
         open_data("fashion-mnist", 28, 1)
 
 
@@ -243,7 +353,10 @@ def test_debians_fashion_mnist():
 
 
 DIGITS = open_data("builtin:digits", 8, 1)
-OBJECTIVES = [DenoisingObjective(num_classes=10, label_dropout=0.3, mirror=True)]
+OBJECTIVES = [
+    DenoisingObjective(num_classes=10, label_dropout=0.3, mirror=True),
+    DenoisingObjective(num_classes=10, augmentation=0.5),
+]
 
 
 @given(n=st.integers(0, 5000), others=st.lists(st.integers(0, 5000), max_size=4))

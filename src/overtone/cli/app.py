@@ -16,6 +16,7 @@ COMMANDS = {
     "recipes": "what can be trained, with its size and its length",
     "train": "train a recipe; goes on by itself where it was interrupted",
     "sample": "images from a trained model",
+    "data": "data inspect NAME: what is in a data set, and what of it could not be used",
     "evaluate": "Frechet distance, precision and recall, share of classes recognised",
 }
 

@@ -19,7 +19,7 @@ from overtone.errors import OvertoneError
 @dataclass(frozen=True)
 class Options:
     model: tyro.conf.Positional[str]
-    """a saved pipeline, a run's directory, a repository of the Hub, or a folder of images"""
+    """a saved pipeline, a run's directory, a repository of the Hub; or images (folder, zip, hf:)"""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(
         default_factory=lambda: Sampling(seeds="0-499")
     )
@@ -53,9 +53,9 @@ def evaluate(options: Options) -> dict:
     from overtone.training.classifier import classifier_of
 
     skip = options.skip_bad_images
-    if _is_image_folder(Path(options.model)):
+    if _is_images(options.model):
         if options.data is None or options.resolution is None:
-            raise OvertoneError("a folder of images needs --data and --resolution beside it.")
+            raise OvertoneError("images need --data and --resolution beside it.")
         size, channels, data = options.resolution, options.channels, options.data
         fakes = open_data(options.model, size, channels, skip_bad=skip)
         batches: Iterator = (
@@ -86,11 +86,13 @@ def evaluate(options: Options) -> dict:
     return dataclasses.asdict(Evaluation(extractor, real, test)(batches, made))
 
 
-def _is_image_folder(folder: Path) -> bool:
-    from overtone.data.images import SUFFIXES
+def _is_images(name: str) -> bool:
+    """Whether the name is that of images rather than of a model."""
+    from overtone.data.files import SUFFIXES
 
-    if not folder.is_dir() or (folder / "pipeline.json").exists():
+    path = Path(name)
+    if name.startswith("hf:") or path.is_file():
+        return True
+    if not path.is_dir() or any((path / own).exists() for own in ("pipeline.json", "run.json")):
         return False
-    if (folder / "run.json").exists():
-        return False
-    return any(f.suffix.lower() in SUFFIXES for f in folder.rglob("*"))
+    return any(f.suffix.lower() in SUFFIXES for f in path.rglob("*"))

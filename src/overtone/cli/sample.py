@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
     import torch
 
     from overtone import storage
-    from overtone.data.images import SUFFIXES
+    from overtone.data.files import SUFFIXES
     from overtone.pipelines.base import grid, to_pil
 
     suffix = options.out.suffix.lower()

@@ -19,7 +19,7 @@ from jaxtyping import Int
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from overtone.data.images import ArrayData, ImageData, Pixels
+from overtone.data.images import ArrayData, ImageData, Pixels, decode
 from overtone.errors import OvertoneError
 
 DIGITS_TEST = 297
@@ -130,11 +130,15 @@ def _font(name: str, size: int) -> Any:
     return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)
 
 
+FASHION_HUB = "hf:zalando-datasets/fashion_mnist"
+
+
 def open_fashion_mnist(resolution: int, channels: int, split: str) -> ArrayData:
     """Zalando's 70,000 grey pictures of clothes, 28 px; 32 px with two black pixels around.
 
     The four IDX files, gzipped or not, are looked for in $OVERTONE_DATA/fashion-mnist,
-    $OVERTONE_DATA, and where Debian's package dataset-fashion-mnist puts them.
+    $OVERTONE_DATA, and where Debian's package dataset-fashion-mnist puts them; where there are
+    none, the Hub is asked.
     """
     if resolution not in (28, 32) or channels != 1:
         raise OvertoneError(
@@ -142,6 +146,15 @@ def open_fashion_mnist(resolution: int, channels: int, split: str) -> ArrayData:
             f" {channels} channels."
         )
     folder = _fashion_folder()
+    images, labels = _fashion_hub(split) if folder is None else _fashion_files(folder, split)
+    rule = "none"
+    if resolution == 32:
+        images = np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2)))
+        rule = "padded from 28 to 32 with black"
+    return ArrayData("fashion-mnist", images, labels, FASHION_CLASSES, rule)
+
+
+def _fashion_files(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     part = "t10k" if split == "test" else "train"
     images = read_idx(_idx_file(folder, f"{part}-images-idx3-ubyte"))[:, None]
     labels = read_idx(_idx_file(folder, f"{part}-labels-idx1-ubyte")).astype(np.int64)
@@ -150,11 +163,23 @@ def open_fashion_mnist(resolution: int, channels: int, split: str) -> ArrayData:
             f"{folder}: {part} has images of shape {images.shape} and {len(labels)} labels, not"
             " Fashion-MNIST's."
         )
-    rule = "none"
-    if resolution == 32:
-        images = np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2)))
-        rule = "padded from 28 to 32 with black"
-    return ArrayData("fashion-mnist", images, labels, FASHION_CLASSES, rule)
+    return images, labels
+
+
+def _fashion_hub(split: str) -> tuple[np.ndarray, np.ndarray]:
+    from overtone.data.hub import hub_source
+
+    try:
+        source = hub_source(FASHION_HUB, split)
+        assert source is not None
+        data = decode(source, 28, 1)
+    except OvertoneError as error:
+        raise OvertoneError(
+            "fashion-mnist was not found on this machine, and not on the Hub either"
+            f" ({error}). Put its four IDX files into a folder that OVERTONE_DATA names, or"
+            " `apt-get install dataset-fashion-mnist`."
+        ) from None
+    return np.asarray(data.images), data.labels
 
 
 def read_idx(file: Path) -> np.ndarray:
@@ -170,7 +195,7 @@ def read_idx(file: Path) -> np.ndarray:
         raise OvertoneError(f"{file} is damaged ({error}): get it again.") from None
 
 
-def _fashion_folder() -> Path:
+def _fashion_folder() -> Path | None:
     places = [DEBIAN_FASHION]
     if "OVERTONE_DATA" in os.environ:
         root = Path(os.environ["OVERTONE_DATA"])
@@ -178,10 +203,7 @@ def _fashion_folder() -> Path:
     for place in places:
         if list(place.glob("train-images-idx3-ubyte*")):
             return place
-    raise OvertoneError(
-        f"fashion-mnist was not found in {', '.join(str(p) for p in places)}: put its four IDX"
-        " files into a folder that OVERTONE_DATA names, or `apt-get install dataset-fashion-mnist`."
-    )
+    return None
 
 
 def _idx_file(folder: Path, name: str) -> Path:

@@ -1,17 +1,21 @@
-"""The image data contract, and folders of images.
+"""The image data contract, and how images from anywhere become arrays.
 
-A folder is decoded once: every image is read, cropped, resized and written to a memory map in the
-cache, so that an unreadable file is found before any training time is spent and never again.
+A source (a folder, a zip, a data set of the Hub) is decoded once: every image is read, cropped,
+resized and written to a memory map in the cache, so that an unreadable file is found before any
+training time is spent and never again.
 """
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +26,6 @@ from torch import Tensor
 from overtone import storage
 from overtone.errors import OvertoneError
 
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 RESIZE_RULE = "centre crop to a square, Lanczos"
 
 Pixels = UInt8[Tensor, "batch channels height width"]
@@ -39,6 +42,7 @@ class ImageData(ABC):
     endless: bool = False  # any index gives a new image; len() is only an upper end
     fingerprint: str  # changes when the images or their classes do
     left_out: Sequence[str] = ()  # images that were asked to be skipped, and why
+    conversions: Mapping[str, int] = {}  # what was done to how many images to read them
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -67,6 +71,7 @@ class ArrayData(ImageData):
         resize_rule: str = "none",
         fingerprint: str | None = None,
         left_out: Sequence[str] = (),
+        conversions: Mapping[str, int] | None = None,
     ) -> None:
         self.name = name
         self.images = images
@@ -75,6 +80,7 @@ class ArrayData(ImageData):
         self.class_names = tuple(class_names)
         self.resize_rule = resize_rule
         self.left_out = left_out
+        self.conversions = conversions or {}
         self.fingerprint = fingerprint or _fingerprint(images.tobytes(), self.labels.tobytes())
         if class_names and not 0 <= self.labels.min() <= self.labels.max() < len(class_names):
             raise OvertoneError(
@@ -89,13 +95,13 @@ class ArrayData(ImageData):
         """For loader processes: a memory map goes as the name of its file, not as its contents."""
         state = self.__dict__.copy()
         if isinstance(self.images, np.memmap):
-            state["images"] = (str(self.images.filename), len(self.images))
+            state["images"] = (str(self.images.filename), self.images.shape)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if isinstance(state["images"], tuple):
-            file, count = state["images"]
-            state["images"] = np.load(file, mmap_mode="r")[:count]
+            file, shape = state["images"]
+            state["images"] = np.memmap(file, np.uint8, mode="r", shape=shape)
         self.__dict__.update(state)
 
     def fetch(self, indices: Sequence[int]) -> tuple[Pixels, Int[Tensor, " batch"]]:
@@ -113,72 +119,71 @@ def to_pixels(images: Float[Tensor, "batch channels height width"]) -> Pixels:
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def open_folder(
-    root: Path, resolution: int, channels: int, *, split: str = "train", skip_bad: bool = False
-) -> ArrayData:
-    """A folder of images as `ArrayData`, class = sub-folder.
+class Item(NamedTuple):
+    """An image that has not been read yet."""
 
-    Images directly in the folder have no class. A folder that has `train` and `test` in it is
-    taken as the two splits. Raises `OvertoneError` for an empty folder, and for images that can't
-    be read or are smaller than the resolution, unless `skip_bad` leaves those out.
+    name: str
+    read: Callable[[], Image.Image]
+    """opens it; raises `OSError`, `ValueError` or the like for what is no image"""
+    label: int | None = None
+
+
+@dataclass
+class Source:
+    """Images from somewhere, in a fixed order, not decoded yet."""
+
+    name: str
+    key: str
+    """changes when the images or their classes may have"""
+    items: Callable[[], Iterable[Item]]
+    count: int | None = None
+    """None where only going through them tells"""
+    class_names: Sequence[str] = field(default_factory=tuple)
+
+
+def decode(source: Source, resolution: int, channels: int, *, skip_bad: bool = False) -> ArrayData:
+    """The images of a source, square and of one size, from the cache or read now.
+
+    Raises `OvertoneError` for a source without images, and for images that can't be read or are
+    smaller than the resolution, unless `skip_bad` leaves those out.
     """
-    if has_splits(root):
-        root = root / split
-    elif split != "train":
-        raise OvertoneError(f"{root} has no test split: give it sub-folders 'train' and 'test'.")
-    files = sorted(f for f in root.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-    if not files:
-        raise OvertoneError(
-            f"{root} holds no images (looked for {', '.join(sorted(SUFFIXES))}), sub-folders too."
-        )
-    classes = sorted({f.relative_to(root).parts[0] for f in files if f.parent != root})
-    if classes and any(f.parent == root for f in files):
-        stray = next(f for f in files if f.parent == root)
-        raise OvertoneError(
-            f"{root} has images in sub-folders (classes) and beside them ({stray.name}):"
-            " move those into a sub-folder, or away."
-        )
     if channels not in (1, 3):
         raise OvertoneError(f"images are read with 1 or 3 channels, not {channels}.")
-    folder = _decoded(root, files, resolution, channels, skip_bad)
+    what = f"{source.key} {resolution} {channels} {skip_bad} {RESIZE_RULE}"
+    digest = hashlib.sha256(what.encode()).hexdigest()[:20]
+    folder = storage.cache_directory() / "images" / digest
+    if not (folder / "index.json").exists():
+        with storage.new_directory(folder) as temporary:
+            _decode_into(temporary, source, resolution, channels, skip_bad)
     index = storage.read_json(folder / "index.json")
-    images = np.load(folder / "images.npy", mmap_mode="r")[: index["count"]]
-    labels = None
-    if classes:
-        number = {name: i for i, name in enumerate(classes)}
-        kept = [files[i] for i in index["rows"]]
-        labels = np.array([number[f.relative_to(root).parts[0]] for f in kept], np.int64)
-    names = [f"{f.relative_to(root)} {f.stat().st_size}" for f in files]
+    shape = (index["count"], channels, resolution, resolution)
     return ArrayData(
-        str(root),
-        images,
-        labels,
-        classes,
+        source.name,
+        np.memmap(folder / "images.bin", np.uint8, mode="r", shape=shape),
+        np.fromfile(folder / "labels.bin", np.int64) if source.class_names else None,
+        source.class_names,
         RESIZE_RULE,
-        _fingerprint("\n".join(names).encode(), str(index["rows"]).encode()),
+        index["fingerprint"],
         index["bad"],
+        index["conversions"],
     )
 
 
-def has_splits(root: Path) -> bool:
-    """Whether a folder holds a training and a test split, rather than classes."""
-    return (root / "train").is_dir() and (root / "test").is_dir()
+def read_item(item: Item, resolution: int, channels: int) -> tuple[np.ndarray, list[str]]:
+    """An image as (channels, resolution, resolution) uint8, and what was done to read it.
 
-
-def read_image(file: Path, resolution: int, channels: int) -> np.ndarray:
-    """One file as (channels, resolution, resolution) uint8; `OvertoneError` names it otherwise."""
+    Raises `OvertoneError`, naming the image, if it can't be read or is too small.
+    """
     try:
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8
-                image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-            image = image.convert("RGB" if channels == 3 else "L")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OvertoneError(f"{file} can't be read ({error}).") from None
+        image = ImageOps.exif_transpose(item.read())
+        image, conversions = to_mode(image, "RGB" if channels == 3 else "L")
+    except (OSError, SyntaxError, ValueError, KeyError, Image.DecompressionBombError) as error:
+        raise OvertoneError(f"{item.name} can't be read ({error}).") from None
     side = min(image.size)
     if side < resolution:
         raise OvertoneError(
-            f"{file} is {image.width} x {image.height}, smaller than the resolution {resolution}."
+            f"{item.name} is {image.width} x {image.height}, smaller than the resolution"
+            f" {resolution}."
         )
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)
@@ -187,57 +192,82 @@ def read_image(file: Path, resolution: int, channels: int) -> np.ndarray:
     else:
         image = image.crop(box)
     pixels = np.asarray(image)
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), conversions
 
 
-def _decoded(root: Path, files: list[Path], resolution: int, channels: int, skip_bad: bool) -> Path:
-    """The cache directory with the images of `files`, made if it is not there."""
-    digest = hashlib.sha256(f"{resolution} {channels} {skip_bad} {RESIZE_RULE}".encode())
-    for file in files:
-        stat = file.stat()
-        digest.update(f"{file.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}".encode())
-    folder = storage.cache_directory() / "images" / digest.hexdigest()[:20]
-    if (folder / "index.json").exists():
-        return folder
-    with storage.new_directory(folder) as temporary:
-        shape = (len(files), channels, resolution, resolution)
-        images = np.lib.format.open_memmap(
-            temporary / "images.npy", mode="w+", dtype=np.uint8, shape=shape
-        )
-        rows: list[int] = []
-        bad: list[str] = []
-        for row, result in enumerate(_read_all(files, resolution, channels)):
-            if isinstance(result, OvertoneError):
-                bad.append(str(result))
-            else:
-                images[len(rows)] = result
-                rows.append(row)
-        if bad and not (skip_bad and rows):
-            more = f" {len(bad) - 3} more like it." if len(bad) > 3 else ""
-            raise OvertoneError(
-                f"{' '.join(bad[:3])}{more} Mend or remove them, or pass --skip-bad-images."
-            )
-        images.flush()
-        storage.write_json(temporary / "index.json", {"count": len(rows), "rows": rows, "bad": bad})
-    return folder
+def to_mode(image: Image.Image, mode: str) -> tuple[Image.Image, list[str]]:
+    """Any image as "RGB" or "L" with 8 bits, and what that took: transparency is laid on white,
+    16 bits are scaled to 8, CMYK and the like converted, colour made grey or grey colour."""
+    conversions = []
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, whose range is not known: convert it to 8 bits")
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8
+        image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
+        conversions.append("16 bits scaled to 8")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema() != (255, 255):
+            conversions.append("transparency laid on white")
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image).convert("RGB")
+    if image.mode not in ("1", "L", "P", "RGB"):
+        conversions.append(f"{image.mode} converted to RGB")
+    grey = image.mode in ("1", "L")
+    if grey != (mode == "L"):
+        conversions.append("grey made RGB" if grey else "colour made grey")
+    return image.convert(mode), conversions
 
 
-def _read_all(
-    files: list[Path], resolution: int, channels: int
-) -> Iterator[np.ndarray | OvertoneError]:
-    """Decode in a few threads (Pillow works outside Python's lock), in the order of the files."""
+def read_all(
+    items: Iterable[Item], resolution: int, channels: int, count: int | None = None
+) -> Iterator[tuple[Item, tuple[np.ndarray, list[str]] | OvertoneError]]:
+    """Read in a few threads (Pillow works outside Python's lock), in order, some ahead."""
+    from rich.console import Console
     from rich.progress import track
 
-    def read(file: Path) -> np.ndarray | OvertoneError:
+    def read(item: Item) -> tuple[np.ndarray, list[str]] | OvertoneError:
         try:
-            return read_image(file, resolution, channels)
+            return read_item(item, resolution, channels)
         except OvertoneError as error:
             return error
 
+    quick = count is not None and count < 2000
+    items = iter(track(items, "reading images", count, console=Console(stderr=True), disable=quick))
     with ThreadPoolExecutor() as pool:
-        quick = len(files) < 2000
-        results = pool.map(read, files)
-        yield from track(results, "reading images", len(files), disable=quick, transient=True)
+        while part := list(islice(items, 256)):
+            yield from zip(part, pool.map(read, part), strict=True)
+
+
+def _decode_into(
+    folder: Path, source: Source, resolution: int, channels: int, skip_bad: bool
+) -> None:
+    labels: list[int] = []
+    bad: list[str] = []
+    conversions: Counter[str] = Counter()
+    digest = hashlib.sha256()
+    with (folder / "images.bin").open("wb") as file:
+        for item, result in read_all(source.items(), resolution, channels, source.count):
+            if isinstance(result, OvertoneError):
+                bad.append(str(result))
+                continue
+            pixels, done = result
+            conversions.update(done)
+            labels.append(item.label or 0)
+            file.write(pixels.tobytes())
+            digest.update(pixels.tobytes())
+    if bad and not (skip_bad and labels):
+        more = f" {len(bad) - 3} more like it." if len(bad) > 3 else ""
+        raise OvertoneError(
+            f"{' '.join(bad[:3])}{more} Mend or remove them, or pass --skip-bad-images."
+        )
+    if not labels:
+        raise OvertoneError(f"{source.name} has no images.")
+    numbers = np.array(labels, np.int64)
+    numbers.tofile(folder / "labels.bin")
+    digest.update(numbers.tobytes())
+    index = {"count": len(labels), "bad": bad, "conversions": dict(conversions)}
+    fingerprint = {"fingerprint": digest.hexdigest()[:16]}
+    storage.write_json(folder / "index.json", index | fingerprint)
 
 
 def _fingerprint(*parts: bytes) -> str:

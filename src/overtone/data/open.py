@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from overtone.data.builtin import Glyphs, open_digits, open_fashion_mnist
-from overtone.data.images import ImageData, has_splits, open_folder
+from overtone.data.files import folder_source, has_splits, zip_source
+from overtone.data.hub import hub_source
+from overtone.data.images import ImageData, Source, decode
 from overtone.errors import OvertoneError, unknown
 
 NAMES = ("builtin:digits", "builtin:glyphs", "fashion-mnist")
@@ -16,8 +18,14 @@ def open_data(
 ) -> ImageData:
     """The images of `name` at `resolution` x `resolution` px with 1 or 3 channels.
 
-    `name` is 'builtin:digits', 'builtin:glyphs', 'fashion-mnist', or the path of a folder of
-    images whose sub-folders, if any, are the classes. `split` is 'train' or 'test'.
+    `name` is one of
+
+        builtin:digits, builtin:glyphs, fashion-mnist
+        a folder of images, whose sub-folders, if any, are the classes
+        a zip of images, or a folder, with EDM's dataset.json
+        hf:OWNER/NAME, hf:FILE.parquet, hf:FOLDER (`overtone.data.hub`)
+
+    `split` is 'train' or 'test'. Raises `OvertoneError` for what does not exist or can't be read.
     """
     match name:
         case "builtin:digits":
@@ -26,19 +34,34 @@ def open_data(
             return Glyphs(resolution, channels, split)
         case "fashion-mnist":
             return open_fashion_mnist(resolution, channels, split)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return open_folder(folder, resolution, channels, split=split, skip_bad=skip_bad)
-    if "/" in name:
-        raise OvertoneError(f"the folder of images '{name}' does not exist.")
+    source = open_source(name, split)
+    if source is None:
+        raise OvertoneError(f"{name} has no test split.")
+    return decode(source, resolution, channels, skip_bad=skip_bad)
+
+
+def open_source(name: str, split: str = "train") -> Source | None:
+    """The images of a folder, zip or `hf:` data set, not decoded yet; None without that split."""
+    if name.startswith("hf:"):
+        return hub_source(name, split)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return folder_source(path, split)
+    if path.is_file():
+        return zip_source(path, split)
+    if "/" in name or path.suffix == ".zip":
+        raise OvertoneError(f"'{name}' does not exist: no folder and no zip of images is there.")
     raise unknown("data set", name, NAMES)
 
 
 def held_out(
     name: str, resolution: int, channels: int, *, skip_bad: bool = False
 ) -> ImageData | None:
-    """The test split of `name`, or None for a folder of images that has none."""
-    folder = Path(name).expanduser()
-    if folder.is_dir() and not has_splits(folder):
+    """The test split of `name`, or None for images that have none."""
+    path = Path(name).expanduser()
+    if path.is_file() or (path.is_dir() and not has_splits(path)):
         return None
+    if name.startswith("hf:"):
+        source = hub_source(name, "test")
+        return None if source is None else decode(source, resolution, channels, skip_bad=skip_bad)
     return open_data(name, resolution, channels, split="test", skip_bad=skip_bad)

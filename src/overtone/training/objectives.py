@@ -26,6 +26,7 @@ from overtone.processes import (
     Schedule,
     SeededNoise,
 )
+from overtone.training.augment import augment
 
 Batch = dict[str, Tensor]
 Weighting = Literal["edm", "eps"]
@@ -52,7 +53,7 @@ class DenoisingObjective(Objective):
     averaged over the image's values. `weighting` "eps" weights by 1 / sigma^2 instead, which is
     the plain error of a network that predicts the noise. `label_dropout` is the probability of
     training an image under the null class, which `num_classes` stands for; `mirror` flips half of
-    the images.
+    the images; `augmentation` is the probability of EDM's, whose conditions go to the network.
     """
 
     schedule: Schedule = field(default_factory=QuantileSchedule)
@@ -62,6 +63,7 @@ class DenoisingObjective(Objective):
     num_classes: int = 0
     label_dropout: float = 0.0
     mirror: bool = False
+    augmentation: float = 0.0
 
     def draw(self, pixels: Pixels, labels: Int[Tensor, " batch"], source: SeededNoise) -> Batch:
         sigma = self.schedule.sigma(source.uniform())
@@ -69,8 +71,10 @@ class DenoisingObjective(Objective):
         x_0 = to_unit(pixels)
         if self.mirror:
             x_0 = torch.where(flipped[:, None, None, None], x_0.flip(3), x_0)
-        noise = self.process.noise(x_0, source)
-        batch = {"x_0": x_0, "noise": noise, "sigma": sigma.float()}
+        batch = {"sigma": sigma.float()}
+        if self.augmentation:
+            x_0, batch["augment_labels"] = augment(x_0, self.augmentation, source)
+        batch |= {"x_0": x_0, "noise": self.process.noise(x_0, source)}
         if self.num_classes:
             batch["class_labels"] = torch.where(dropped, self.num_classes, labels)
         return batch
@@ -78,7 +82,9 @@ class DenoisingObjective(Objective):
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
         x_0, sigma = batch["x_0"], batch["sigma"]
         x = self.process.mean(x_0, sigma) + sigma[:, None, None, None] * batch["noise"]
-        estimate = model(x, sigma, batch.get("class_labels")).x_0
+        # Only denoisers of networks with augmentation conditions take the argument.
+        conditions = [batch["augment_labels"]] if "augment_labels" in batch else []
+        estimate = model(x, sigma, batch.get("class_labels"), *conditions).x_0
         weight = sigma**-2
         if self.weighting == "edm":
             weight = weight + self.sigma_data**-2

@@ -23,6 +23,7 @@ from overtone.pipelines import DiffiTPipeline, ImagePipeline
 from overtone.pipelines.base import grid
 from overtone.processes import AnySchedule, QuantileSchedule
 from overtone.samplers import Sampler
+from overtone.training.augment import CONDITIONS
 from overtone.training.loop import Reporting, Trainer, Training
 from overtone.training.objectives import DenoisingObjective, Weighting
 
@@ -39,13 +40,15 @@ class Recipe:
     """what it is for, and what it needs"""
     network: Annotated[DiffiTConfig | ADMConfig | SongConfig, pydantic.Field(discriminator="kind")]
     data: str = ""
-    """builtin:digits, builtin:glyphs, fashion-mnist, or a folder of images"""
+    """builtin:digits, builtin:glyphs, fashion-mnist, a folder or zip of images, or hf:..."""
     class_conditional: bool = False
     """train with the data's classes"""
     label_dropout: float = 0.0
     """share of images trained without their class, for guidance"""
     mirror: bool = False
     """flip half of the images left to right"""
+    augmentation: float = 0.0
+    """probability of each of EDM's non-leaking augmentations, which the network is told of"""
     skip_bad_images: bool = False
     """leave out images that can't be read or are too small, instead of stopping"""
     denoiser: DenoiserSettings = field(default_factory=EDMSettings)
@@ -62,6 +65,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout must be in [0, 1], not {self.label_dropout}")
+        if not 0 <= self.augmentation <= 1:
+            raise ValueError(f"augmentation must be in [0, 1], not {self.augmentation}")
+        if self.augmentation and self.mirror:
+            raise ValueError("augmentation flips images already: leave mirror out")
 
     def identity(self) -> dict[str, Any]:
         """The settings that the weights depend on: a run goes on only with the same ones."""
@@ -76,7 +83,9 @@ class Recipe:
 def trainer_of(recipe: Recipe, *, show: bool = True) -> Trainer:
     """The trainer of a recipe: data opened and checked, the network built."""
     if not recipe.data:
-        raise OvertoneError("this recipe has no data of its own: pass --data FOLDER.")
+        raise OvertoneError(
+            "this recipe has no data of its own: pass --data FOLDER, a zip, or hf:OWNER/NAME."
+        )
     size, channels = recipe.network.resolution, recipe.network.channels
     skip = recipe.skip_bad_images
     data = open_data(recipe.data, size, channels, skip_bad=skip)
@@ -84,6 +93,9 @@ def trainer_of(recipe: Recipe, *, show: bool = True) -> Trainer:
         print(
             f"left out {len(data.left_out)} images. The first: {data.left_out[0]}", file=sys.stderr
         )
+    if show and data.conversions:
+        done = "; ".join(f"{what}: {count:,} images" for what, count in data.conversions.items())
+        print(f"{recipe.data}: {done}", file=sys.stderr)
     if recipe.class_conditional and not data.num_classes:
         raise OvertoneError(
             f"{recipe.data} has no classes: sort its images into sub-folders,"
@@ -101,7 +113,14 @@ def trainer_of(recipe: Recipe, *, show: bool = True) -> Trainer:
             f"--network.num-classes is {recipe.network.num_classes}, but {recipe.data} has"
             f" {num_classes} classes to train with: leave it out."
         )
-    config = dataclasses.replace(recipe.network, num_classes=num_classes)
+    try:
+        config = dataclasses.replace(
+            recipe.network,
+            num_classes=num_classes,
+            augment_channels=CONDITIONS if recipe.augmentation else 0,
+        )
+    except ValueError as error:
+        raise OvertoneError(f"network settings: {error}.") from None
     torch.manual_seed(recipe.training.seed)
     try:
         network = NETWORKS[config.kind](config).to_fast_layout()
@@ -134,6 +153,7 @@ def trainer_of(recipe: Recipe, *, show: bool = True) -> Trainer:
         num_classes=num_classes,
         label_dropout=recipe.label_dropout,
         mirror=recipe.mirror,
+        augmentation=recipe.augmentation,
     )
     return Trainer(
         model=PRECONDITIONERS[recipe.denoiser.kind](network, recipe.denoiser),
@@ -231,9 +251,9 @@ def diffit_fashion_mnist() -> Recipe:
 
 def diffit_cifar10() -> Recipe:
     return Recipe(
-        about="32 px CIFAR-10 from a folder, the published network and length; days on one GPU",
+        about="32 px CIFAR-10 from a folder, zip or hf:, the published settings; days on one GPU",
         network=DiffiTConfig.cifar10(),
-        mirror=True,
+        augmentation=0.12,
         training=Training(total_images=200_000 * 512, batch_size=512, lr=1e-3, clip_norm=None),
         reporting=Reporting(workers=4),
     )
@@ -241,9 +261,9 @@ def diffit_cifar10() -> Recipe:
 
 def diffit_ffhq64() -> Recipe:
     return Recipe(
-        about="64 px FFHQ from a folder, the published network and length; days on several GPUs",
+        about="64 px FFHQ from a folder, zip or hf:, the published settings; days on several GPUs",
         network=DiffiTConfig.ffhq64(),
-        mirror=True,
+        augmentation=0.15,
         sampler=Sampler(num_steps=40),
         training=Training(total_images=200_000 * 256, batch_size=256, lr=2e-4, clip_norm=None),
         reporting=Reporting(workers=4),

@@ -1,0 +1,96 @@
+"""`overtone data inspect NAME`: what is in a data set, and what of it could not be used."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from overtone.cli.options import parse
+from overtone.errors import OvertoneError, unknown
+
+if TYPE_CHECKING:
+    from overtone.data.inspect import Inspection
+
+
+@dataclass(frozen=True)
+class Options:
+    data: tyro.conf.Positional[str]
+    """builtin:digits, builtin:glyphs, fashion-mnist, a folder or zip of images, or hf:..."""
+    resolution: int | None = None
+    """refuse images that are smaller, as a training at this resolution would"""
+    channels: Literal[1, 3] = 3
+    """1: read as grey"""
+    split: Literal["train", "test"] = "train"
+    """which of its splits"""
+    out: Path = Path("contact-sheet.png")
+    """where the contact sheet goes"""
+    all: bool = False
+    """list every image that would be refused, not the first ten"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__, "\nusage: overtone data inspect NAME [options]")
+        return
+    if arguments[0] != "inspect":
+        raise unknown("subcommand of data", arguments[0], ["inspect"])
+    options = parse(Options, "data inspect", __doc__, arguments[1:])
+    from overtone import storage
+    from overtone.data.inspect import inspect_data
+    from overtone.pipelines.base import grid
+
+    if options.out.suffix.lower() != ".png":
+        raise OvertoneError(f"--out is a .png file, not {options.out}.")
+    found = inspect_data(options.data, options.resolution, options.channels, options.split)
+    report(found, options.all)
+    if found.sheet is not None:
+        with storage.new_file(options.out) as file:
+            grid(found.sheet, 8, gap=1).save(file)
+        print(f"contact sheet: {options.out}")
+    if found.refused:
+        print(
+            f"overtone: {len(found.refused):,} images would be refused: mend or remove them, or"
+            " train with --skip-bad-images.",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+def report(found: Inspection, everything: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print(f"{found.name}, {found.split} split: {found.count:,} images", soft_wrap=True)
+    if found.sizes:
+        smallest = min(found.sizes, key=min)
+        largest = max(found.sizes, key=min)
+        sizes = f"{len(found.sizes)} sizes, {_by(smallest)} to {_by(largest)}"
+        console.print(f"size: {_by(smallest) if len(found.sizes) == 1 else sizes}")
+    for what, count in found.conversions.most_common():
+        console.print(f"{what}: {count:,} images")
+    if found.classes:
+        table = Table(box=None, title=f"{len(found.classes)} classes", title_justify="left")
+        table.add_column("class")
+        table.add_column("images", justify="right")
+        for name, count in list(found.classes.items())[:40]:
+            table.add_row(name, f"{count:,}")
+        console.print(table)
+        if len(found.classes) > 40:
+            console.print(f"... and {len(found.classes) - 40} more")
+    else:
+        console.print("no classes")
+    shown = found.refused if everything else found.refused[:10]
+    for reason in shown:
+        console.print(f"refused: {reason}", soft_wrap=True)
+    if len(shown) < len(found.refused):
+        console.print(f"... and {len(found.refused) - len(shown)} more: --all lists them")
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"

@@ -1,0 +1,138 @@
+"""Folders and zip files of images.
+
+The class of an image is its sub-folder, or what `dataset.json` says where there is one: the layout
+of EDM's and StyleGAN's tools, {"labels": [["00000/img00000000.png", 6], ...]}, in a folder or a
+zip. Names in that file are only compared with those of the images found, never opened.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from threading import Lock
+from typing import Any
+
+from PIL import Image
+
+from overtone.data.images import Item, Source
+from overtone.errors import OvertoneError
+
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+LABELS_FILE = "dataset.json"
+
+
+def folder_source(root: Path, split: str = "train") -> Source:
+    """A folder of images; one that has `train` and `test` in it is taken as the two splits."""
+    if has_splits(root):
+        root = root / split
+    elif split != "train":
+        raise OvertoneError(f"{root} has no test split: give it sub-folders 'train' and 'test'.")
+    files = sorted(f for f in root.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+    names = [f.relative_to(root).as_posix() for f in files]
+    stats = [f.stat() for f in files]
+    stamps = [f"{n} {s.st_size} {s.st_mtime_ns}" for n, s in zip(names, stats, strict=True)]
+    text = (root / LABELS_FILE).read_text() if (root / LABELS_FILE).exists() else None
+
+    def opener(file: Path) -> Callable[[], Image.Image]:
+        return lambda: Image.open(BytesIO(file.read_bytes()))
+
+    return _source(str(root), names, [opener(f) for f in files], stamps, text)
+
+
+def zip_source(file: Path, split: str = "train") -> Source:
+    """A zip of images, read in place: nothing is unpacked."""
+    if split != "train":
+        raise OvertoneError(f"{file} has no test split.")
+    try:
+        archive = zipfile.ZipFile(file)
+        entries = archive.infolist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise OvertoneError(f"{file} can't be read as a zip ({error}).") from None
+    images = sorted(
+        (e for e in entries if PurePosixPath(e.filename).suffix.lower() in SUFFIXES),
+        key=lambda e: e.filename,
+    )
+    lock = Lock()
+
+    def opener(entry: zipfile.ZipInfo) -> Callable[[], Image.Image]:
+        def read() -> Image.Image:
+            try:
+                with lock:
+                    content = archive.read(entry)
+            except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+                raise OSError(str(error)) from None
+            return Image.open(BytesIO(content))
+
+        return read
+
+    names = [e.filename for e in images]
+    stamps = [f"{e.filename} {e.file_size} {e.CRC}" for e in images]
+    text = None
+    if LABELS_FILE in archive.namelist():
+        text = archive.read(LABELS_FILE).decode()
+    return _source(str(file), names, [opener(e) for e in images], stamps, text)
+
+
+def has_splits(root: Path) -> bool:
+    """Whether a folder holds a training and a test split, rather than classes."""
+    return (root / "train").is_dir() and (root / "test").is_dir()
+
+
+def _source(
+    where: str,
+    names: list[str],
+    readers: list[Callable[[], Image.Image]],
+    stamps: list[str],
+    labels_text: str | None,
+) -> Source:
+    if not names:
+        raise OvertoneError(
+            f"{where} holds no images (looked for {', '.join(sorted(SUFFIXES))}), sub-folders too."
+        )
+    labels: Sequence[int | None]
+    if labels_text is not None:
+        labels, classes = _labels_of(names, labels_text, f"{where}/{LABELS_FILE}")
+    else:
+        labels, classes = _sub_folders(names, where)
+    items = [
+        Item(f"{where}/{name}", read, label)
+        for name, read, label in zip(names, readers, labels, strict=True)
+    ]
+    key = "\n".join([where, *stamps, labels_text or ""])
+    return Source(where, key, lambda: items, len(items), classes)
+
+
+def _sub_folders(names: list[str], where: str) -> tuple[list[int | None], list[str]]:
+    tops = [name.split("/")[0] if "/" in name else None for name in names]
+    classes = sorted({top for top in tops if top is not None})
+    if classes and None in tops:
+        raise OvertoneError(
+            f"{where} has images in sub-folders (classes) and beside them"
+            f" ({names[tops.index(None)]}): move those into a sub-folder, or away."
+        )
+    number = {name: i for i, name in enumerate(classes)}
+    return [None if top is None else number[top] for top in tops], classes
+
+
+def _labels_of(names: list[str], text: str, where: str) -> tuple[list[int | None], list[str]]:
+    try:
+        content: Any = json.loads(text)
+        pairs = content["labels"]
+        known = None if pairs is None else {name: label for name, label in pairs}  # noqa: C416
+    except (ValueError, KeyError, TypeError) as error:
+        raise OvertoneError(
+            f'{where} is not of the form {{"labels": [["name.png", 0], ...]}} ({error!r}).'
+        ) from None
+    if known is None:
+        return [None] * len(names), []
+    for name in names:
+        label = known.get(name)
+        if name not in known:
+            raise OvertoneError(f"{where} has no label for {name}: add it, or remove the image.")
+        if type(label) is not int or label < 0:
+            raise OvertoneError(f"{where}: the label of {name} is {label!r}, not a class number.")
+    labels = [known[name] for name in names]
+    return labels, [str(i) for i in range(max(labels) + 1)]

@@ -1,0 +1,204 @@
+"""Data sets of the Hugging Face Hub, or in its formats on disk, through `datasets`.
+
+    hf:uoft-cs/cifar10                          a data set of the Hub
+    hf:ILSVRC/imagenet-1k?streaming=true        read while it downloads; only the pixels are kept
+    hf:somebody/pictures?config=small&image=photo&label=kind&limit=10000
+    hf:/data/cats.parquet, hf:/data/folder      parquet or arrow files, or save_to_disk's folder
+
+The column of images is the first that has images in it, that of classes the first of class labels,
+if `image` and `label` name no others; `label=none` asks for no classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from PIL import Image
+
+from overtone.data.images import Item, Source
+from overtone.errors import OvertoneError, unknown
+
+OPTIONS = ("config", "image", "label", "limit", "revision", "split", "streaming", "test_split")
+
+
+@dataclass(frozen=True)
+class HubName:
+    """What stands behind `hf:`, taken apart."""
+
+    path: str
+    config: str | None = None
+    image: str | None = None
+    label: str | None = None
+    limit: int | None = None
+    revision: str | None = None
+    split: str | None = None
+    test_split: str | None = None
+    streaming: bool = False
+
+    @classmethod
+    def parse(cls, name: str) -> HubName:
+        path, _, query = name.removeprefix("hf:").partition("?")
+        options: dict[str, Any] = dict(parse_qsl(query, keep_blank_values=True))
+        for key in options:
+            if key not in OPTIONS:
+                raise unknown(f"option of {name}", key, OPTIONS)
+        if "limit" in options:
+            if not options["limit"].isdecimal() or int(options["limit"]) < 1:
+                raise OvertoneError(f"{name}: limit is a number of images.")
+            options["limit"] = int(options["limit"])
+        if "streaming" in options:
+            if options["streaming"] not in ("true", "false"):
+                raise OvertoneError(f"{name}: streaming is true or false.")
+            options["streaming"] = options["streaming"] == "true"
+        if not path:
+            raise OvertoneError(f"{name} names no data set: hf:OWNER/NAME or hf:/path.")
+        return cls(path, **options)
+
+
+def hub_source(name: str, split: str = "train") -> Source | None:
+    """The images of one split. None for a data set without a test split, if that is asked for."""
+    asked = HubName.parse(name)
+    rows, key, count = _open(asked, name, split)
+    if rows is None:
+        return None
+    features = rows.features
+    if features is None:
+        raise OvertoneError(f"{name} does not say what its columns hold; it can't be streamed.")
+    image = _column(name, features, asked.image, "Image", "image")
+    label = None
+    if asked.label != "none":
+        label = _column(name, features, asked.label, "ClassLabel", "label")
+    classes = () if label is None else tuple(features[label].names)
+    if asked.limit is not None:
+        count = asked.limit if count is None else min(count, asked.limit)
+
+    def items() -> Iterator[Item]:
+        from datasets import Image as ImageFeature
+
+        raw = rows.cast_column(image, ImageFeature(decode=False))
+        for number, row in enumerate(islice(raw, asked.limit)):
+            value = None if label is None else row[label]
+            if label is not None and (value is None or value < 0):
+                raise OvertoneError(
+                    f"{name} has no classes in its {split} split (label {value} in row {number}):"
+                    " add ?label=none."
+                )
+            yield Item(f"{name} row {number}", _reader(row[image], asked.path), value)
+
+    return Source(name, f"{key} {image} {label} {asked.limit}", items, count, classes)
+
+
+def _reader(value: Any, root: str) -> Callable[[], Image.Image]:
+    """How the image of a row is opened: from its bytes, or from a file of the data set."""
+
+    def read() -> Image.Image:
+        if value is None:
+            raise ValueError("the row is empty")
+        if value.get("bytes") is not None:
+            return Image.open(BytesIO(value["bytes"]))
+        path = str(value.get("path"))
+        if "://" not in path and not _inside(path, root):
+            raise ValueError(f"it points to {path}, outside the data set")
+        from datasets import Image as ImageFeature
+
+        return ImageFeature().decode_example(value)
+
+    return read
+
+
+def _inside(path: str, root: str) -> bool:
+    """Whether a file lies in the data set's own folder or in the download cache."""
+    import datasets.config
+
+    homes = [Path(root), Path(datasets.config.HF_CACHE_HOME)]
+    return any(Path(path).resolve().is_relative_to(home.resolve()) for home in homes)
+
+
+def _open(asked: HubName, name: str, split: str) -> tuple[Any, str, int | None]:
+    """The rows of a split, a key that identifies them, and their number where it is known."""
+    import datasets
+
+    local = Path(asked.path).expanduser()
+    try:
+        if _is_saved(local):
+            saved = datasets.load_from_disk(str(local))
+            if not isinstance(saved, datasets.DatasetDict):
+                saved = datasets.DatasetDict({asked.split or "train": saved})
+            chosen = _split(asked, name, list(saved), split)
+            if chosen is None:
+                return None, "", None
+            rows = saved[chosen]
+            return rows, rows._fingerprint, len(rows)
+        builder = _builder(asked, local)
+        chosen = _split(asked, name, _splits(builder, asked), split)
+        if chosen is None:
+            return None, "", None
+        key = f"{builder.cache_dir} {chosen}"
+        if asked.streaming:
+            return builder.as_streaming_dataset(chosen), key, None
+        builder.download_and_prepare()
+        rows = builder.as_dataset(chosen)
+        return rows, key, len(rows)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise OvertoneError(f"{name} can't be opened: {reason}") from None
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote the folder."""
+    return (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
+
+
+def _builder(asked: HubName, local: Path) -> Any:
+    import datasets
+
+    if local.is_file():
+        kinds = {".parquet": "parquet", ".arrow": "arrow"}
+        if local.suffix not in kinds:
+            raise OvertoneError(f"hf:{local} is neither .parquet nor .arrow.")
+        files = {asked.split or "train": str(local)}
+        return datasets.load_dataset_builder(kinds[local.suffix], data_files=files)
+    return datasets.load_dataset_builder(asked.path, asked.config, revision=asked.revision)
+
+
+def _splits(builder: Any, asked: HubName) -> list[str]:
+    if builder.info.splits:
+        return list(builder.info.splits)
+    if builder.config.data_files:
+        return list(builder.config.data_files)
+    return [asked.split or "train"]
+
+
+def _split(asked: HubName, name: str, known: Iterable[str], split: str) -> str | None:
+    """The data set's own name for 'train' or 'test'; None where it has no test split."""
+    known = list(map(str, known))
+    if split == "test":
+        if asked.test_split is not None and asked.test_split not in known:
+            raise unknown(f"split of {name}", asked.test_split, known)
+        return asked.test_split or next((n for n in ("test", "validation") if n in known), None)
+    wanted = asked.split or "train"
+    if wanted not in known:
+        if asked.split is None and len(known) == 1:
+            return known[0]
+        raise unknown(f"split of {name}", wanted, known)
+    return wanted
+
+
+def _column(name: str, features: Any, asked: str | None, kind: str, option: str) -> Any:
+    """The column of a kind: the one asked for, or the first."""
+    fitting = [key for key, feature in features.items() if type(feature).__name__ == kind]
+    if asked is not None:
+        if asked not in fitting:
+            raise unknown(f"column of {option}s in {name}", asked, fitting)
+        return asked
+    if not fitting and kind == "Image":
+        raise OvertoneError(
+            f"{name} has no column of images, only {', '.join(features)}: choose another config."
+        )
+    return fitting[0] if fitting else None

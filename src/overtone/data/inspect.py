@@ -1,0 +1,125 @@
+"""What is in a data set, before anything is trained on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from overtone.data.images import (
+    ImageData,
+    Item,
+    Pixels,
+    read_all,
+)
+from overtone.data.open import NAMES, open_data, open_source
+from overtone.errors import OvertoneError
+
+SHOWN = 64
+SHEET_RESOLUTION = 64
+
+
+@dataclass
+class Inspection:
+    """What looking at every image found."""
+
+    name: str
+    split: str
+    count: int = 0
+    """images that can be used"""
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """(width, height) of the images as they are stored"""
+    classes: dict[str, int] = field(default_factory=dict)
+    """images of each class; empty: no classes"""
+    conversions: Counter[str] = field(default_factory=Counter)
+    """what is done to how many images to read them"""
+    refused: list[str] = field(default_factory=list)
+    """images that can't be read or are too small, and why"""
+    sheet: Pixels | None = None
+    """some of them, evenly spread"""
+
+
+def inspect_data(
+    name: str, resolution: int | None = None, channels: int = 3, split: str = "train"
+) -> Inspection:
+    """Read every image of `name` as `open_data` would at `resolution`, and say what is there.
+
+    Without a resolution no image is too small. Raises `OvertoneError` where there is nothing.
+    """
+    found = Inspection(name, split)
+    if name in NAMES:
+        return _builtin(found, resolution, channels)
+    source = open_source(name, split)
+    if source is None:
+        raise OvertoneError(f"{name} has no {split} split.")
+    labels: Counter[int] = Counter()
+    sizes: dict[str, tuple[int, int]] = {}
+    every = max(1, (source.count or SHOWN) // SHOWN)
+    shown: list[np.ndarray] = []
+    items = (_measured(item, sizes) for item in source.items())
+    for number, (item, result) in enumerate(read_all(items, 1, channels, source.count)):
+        size = sizes.pop(item.name, None)
+        if isinstance(result, OvertoneError):
+            found.refused.append(str(result))
+            continue
+        assert size is not None
+        found.sizes[size] += 1
+        if resolution is not None and min(size) < resolution:
+            found.refused.append(
+                f"{item.name} is {size[0]} x {size[1]}, smaller than the resolution {resolution}."
+            )
+            continue
+        found.count += 1
+        found.conversions.update(result[1])
+        if item.label is not None:
+            labels[item.label] += 1
+        if number % every == 0 and len(shown) < SHOWN:
+            shown.append(_thumbnail(item, channels))
+    if not found.count and not found.refused:
+        raise OvertoneError(f"{name} has no images.")
+    found.classes = {str(n): labels[i] for i, n in enumerate(source.class_names)}
+    found.sheet = torch.from_numpy(np.stack(shown)) if shown else None
+    return found
+
+
+def _measured(item: Item, sizes: dict[str, tuple[int, int]]) -> Item:
+    """The item, noting the size of its image when it is read."""
+
+    def read():  # type: ignore[no-untyped-def]
+        image = item.read()
+        sizes[item.name] = image.size
+        return image
+
+    return item._replace(read=read)
+
+
+def _thumbnail(item: Item, channels: int) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    from overtone.data.images import to_mode
+
+    image, _ = to_mode(ImageOps.exif_transpose(item.read()), "RGB" if channels == 3 else "L")
+    side = SHEET_RESOLUTION
+    how = Image.Resampling.LANCZOS if min(image.size) > side else Image.Resampling.NEAREST
+    pixels = np.asarray(ImageOps.fit(image, (side, side), how))
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _builtin(found: Inspection, resolution: int | None, channels: int) -> Inspection:
+    own = {"builtin:digits": (8, 1), "builtin:glyphs": (32, 3), "fashion-mnist": (28, 1)}
+    size, planes = own[found.name]
+    if found.name == "builtin:glyphs":
+        planes = channels
+    data: ImageData = open_data(found.name, resolution or size, planes, split=found.split)
+    found.count = len(data)
+    found.sizes[data.resolution, data.resolution] = len(data)
+    if not data.endless:
+        labels = torch.cat([data.fetch([i])[1] for i in range(len(data))])
+        counts = torch.bincount(labels, minlength=data.num_classes).tolist()
+        found.classes = dict(zip(data.class_names, counts, strict=True))
+    else:
+        found.classes = {name: len(data) // data.num_classes for name in data.class_names}
+    found.sheet = data.fetch([i * len(data) // SHOWN for i in range(SHOWN)])[0]
+    return found

@@ -24,8 +24,10 @@ TEMPORARY = ".writing-"
 
 
 @contextlib.contextmanager
-def new_directory(path: Path, known: Collection[str] = ()) -> Iterator[Path]:
+def new_directory(path: Path, known: Collection[str] = (), *, once: bool = False) -> Iterator[Path]:
     """Fill a temporary directory that becomes `path` when the block ends well.
+
+    With `once`, a directory that another process made meanwhile stands, and this one is dropped.
 
     A directory that stood at `path` is replaced if it holds nothing but `known` names, and refused
     otherwise; whatever goes wrong in the block leaves it alone. (A kill in the instant between
@@ -42,7 +44,9 @@ def new_directory(path: Path, known: Collection[str] = ()) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             _flush(file)
         _flush(temporary)
-        if path.is_dir():
+        if once and path.is_dir():
+            shutil.rmtree(temporary)
+        elif path.is_dir():
             # A directory can't be renamed over another: the former one steps aside first.
             former = path.with_name(f"{path.name}.old")
             shutil.rmtree(former, ignore_errors=True)

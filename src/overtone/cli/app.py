@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from overtone.errors import OvertoneError, unknown
+from overtone.launch import finish
 
 COMMANDS = {
     "recipes": "what can be trained, with its size and its length",
@@ -37,10 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name not in COMMANDS:
             raise unknown("command", name, COMMANDS)
         importlib.import_module(f"overtone.cli.{name}").main(rest)
+        finish()
     except OvertoneError as error:
         if os.environ.get("OVERTONE_DEBUG"):
             raise
-        print(f"overtone: {error}", file=sys.stderr)
+        # Several processes would all report a user's Ctrl-C.
+        if os.environ.get("RANK", "0") == "0" or error.exit_status == 1:
+            print(f"overtone: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         print("overtone: interrupted.", file=sys.stderr)

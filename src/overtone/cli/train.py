@@ -39,21 +39,27 @@ def main(arguments: Sequence[str]) -> None:
     trainer = trainer_of(options.recipe)
     millions = sum(p.numel() for p in trainer.model.parameters()) / 1e6
     count = "any number of" if trainer.data.endless else f"{len(trainer.data):,}"
-    print(
-        f"{type(trainer.model.network).__name__}, {millions:.2f} M parameters, on"
-        f" {trainer.device}; {count} images of {options.recipe.data}",
-        file=sys.stderr,
-    )
+    among = trainer.processes
+    where = f"{among.count} processes on {trainer.device.type}"
+    if among.is_main:
+        print(
+            f"{type(trainer.model.network).__name__}, {millions:.2f} M parameters, on"
+            f" {trainer.device if among.count == 1 else where}; {count} images of"
+            f" {options.recipe.data}",
+            file=sys.stderr,
+        )
     if options.dry_run:
         rehearsal = trainer.rehearse()
-        print(
-            f"dry run: {rehearsal['images_per_second']:,.0f} images/s,"
-            f" {rehearsal['hours']:.2f} hours for {trainer.training.total_images:,} images."
-        )
+        if among.is_main:
+            print(
+                f"dry run: {rehearsal['images_per_second']:,.0f} images/s,"
+                f" {rehearsal['hours']:.2f} hours for {trainer.training.total_images:,} images."
+            )
         return
     try:
         progress = trainer.run(out)
     except RunInterruptedError as error:
         command = shlex.join(["overtone", "train", *arguments])
         raise RunInterruptedError(f"{error}\n  {command}") from None
-    print(f"{progress.images:,} images in {progress.seconds:,.0f} s: {find_checkpoint(out)}")
+    if among.is_main:
+        print(f"{progress.images:,} images in {progress.seconds:,.0f} s: {find_checkpoint(out)}")

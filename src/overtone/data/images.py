@@ -153,7 +153,7 @@ def decode(source: Source, resolution: int, channels: int, *, skip_bad: bool = F
     digest = hashlib.sha256(what.encode()).hexdigest()[:20]
     folder = storage.cache_directory() / "images" / digest
     if not (folder / "index.json").exists():
-        with storage.new_directory(folder) as temporary:
+        with storage.new_directory(folder, once=True) as temporary:
             _decode_into(temporary, source, resolution, channels, skip_bad)
     index = storage.read_json(folder / "index.json")
     shape = (index["count"], channels, resolution, resolution)

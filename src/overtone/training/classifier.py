@@ -15,6 +15,7 @@ import torch
 from overtone import settings, storage
 from overtone.data import ImageData, held_out, open_data
 from overtone.errors import OvertoneError
+from overtone.launch import processes
 from overtone.metrics import ClassifierExtractor
 from overtone.networks import Classifier, ClassifierConfig
 from overtone.training.loop import Reporting, Trainer, Training
@@ -65,13 +66,15 @@ def classifier_of(
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     name = Path(data).name.replace(":", "-")
     folder = storage.cache_directory() / "classifiers" / f"{name}-{resolution}px-{digest}"
-    if not folder.exists():
+    among = processes()
+    if not folder.exists() and among.is_main:
         print(f"training the classifier of {data} that images are judged by", file=sys.stderr)
         run = folder.with_name(f"{folder.name}.run")
         _trainer(recipe, images, skip_bad).run(run)
         shutil.copytree(find_checkpoint(run) / "network", run / "network", dirs_exist_ok=True)
         (run / "network").rename(folder)
         shutil.rmtree(run)
+    among.wait()
     return ClassifierExtractor.from_pretrained(folder)
 
 
@@ -93,4 +96,5 @@ def _trainer(recipe: ClassifierRecipe, data: ImageData, skip_bad: bool) -> Train
         training=recipe.training,
         reporting=Reporting(report_images=5_000, checkpoint_images=total, keep=1),
         export=export,
+        alone=True,
     )

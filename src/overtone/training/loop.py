@@ -8,11 +8,10 @@ number of images seen, so a run that is killed and started again ends with the s
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,6 +26,7 @@ from overtone import precision as precisions
 from overtone import storage
 from overtone.data import ImageData
 from overtone.errors import OvertoneError, RunInterruptedError
+from overtone.launch import ALONE, Processes, lost_connection, processes
 from overtone.precision import Precision
 from overtone.processes.noise import mix
 from overtone.training.ema import EMA
@@ -112,6 +112,9 @@ class Trainer:
     `export(average, folder)` saves the averaged model as users load it; `picture(average)` draws
     the grid of samples. Both get the averaged copy of `model`, in eval mode. `identity` is the JSON
     of the settings that the weights depend on, `recipe` that of all settings, kept for the reader.
+
+    Started by a launcher, the processes share each batch, and the first one writes. `alone` trains
+    in this process even so.
     """
 
     model: nn.Module
@@ -125,17 +128,24 @@ class Trainer:
     picture: Callable[[nn.Module], Image] | None = None
     held_out: ImageData | None = None
     show: bool = True
+    alone: bool = False
 
     def __post_init__(self) -> None:
         from accelerate import Accelerator
 
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise OvertoneError("training runs in one process so far: start it without a launcher.")
+        self.processes = ALONE if self.alone else processes()
         device = precisions.default_device()
         self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
         self.device = self.accelerator.device
         self.model.to(self.device)
         training = self.training
+        part = training.micro_batch or training.batch_size
+        for name, size in (("batch_size", training.batch_size), ("micro_batch", part)):
+            if size % self.processes.count:
+                raise OvertoneError(
+                    f"--{name.replace('_', '-')} {size} does not divide among"
+                    f" {self.processes.count} processes."
+                )
         self.ema = EMA(self.model, training.ema_halflife_images, training.ema_rampup_ratio)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=training.lr, betas=training.betas, fused=True
@@ -151,29 +161,40 @@ class Trainer:
         loss that is not finite raises `OvertoneError`; the last checkpoint before it stays.
         """
         identity = self.identity | {"images": self.data.fingerprint}
-        with RunDirectory(directory, identity) as run:
+        with RunDirectory(directory, identity, self.processes) as run:
             self.progress = run.restore(self.model, self.ema.module, self.optimizer)
-            if self.recipe is not None:
+            if self.recipe is not None and self.processes.is_main:
                 storage.write_json(run.path / RECIPE_FILE, self.recipe)
             if self.progress.images < self.training.total_images:
                 with _asked_to_stop(self):
-                    self._train(run)
+                    try:
+                        self._train(run)
+                    except RuntimeError as error:
+                        if self.processes.count == 1 or not lost_connection(error):
+                            raise
+                        raise OvertoneError(
+                            f"process {self.processes.index} of {self.processes.count} lost its"
+                            f" connection to the others near image {self.progress.images:,}: one of"
+                            " them died, and training stopped. The same command goes on from the"
+                            f" last checkpoint in {run.path}."
+                        ) from error
         return self.progress
 
     def _train(self, run: RunDirectory) -> None:
         total, first = self.training.total_images, self.progress.images
         spent, began = self.progress.seconds, time.perf_counter()
+        model = self._prepared()
         if first == 0:
             self._checkpoint(run)
-        model = self._prepared()
-        meter = _Meter(self.device, first, self.training.batch_size)
+        meter = _Meter(self.device, first, self.training.batch_size, self.processes)
         with _Display(self, total, first) as display:
             for batch in self._batches(first):
                 meter.add(*self._step(model, batch))
                 self.progress.images += self.training.batch_size
                 seen = self.progress.images
                 display.advance(seen)
-                last = seen >= total or self.stop_asked
+                stop = self.processes.any(self.stop_asked)
+                last = seen >= total or stop
                 if last or self._due(seen, self.reporting.report_images):
                     self.progress.seconds = spent + time.perf_counter() - began
                     entry = meter.report(seen) | {"lr": self._lr(seen), "at": time.time()}
@@ -183,7 +204,7 @@ class Trainer:
                     meter.check(seen)
                     self._checkpoint(run)
                     meter.restart_clock()
-                if self.stop_asked and seen < total:
+                if stop and seen < total:
                     raise RunInterruptedError(
                         f"interrupted at image {seen:,}, and saved in {run.path}: started again,"
                         " the run goes on from there."
@@ -191,7 +212,8 @@ class Trainer:
 
     def rehearse(self, steps: int = 3) -> dict[str, float]:
         """A dry run: a few steps, and no run directory. Returns images/s and hours."""
-        meter, batches = _Meter(self.device, 0, self.training.batch_size), self._batches(0)
+        meter = _Meter(self.device, 0, self.training.batch_size, self.processes)
+        batches = self._batches(0)
         model, times = self._prepared(), []
         for batch in islice(batches, steps):
             began = time.perf_counter()
@@ -209,16 +231,17 @@ class Trainer:
         data = self.data if self.held_out is None else self.held_out
         stream = TrainingStream(data, self.objective, mix(self.training.seed, _HELD_OUT))
         batch = min(self.training.micro_batch or self.training.batch_size, 256)
+        batch -= batch % self.processes.count
         count = max(batch, self.reporting.held_out_images // batch * batch)
         total = torch.zeros((), device=self.device)
         with torch.no_grad(), self._autocast():
-            for part in stream.batches(0, count, batch):
+            for part in stream.batches(0, count, batch, share=self._share):
                 total += self.objective.loss(self.ema.module, self._moved(part)).sum()
-        return total.item() / count
+        return self.processes.sum(total).item() / count
 
     def _prepared(self) -> nn.Module:
         """The model as a step calls it: one of several processes, compiled if asked for."""
-        model = self.accelerator.prepare(self.model)
+        model = self.model if self.alone else self.accelerator.prepare(self.model)
         if self.training.compile:
             model.compile()
         return model
@@ -229,16 +252,19 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr(seen + training.batch_size)
         # Dropout draws from the global generator; tie it to the place in the run.
-        torch.manual_seed(mix(training.seed, _DROPOUT, seen, self.accelerator.process_index))
+        torch.manual_seed(mix(training.seed, _DROPOUT, seen, self.processes.index))
         model.train()
         size = len(next(iter(batch.values())))
-        part = training.micro_batch or size
+        part = (training.micro_batch or training.batch_size) // self.processes.count
         losses = torch.zeros((), device=self.device)
         for at in range(0, size, part):
             micro = {name: tensor[at : at + part] for name, tensor in batch.items()}
-            with self._autocast():
-                loss = self.objective.loss(model, self._moved(micro)).sum() / size
-            self.accelerator.backward(loss)
+            # Processes add their gradients up once a step, behind the last micro-batch.
+            more = at + part < size
+            with self.accelerator.no_sync(model) if more else nullcontext():
+                with self._autocast():
+                    loss = self.objective.loss(model, self._moved(micro)).sum() / size
+                self.accelerator.backward(loss)
             losses += loss.detach()
         norm = nn.utils.clip_grad_norm_(
             self.model.parameters(), training.clip_norm or float("inf"), foreach=True
@@ -258,15 +284,18 @@ class Trainer:
         return rate
 
     def _batches(self, start: int) -> Iterator[Batch]:
-        accelerator = self.accelerator
-        share = slice(accelerator.process_index, None, accelerator.num_processes)
         return self.stream.batches(
             start,
             self.training.total_images,
             self.training.batch_size,
-            share=share,
+            share=self._share,
             workers=self.reporting.workers,
         )
+
+    @property
+    def _share(self) -> slice:
+        """The part of every batch that is this process's."""
+        return slice(self.processes.index, None, self.processes.count)
 
     def _checkpoint(self, run: RunDirectory) -> None:
         """Held-out loss, grid of samples, and the state to go on from."""
@@ -277,7 +306,7 @@ class Trainer:
         run.log({"images": progress.images, key: loss})
         if progress.best_loss is None or loss < progress.best_loss:
             progress.best_loss, progress.best_images = loss, progress.images
-        if self.picture is not None and progress.images:  # before training there is only noise
+        if self.picture is not None and progress.images and self.processes.is_main:
             with storage.new_file(run.path / "grids" / f"{progress.images:09d}.png") as file:
                 self.picture(self.ema.module).save(file)
         run.save(
@@ -306,8 +335,11 @@ class _Meter:
     Nothing waits for the device but `report` and `check`, which read the numbers.
     """
 
-    def __init__(self, device: torch.device, images: int, batch: int) -> None:
+    def __init__(
+        self, device: torch.device, images: int, batch: int, among: Processes = ALONE
+    ) -> None:
         self.batch = batch
+        self.among = among
         self.sums = torch.zeros(2, device=device)
         self.good = torch.zeros((), dtype=torch.int64, device=device)  # steps before the first bad
         self.bad = torch.zeros((), dtype=torch.bool, device=device)
@@ -324,7 +356,7 @@ class _Meter:
     def report(self, images: int) -> dict[str, float]:
         """The means as a line of the log, and a fresh start. Raises on a loss not finite."""
         self.check(images)
-        loss, norm = (self.sums / self.steps).tolist()
+        loss, norm = (self.among.sum(self.sums) / self.among.count / self.steps).tolist()
         self.restart_clock(counted=True)
         rate = (images - self.images) / self.seconds
         self.sums.zero_()
@@ -379,7 +411,7 @@ class _Display:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.total, self.began, self.first = total, time.perf_counter(), done
-        self.shown = trainer.show and trainer.accelerator.is_main_process
+        self.shown = trainer.show and trainer.processes.is_main
         self.console = Console(stderr=True)
         self.bar = Progress(
             TextColumn("{task.completed:,.0f} of {task.total:,.0f} images"),

@@ -18,6 +18,7 @@ from overtone import settings, storage
 from overtone.data import held_out, open_data
 from overtone.denoisers import PRECONDITIONERS, DenoiserSettings, EDMSettings
 from overtone.errors import OvertoneError, unknown
+from overtone.launch import processes
 from overtone.networks import NETWORKS, ADMConfig, DiffiTConfig, SongConfig
 from overtone.pipelines import DiffiTPipeline, ImagePipeline
 from overtone.pipelines.base import grid
@@ -88,6 +89,7 @@ def trainer_of(recipe: Recipe, *, show: bool = True) -> Trainer:
         )
     size, channels = recipe.network.resolution, recipe.network.channels
     skip = recipe.skip_bad_images
+    show = show and processes().is_main
     data = open_data(recipe.data, size, channels, skip_bad=skip)
     if show and data.left_out:
         print(

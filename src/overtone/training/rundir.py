@@ -20,13 +20,14 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
 
 from overtone import settings, storage
 from overtone.errors import OvertoneError
+from overtone.launch import ALONE, Processes
 
 RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.json"
@@ -52,14 +53,28 @@ class RunDirectory:
 
     `identity` is the JSON of all that the weights depend on. Raises `OvertoneError`, naming the
     differences, if the directory was made with another, holds something else, or is in use.
+
+    Of several `processes` the first one holds and writes it; the others only read.
     """
 
-    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, path: Path, identity: dict[str, Any], processes: Processes = ALONE) -> None:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.identity = identity
+        self.processes = processes
+        self._lock: IO[str] | None = None
 
     def __enter__(self) -> RunDirectory:
+        if self.processes.is_main:
+            self._take()
+        self.processes.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    def _take(self) -> None:
         known = self.path / RUN_FILE
         if self.path.is_dir() and not known.exists():
             strangers = [f for f in self.path.iterdir() if not _ours(f.name)]
@@ -86,10 +101,6 @@ class RunDirectory:
             raise
         for folder in (self.path, self.checkpoints, self.path / "grids"):
             storage.sweep(folder)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.close()
 
     def _check_identity(self, known: Path) -> None:
         if not known.exists():
@@ -118,6 +129,9 @@ class RunDirectory:
     ) -> Path:
         """Write a checkpoint and delete those that are neither among the `keep` last nor best."""
         folder = self.checkpoints / f"{progress.images:09d}"
+        if not self.processes.is_main:
+            self.processes.wait()
+            return folder
         with storage.new_directory(folder) as temporary:
             export(temporary)
             state = temporary / "training"
@@ -129,6 +143,7 @@ class RunDirectory:
         for old in checkpoints_of(self.path)[:-keep]:
             if int(old.name) != progress.best_images:
                 shutil.rmtree(old)
+        self.processes.wait()
         return folder
 
     def restore(
@@ -149,7 +164,8 @@ class RunDirectory:
 
     def log(self, entry: dict[str, Any]) -> None:
         """Append a line to the log."""
-        storage.append_line(self.path / LOG_FILE, json.dumps(entry))
+        if self.processes.is_main:
+            storage.append_line(self.path / LOG_FILE, json.dumps(entry))
 
     def read_log(self) -> list[dict[str, Any]]:
         """The lines of the log."""
@@ -157,6 +173,8 @@ class RunDirectory:
 
     def _cut_log(self, images: int) -> None:
         """Drop the lines that came after the checkpoint: the run is about to write them again."""
+        if not self.processes.is_main:
+            return
         lines = [entry for entry in self.read_log() if entry["images"] <= images]
         with storage.new_file(self.path / LOG_FILE) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))

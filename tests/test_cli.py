@@ -190,4 +190,4 @@ def test_evaluation_without_data_asks_for_it(capsys, model, tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "images").mkdir()
     Image.new("L", (8, 8)).save(tmp_path / "images" / "a.png")
-    assert "needs --data and --resolution" in fails(capsys, "evaluate", f"{tmp_path}/images")
+    assert "need --data and --resolution" in fails(capsys, "evaluate", f"{tmp_path}/images")

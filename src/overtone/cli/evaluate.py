@@ -7,13 +7,14 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from overtone.cli.options import parse
 from overtone.cli.sample import Sampling, open_model
 from overtone.errors import OvertoneError
+from overtone.launch import processes
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,13 @@ class Options:
     """of a folder of images; of a model, its own"""
     skip_bad_images: bool = False
     """leave out images that can't be read or are too small, instead of stopping"""
+    extractor: Literal["classifier", "inception"] = "classifier"
+    """whose features: a classifier trained on the data, or Inception's, as FID (needs the extra
+    fid)"""
+    inception_weights: Path | None = None
+    """torch-fidelity's weights of Inception; downloaded if left out"""
+    real_images: int = 10_000
+    """real images to compare with, at most"""
     out: Path | None = None
     """a JSON file to write the result to"""
 
@@ -40,6 +48,8 @@ def main(arguments: Sequence[str]) -> None:
     from overtone import storage
 
     result = evaluate(options)
+    if not processes().is_main:
+        return
     if options.out is not None:
         storage.write_json(options.out, result)
     print(json.dumps(result, indent=2))
@@ -49,18 +59,18 @@ def evaluate(options: Options) -> dict:
     """The report, with what the images were made with."""
     from overtone.data import held_out, open_data
     from overtone.data.open import NAMES
-    from overtone.metrics import Evaluation
+    from overtone.metrics import Evaluation, Extractor, InceptionExtractor
     from overtone.training.classifier import classifier_of
 
-    skip = options.skip_bad_images
+    skip, among = options.skip_bad_images, processes()
     if _is_images(options.model):
         if options.data is None or options.resolution is None:
             raise OvertoneError("images need --data and --resolution beside it.")
         size, channels, data = options.resolution, options.channels, options.data
         fakes = open_data(options.model, size, channels, skip_bad=skip)
+        mine = among.share(range(len(fakes)))
         batches: Iterator = (
-            (fakes.fetch(range(at, min(at + 256, len(fakes))))[0], None)
-            for at in range(0, len(fakes), 256)
+            (fakes.fetch(mine[at : at + 256])[0], None) for at in range(0, len(mine), 256)
         )
         made: dict = {"images": options.model, "resize_rule": fakes.resize_rule}
         num_classes = 0
@@ -81,9 +91,17 @@ def evaluate(options: Options) -> dict:
             f"the model has {num_classes} classes and {data} has {real.num_classes}:"
             " evaluate with the data that it was trained on."
         )
-    extractor = classifier_of(data, size, channels, skip_bad=skip)
-    test = held_out(data, size, channels, skip_bad=skip)
-    return dataclasses.asdict(Evaluation(extractor, real, test)(batches, made))
+    extractor: Extractor
+    if options.extractor == "inception":
+        extractor = InceptionExtractor(options.inception_weights)
+    else:
+        extractor = classifier_of(data, size, channels, skip_bad=skip)
+    # Inception does not know the data's classes.
+    test = None
+    if options.extractor == "classifier":
+        test = held_out(data, size, channels, skip_bad=skip)
+    evaluation = Evaluation(extractor, real, test, options.real_images, among)
+    return dataclasses.asdict(evaluation(batches, made))
 
 
 def _is_images(name: str) -> bool:

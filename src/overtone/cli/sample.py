@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +13,11 @@ import tyro
 
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError
+from overtone.launch import processes
 from overtone.pipelines import ImagePipeline, load_pipeline
 from overtone.pipelines.base import SampleBatch
+
+GRID_LIMIT = 1024
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,18 @@ class Sampling:
     """of a run's directory: last or best"""
 
     def stream(self, pipe: ImagePipeline) -> Iterable[SampleBatch]:
-        """The batches asked for, with progress in a terminal."""
+        """The batches of this process's share, with progress in a terminal."""
         from rich.console import Console
         from rich.progress import track
 
         seeds = parse_seeds(self.seeds)
         labels = [class_number(pipe, name) for name in self.classes]
-        asked = [labels[i % len(labels)] for i in range(len(seeds))] if labels else None
+        among = processes()
+        mine = among.share(range(len(seeds)))
+        if not mine:
+            raise OvertoneError(f"{len(seeds)} seeds are too few for {among.count} processes.")
+        asked = [labels[i % len(labels)] for i in mine] if labels else None
+        seeds = [seeds[i] for i in mine]
         guide = open_model(self.guide) if self.guide else None
         batches = pipe.stream(
             seeds,
@@ -57,7 +66,7 @@ class Sampling:
         )
         console = Console(stderr=True)
         total = -(-len(seeds) // self.batch_size)
-        shown = console.is_terminal and total > 1
+        shown = console.is_terminal and total > 1 and among.is_main
         return track(batches, "sampling", total, disable=not shown, console=console)
 
 
@@ -83,6 +92,7 @@ def main(arguments: Sequence[str]) -> None:
     if suffix in SUFFIXES - {".png"}:
         raise OvertoneError(f"--out is a .png file or a directory, not {options.out}.")
     single = suffix != ".png"
+    among = processes()
     images, count = [], 0
     for batch in options.sampling.stream(pipe):
         if single:
@@ -90,9 +100,15 @@ def main(arguments: Sequence[str]) -> None:
                 with storage.new_file(options.out / f"{seed:06d}.png") as file:
                     to_pil(image).save(file)
         # A grid shows at most this many; a directory of more is not kept in memory.
-        images += [batch.images] if count < 1024 else []
+        images += [batch.images] if count < GRID_LIMIT // among.count else []
         count += len(batch.seeds)
-    sheet = torch.cat(images)[:1024]
+    parts = among.gather(torch.cat(images))
+    count = sum(among.gather(count))
+    if not among.is_main:
+        return
+    # Process r holds images r, r + processes, ...: deal them out again.
+    dealt = [image for row in zip_longest(*parts) for image in row if image is not None]
+    sheet = torch.stack(dealt[:GRID_LIMIT])
     # Beside the directory, not in it: its images may be evaluated.
     path = options.out.with_name(f"{options.out.name}.png") if single else options.out
     columns = pipe.num_classes if 1 < pipe.num_classes <= 16 else 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overtone import storage
 from overtone.data import ImageData
 from overtone.data.images import Pixels
 from overtone.errors import OvertoneError
-from overtone.metrics.features import ClassifierExtractor
-from overtone.metrics.scores import frechet_distance, precision_recall
+from overtone.launch import ALONE, Processes
+from overtone.metrics.features import Extractor, feature_file, load_features
+from overtone.metrics.scores import frechet_distance, kernel_distance, precision_recall
 
 BATCH = 256
 
@@ -24,7 +27,9 @@ class Report:
 
     images: int
     frechet_distance: float
-    """between the images and the real ones"""
+    """between the images and the real ones; with Inception's features, the FID"""
+    kernel_distance: float
+    """squared maximum mean discrepancy; with Inception's features, the KID"""
     precision: float
     recall: float
     recognised: float | None
@@ -48,23 +53,27 @@ class Evaluation:
     """Compares images with the real ones of `data`, through one extractor.
 
     At most `limit` real images are used, evenly spread over an ordered set. The real images'
-    statistics, two halves against each other included, are computed once.
+    statistics, two halves against each other included, are computed once; their features are kept
+    in the cache. The work is shared among the processes of a job.
     """
 
     def __init__(
         self,
-        extractor: ClassifierExtractor,
+        extractor: Extractor,
         data: ImageData,
         held_out: ImageData | None = None,
         limit: int = 10_000,
+        among: Processes = ALONE,
     ) -> None:
         self.extractor = extractor
         self.data = data
+        self.among = among
+        self.folder = storage.cache_directory() / "features"
         count = min(len(data), limit)
         # A fixed shuffle, so that the halves are alike whatever the order of the data.
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
         spread = order if data.endless else order * len(data) // count
-        self.real = self._features(data, spread.tolist())
+        self.real = self._real_features(spread.tolist())
         half = count // 2
         first, second = self.real[:half], self.real[half:]
         self.real_distance = frechet_distance(first, second)
@@ -76,44 +85,73 @@ class Evaluation:
     ) -> Report:
         """The report on uint8 images and the classes asked for, batch by batch.
 
-        `made_with` goes into the report as it is. Raises `OvertoneError` for fewer than 4 images,
-        which have no third neighbour.
+        Of several processes each gives its share of the images (`Processes.share`) and gets the
+        whole report. `made_with` goes into the report as it is. Raises `OvertoneError` for fewer
+        than 4 images, which have no third neighbour.
         """
-        vectors, hits, asked = [], 0, 0
-        for pixels, labels in batches:
-            features = self.extractor(pixels)
-            vectors.append(features.vectors)
-            if labels is not None:
-                hits += int((features.logits.argmax(1) == labels).sum())
-                asked += len(labels)
-        fake = torch.cat(vectors) if vectors else torch.empty(0)
-        if len(fake) < 4:
-            raise OvertoneError(f"{len(fake)} images are too few to evaluate: 4 are the least.")
+        counted = torch.zeros(2, dtype=torch.int64)  # recognised, asked for
+        with feature_file(self.folder, self.extractor.dims, self.among) as file:
+            for pixels, labels in batches:
+                features = self.extractor(pixels)
+                file.add(features.vectors)
+                if labels is not None and features.logits is not None:
+                    counted[0] += (features.logits.argmax(1) == labels).sum()
+                    counted[1] += len(labels)
+            fake = file.vectors()
+            hits, asked = map(sum, zip(*self.among.gather(counted.tolist()), strict=True))
+            if len(fake) < 4:
+                raise OvertoneError(f"{len(fake)} images are too few to evaluate: 4 are the least.")
+            report = None
+            if self.among.is_main:
+                report = self._report(fake, hits / asked if asked else None, made_with)
+            report = self.among.gather(report)[0]
+        assert report is not None
+        return report
+
+    def _report(
+        self, fake: Tensor, recognised: float | None, made_with: Mapping[str, Any]
+    ) -> Report:
         precision, recall = precision_recall(self.real, fake)
         return Report(
             images=len(fake),
             frechet_distance=frechet_distance(self.real, fake),
+            kernel_distance=kernel_distance(self.real, fake),
             precision=precision,
             recall=recall,
-            recognised=hits / asked if asked else None,
+            recognised=recognised,
             real_images=len(self.real),
             real=self.data.name,
             resize_rule=self.data.resize_rule,
             real_frechet_distance=self.real_distance,
             real_recall=self.real_recall,
             classifier_accuracy=self.accuracy,
-            extractor=f"classifier trained on {self.data.name} at {self.data.resolution} px",
+            extractor=self.extractor.name,
             extractor_digest=self.extractor.digest,
             made_with=made_with,
         )
 
-    def _features(self, data: ImageData, indices: list[int]) -> Tensor:
-        parts = [indices[i : i + BATCH] for i in range(0, len(indices), BATCH)]
-        return torch.cat([self.extractor(data.fetch(part)[0]).vectors for part in parts])
+    def _real_features(self, indices: list[int]) -> Tensor:
+        """From the cache, or computed now."""
+        data, extractor = self.data, self.extractor
+        what = f"{data.fingerprint} {data.resolution} {extractor.digest} {indices}"
+        kept = self.folder / hashlib.sha256(what.encode()).hexdigest()[:20]
+        if not kept.exists():
+            mine = self.among.share(indices)
+            with feature_file(self.folder, extractor.dims, self.among) as file:
+                for at in range(0, len(mine), BATCH):
+                    file.add(extractor(data.fetch(mine[at : at + BATCH])[0]).vectors)
+                file.vectors()
+                if self.among.is_main:
+                    file.whole.replace(kept)
+                self.among.wait()
+        return load_features(kept, extractor.dims)
 
-    def _accuracy(self, data: ImageData) -> float:
-        hits = 0
-        for at in range(0, len(data), BATCH):
-            pixels, labels = data.fetch(range(at, min(at + BATCH, len(data))))
-            hits += int((self.extractor(pixels).logits.argmax(1) == labels).sum())
-        return hits / len(data)
+    def _accuracy(self, data: ImageData) -> float | None:
+        mine, hits = self.among.share(range(len(data))), 0
+        for at in range(0, len(mine), BATCH):
+            pixels, labels = data.fetch(mine[at : at + BATCH])
+            logits = self.extractor(pixels).logits
+            if logits is None:
+                return None
+            hits += int((logits.argmax(1) == labels).sum())
+        return sum(self.among.gather(hits)) / len(data)

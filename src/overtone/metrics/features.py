@@ -1,22 +1,31 @@
-"""Features of images: the penultimate layer of a classifier trained on the data in question.
+"""Features of images, and where they are kept.
 
 A classifier of the very data set needs no download, works at any resolution, and tells apart what
-is in the images; distances on its features compare with each other, not with published FIDs.
+is in the images; distances on its features compare with each other, not with published FIDs. Those
+are computed on the features of one certain Inception network, which the extra `fid` brings.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import tempfile
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from overtone import precision
+from overtone import precision, storage
 from overtone.data import to_unit
 from overtone.data.images import Pixels
+from overtone.errors import OvertoneError
+from overtone.launch import ALONE, Processes
 from overtone.networks import Classifier
 from overtone.networks.network import WEIGHTS_FILE
 
@@ -25,18 +34,32 @@ class Features(NamedTuple):
     """What an extractor says of a batch, on the host."""
 
     vectors: Float[Tensor, "batch features"]
-    logits: Float[Tensor, "batch classes"]
+    logits: Float[Tensor, "batch classes"] | None
+    """scores of the data's classes, from extractors that know them"""
 
 
-class ClassifierExtractor:
-    """Features and class scores of uint8 images, in float32.
+class Extractor(ABC):
+    """Turns uint8 images into feature vectors, in float32.
 
     `digest` identifies the weights: numbers from extractors with different digests don't compare.
     """
 
+    name: str
+    digest: str
+    dims: int
+
+    @abstractmethod
+    def __call__(self, pixels: Pixels) -> Features: ...
+
+
+class ClassifierExtractor(Extractor):
+    """Features and class scores from the penultimate layer and the head of a `Classifier`."""
+
     def __init__(self, network: Classifier, digest: str) -> None:
         self.network = network.eval().to(precision.default_device()).to_fast_layout()
         self.digest = digest
+        self.dims = network.config.num_features
+        self.name = f"classifier at {network.config.resolution} px"
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> Self:
@@ -50,3 +73,142 @@ class ClassifierExtractor:
         device = next(self.network.parameters()).device
         vectors = self.network.features(to_unit(pixels.to(device)))
         return Features(vectors.cpu(), self.network.head(vectors).cpu())
+
+
+class InceptionExtractor(Extractor):
+    """The 2048 pooled features of the Inception network that FID is defined on (torch-fidelity's
+    port of the original weights, with TensorFlow's resizing to 299 px). Grey images become RGB.
+
+    `weights` is a file of its state dictionary (.pth or .safetensors); None downloads the original
+    one, whose hash is checked. Needs the extra: `pip install overtone[fid]`.
+    """
+
+    dims = 2048
+
+    def __init__(self, weights: Path | None = None) -> None:
+        module = _fidelity()
+        state = _inception_weights(weights, module.URL_INCEPTION_V3)
+        with tempfile.TemporaryDirectory() as folder:
+            # torch-fidelity unpickles whatever it is given: it gets a file that was made here.
+            torch.save(state, Path(folder) / "weights.pth")
+            try:
+                network = module.FeatureExtractorInceptionV3(
+                    "inception", ["2048"], str(Path(folder) / "weights.pth")
+                )
+            except RuntimeError as error:
+                first = str(error).splitlines()[0]
+                raise OvertoneError(
+                    f"{weights} holds other weights than torch-fidelity's Inception ({first})."
+                ) from None
+        digest = hashlib.sha256()
+        for tensor in network.state_dict().values():
+            digest.update(tensor.contiguous().numpy().tobytes())
+        self.network = network.to(precision.default_device())
+        self.digest = digest.hexdigest()[:16]
+        self.name = "Inception (torch-fidelity), 2048 features"
+
+    @torch.no_grad()
+    def __call__(self, pixels: Pixels) -> Features:
+        device = next(self.network.parameters()).device
+        pixels = pixels.to(device)
+        if pixels.shape[1] == 1:
+            pixels = pixels.expand(-1, 3, -1, -1)
+        (vectors,) = self.network(pixels)
+        return Features(vectors.cpu(), None)
+
+
+def _fidelity() -> Any:
+    try:
+        from torch_fidelity import feature_extractor_inceptionv3
+    except (ImportError, RuntimeError) as error:
+        # RuntimeError: a torchvision whose operators were built for another torch.
+        raise OvertoneError(
+            f"Inception's features need the extra: pip install 'overtone[fid]' ({error})."
+        ) from None
+    return feature_extractor_inceptionv3
+
+
+def _inception_weights(file: Path | None, url: str) -> dict[str, Tensor]:
+    import pickle
+
+    try:
+        if file is None:
+            return torch.hub.load_state_dict_from_url(
+                url, progress=False, check_hash=True, weights_only=True, map_location="cpu"
+            )
+        if Path(file).suffix == ".safetensors":
+            return storage.load_tensors(Path(file))
+        return torch.load(file, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        where = file or url
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OvertoneError(
+            f"Inception's weights can't be read from {where} ({reason}): pass --inception-weights"
+            " FILE with torch-fidelity's weights."
+        ) from None
+
+
+class FeatureFile:
+    """Feature vectors in a file, mapped into memory; the images they come from are not kept.
+
+    Each process adds those of its share, `Processes.share` of the images; `vectors()` puts them
+    back in order. Memory stays constant in the number of images, which need not be known.
+    """
+
+    def __init__(self, folder: Path, dims: int, among: Processes = ALONE) -> None:
+        self.dims = dims
+        self.among = among
+        folder.mkdir(parents=True, exist_ok=True)
+        name = among.gather(uuid.uuid4().hex)[0]
+        self.whole = folder / f"{storage.TEMPORARY}{name}"
+        self.parts = [Path(f"{self.whole}-{index}") for index in range(among.count)]
+        self._file = self.parts[among.index].open("wb")
+
+    def add(self, vectors: Float[Tensor, "batch dims"]) -> None:
+        """Append the vectors of further images of this process's share."""
+        self._file.write(vectors.float().contiguous().numpy().tobytes())
+
+    def vectors(self) -> Float[Tensor, "images dims"]:
+        """All vectors, in the order of the images. Every process has to call it."""
+        self._file.close()
+        self.among.wait()
+        if self.among.is_main:
+            self._merge()
+        self.among.wait()
+        return load_features(self.whole, self.dims)
+
+    def _merge(self) -> None:
+        if self.among.count == 1:
+            os.replace(self.parts[0], self.whole)
+            return
+        maps = [load_features(part, self.dims) for part in self.parts]
+        with self.whole.open("wb") as file:
+            for row in range(max(map(len, maps))):
+                for part in maps:
+                    if row < len(part):
+                        file.write(part[row].numpy().tobytes())
+
+    def remove(self) -> None:
+        """Delete what is left of it on the disk."""
+        self._file.close()
+        for path in (self.whole, self.parts[self.among.index]):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def feature_file(folder: Path, dims: int, among: Processes = ALONE) -> Iterator[FeatureFile]:
+    """A `FeatureFile` that is gone from the disk after the block."""
+    file = FeatureFile(folder, dims, among)
+    try:
+        yield file
+    finally:
+        file.remove()
+
+
+def load_features(path: Path, dims: int) -> Float[Tensor, "images dims"]:
+    """The vectors of a file, read when they are used."""
+    count = path.stat().st_size // (4 * dims)
+    if not count:
+        return torch.empty(0, dims)
+    return torch.from_file(str(path), shared=False, size=count * dims).view(count, dims)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+BLOCK = 1024  # vectors at a time, which may come from a file
 
 
 class FrechetDistance:
@@ -40,9 +43,42 @@ class _AsTheyAre(nn.Module):
 def frechet_distance(real: Float[Tensor, "real dims"], fake: Float[Tensor, "fake dims"]) -> float:
     """`FrechetDistance` of two whole sets of vectors."""
     distance = FrechetDistance(real.shape[1])
-    distance.update(real, real=True)
-    distance.update(fake, real=False)
+    for part in real.split(BLOCK):
+        distance.update(part, real=True)
+    for part in fake.split(BLOCK):
+        distance.update(part, real=False)
     return distance.compute()
+
+
+def kernel_distance(
+    real: Float[Tensor, "real dims"],
+    fake: Float[Tensor, "fake dims"],
+    subsets: int = 100,
+    subset_size: int = 1000,
+    seed: int = 2020,
+) -> float:
+    """The squared maximum mean discrepancy under k(x, y) = (x.y / dims + 1)^3, unbiased, averaged
+    over random subsets; with Inception's features the KID (Binkowski et al. 2018, arXiv
+    1801.01401):
+
+        sum_{i != j} (k(x_i, x_j) + k(y_i, y_j)) / (m (m - 1)) - 2 / m^2 sum_{i, j} k(x_i, y_j)
+
+    The subsets are those of torch-fidelity for `fake` as its first input, the same seed and sizes;
+    `subset_size` is cut to the number of vectors there are.
+    """
+    size = min(subset_size, len(real), len(fake))
+    draw = np.random.RandomState(seed)
+    total = 0.0
+    for _ in range(subsets):
+        x = fake[torch.from_numpy(draw.choice(len(fake), size, replace=False))].double()
+        y = real[torch.from_numpy(draw.choice(len(real), size, replace=False))].double()
+        own = sum(float(k.sum() - k.diagonal().sum()) for k in (_kernel(x, x), _kernel(y, y)))
+        total += own / (size * (size - 1)) - 2 * float(_kernel(x, y).mean())
+    return total / subsets
+
+
+def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    return (x @ y.T / x.shape[1] + 1) ** 3
 
 
 def precision_recall(
@@ -57,11 +93,17 @@ def precision_recall(
 
 
 def _share_within(points: Tensor, manifold: Tensor, neighbours: int) -> float:
-    manifold, points = manifold.double(), points.double()
-    blocks = manifold.split(1024)
     # The nearest is the vector itself, at distance 0.
     radii = torch.cat(
-        [torch.cdist(b, manifold).kthvalue(neighbours + 1, dim=1).values for b in blocks]
+        [
+            _distances(block, manifold).kthvalue(neighbours + 1, dim=1).values
+            for block in manifold.split(BLOCK)
+        ]
     )
-    inside = [(torch.cdist(b, manifold) <= radii).any(dim=1) for b in points.split(1024)]
+    inside = [(_distances(b, manifold) <= radii).any(dim=1) for b in points.split(BLOCK)]
     return float(torch.cat(inside).double().mean())
+
+
+def _distances(points: Tensor, others: Tensor) -> Tensor:
+    points = points.double()
+    return torch.cat([torch.cdist(points, part.double()) for part in others.split(BLOCK)], dim=1)

@@ -63,6 +63,7 @@ def images(count, seed, size=16):
     return (fine * 255).clamp(0, 255).to(torch.uint8)
 
 
+@pytest.mark.slow
 def test_scores_are_torch_fidelitys(fidelity, weights):
     class Images(torch.utils.data.Dataset):
         def __init__(self, pixels):
@@ -77,8 +78,8 @@ def test_scores_are_torch_fidelitys(fidelity, weights):
     fake, real = images(48, 1), images(40, 2)
     theirs = fidelity.calculate_metrics(
         input1=Images(fake), input2=Images(real), cuda=False, fid=True, kid=True, verbose=False,
-        kid_subset_size=20, cache=False, save_cpu_ram=True, feature_extractor_weights_path=str(weights),
-        batch_size=16,
+        kid_subset_size=20, cache=False, save_cpu_ram=True, batch_size=16,
+        feature_extractor_weights_path=str(weights),
     )  # fmt: skip
     extractor = InceptionExtractor(weights)
     ours = [torch.cat([extractor(p).vectors for p in x.split(10)]) for x in (real, fake)]

@@ -214,6 +214,7 @@ main([*sys.argv[3:], "--out", out])
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_a_run_ends_with_the_same_bits(tmp_path):
     """kill -9 at moments spread over the run, in the middle of checkpoints too, then to the end."""
     subprocess.run([*COMMAND, "--out", tmp_path / "whole"], check=True, capture_output=True)
@@ -302,12 +303,6 @@ def test_two_processes_do_not_train_in_one_directory(tmp_path):
         pass
     with RunDirectory(tmp_path / "run", {}):
         pass
-
-
-def test_several_processes_are_refused_for_now(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(OvertoneError, match="one process so far"):
-        trainer_of(TINY, show=False)
 
 
 def test_streams_go_to_spawned_loader_processes(tmp_path):

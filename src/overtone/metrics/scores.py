@@ -20,7 +20,10 @@ class FrechetDistance:
     def __init__(self, dims: int) -> None:
         from torchmetrics.image.fid import FrechetInceptionDistance
 
-        self.metric = FrechetInceptionDistance(feature=_AsTheyAre(dims))
+        self.metric = FrechetInceptionDistance(
+            feature=_AsTheyAre(dims),
+            sync_on_compute=False,  # the vectors of all processes are here already
+        )
 
     def update(self, vectors: Float[Tensor, "batch dims"], *, real: bool) -> None:
         self.metric.update(vectors.double(), real=real)

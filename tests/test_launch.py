@@ -1,0 +1,190 @@
+"""The same commands in one process and in two: same losses, same images, same numbers."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from overtone.errors import OvertoneError
+from overtone.launch import ALONE, Processes, lost_connection, processes
+from overtone.training.rundir import find_checkpoint, read_log
+
+TRAIN = [
+    "train", "diffit-digits", "--network.widths", "16", "--network.num-cells", "1",
+    "--network.head-channels", "8", "--network.token-width", "16", "--total-images", "3200",
+    "--lr-rampup-images", "640", "--batch-size", "64", "--report-images", "64",
+    "--checkpoint-images", "1600", "--held-out-images", "64", "--precision", "fp32",
+]  # fmt: skip
+PYTHON = [sys.executable, "-m", "overtone"]
+TORCHRUN = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--nproc-per-node",
+    "2",
+    "-m",
+    "overtone",
+]
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "-m", "overtone"]
+
+
+def run(launcher, *arguments):
+    command = [*launcher, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A short run of one process."""
+    out = tmp_path_factory.mktemp("runs") / "alone"
+    run(PYTHON, *TRAIN, "--out", out)
+    return out
+
+
+def losses(out):
+    return [entry["loss"] for entry in read_log(out) if "loss" in entry]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_two_processes_have_the_losses_of_one(alone, tmp_path, launcher):
+    """50 steps of the same global batch in float32: equal within 1e-4, step by step."""
+    done = run(launcher, *TRAIN, "--out", tmp_path / "run")
+    assert ("2 processes on cpu" in done.stderr) == (launcher is TORCHRUN)
+    one, two = losses(alone), losses(tmp_path / "run")
+    assert len(one) == len(two) == 50
+    assert max(abs(b / a - 1) for a, b in zip(one, two, strict=True)) < 1e-4
+    held_out = [
+        [e["held_out_loss"] for e in read_log(out) if "held_out_loss" in e]
+        for out in (alone, tmp_path / "run")
+    ]
+    assert held_out[0] == pytest.approx(held_out[1], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_accumulate_micro_batches_too(alone, tmp_path):
+    run(TORCHRUN, *TRAIN, "--micro-batch", "16", "--out", tmp_path / "run")
+    both = zip(losses(alone), losses(tmp_path / "run"), strict=True)
+    assert max(abs(b / a - 1) for a, b in both) < 1e-4
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_images_of_one(alone, tmp_path):
+    for launcher, name in ((PYTHON, "one"), (TORCHRUN, "two")):
+        run(launcher, "sample", alone, "--seeds", "0-20", "--steps", "4", "--out", tmp_path / name)
+    one, two = (sorted((tmp_path / name).iterdir()) for name in ("one", "two"))
+    assert [f.name for f in one] == [f.name for f in two] == [f"{k:06d}.png" for k in range(21)]
+    sheets = [Image.open(tmp_path / f"{name}.png") for name in ("one", "two")]
+    # Noise is bit-equal; products of other batch sizes round to within one grey level.
+    assert np.abs(np.int16(sheets[0]) - np.int16(sheets[1])).max() <= 1
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one(alone, tmp_path):
+    for launcher, name in ((PYTHON, "one"), (TORCHRUN, "two")):
+        arguments = ["--seeds", "0-40", "--steps", "4", "--out", tmp_path / f"{name}.json"]
+        run(launcher, "evaluate", alone, *arguments)
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert one["images"] == two["images"] == 41
+    for key, value in one.items():
+        if isinstance(value, float):
+            assert two[key] == pytest.approx(value, rel=1e-2, abs=1e-3), key
+        else:
+            assert two[key] == value, key
+
+
+@pytest.mark.slow
+def test_noise_is_bit_equal_in_any_process(tmp_path):
+    script = tmp_path / "noise.py"
+    script.write_text(
+        "import sys, torch\n"
+        "from overtone import SeededNoise\n"
+        "from overtone.launch import finish, processes\n"
+        "among = processes()\n"
+        "mine = list(among.share(range(7)))\n"
+        "noise = SeededNoise(mine).normal(torch.empty(len(mine), 3, 8, 8))\n"
+        "torch.save(dict(zip(mine, noise)), f'{sys.argv[1]}-{among.index}.pt')\n"
+        "finish()\n"
+    )
+    launcher = TORCHRUN[:-2]
+    for name, start in (("one", [sys.executable]), ("two", launcher)):
+        run(start, script, tmp_path / name)
+    whole = torch.load(tmp_path / "one-0.pt")
+    shares = [torch.load(tmp_path / f"two-{index}.pt") for index in (0, 1)]
+    assert [list(share) for share in shares] == [[0, 2, 4, 6], [1, 3, 5]]
+    for share in shares:
+        for seed, noise in share.items():
+            assert torch.equal(noise, whole[seed])
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_stops_the_job_with_a_word_and_it_resumes(alone, tmp_path):
+    out = tmp_path / "run"
+    command = [*TORCHRUN, *TRAIN, "--checkpoint-images", "320", "--out", str(out)]
+    job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (out / "checkpoints" / "000000320").exists():
+        assert job.poll() is None
+        time.sleep(0.01)
+    victim = next(pid for pid in children(job.pid) if environment(pid).get("RANK") == "1")
+    os.kill(victim, signal.SIGKILL)
+    _, errors = job.communicate(timeout=120)
+    assert job.returncode != 0
+    assert re.search(r"overtone: process 0 of 2 lost its connection .* one of them died", errors)
+    assert "The same command goes on from the last checkpoint" in errors
+    assert int(find_checkpoint(out).name) < 3200
+    run(TORCHRUN, *command[len(TORCHRUN) :])
+    both = zip(losses(alone), losses(out), strict=True)
+    assert max(abs(b / a - 1) for a, b in both) < 1e-4
+
+
+def children(parent):
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def environment(pid):
+    pairs = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return dict(pair.decode().split("=", 1) for pair in pairs if b"=" in pair)
+
+
+@pytest.mark.slow
+def test_batches_that_do_not_divide_are_refused(tmp_path):
+    command = [*TORCHRUN, *TRAIN, "--batch-size", "63", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "--batch-size 63 does not divide among 2 processes" in done.stderr
+
+
+def test_one_process_is_alone():
+    assert processes() == ALONE
+    assert ALONE.share(range(5)) == range(5)
+    assert ALONE.gather("a") == ["a"]
+    assert not ALONE.any(False)
+    assert list(Processes(1, 3).share(range(7))) == [1, 4]
+
+
+def test_processes_that_did_not_find_each_other_are_refused(monkeypatch):
+    class Single:
+        num_processes, process_index = 1, 0
+
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setattr("overtone.launch._state", Single)
+    with pytest.raises(OvertoneError, match="started 4 processes, of which 1 found"):
+        processes()
+
+
+def test_only_a_lost_peer_is_a_lost_connection():
+    assert lost_connection(RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by"))
+    assert lost_connection(torch.distributed.DistNetworkError("reset"))
+    assert not lost_connection(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

@@ -191,3 +191,50 @@ def test_evaluation_without_data_asks_for_it(capsys, model, tmp_path):
     (tmp_path / "images").mkdir()
     Image.new("L", (8, 8)).save(tmp_path / "images" / "a.png")
     assert "need --data and --resolution" in fails(capsys, "evaluate", f"{tmp_path}/images")
+
+
+def test_info_tells_what_a_directory_holds(capsys, tmp_path):
+    from helpers import TINY_DIFFIT
+    from overtone.networks import DiffiTUNet
+    from overtone.pipelines import DiffiTPipeline
+
+    pipe = DiffiTPipeline(
+        DiffiTUNet(TINY_DIFFIT), class_names="abc", data="/home/me/cats", training={"seed": 3}
+    )
+    pipe.save_pretrained(tmp_path / "pipe")
+    main(["info", str(tmp_path / "pipe"), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kind"], found["training"], found["class_names"]) == (
+        "DiffiTPipeline", {"seed": 3}, ["a", "b", "c"]
+    )  # fmt: skip
+    assert found["weights"]["values"] == pipe.network.num_parameters
+    assert found["weights"]["config"]["window"] == 4
+    main(["info", str(tmp_path / "pipe")])
+    assert "DiffiTPipeline" in capsys.readouterr().out
+    main(["info", str(tmp_path / "pipe" / "network"), "--json"])
+    assert json.loads(capsys.readouterr().out)["kind"] == "DiffiTUNet"
+    card = (tmp_path / "pipe" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: overtone")
+    assert "| trained on | cats |" in card  # of a local path the last part alone
+    assert "3: a, b, c" in card
+    assert "neither a run" in fails(capsys, "info", str(tmp_path))
+
+
+def test_data_inspect_reports_and_fails_on_bad_images(capsys, tmp_path):
+    for name, size in (("a/1.png", (20, 16)), ("b/2.png", (8, 8))):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, "red").save(tmp_path / "set" / name)
+    sheet = tmp_path / "sheet.png"
+    main(["data", "inspect", str(tmp_path / "set"), "--out", str(sheet)])
+    out = capsys.readouterr().out
+    assert "train split: 2 images" in out
+    assert "2 sizes, 8 x 8 to 20 x 16" in out
+    with Image.open(sheet) as image:
+        assert image.size == (8 * 65 - 1, 64)
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "inspect", str(tmp_path / "set"), "--resolution", "16", "--out", str(sheet)])
+    assert ended.value.code == 1
+    both = capsys.readouterr()
+    assert "2.png is 8 x 8, smaller than the resolution 16" in both.out
+    assert "1 images would be refused" in both.err
+    assert "did you mean 'inspect'" in fails(capsys, "data", "inspct", "x")

@@ -91,7 +91,9 @@ assert pipe.class_names == ("a", "b", "c")
     subprocess.run([sys.executable, "-c", script], check=True)
     assert np.array_equal(np.load(tmp_path / "out.npy"), expected)
     files = sorted(str(f.relative_to(tmp_path / "model")) for f in tmp_path.rglob("model/**/*.*"))
-    assert files == ["network/config.json", "network/model.safetensors", "pipeline.json"]
+    assert files == [
+        "README.md", "network/config.json", "network/model.safetensors", "pipeline.json"
+    ]  # fmt: skip
 
 
 def test_pipelines_load_as_what_they_were(pipe, tmp_path):
@@ -129,7 +131,9 @@ def test_push_uploads_the_saved_directory(pipe, tmp_path, monkeypatch):
 
     monkeypatch.setattr(HfApi, "upload_folder", upload)
     assert pipe.push_to_hub("me/digits") == "https://hub/commit"
-    assert seen["me/digits"] == ["config.json", "model.safetensors", "pipeline.json"]
+    assert seen["me/digits"] == [
+        "README.md", "config.json", "model.safetensors", "pipeline.json"
+    ]  # fmt: skip
 
 
 def test_saving_replaces_a_former_version_whole(pipe, tmp_path):

@@ -19,13 +19,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from helpers import TINY_DIFFIT
+from helpers import TINY_DIFFIT, TINY_NCSN, TINY_SONG
 from overtone import storage
 from overtone.data import ArrayData, open_data, to_unit
-from overtone.denoisers import EDMDenoiser
+from overtone.denoisers import EDMDenoiser, VESettings, VPSettings
 from overtone.errors import OvertoneError
 from overtone.networks import DiffiTUNet
 from overtone.pipelines import DiffiTPipeline, load_pipeline
+from overtone.processes import VESchedule, VPCosineSchedule
 from overtone.training.ema import EMA
 from overtone.training.loop import Reporting, Trainer, Training
 from overtone.training.objectives import DenoisingObjective
@@ -464,3 +465,52 @@ def test_recipes_survive_json(tmp_path):
     with pytest.raises(OvertoneError, match=r"'network.*wdths': did you mean 'widths'"):
         find_recipe(str(tmp_path / "broken.json"))
     shutil.rmtree(tmp_path)
+
+
+def test_trackers_hear_what_the_log_says(tmp_path, monkeypatch):
+    """TensorBoard's own reader gives the numbers back; wandb writes its files without a network."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    reporting = dataclasses.replace(TINY.reporting, trackers=("tensorboard", "wandb"))
+    recipe = dataclasses.replace(changed(total_images=64), reporting=reporting)
+    run = tmp_path / "run"
+    trainer_of(recipe, show=False).run(run)
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    seen = {e.step: e.value for e in events.Scalars("loss")}
+    assert seen == pytest.approx({e["images"]: e["loss"] for e in read_log(run) if "loss" in e})
+    assert [e.step for e in events.Images("samples")]
+    assert "held_out_loss" in events.Tags()["scalars"]
+    (offline,) = (run / "wandb").glob("offline-run-*")
+    assert list(offline.glob("*.wandb"))
+    assert list(offline.glob("files/media/images/samples_*.png"))
+
+
+def test_trackers_that_are_not_installed_name_their_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    reporting = dataclasses.replace(TINY.reporting, trackers=("wandb",))
+    recipe = dataclasses.replace(changed(total_images=32), reporting=reporting)
+    with pytest.raises(OvertoneError, match=r"pip install 'overtone\[wandb\]'"):
+        trainer_of(recipe, show=False).run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"denoiser": VPSettings("v"), "schedule": VPCosineSchedule(-10, 10), "weighting": "eps"},
+        {"denoiser": VESettings(), "schedule": VESchedule(), "weighting": "eps"},
+        {"network": TINY_SONG, "augmentation": 0.3},
+        {"network": TINY_NCSN},
+    ],
+    ids=["vp", "ve", "ddpm++ with augmentation", "ncsn++ with tmsa"],
+)
+def test_every_denoiser_and_network_trains_and_samples(tmp_path, changes):
+    if "network" in changes:
+        changes["network"] = dataclasses.replace(changes["network"], num_classes=0)
+    recipe = dataclasses.replace(changed(total_images=64), **changes)
+    trainer_of(recipe, show=False).run(tmp_path / "run")
+    pipe = load_pipeline(find_checkpoint(tmp_path / "run"))
+    assert pipe.denoiser.settings == recipe.denoiser
+    assert pipe.training["images seen"] == 64
+    assert pipe([0], class_labels=1, steps=3)[0].size == (8, 8)

@@ -150,6 +150,8 @@ def locate(name: str | Path, revision: str | None = None) -> Path:
         return Path(name)
     if Path(name).exists():
         raise OvertoneError(f"{name} is a file; a directory with a saved model is needed.")
+    if Path(name).is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1:
+        raise OvertoneError(f"{name} does not exist.")  # no repository is called so
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "recipes": "what can be trained, with its size and its length",
     "train": "train a recipe; goes on by itself where it was interrupted",
     "sample": "images from a trained model",
+    "info": "what a directory holds: a run, a pipeline, a network",
     "data": "data inspect NAME: what is in a data set, and what of it could not be used",
     "evaluate": "Frechet distance, precision and recall, share of classes recognised",
 }

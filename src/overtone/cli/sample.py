@@ -46,6 +46,8 @@ class Sampling:
         from rich.console import Console
         from rich.progress import track
 
+        if self.batch_size < 1:
+            raise OvertoneError(f"--batch-size is at least 1, not {self.batch_size}.")
         seeds = parse_seeds(self.seeds)
         labels = [class_number(pipe, name) for name in self.classes]
         among = processes()

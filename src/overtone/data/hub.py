@@ -11,6 +11,7 @@ if `image` and `label` name no others; `label=none` asks for no classes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -124,6 +125,8 @@ def _open(asked: HubName, name: str, split: str) -> tuple[Any, str, int | None]:
     """The rows of a split, a key that identifies them, and their number where it is known."""
     import datasets
 
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     local = Path(asked.path).expanduser()
     try:
         if _is_saved(local):

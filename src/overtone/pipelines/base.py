@@ -2,6 +2,7 @@
 
 Saved as a directory of data only,
 
+    README.md                 the model card
     pipeline.json             which pipeline, its denoiser, process, sampler and class names
     network/config.json       the network's settings
     network/model.safetensors its weights
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -39,12 +40,14 @@ from overtone.denoisers import (
 )
 from overtone.errors import OvertoneError, unknown
 from overtone.networks import NETWORKS, ADMUNet, DiffiTUNet, Network, SongUNet
+from overtone.pipelines.card import CARD_FILE, model_card
 from overtone.precision import Precision
 from overtone.processes import GaussianProcess, SeededNoise
 from overtone.samplers import Sampler, SchedulerSampler, Step
 
 INDEX_FILE = "pipeline.json"
 NETWORK_FOLDER = "network"
+FILES = (CARD_FILE, INDEX_FILE, NETWORK_FOLDER)
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class PipelineIndex:
     class_names: tuple[str, ...] = ()
     data: str = ""
     """what it was trained on, as the recipe names it"""
+    training: dict[str, int | float | str] = field(default_factory=dict)
+    """how it was trained: images seen, batch size, and so on"""
     overtone: str = ""
     """the version that wrote it"""
 
@@ -93,6 +98,7 @@ class ImagePipeline:
         denoiser: EDMSettings | VPSettings | VESettings | None = None,
         class_names: Sequence[str] = (),
         data: str = "",
+        training: Mapping[str, int | float | str] | None = None,
         precision: Precision = "auto",
     ) -> None:
         if not isinstance(network, self.networks):
@@ -107,6 +113,7 @@ class ImagePipeline:
         self.sampler = sampler or Sampler()
         self.class_names = tuple(class_names)
         self.data = data
+        self.training = dict(training or {})
         self.precision: Precision = precision
 
     @property
@@ -214,7 +221,7 @@ class ImagePipeline:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the directory described above; it appears whole or not at all."""
-        with storage.new_directory(Path(folder), known=(INDEX_FILE, NETWORK_FOLDER)) as temporary:
+        with storage.new_directory(Path(folder), known=FILES) as temporary:
             self.write_into(temporary)
 
     def write_into(self, folder: Path) -> None:
@@ -233,9 +240,12 @@ class ImagePipeline:
             denoiser=self.denoiser.settings,
             class_names=self.class_names,
             data=self.data,
+            training=self.training,
             overtone=__version__,
         )
         storage.write_json(folder / INDEX_FILE, settings.dump(index))
+        with storage.new_file(folder / CARD_FILE) as file:
+            file.write_text(self._card(index))
         (folder / NETWORK_FOLDER).mkdir()
         self.network.write_into(folder / NETWORK_FOLDER)
 
@@ -256,6 +266,26 @@ class ImagePipeline:
             denoiser=index.denoiser,
             class_names=index.class_names,
             data=index.data,
+            training=index.training,
+        )
+
+    def _card(self, index: PipelineIndex) -> str:
+        config = self.network.config
+        return model_card(
+            index.network,
+            self.network.num_parameters,
+            config.resolution,
+            config.channels,
+            self.class_names,
+            self.num_classes,
+            {
+                # A card is published: of a path on this machine only the last part is told.
+                "trained on": self.data if ":" in self.data else Path(self.data).name,
+                **self.training,
+                "denoiser": _brief(self.denoiser.settings),
+                "sampler": _brief(self.sampler),
+                "written by": f"overtone {index.overtone}",
+            },
         )
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -298,6 +328,17 @@ def load_pipeline(name: str | Path, revision: str | None = None) -> ImagePipelin
     if kind not in known:
         raise unknown("pipeline", str(kind), known)
     return known[kind].from_pretrained(folder)
+
+
+def _brief(settings: Any) -> str:
+    """Settings in one line, those at their defaults left out."""
+    changed = [
+        f"{f.name} {value}"
+        for f in dataclasses.fields(settings)
+        if f.name != "kind" and (value := getattr(settings, f.name)) != f.default
+    ]
+    name = getattr(settings, "kind", type(settings).__name__)
+    return f"{name} ({', '.join(changed)})" if changed else name
 
 
 def to_pil(image: Tensor) -> Image.Image:

@@ -33,6 +33,7 @@ from overtone.training.ema import EMA
 from overtone.training.objectives import Batch, Objective
 from overtone.training.rundir import RECIPE_FILE, Progress, RunDirectory
 from overtone.training.stream import TrainingStream
+from overtone.training.trackers import TrackerName, Trackers
 
 _DROPOUT, _HELD_OUT = 3, 4  # uses of the run's seed, beside those of the stream
 
@@ -96,6 +97,8 @@ class Reporting:
     """checkpoints kept, besides the best"""
     workers: int = 0
     """processes that load images; 0: the training process itself"""
+    trackers: tuple[TrackerName, ...] = ()
+    """tensorboard and wandb, besides the log and the grids in the run's directory"""
 
     def __post_init__(self) -> None:
         for name in ("report_images", "checkpoint_images", "held_out_images", "keep"):
@@ -166,7 +169,10 @@ class Trainer:
             if self.recipe is not None and self.processes.is_main:
                 storage.write_json(run.path / RECIPE_FILE, self.recipe)
             if self.progress.images < self.training.total_images:
-                with _asked_to_stop(self):
+                names = self.reporting.trackers if self.processes.is_main else ()
+                recipe = self.recipe or self.identity
+                self.trackers = Trackers(names, run.path, recipe, self.progress.images)
+                with _asked_to_stop(self), self.trackers:
                     try:
                         self._train(run)
                     except RuntimeError as error:
@@ -198,7 +204,7 @@ class Trainer:
                 if last or self._due(seen, self.reporting.report_images):
                     self.progress.seconds = spent + time.perf_counter() - began
                     entry = meter.report(seen) | {"lr": self._lr(seen), "at": time.time()}
-                    run.log(entry | {"seconds": round(self.progress.seconds, 3)})
+                    self._log(run, entry | {"seconds": round(self.progress.seconds, 3)})
                     display.report(entry)
                 if last or self._due(seen, self.reporting.checkpoint_images):
                     meter.check(seen)
@@ -303,12 +309,14 @@ class Trainer:
         loss = self.held_out_loss()
         # Without a test split there are only training images to measure on; say so.
         key = "averaged_loss" if self.held_out is None else "held_out_loss"
-        run.log({"images": progress.images, key: loss})
+        self._log(run, {"images": progress.images, key: loss})
         if progress.best_loss is None or loss < progress.best_loss:
             progress.best_loss, progress.best_images = loss, progress.images
         if self.picture is not None and progress.images and self.processes.is_main:
+            picture = self.picture(self.ema.module)
             with storage.new_file(run.path / "grids" / f"{progress.images:09d}.png") as file:
-                self.picture(self.ema.module).save(file)
+                picture.save(file)
+            self.trackers.picture(picture, progress.images)
         run.save(
             progress,
             lambda folder: self.export(self.ema.module, folder),
@@ -317,6 +325,10 @@ class Trainer:
             self.optimizer,
             self.reporting.keep,
         )
+
+    def _log(self, run: RunDirectory, entry: dict[str, Any]) -> None:
+        run.log(entry)
+        self.trackers.log(entry)
 
     def _due(self, seen: int, every: int) -> bool:
         """Whether the step that ended at `seen` passed a multiple of `every`."""

@@ -106,8 +106,9 @@ def trainer_of(recipe: Recipe, *, show: bool = True) -> Trainer:
     test = held_out(recipe.data, size, channels, skip_bad=skip)
     if test is not None and test.class_names != data.class_names:
         raise OvertoneError(
-            f"{recipe.data}: the classes of the test split {test.class_names[:5]} are not those of"
-            f" the training split {data.class_names[:5]}: labels would not mean the same."
+            f"{recipe.data}: the classes of the test split ({', '.join(test.class_names[:5])}) are"
+            f" not those of the training split ({', '.join(data.class_names[:5])}): labels would"
+            " not mean the same."
         )
     num_classes = data.num_classes if recipe.class_conditional else 0
     if recipe.network.num_classes not in (0, num_classes):
@@ -137,8 +138,19 @@ def trainer_of(recipe: Recipe, *, show: bool = True) -> Trainer:
             denoiser=recipe.denoiser,
             class_names=data.class_names if num_classes else (),
             data=recipe.data,
+            training=trained(),
             precision=recipe.training.precision,
         )
+
+    def trained() -> dict[str, int | float | str]:
+        training = recipe.training
+        return {
+            "images seen": trainer.progress.images,
+            "batch size": training.batch_size,
+            "learning rate": training.lr,
+            "EMA half-life in images": training.ema_halflife_images,
+            "seed": training.seed,
+        }
 
     def picture(denoiser: Any) -> Image:
         columns = min(num_classes, 10) or GRID_ROWS
@@ -157,7 +169,7 @@ def trainer_of(recipe: Recipe, *, show: bool = True) -> Trainer:
         mirror=recipe.mirror,
         augmentation=recipe.augmentation,
     )
-    return Trainer(
+    trainer = Trainer(
         model=PRECONDITIONERS[recipe.denoiser.kind](network, recipe.denoiser),
         objective=objective,
         data=data,
@@ -170,6 +182,7 @@ def trainer_of(recipe: Recipe, *, show: bool = True) -> Trainer:
         picture=picture,
         show=show,
     )
+    return trainer
 
 
 def find_recipe(name: str) -> Recipe:

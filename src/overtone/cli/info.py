@@ -1,0 +1,118 @@
+"""`overtone info DIR`: what a directory holds, read from its files without running anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from overtone import storage
+from overtone.cli.options import parse
+from overtone.errors import OvertoneError
+
+
+@dataclass(frozen=True)
+class Options:
+    path: tyro.conf.Positional[str]
+    """a saved pipeline or network, a run's directory, or a repository of the Hub"""
+    json: bool = False
+    """print JSON instead of a table"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse(Options, "info", __doc__, arguments)
+    found = describe(storage.locate(options.path))
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return
+    from rich.console import Console
+    from rich.tree import Tree
+
+    tree = Tree(f"[bold]{options.path}[/]")
+    _grow(tree, found)
+    Console(highlight=False).print(tree)
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What stands in the files of a run, a pipeline or a network.
+
+    Raises `OvertoneError` for a directory that is none of them.
+    """
+    if (folder / "run.json").exists():
+        return _run(folder)
+    if (folder / "pipeline.json").exists():
+        return _pipeline(folder)
+    if (folder / "config.json").exists():
+        return _network(folder)
+    raise OvertoneError(
+        f"{folder} holds no run.json, pipeline.json or config.json: it is neither a run, nor a"
+        " saved pipeline, nor a network."
+    )
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    from overtone.training.rundir import checkpoints_of, read_log
+
+    recipe = storage.read_json(folder / "recipe.json")
+    log, checkpoints = read_log(folder), checkpoints_of(folder)
+    found: dict[str, Any] = {"kind": "run", "data": recipe.get("data")}
+    if checkpoints:
+        progress = storage.read_json(checkpoints[-1] / "training" / "progress.json")
+        total = recipe.get("training", {}).get("total_images")
+        found |= {
+            "images seen": progress["images"],
+            "of": total,
+            "hours trained": round(progress["seconds"] / 3600, 3),
+            "lowest held-out loss": progress["best_loss"],
+            "at image": progress["best_images"],
+        }
+    found["loss"] = next((e["loss"] for e in reversed(log) if "loss" in e), None)
+    found["checkpoints"] = [path.name for path in checkpoints]
+    if checkpoints:
+        found["last checkpoint"] = _pipeline(checkpoints[-1])
+    return found
+
+
+def _pipeline(folder: Path) -> dict[str, Any]:
+    index = storage.read_json(folder / "pipeline.json")
+    return {"kind": index.pop("pipeline", None), **index, "weights": _network(folder / "network")}
+
+
+def _network(folder: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    config, file = storage.read_json(folder / "config.json"), folder / "model.safetensors"
+    try:
+        with safe_open(file, "numpy") as tensors:
+            shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise OvertoneError(f"{file} can't be read ({error}).") from None
+    return {
+        "kind": config.pop("kind", None),
+        "tensors": len(shapes),
+        "values": sum(_product(shape) for shape in shapes),
+        "megabytes": round(file.stat().st_size / 1e6, 2),
+        "config": config,
+    }
+
+
+def _product(shape: Sequence[int]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def _grow(tree: Any, found: dict[str, Any]) -> None:
+    """A branch for every value that says something."""
+    for key, value in found.items():
+        if isinstance(value, dict) and value:
+            _grow(tree.add(f"[bold]{key}[/]"), value)
+        elif value not in (None, "", [], {}):
+            shown = f"{value:,}" if type(value) is int else str(value)
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else shown
+            tree.add(f"{key}: {shown}".replace("[", r"\["))

@@ -1,0 +1,346 @@
+"""What happens when a user gets something wrong: the command, and what it answers.
+
+Every case ends with a message on one or two lines, no traceback, a non-zero status, and nothing
+left behind. Folders named below are made by `place`, each with the one fault that its name tells.
+"""
+
+import json
+import shutil
+import zipfile
+from io import BytesIO
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from helpers import TINY_DIFFIT, TINY_SONG
+from overtone.cli.app import main
+from overtone.networks import DiffiTConfig, DiffiTUNet, SongUNet
+from overtone.pipelines import DiffiTPipeline, ImagePipeline
+from overtone.samplers import Sampler
+
+CASES = """
+A command that does not exist
+    overtone trian diffit-digits
+    unknown command 'trian': did you mean 'train'?
+A recipe that does not exist
+    overtone train diffit-digit
+    unknown recipe 'diffit-digit': did you mean 'diffit-digits'?
+An option that does not exist
+    overtone train diffit-digits --network.windw 4
+    Unrecognized options: --network.windw
+A tracker that does not exist
+    overtone train diffit-digits --trackers tensorbord
+    invalid choice 'tensorbord'
+A number where none can be
+    overtone train diffit-digits --batch-size 0
+    batch_size must be above 0, not 0
+A learning rate below zero
+    overtone train diffit-digits --lr -1
+    lr must be above 0, not -1.0
+A decay rate above one
+    overtone train diffit-digits --betas 0.9 1.5
+    betas must be in [0, 1), not (0.9, 1.5)
+A micro-batch larger than the batch
+    overtone train diffit-digits --batch-size 64 --micro-batch 100
+    micro_batch 100 is not in [1, 64]
+A probability above one
+    overtone train diffit-digits --label-dropout 1.5
+    label_dropout must be in [0, 1], not 1.5
+Windows that do not divide the image
+    overtone train diffit-digits --network.window 3
+    level 0 is 8 pixels wide, which does not divide into windows of 3
+Heads that do not divide the width
+    overtone train diffit-digits --network.head-channels 7
+    width 64 does not divide into heads of 7 channels
+More levels than the image can be halved
+    overtone train diffit-digits --network.widths 32 32 32 32 32 --network.num-cells 1 1 1 1 1
+    resolution 8 can't be halved 4 times
+Levels without cells
+    overtone train diffit-digits --network.widths 32 32 --network.num-cells 1
+    2 widths, but cells for 1 levels
+A ViT with a U's decoder
+    overtone train diffit-digits --network.encoder vit
+    encoder vit has one resolution and no skips for a U: it needs decoder aggregation
+Classes for a network that nothing enters
+    overtone train diffit-digits --network.time-in none
+    time_in none leaves no way in for classes
+Flipped twice
+    overtone train diffit-fashion-mnist --augmentation 0.1
+    augmentation flips images already: leave mirror out
+A recipe file that does not exist
+    overtone train {place}/none.json
+    none.json does not exist
+A recipe file with a misspelt key
+    overtone train {place}/misspelt.json
+    unknown key 'trainin': did you mean 'training'?
+A recipe file with a word for a number
+    overtone train {place}/word.json
+    key 'training.lr': Input should be a valid number, got 'fast'
+A recipe file cut short
+    overtone train {place}/short.json
+    short.json is not valid JSON
+A recipe without data
+    overtone train diffit-cifar10
+    this recipe has no data of its own: pass --data FOLDER, a zip, or hf:OWNER/NAME
+Data that does not exist
+    overtone train diffit-digits --data builtin:digts
+    unknown data set 'builtin:digts': did you mean 'builtin:digits'?
+A folder that does not exist
+    overtone train diffit-cifar10 --data {place}/nowhere
+    nowhere' does not exist: no folder and no zip of images is there
+An empty folder
+    overtone train diffit-cifar10 --data {place}/empty
+    empty holds no images
+A corrupt image
+    overtone train diffit-cifar10 --data {place}/corrupt
+    b.jpg can't be read (image file is truncated
+An image that is too small
+    overtone train diffit-cifar10 --data {place}/small
+    a.png is 16 x 16, smaller than the resolution 32. Mend or remove them, or pass
+Images of unknown range
+    overtone train diffit-cifar10 --data {place}/float
+    a.tiff can't be read (floating-point pixels, whose range is not known
+Images beside the classes
+    overtone train diffit-cifar10 --data {place}/stray
+    has images in sub-folders (classes) and beside them (stray.png)
+Splits of other classes
+    overtone train diffit-cifar10 --data {place}/splits
+    the classes of the test split (dog) are not those of the training split (cat)
+Classes asked of data that has none
+    overtone train diffit-cifar10 --data {place}/plain --class-conditional
+    plain has no classes: sort its images into sub-folders, or pass --no-class-conditional
+A number of classes unlike the data's
+    overtone train diffit-digits --network.num-classes 7
+    --network.num-classes is 7, but builtin:digits has 10 classes
+A resolution that built-in data does not have
+    overtone train diffit-digits --network.resolution 16
+    builtin:digits is 8 px and grey, not 16 px with 1 channels
+A zip that is none
+    overtone train diffit-cifar10 --data {place}/none.zip
+    none.zip can't be read as a zip
+A zip whose labels leave one out
+    overtone train diffit-cifar10 --data {place}/unlabelled.zip
+    dataset.json has no label for b.png: add it, or remove the image
+A zip whose labels are no classes
+    overtone train diffit-cifar10 --data {place}/vectors.zip
+    the label of a.png is [0.5, 0.5], not a class number
+A data set that the Hub does not know, or no network
+    overtone train diffit-cifar10 --data hf:nobody/nothing
+    hf:nobody/nothing can't be opened
+A misspelt option of a data set
+    overtone train diffit-cifar10 --data hf:{place}/good.parquet?lable=kind
+    unknown option of hf:{place}/good.parquet?lable=kind 'lable': did you mean 'label'?
+A data set without images
+    overtone train diffit-cifar10 --data hf:{place}/text.parquet
+    has no column of images, only text
+A column that does not exist
+    overtone train diffit-cifar10 --data hf:{place}/good.parquet?image=imgs
+    unknown column of images in hf:{place}/good.parquet?image=imgs 'imgs': did you mean 'img'?
+A data set that points out of its folder
+    overtone train diffit-cifar10 --data hf:{place}/pointing
+    row 0 can't be read (it points to {place}/plain/a.png, outside the data set)
+A run started again with other settings
+    overtone train diffit-digits --batch-size 32 --out {place}/run
+    run was made with other settings (training.batch_size: 128 -> 32)
+A run in a folder that holds something else
+    overtone train diffit-digits --out {place}/plain
+    plain is not empty and not a run: choose another --out
+A model that does not exist
+    overtone sample {place}/nothing
+    nothing does not exist
+A folder that is no model
+    overtone sample {place}/plain
+    plain is not a saved pipeline: it has no pipeline.json
+A damaged index
+    overtone sample {place}/damaged
+    pipeline.json is not valid JSON
+Weights cut short
+    overtone sample {place}/cut
+    model.safetensors is damaged or was cut short
+Weights of another network
+    overtone sample {place}/swapped
+    the weights are not those of this DiffiTUNet
+A misspelt key in a model's settings
+    overtone sample {place}/key
+    unknown key 'windows': did you mean 'window'?
+A network that does not exist
+    overtone sample {place}/network
+    unknown network 'DiffiTNet': did you mean 'DiffiTUNet'?
+A class that does not exist
+    overtone sample {place}/model --classes ca
+    unknown class 'ca': did you mean 'cat'?
+A class number that does not exist
+    overtone sample {place}/model --classes 3
+    unknown class '3'
+Classes of a model without
+    overtone sample {place}/unconditional --classes 3
+    class labels were given, but the model is unconditional
+Guidance of a model without classes
+    overtone sample {place}/unconditional --guidance-scale 2
+    guidance needs a class-conditional model or a weaker model to guide with
+A guide of other classes
+    overtone sample {place}/model --guide {place}/other --guidance-scale 2
+    the guide has 5 classes, the model 3
+Seeds that repeat
+    overtone sample {place}/model --seeds 0-9,5
+    --seeds 0-9,5 names a seed twice
+Seeds that are none
+    overtone sample {place}/model --seeds first
+    --seeds is like 0-63 or 3,5,8-12, not 'first'
+A seed too large
+    overtone sample {place}/model --seeds 4294967296
+    seeds are in 0..4294967295
+No steps
+    overtone sample {place}/model --steps 0
+    a sampler takes at least one step
+No images at a time
+    overtone sample {place}/model --batch-size 0
+    --batch-size is at least 1, not 0
+A picture of another format
+    overtone sample {place}/model --out grid.jpg
+    --out is a .png file or a directory, not grid.jpg
+A checkpoint that does not exist
+    overtone sample {place}/model --checkpoint newest
+    --checkpoint is last or best, not 'newest'
+An evaluation without data
+    overtone evaluate {place}/model
+    pass --data: the model was trained on ''
+An evaluation of images at no size
+    overtone evaluate {place}/plain --data builtin:digits
+    images need --data and --resolution beside it
+An evaluation on other classes
+    overtone evaluate {place}/model --data builtin:digits
+    the model has 3 classes and builtin:digits has 10
+An evaluation without classes to judge by
+    overtone evaluate {place}/plain --data {place}/plain --resolution 8
+    plain has no classes, and the metrics are computed on a classifier of the data
+Inception's weights that are none
+    overtone evaluate {place}/plain --data {place}/plain --resolution 8 --extractor inception
+    Inception
+Nothing to tell of
+    overtone info {place}/plain
+    it is neither a run, nor a saved pipeline, nor a network
+A contact sheet of another format
+    overtone data inspect builtin:digits --out sheet.gif
+    --out is a .png file, not sheet.gif
+"""
+
+
+def cases():
+    lines = [line for line in CASES.splitlines() if line]
+    for at in range(0, len(lines), 3):
+        what, command, answer = (line.strip() for line in lines[at : at + 3])
+        yield pytest.param(command, answer, id=what)
+
+
+def picture(folder, name, size=32, mode="RGB"):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(folder / name)
+
+
+def zipped(file, labels):
+    content = BytesIO()
+    Image.new("RGB", (32, 32)).save(content, "png")
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("a.png", "b.png"):
+            archive.writestr(name, content.getvalue())
+        archive.writestr("dataset.json", json.dumps({"labels": labels}))
+
+
+def edited(folder, file, change):
+    """A copy of the model with one JSON file changed."""
+    shutil.copytree(folder.parent / "model", folder)
+    content = json.loads((folder / file).read_text())
+    change(content)
+    (folder / file).write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("place")
+    (root / "empty").mkdir()
+    picture(root / "plain", "a.png")
+    picture(root / "small", "a.png", 16)
+    picture(root / "corrupt", "a.png")
+    picture(root / "corrupt", "b.jpg")
+    whole = (root / "corrupt" / "b.jpg").read_bytes()
+    (root / "corrupt" / "b.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "float").mkdir()
+    Image.fromarray(np.zeros((32, 32), np.float32)).save(root / "float" / "a.tiff")
+    picture(root / "stray", "cat/a.png")
+    picture(root / "stray", "stray.png")
+    picture(root / "splits", "train/cat/a.png")
+    picture(root / "splits", "test/dog/a.png")
+    (root / "none.zip").write_bytes(b"not a zip")
+    zipped(root / "unlabelled.zip", [["a.png", 0]])
+    zipped(root / "vectors.zip", [["a.png", [0.5, 0.5]], ["b.png", 1]])
+
+    features = Features({"img": ImageFeature(), "id": Value("int32")})
+    good = {"img": [Image.new("RGB", (32, 32))], "id": [0]}
+    Dataset.from_dict(good, features=features).to_parquet(root / "good.parquet")
+    Dataset.from_dict({"text": ["a"]}).to_parquet(root / "text.parquet")
+    (root / "pointing").mkdir()
+    away = {"img": [{"bytes": None, "path": str(root / "plain" / "a.png")}], "id": [0]}
+    Dataset.from_dict(away, features=features).to_parquet(root / "pointing" / "train.parquet")
+
+    recipe = {"about": "", "network": {"kind": "DiffiTUNet"}}
+    (root / "misspelt.json").write_text(json.dumps(recipe | {"trainin": {}}))
+    (root / "word.json").write_text(json.dumps(recipe | {"training": {"lr": "fast"}}))
+    (root / "short.json").write_text(json.dumps(recipe)[:20])
+
+    sampler = Sampler(num_steps=2)
+    network = DiffiTUNet(TINY_DIFFIT)
+    DiffiTPipeline(network, sampler, class_names=("cat", "dog", "emu")).save_pretrained(
+        root / "model"
+    )
+    small = {"resolution": 8, "channels": 1, "widths": (16,), "num_cells": (1,), "head_channels": 8}
+    DiffiTPipeline(DiffiTUNet(DiffiTConfig(**small)), sampler).save_pretrained(
+        root / "unconditional"
+    )
+    five = DiffiTUNet(DiffiTConfig(**small, num_classes=5))
+    DiffiTPipeline(five, sampler).save_pretrained(root / "other")
+    edited(root / "key", "network/config.json", lambda c: c.update(windows=4))
+    edited(root / "network", "pipeline.json", lambda c: c.update(network="DiffiTNet"))
+    shutil.copytree(root / "model", root / "damaged")
+    (root / "damaged" / "pipeline.json").write_text('{"pipeline": "Dif')
+    shutil.copytree(root / "model", root / "cut")
+    weights = root / "cut" / "network" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    ImagePipeline(SongUNet(TINY_SONG), sampler).save_pretrained(root / "song")
+    shutil.copytree(root / "model", root / "swapped")
+    shutil.copy(root / "song/network/model.safetensors", root / "swapped/network")
+
+    run = ["train", "diffit-digits", "--network.widths", "16", "16", "--network.head-channels", "8"]
+    main([*run, "--total-images", "128", "--held-out-images", "64", "--out", str(root / "run")])
+    return root
+
+
+@pytest.mark.parametrize(("command", "answer"), list(cases()))
+def test_bad_input_is_answered(place, tmp_path, monkeypatch, capsys, command, answer):
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    before = sorted(place.rglob("*"))
+    words = command.format(place=place).split()
+    if "{place}/run" in command:  # all the settings of the run, but for one
+        words += ["--network.widths", "16", "16", "--network.head-channels", "8"]
+        words += ["--total-images", "128", "--held-out-images", "64"]
+    with pytest.raises(SystemExit) as stop:
+        main(words[1:])
+    assert stop.value.code in (1, 2)
+    errors = capsys.readouterr().err
+    said = " ".join(errors.replace("│", " ").split())
+    assert answer.format(place=place) in said
+    assert "Traceback" not in said
+    if stop.value.code == 1:
+        message = errors[errors.index("overtone: ") :]
+        assert len(message.splitlines()) <= 2
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(place.rglob("*")) == before
+
+
+def test_there_are_forty_of_them():
+    assert len(list(cases())) >= 40

@@ -11,7 +11,7 @@ BEGAN := $(shell date +%s)
 demo: .venv/installed
 	BEGAN=$(BEGAN) $(BIN)/python examples/demo.py
 
-test: .venv/developing
+test: .venv/developing .venv/fid/installed
 	$(BIN)/python -m pytest -m ''
 
 check: .venv/developing
@@ -38,4 +38,12 @@ clean:
 
 .venv/developing: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# torch-fidelity, and the torchvision it wants, beside the environment: no torchvision matches a CPU
+# build of torch, and one that does not match breaks what looks for it. tests/test_inception.py
+# knows how to use them.
+.venv/fid/installed: .venv/developing
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt --no-deps --upgrade \
+	  --target .venv/fid torch-fidelity torchvision
 	touch $@

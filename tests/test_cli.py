@@ -126,7 +126,7 @@ def test_folders_of_images_are_evaluated_too(model, tmp_path, capsys, monkeypatc
         (["train", "diffit-digits", "--data", "/no/where"], "'/no/where' does not exist"),
         (["train", "diffit-digits", "--network.num-classes", "7"], "has 10 classes"),
         (["train", "no.json"], "no.json does not exist"),
-        (["sample", "/no/where"], "neither a local directory"),
+        (["sample", "/no/where"], "does not exist"),
     ],
 )
 def test_mistakes_are_explained(capsys, arguments, message):

@@ -80,6 +80,22 @@ def test_two_processes_accumulate_micro_batches_too(alone, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_sharded_model_trains_as_a_whole_one_and_goes_on_as_one(alone, tmp_path):
+    """Half of the run sharded over two processes by FSDP, the other half in one process."""
+    sharded = [*TORCHRUN[:-2], str(Path(__file__).with_name("sharded.py"))]
+    half = ["--lr-rampdown-images", "0", "--out", tmp_path / "run"]
+    run(sharded, *TRAIN, "--total-images", "1600", *half)
+    run(PYTHON, *TRAIN, *half)
+    whole = tmp_path / "whole"
+    run(PYTHON, *TRAIN, "--lr-rampdown-images", "0", "--out", whole)
+    both = zip(losses(whole), losses(tmp_path / "run"), strict=True)
+    assert max(abs(b / a - 1) for a, b in both) < 1e-4
+    # And back: what one process saved is sharded again.
+    run(sharded, *TRAIN, "--total-images", "3840", *half)
+    assert int(find_checkpoint(tmp_path / "run").name) == 3840
+
+
+@pytest.mark.slow
 def test_two_processes_make_the_images_of_one(alone, tmp_path):
     for launcher, name in ((PYTHON, "one"), (TORCHRUN, "two")):
         run(launcher, "sample", alone, "--seeds", "0-20", "--steps", "4", "--out", tmp_path / name)

@@ -97,6 +97,28 @@ def finish() -> None:
         _state().destroy_process_group()
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that is sharded over the processes, put together; any other as it is.
+
+    Every process has to call it, in the same order.
+    """
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def fill(target: Tensor, value: Tensor) -> None:
+    """Copy a whole tensor into one that may be sharded."""
+    import torch
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if isinstance(target, DTensor):
+        value = value.to(target.device)
+        value = distribute_tensor(value, target.device_mesh, target.placements)
+    with torch.no_grad():
+        target.copy_(value)
+
+
 def lost_connection(error: BaseException) -> bool:
     """Whether an error says that another process of the job is gone."""
     import torch

@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from overtone.launch import fill, whole
+
 
 class EMA:
     """Averages a module's parameters; `module` is a copy of it that holds the averages.
@@ -25,6 +27,7 @@ class EMA:
     ) -> None:
         self.source = module
         self.module = copy.deepcopy(module).requires_grad_(False).eval()
+        self.averages: list[Tensor] = list(self.module.parameters())
         self.halflife_images = halflife_images
         self.rampup_ratio = rampup_ratio
 
@@ -38,8 +41,26 @@ class EMA:
     @torch.no_grad()
     def update(self, images_seen: int, batch: int) -> None:
         """Move the average after a step; `images_seen` counts those before the step, as in EDM."""
-        averages: list[Tensor] = list(self.module.parameters())
         weights: list[Tensor] = list(self.source.parameters())
-        torch._foreach_lerp_(averages, weights, 1 - self.beta(images_seen, batch))
+        torch._foreach_lerp_(self.averages, weights, 1 - self.beta(images_seen, batch))
         for average, buffer in zip(self.module.buffers(), self.source.buffers(), strict=True):
             average.copy_(buffer)
+
+    def shard(self) -> None:
+        """Keep the averages as the weights are kept, now that those were sharded."""
+        self.averages = [torch.zeros_like(weight.detach()) for weight in self.source.parameters()]
+        self.scatter()
+
+    def scatter(self) -> None:
+        """Take the averages from `module`."""
+        for average, value in zip(self.averages, self.module.parameters(), strict=True):
+            if average is not value:
+                fill(average, value)
+
+    def gather(self) -> nn.Module:
+        """`module`, with the averages of today. Every process has to call it."""
+        with torch.no_grad():
+            for average, value in zip(self.averages, self.module.parameters(), strict=True):
+                if average is not value:
+                    value.copy_(whole(average))
+        return self.module

@@ -26,7 +26,7 @@ from overtone import precision as precisions
 from overtone import storage
 from overtone.data import ImageData
 from overtone.errors import OvertoneError, RunInterruptedError
-from overtone.launch import ALONE, Processes, lost_connection, processes
+from overtone.launch import ALONE, Processes, lost_connection, processes, whole
 from overtone.precision import Precision
 from overtone.processes.noise import mix
 from overtone.training.ema import EMA
@@ -165,7 +165,8 @@ class Trainer:
         """
         identity = self.identity | {"images": self.data.fingerprint}
         with RunDirectory(directory, identity, self.processes) as run:
-            self.progress = run.restore(self.model, self.ema.module, self.optimizer)
+            model = self._prepared()
+            self.progress = run.restore(self.model, self.ema, self.optimizer)
             if self.recipe is not None and self.processes.is_main:
                 storage.write_json(run.path / RECIPE_FILE, self.recipe)
             if self.progress.images < self.training.total_images:
@@ -174,7 +175,7 @@ class Trainer:
                 self.trackers = Trackers(names, run.path, recipe, self.progress.images)
                 with _asked_to_stop(self), self.trackers:
                     try:
-                        self._train(run)
+                        self._train(run, model)
                     except RuntimeError as error:
                         if self.processes.count == 1 or not lost_connection(error):
                             raise
@@ -186,10 +187,9 @@ class Trainer:
                         ) from error
         return self.progress
 
-    def _train(self, run: RunDirectory) -> None:
+    def _train(self, run: RunDirectory, model: nn.Module) -> None:
         total, first = self.training.total_images, self.progress.images
         spent, began = self.progress.seconds, time.perf_counter()
-        model = self._prepared()
         if first == 0:
             self._checkpoint(run)
         meter = _Meter(self.device, first, self.training.batch_size, self.processes)
@@ -246,11 +246,32 @@ class Trainer:
         return self.processes.sum(total).item() / count
 
     def _prepared(self) -> nn.Module:
-        """The model as a step calls it: one of several processes, compiled if asked for."""
-        model = self.model if self.alone else self.accelerator.prepare(self.model)
+        """The model as a step calls it: one of several processes, sharded, compiled if asked for.
+
+        Sharding (FSDP) is accelerate's, from its configuration.
+        """
+        model: nn.Module = self.model
+        if self.sharded:
+            # FSDP takes parameters that are contiguous only.
+            for parameter in self.model.parameters():
+                parameter.data = parameter.data.contiguous()
+            model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+            self.model = self.ema.source = model
+            self.ema.shard()
+        elif not self.alone:
+            model = self.accelerator.prepare(self.model)
         if self.training.compile:
             model.compile()
         return model
+
+    @property
+    def sharded(self) -> bool:
+        """Whether accelerate was configured to shard the model over the processes."""
+        from accelerate.utils import DistributedType
+
+        return self.processes.count > 1 and (
+            self.accelerator.distributed_type == DistributedType.FSDP
+        )
 
     def _step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """One optimizer step; returns the mean loss and the gradient's norm, on the device."""
@@ -275,6 +296,7 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(
             self.model.parameters(), training.clip_norm or float("inf"), foreach=True
         )
+        norm = whole(norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(seen, training.batch_size)
@@ -306,6 +328,7 @@ class Trainer:
     def _checkpoint(self, run: RunDirectory) -> None:
         """Held-out loss, grid of samples, and the state to go on from."""
         progress = self.progress
+        self.ema.gather()
         loss = self.held_out_loss()
         # Without a test split there are only training images to measure on; say so.
         key = "averaged_loss" if self.held_out is None else "held_out_loss"

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from overtone import settings, storage
 from overtone.errors import OvertoneError
-from overtone.launch import ALONE, Processes
+from overtone.launch import ALONE, Processes, fill, whole
+from overtone.training.ema import EMA
 
 RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.json"
@@ -127,28 +128,29 @@ class RunDirectory:
         optimizer: torch.optim.Optimizer,
         keep: int,
     ) -> Path:
-        """Write a checkpoint and delete those that are neither among the `keep` last nor best."""
+        """Write a checkpoint and delete those that are neither among the `keep` last nor best.
+
+        `average` is whole; `model` and `optimizer` may be sharded over the processes.
+        """
         folder = self.checkpoints / f"{progress.images:09d}"
-        if not self.processes.is_main:
-            self.processes.wait()
-            return folder
-        with storage.new_directory(folder) as temporary:
-            export(temporary)
-            state = temporary / "training"
-            state.mkdir()
-            storage.save_tensors(state / "weights.safetensors", model.state_dict())
-            storage.save_tensors(state / "ema.safetensors", average.state_dict())
-            storage.save_tensors(state / "optimizer.safetensors", _moments(optimizer))
-            storage.write_json(state / "progress.json", asdict(progress))
-        for old in checkpoints_of(self.path)[:-keep]:
-            if int(old.name) != progress.best_images:
-                shutil.rmtree(old)
+        weights = {name: whole(value) for name, value in model.state_dict().items()}
+        moments = {name: whole(value) for name, value in _moments(optimizer).items()}
+        if self.processes.is_main:
+            with storage.new_directory(folder) as temporary:
+                export(temporary)
+                state = temporary / "training"
+                state.mkdir()
+                storage.save_tensors(state / "weights.safetensors", weights)
+                storage.save_tensors(state / "ema.safetensors", average.state_dict())
+                storage.save_tensors(state / "optimizer.safetensors", moments)
+                storage.write_json(state / "progress.json", asdict(progress))
+            for old in checkpoints_of(self.path)[:-keep]:
+                if int(old.name) != progress.best_images:
+                    shutil.rmtree(old)
         self.processes.wait()
         return folder
 
-    def restore(
-        self, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
-    ) -> Progress:
+    def restore(self, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> Progress:
         """Load the newest checkpoint into all three; counters at zero if there is none."""
         folder = self.latest()
         if folder is None:
@@ -156,8 +158,9 @@ class RunDirectory:
             return Progress()
         state = folder / "training"
         progress = Progress(**storage.read_json(state / "progress.json"))
-        model.load_state_dict(storage.load_tensors(state / "weights.safetensors"))
-        average.load_state_dict(storage.load_tensors(state / "ema.safetensors"))
+        _load(model, storage.load_tensors(state / "weights.safetensors"))
+        _load(ema.module, storage.load_tensors(state / "ema.safetensors"))
+        ema.scatter()
         _load_moments(optimizer, storage.load_tensors(state / "optimizer.safetensors"))
         self._cut_log(progress.images)
         return progress
@@ -219,6 +222,15 @@ def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
 
 
+def _load(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """`load_state_dict`, for a model that may be sharded."""
+    own = model.state_dict()
+    if own.keys() != weights.keys():
+        model.load_state_dict(weights)  # which says what is missing
+    for name, value in weights.items():
+        fill(own[name], value)
+
+
 def _load_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
@@ -228,7 +240,9 @@ def _load_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) 
         if tensor.shape == parameter.shape:
             # Files hold rows in order; the fused Adam step walks parameter and moments side by
             # side in memory and needs them in one layout (channels-last, for convolutions).
-            tensor = torch.empty_like(parameter).copy_(tensor)
+            moment = torch.empty_like(parameter, requires_grad=False)
+            fill(moment, tensor)
+            tensor = moment
         state.setdefault(int(index), {})[key] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -19,7 +19,11 @@ start, save = Accelerator.__init__, RunDirectory.save
 
 def start_sharded(self, *arguments, **options):
     start(self, *arguments, **options)
-    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="NO_WRAP")
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="TRANSFORMER_BASED_WRAP",
+        transformer_cls_names_to_wrap=["DiffiTCell"],
+    )
     AcceleratorState._shared_state.update(distributed_type=DistributedType.FSDP, fsdp_plugin=plugin)
 
 

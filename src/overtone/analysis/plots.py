@@ -16,10 +16,7 @@ from overtone.pipelines.base import grid
 
 def training_curve(log: Sequence[dict[str, Any]], path: Path) -> None:
     """Loss and held-out loss against images seen, from the lines of a run's log."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _over_images("loss")
     loss = [(entry["images"], entry["loss"]) for entry in log if "loss" in entry]
     axes.plot(*zip(*loss, strict=True), color="0.6", label="training")
     for key, label in (("held_out_loss", "held out"), ("averaged_loss", "training images")):
@@ -28,11 +25,31 @@ def training_curve(log: Sequence[dict[str, Any]], path: Path) -> None:
             axes.plot(
                 *zip(*points, strict=True), "o-", color="C3", label=f"{label}, averaged weights"
             )
-    axes.set(xlabel="images seen", ylabel="loss", yscale="log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g} k")
     axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
+
+
+def distance_curve(
+    images: Sequence[int], distances: Sequence[float], real: float, path: Path
+) -> None:
+    """Frechet distance against images seen; `real` is that between two halves of the data."""
+    figure, axes = _over_images("Fréchet distance")
+    axes.plot(images, distances, "o-", color="C3", label="samples")
+    axes.axhline(real, color="0.6", linestyle=":", label="two halves of the real images")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def _over_images(label: str) -> tuple[Any, Any]:
+    """A figure and its axes, logarithmic over the number of images seen."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel="images seen", ylabel=label, yscale="log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g} k")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
 
 def denoising_path(

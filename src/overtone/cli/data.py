@@ -66,7 +66,8 @@ def report(found: Inspection, everything: bool) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    console.print(f"{found.name}, {found.split} split: {found.count:,} images", soft_wrap=True)
+    count = "any number of" if found.endless else f"{found.count:,}"
+    console.print(f"{found.name}, {found.split} split: {count} images", soft_wrap=True)
     if found.sizes:
         smallest = min(found.sizes, key=min)
         largest = max(found.sizes, key=min)
@@ -79,7 +80,7 @@ def report(found: Inspection, everything: bool) -> None:
         table.add_column("class")
         table.add_column("images", justify="right")
         for name, count in list(found.classes.items())[:40]:
-            table.add_row(name, f"{count:,}")
+            table.add_row(name, "" if found.endless else f"{count:,}")
         console.print(table)
         if len(found.classes) > 40:
             console.print(f"... and {len(found.classes) - 40} more")

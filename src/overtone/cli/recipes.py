@@ -33,4 +33,6 @@ def main(arguments: Sequence[str]) -> None:
             str(recipe.training.batch_size),
             recipe.about,
         )
-    Console().print(table)
+    console = Console()
+    # A file or a pipe has no width of its own: give the descriptions room.
+    (console if console.is_terminal else Console(width=150)).print(table)

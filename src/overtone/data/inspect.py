@@ -29,6 +29,8 @@ class Inspection:
     split: str
     count: int = 0
     """images that can be used"""
+    endless: bool = False
+    """as many as are asked for: `count` is only an upper end"""
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     """(width, height) of the images as they are stored"""
     classes: dict[str, int] = field(default_factory=dict)
@@ -115,6 +117,7 @@ def _builtin(found: Inspection, resolution: int | None, channels: int) -> Inspec
     data: ImageData = open_data(found.name, resolution or size, planes, split=found.split)
     found.count = len(data)
     found.sizes[data.resolution, data.resolution] = len(data)
+    found.endless = data.endless
     if not data.endless:
         labels = torch.cat([data.fetch([i])[1] for i in range(len(data))])
         counts = torch.bincount(labels, minlength=data.num_classes).tolist()

@@ -274,6 +274,18 @@ def diffit_cifar10() -> Recipe:
     )
 
 
+def ddpmpp_cifar10() -> Recipe:
+    about = (
+        "the same images with EDM's DDPM++; --network.attention tmsa gives it DiffiT's attention"
+    )
+    return dataclasses.replace(diffit_cifar10(), about=about, network=SongConfig.ddpmpp())
+
+
+def ncsnpp_cifar10() -> Recipe:
+    about = "the same images with EDM's NCSN++"
+    return dataclasses.replace(diffit_cifar10(), about=about, network=SongConfig.ncsnpp())
+
+
 def diffit_ffhq64() -> Recipe:
     return Recipe(
         about="64 px FFHQ from a folder, zip or hf:, the published settings; days on several GPUs",
@@ -290,5 +302,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "adm-digits": adm_digits,
     "diffit-fashion-mnist": diffit_fashion_mnist,
     "diffit-cifar10": diffit_cifar10,
+    "ddpmpp-cifar10": ddpmpp_cifar10,
+    "ncsnpp-cifar10": ncsnpp_cifar10,
     "diffit-ffhq64": diffit_ffhq64,
 }

@@ -1,4 +1,4 @@
-"""DiffiT's two ablations on a small budget: where the time enters, and the encoder/decoder ladder.
+"""DiffiT's ablations on a small budget: where and how the time enters, the window, the ladder.
 
     python examples/diffit_ablations.py --out runs/ablations
 
@@ -17,6 +17,7 @@ from typing import Any
 from overtone import load_pipeline, open_data, storage
 from overtone.metrics import Evaluation
 from overtone.networks import DiffiTConfig
+from overtone.precision import default_device
 from overtone.training.classifier import classifier_of
 from overtone.training.recipes import diffit_digits, trainer_of
 from overtone.training.rundir import find_checkpoint, read_log
@@ -61,7 +62,9 @@ def main() -> None:
     evaluation = Evaluation(classifier_of("builtin:digits", 8, 1), data, held_out)
     rows = []
     for name, changes, published in VARIANTS:
-        folder = options.out / "-".join(str(v) for v in changes.values() or ["diffit"])
+        # A result of another budget is another result.
+        budget = f"{options.images}-{options.samples}"
+        folder = options.out / budget / "-".join(str(v) for v in changes.values() or ["diffit"])
         result = folder / "result.json"
         if not result.exists():
             storage.write_json(result, study(changes, folder, evaluation, options))
@@ -96,7 +99,7 @@ def study(
     run = folder / "run"
     trainer_of(recipe).run(run)
     log = read_log(run)
-    pipe = load_pipeline(find_checkpoint(run))
+    pipe = load_pipeline(find_checkpoint(run)).to(default_device())
     batches = ((b.images, None) for b in pipe.stream(range(options.samples), batch_size=250))
     report = evaluation(batches, {"seeds": options.samples})
     return {

@@ -30,9 +30,9 @@ def drawn(images, *, flip_x=NEVER, flip_y=None, scale=None, angle=None, stretch=
     draws += [NEVER, MIDDLE] if scale is None else [ALWAYS, quantile(scale)]
     draws += [NEVER, MIDDLE] if angle is None else [ALWAYS, angle / (2 * math.pi) + 0.5]
     if stretch is None:
-        draws += [NEVER, MIDDLE, MIDDLE]
+        draws += [NEVER, MIDDLE, NEVER, MIDDLE]
     else:
-        draws += [ALWAYS, quantile(stretch[0]), stretch[1] / (2 * math.pi) + 0.5]
+        draws += [ALWAYS, quantile(stretch[0]), ALWAYS, stretch[1] / (2 * math.pi) + 0.5]
     draws += [NEVER, MIDDLE, MIDDLE] if move is None else [ALWAYS, *map(quantile, move)]
     return augment(images, 0.5, Fixed(draws))
 
@@ -66,7 +66,7 @@ def test_flips_are_exact(smooth):
 
 def test_a_quarter_turn_is_a_quarter_turn(smooth):
     out, conditions = drawn(smooth, angle=math.pi / 2)
-    assert torch.allclose(inside(out), inside(smooth.rot90(-1, (2, 3))), atol=0.01)
+    assert torch.allclose(inside(out), inside(smooth.rot90(1, (2, 3))), atol=0.01)
     assert conditions[0, 3:5].tolist() == pytest.approx([-1, 1])
 
 
@@ -98,6 +98,22 @@ def test_scaling_and_stretching_change_the_spread():
     _, _, wider, lower = centre_and_spread(stretched)
     assert wider / wide == pytest.approx(2**0.4, rel=0.02)
     assert lower / high == pytest.approx(2**-0.4, rel=0.02)
+
+
+def test_a_slanted_stretch_lies_along_its_axis():
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 32), indexing="ij")
+    blob = torch.exp(-30 * (x**2 + y**2))[None, None]
+    out, conditions = drawn(blob, stretch=(2.0, math.pi / 4))
+    assert conditions[0, 5:7].tolist() == pytest.approx([2**0.5] * 2, abs=1e-5)
+    weight = out[0, 0] / out.sum()
+    # Anticlockwise as one looks at it, y pointing down: from bottom left to top right.
+    assert float((weight * x * y).sum()) < -0.001
+
+
+def test_half_of_the_stretches_are_along_x():
+    n = 4000
+    _, c = augment(torch.rand(n, 1, 4, 4), 1.0, SeededNoise(mix(6, i) for i in range(n)))
+    assert abs(int((c[:, 6] == 0).sum()) - n / 2) < 5 * (n / 4) ** 0.5
 
 
 def test_each_happens_as_often_as_asked():

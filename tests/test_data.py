@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
-from overtone.data import ArrayData, held_out, open_data, to_pixels, to_unit
+from overtone.data import ArrayData, held_out, open_data, public_name, to_pixels, to_unit
 from overtone.data.builtin import DEBIAN_FASHION, FONTS, Glyphs, _font, read_idx
 from overtone.data.images import read_item
 from overtone.data.inspect import inspect_data
@@ -273,6 +273,24 @@ def test_zips_that_are_no_data_are_refused(tmp_path):
     (tmp_path / "e.zip").write_bytes(damaged)
     with pytest.raises(OvertoneError):
         open_data(str(tmp_path / "e.zip"), 8, 3)
+    with zipfile.ZipFile(tmp_path / "f.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(1000))
+        archive.writestr("dataset.json", b"\xff\xfe")
+    with pytest.raises(OvertoneError, match=r"dataset\.json can't be read"):
+        open_data(str(tmp_path / "f.zip"), 8, 3)
+
+
+def test_only_formats_of_pixels_are_opened_whatever_the_name(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
+    with pytest.raises(OvertoneError, match=r"a\.png can't be read \(cannot identify"):
+        open_data(str(tmp_path), 8, 3)
+
+
+def test_names_of_data_that_are_published_tell_no_paths():
+    assert public_name("builtin:digits") == "builtin:digits"
+    assert public_name("hf:uoft-cs/cifar10") == "hf:uoft-cs/cifar10"
+    assert public_name("/home/me/secret/cats") == "cats"
+    assert public_name("hf:/home/me/secret/cats.parquet?limit=3") == "cats.parquet"
 
 
 def test_inspection_counts_and_names_what_would_be_refused(folder):

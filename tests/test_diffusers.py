@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers import TINY_DIFFIT, awake, gaussian
-from overtone.denoisers import DiffusersDenoiser, EDMDenoiser, EDMSettings
+from overtone.denoisers import DiffusersDenoiser, EDMDenoiser, EDMSettings, GuidedDenoiser
 from overtone.errors import OvertoneError
 from overtone.networks import DiffiTUNet
 from overtone.pipelines import DiffiTPipeline
@@ -24,15 +24,19 @@ pytestmark = [
 SEEDS = [3, 8, 21]
 
 
-@pytest.fixture(scope="module")
-def unet():
+def make_unet(out_channels=1):
     torch.manual_seed(0)
     model = diffusers.UNet2DModel(
-        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(16, 32),
+        sample_size=8, in_channels=1, out_channels=out_channels, block_out_channels=(16, 32),
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"), layers_per_block=1, norm_num_groups=4,
     )  # fmt: skip
     return awake(model).eval()
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return make_unet()
 
 
 def generators():
@@ -106,6 +110,14 @@ def test_schedulers_on_our_denoisers_are_diffusers_own_loop(unet, name):
     # On Karras's levels diffusers rounds the model's time to whole steps; here it is interpolated.
     bound = 0.05 if "karras" in name else 2e-4
     assert float((ours - theirs).abs().max() / theirs.abs().max()) < bound
+
+
+def test_learned_variance_reaches_the_scheduler():
+    model = make_unet(out_channels=2)
+    scheduler = diffusers.DDPMScheduler(variance_type="learned_range", clip_sample=False)
+    theirs = loop(model, diffusers.DDPMScheduler.from_config(scheduler.config), 15)
+    ours = sampled(DiffusersDenoiser(model, scheduler), SchedulerSampler(scheduler, 15))
+    assert float((ours - theirs).abs().max() / theirs.abs().max()) < 2e-4
 
 
 @pytest.mark.parametrize(
@@ -188,6 +200,13 @@ def test_classes_go_to_the_model():
     assert not torch.allclose(one, two)
     with pytest.raises(OvertoneError, match="pass class labels"):
         denoiser(x, 1.0)
+    with pytest.raises(ValueError, match="none for 'no class'"):
+        GuidedDenoiser(denoiser, 2.0)
+    # Trained with its last class as the null class, it can be guided.
+    guided = DiffusersDenoiser(model, diffusers.DDPMScheduler(), null_class=True)
+    assert guided.num_classes == 2
+    assert torch.allclose(guided(x, 1.0).x_0, denoiser(x, 1.0, torch.tensor([2, 2])).x_0)
+    GuidedDenoiser(guided, 2.0)(x, 1.0, torch.tensor([0, 1]))
 
 
 @pytest.mark.parametrize(
@@ -203,6 +222,14 @@ def test_classes_go_to_the_model():
             "DDIMScheduler rescales .* sigma is infinite",
         ),
         (partial(diffusers.KDPM2DiscreteScheduler), "KDPM2DiscreteScheduler hides"),
+        (
+            partial(diffusers.UniPCMultistepScheduler, use_flow_sigmas=True),
+            "UniPCMultistepScheduler is set to flow matching",
+        ),
+        (
+            partial(diffusers.UniPCMultistepScheduler, prediction_type="flow_prediction"),
+            "UniPCMultistepScheduler with prediction_type 'flow_prediction'",
+        ),
     ],
     ids=lambda value: "" if isinstance(value, str) else value.func.__name__,
 )
@@ -210,6 +237,6 @@ def test_schedulers_that_can_not_work_are_refused_by_name(unet, scheduler, messa
     scheduler = scheduler()
     with pytest.raises(OvertoneError, match=message):
         SchedulerSampler(scheduler)
-    if "KDPM2" not in message:
+    if "KDPM2" not in message and "flow matching" not in message:
         with pytest.raises(OvertoneError, match=type(scheduler).__name__):
             DiffusersDenoiser(unet, scheduler)

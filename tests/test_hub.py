@@ -7,7 +7,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from PIL import Image
 
 from overtone.data import held_out, open_data
-from overtone.data.hub import HubName
+from overtone.data.hub import HubName, _inside
 from overtone.errors import OvertoneError
 
 FEATURES = Features(
@@ -93,6 +93,29 @@ def test_paths_in_a_file_are_not_followed_out_of_its_folder(tmp_path):
     Dataset.from_dict(columns, features=FEATURES).to_parquet(home / "train.parquet")
     with pytest.raises(OvertoneError, match="outside the data set"):
         open_data(f"hf:{home}", 8, 3)
+    for path in (f"file://{secret}", "file://../../../etc/passwd", "ftp://host/a.png",
+                 f"zip://a.png::{secret}", "zip://a.png::file:///tmp/a.zip"):  # fmt: skip
+        assert not _inside(path, str(home))
+    assert _inside(str(home / "a.png"), str(home))
+    assert _inside("zip://a.png::hf://datasets/me/cats/a.zip", str(home))
+
+
+def test_a_test_split_without_labels_gives_way_to_validation(tmp_path):
+    columns = {"img": [Image.new("RGB", (8, 8))], "kind": [-1], "id": [0]}
+    nameless = Dataset.from_dict(columns, features=FEATURES)
+    both = {"train": rows(), "validation": rows(2), "test": nameless}
+    DatasetDict(both).save_to_disk(tmp_path / "all")
+    check(held_out(f"hf:{tmp_path / 'all'}", 8, 3), 2)
+    del both["validation"]
+    DatasetDict(both).save_to_disk(tmp_path / "two")
+    assert held_out(f"hf:{tmp_path / 'two'}", 8, 3) is None
+
+
+def test_a_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "cats").mkdir()
+    rows().to_parquet(tmp_path / "cats" / "train.parquet")
+    check(open_data("hf:~/cats", 8, 3))
 
 
 def test_unlabelled_splits_are_refused_with_the_way_out(tmp_path):

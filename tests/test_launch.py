@@ -57,8 +57,10 @@ def losses(out):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
-def test_two_processes_have_the_losses_of_one(alone, tmp_path, launcher):
+@pytest.mark.parametrize(
+    "launcher", [TORCHRUN, ACCELERATE], ids=["torchrun, two", "accelerate, one on a CPU"]
+)
+def test_the_losses_are_those_of_one_process(alone, tmp_path, launcher):
     """50 steps of the same global batch in float32: equal within 1e-4, step by step."""
     done = run(launcher, *TRAIN, "--out", tmp_path / "run")
     assert ("2 processes on cpu" in done.stderr) == (launcher is TORCHRUN)
@@ -172,6 +174,36 @@ def children(parent):
 def environment(pid):
     pairs = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     return dict(pair.decode().split("=", 1) for pair in pairs if b"=" in pair)
+
+
+@pytest.mark.slow
+def test_a_mistake_is_answered_once_and_no_process_hangs(alone, tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    command = [*TORCHRUN, *TRAIN, "--out", str(tmp_path / "taken")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stderr.count("is not empty and not a run") == 1
+    assert "Traceback" not in done.stderr.split("torch/distributed/elastic")[0]
+    command = [*TORCHRUN, "sample", str(alone), "--seeds", "0", "--out", str(tmp_path / "one")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "1 seeds are too few for 2 processes" in done.stderr
+    assert not (tmp_path / "one").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_data_set_that_one_reads(tmp_path):
+    for k in range(8):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.new("L", (8, 8), 30 * k).save(tmp_path / "images" / f"{k}.png")
+    command = [*TRAIN, "--data", tmp_path / "images", "--no-class-conditional"]
+    command += ["--label-dropout", "0", "--total-images", "128"]
+    environment = os.environ | {"OVERTONE_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [*TORCHRUN, *map(str, command), "--out", str(tmp_path / "run")],
+        capture_output=True, text=True, timeout=120, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "cache" / "images").iterdir())) == 1
 
 
 @pytest.mark.slow

@@ -105,6 +105,22 @@ def test_an_infinite_last_level_is_refused():
         DiscreteSchedule(abar=(0.9, 0.9, 0.5))
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: QuantileSchedule(P_std=0.0),
+        lambda: VPLinearSchedule(-1.0, 20.0),
+        lambda: VPCosineSchedule(20.0, -20.0),
+        lambda: VESchedule(0.0, 1.0),
+        lambda: VESchedule(5.0, 1.0),
+        lambda: DiscreteSchedule(num_steps=1),
+    ],
+)
+def test_settings_that_give_no_schedule_are_refused(make):
+    with pytest.raises(ValueError, match=r"must be above|does not hold|at least 2"):
+        make()
+
+
 def test_schedules_refuse_what_is_no_time_or_level():
     with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
         QuantileSchedule().sigma(1.5)

@@ -26,6 +26,8 @@ class Processes:
 
     index: int = 0
     count: int = 1
+    local_index: int = 0
+    """on its machine"""
 
     @property
     def is_main(self) -> bool:
@@ -37,9 +39,11 @@ class Processes:
         return items[self.index :: self.count]
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Until every process is here, for hours if need be: one may be reading a data set."""
         if self.count > 1:
-            _state().wait_for_everyone()
+            import torch
+
+            torch.distributed.barrier(_host_group())
 
     def gather(self, value: T) -> list[T]:
         """The value of every process, in their order, on all of them."""
@@ -88,7 +92,7 @@ def processes() -> Processes:
             " other: start with `torchrun --nproc-per-node N -m overtone ...`, or with"
             " `accelerate launch` and a configuration for several processes."
         )
-    return Processes(state.process_index, state.num_processes)
+    return Processes(state.process_index, state.num_processes, state.local_process_index)
 
 
 def finish() -> None:
@@ -131,12 +135,12 @@ def lost_connection(error: BaseException) -> bool:
 
 @cache
 def _host_group() -> Any:
-    """A group that talks over the host; None stands for the default one."""
+    """A group that talks over the host, so that no device is waited for, and waits patiently."""
+    from datetime import timedelta
+
     import torch
 
-    if torch.distributed.get_backend() == "gloo":
-        return None
-    return torch.distributed.new_group(backend="gloo")
+    return torch.distributed.new_group(backend="gloo", timeout=timedelta(hours=24))
 
 
 def _state() -> Any:

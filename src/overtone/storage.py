@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -34,7 +35,8 @@ def new_directory(path: Path, known: Collection[str] = (), *, once: bool = False
     the two renames of a replacement leaves the former version as `path`.old.)
     """
     path = Path(path)
-    others = sorted(f.name for f in path.iterdir() if f.name not in known) if path.is_dir() else []
+    standing = path.is_dir() and not once
+    others = sorted(f.name for f in path.iterdir() if f.name not in known) if standing else []
     if others:
         raise OvertoneError(f"{path} holds other files ({', '.join(others[:3])}): choose another.")
     temporary = path.parent / f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}"
@@ -58,7 +60,12 @@ def new_directory(path: Path, known: Collection[str] = (), *, once: bool = False
                 raise
             shutil.rmtree(former)
         else:
-            temporary.rename(path)
+            try:
+                temporary.rename(path)
+            except OSError:
+                if not (once and path.is_dir()):
+                    raise
+                shutil.rmtree(temporary)
         _flush(path.parent)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -94,9 +101,12 @@ def append_line(path: Path, line: str) -> None:
         _explain(error, path)
 
 
-def sweep(folder: Path) -> None:
-    """Delete what an interrupted write left in `folder`."""
+def sweep(folder: Path, days: float = 0) -> None:
+    """Delete what an interrupted write left in `folder`, if it was `days` ago or more."""
     for leftover in Path(folder).glob(f"{TEMPORARY}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime < days * 86400:
+                continue
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
@@ -109,10 +119,13 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON; a missing or damaged file is named."""
+def read_json(path: Path, kind: type = object) -> Any:
+    """Read JSON; a file that is missing, damaged or does not hold a `kind` is named."""
     try:
-        return json.loads(Path(path).read_text())
+        value = json.loads(Path(path).read_text())
+        if not isinstance(value, kind):
+            raise OvertoneError(f"{path} holds no JSON {kind.__name__}.")
+        return value
     except FileNotFoundError:
         raise OvertoneError(f"{path} does not exist.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

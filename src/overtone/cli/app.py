@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from overtone.errors import OvertoneError, unknown
-from overtone.launch import finish
+from overtone.launch import finish, lost_connection
 
 COMMANDS = {
     "recipes": "what can be trained, with its size and its length",
@@ -47,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.environ.get("RANK", "0") == "0" or error.exit_status == 1:
             print(f"overtone: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
+    except RuntimeError as error:
+        if os.environ.get("WORLD_SIZE", "1") == "1" or not lost_connection(error):
+            raise
+        rank = os.environ.get("RANK", "?")
+        print(f"overtone: process {rank} lost its connection: another one ended.", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("overtone: interrupted.", file=sys.stderr)
         sys.exit(130)

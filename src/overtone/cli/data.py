@@ -66,8 +66,8 @@ def report(found: Inspection, everything: bool) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    count = "any number of" if found.endless else f"{found.count:,}"
-    console.print(f"{found.name}, {found.split} split: {count} images", soft_wrap=True)
+    many = "any number of" if found.endless else f"{found.count:,}"
+    console.print(f"{found.name}, {found.split} split: {many} images", soft_wrap=True)
     if found.sizes:
         smallest = min(found.sizes, key=min)
         largest = max(found.sizes, key=min)

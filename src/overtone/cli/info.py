@@ -57,11 +57,11 @@ def describe(folder: Path) -> dict[str, Any]:
 def _run(folder: Path) -> dict[str, Any]:
     from overtone.training.rundir import checkpoints_of, read_log
 
-    recipe = storage.read_json(folder / "recipe.json")
+    recipe = storage.read_json(folder / "recipe.json", dict)
     log, checkpoints = read_log(folder), checkpoints_of(folder)
     found: dict[str, Any] = {"kind": "run", "data": recipe.get("data")}
     if checkpoints:
-        progress = storage.read_json(checkpoints[-1] / "training" / "progress.json")
+        progress = storage.read_json(checkpoints[-1] / "training" / "progress.json", dict)
         total = recipe.get("training", {}).get("total_images")
         found |= {
             "images seen": progress["images"],
@@ -78,14 +78,14 @@ def _run(folder: Path) -> dict[str, Any]:
 
 
 def _pipeline(folder: Path) -> dict[str, Any]:
-    index = storage.read_json(folder / "pipeline.json")
+    index = storage.read_json(folder / "pipeline.json", dict)
     return {"kind": index.pop("pipeline", None), **index, "weights": _network(folder / "network")}
 
 
 def _network(folder: Path) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
-    config, file = storage.read_json(folder / "config.json"), folder / "model.safetensors"
+    config, file = storage.read_json(folder / "config.json", dict), folder / "model.safetensors"
     try:
         with safe_open(file, "numpy") as tensors:
             shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118

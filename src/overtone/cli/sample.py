@@ -51,9 +51,9 @@ class Sampling:
         seeds = parse_seeds(self.seeds)
         labels = [class_number(pipe, name) for name in self.classes]
         among = processes()
-        mine = among.share(range(len(seeds)))
-        if not mine:
+        if len(seeds) < among.count:
             raise OvertoneError(f"{len(seeds)} seeds are too few for {among.count} processes.")
+        mine = among.share(range(len(seeds)))
         asked = [labels[i % len(labels)] for i in mine] if labels else None
         seeds = [seeds[i] for i in mine]
         guide = open_model(self.guide) if self.guide else None
@@ -124,6 +124,7 @@ def open_model(name: str, checkpoint: str = "last") -> ImagePipeline:
     from overtone import precision
     from overtone.training.rundir import RUN_FILE, find_checkpoint
 
+    processes()  # which gives each its own device, where there are several
     if checkpoint not in ("last", "best"):
         raise OvertoneError(f"--checkpoint is last or best, not '{checkpoint}'.")
     if (Path(name) / RUN_FILE).exists():

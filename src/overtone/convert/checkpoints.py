@@ -21,17 +21,20 @@ def from_published(kind: str, state_dict: dict[str, Tensor], config: dict[str, A
     |-------|--------------------------------------------------|---------------|
     | "edm" | the constructor arguments of EDM's network, with | `EDMDenoiser` |
     |       | `model_type`: "DhariwalUNet" (ADM) or "SongUNet" |               |
-    |       | (DDPM++ and NCSN++)                              |               |
+    |       | (DDPM++ and NCSN++); EDM's defaults for the rest |               |
 
     Raises `OvertoneError` for an unknown kind or network, for settings that are not implemented,
     and for weights that do not fit.
     """
     if kind != "edm":
         raise unknown("kind of checkpoint", kind, ["edm"])
-    model = config["model_type"]
+    model = config.get("model_type", "")
     if model not in _EDM:
         raise unknown("EDM network", model, _EDM)
-    network, rename = _EDM[model](config)
+    for key in ("img_resolution", "img_channels"):
+        if key not in config:
+            raise OvertoneError(f"the settings of a {model} lack '{key}'.")
+    network, rename = _EDM[model](_DEFAULTS[model] | config)
     try:
         weights = rename(state_dict)
     except (KeyError, ValueError, RuntimeError) as error:
@@ -40,6 +43,35 @@ def from_published(kind: str, state_dict: dict[str, Tensor], config: dict[str, A
     return EDMDenoiser(network, config.get("sigma_data", 0.5)).eval()
 
 
+# What EDM's constructors take where nothing is said.
+_COMMON: dict[str, Any] = {
+    "label_dim": 0,
+    "augment_dim": 0,
+    "channel_mult_emb": 4,
+    "dropout": 0.10,
+}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "DhariwalUNet": _COMMON
+    | {
+        "model_channels": 192,
+        "channel_mult": [1, 2, 3, 4],
+        "num_blocks": 3,
+        "attn_resolutions": [32, 16, 8],
+    },
+    "SongUNet": _COMMON
+    | {
+        "model_channels": 128,
+        "channel_mult": [1, 2, 2, 2],
+        "num_blocks": 4,
+        "attn_resolutions": [16],
+        "embedding_type": "positional",
+        "channel_mult_noise": 1,
+        "encoder_type": "standard",
+        "decoder_type": "standard",
+        "resample_filter": [1, 1],
+    },
+}
+
 Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
@@ -47,7 +79,7 @@ def _adm(config: dict[str, Any]) -> tuple[Network, Rename]:
     network = ADMUNet(
         ADMConfig(
             **_common(config),
-            embedding_width=config["model_channels"] * config.get("channel_mult_emb", 4),
+            embedding_width=config["model_channels"] * config["channel_mult_emb"],
         )
     )
     size, depth, head = config["img_resolution"], len(config["channel_mult"]), 64
@@ -63,7 +95,7 @@ def _song(config: dict[str, Any]) -> tuple[Network, Rename]:
             **_common(config),
             stem_width=config["model_channels"],
             frequencies=config["model_channels"] * config["channel_mult_noise"],
-            embedding_width=config["model_channels"] * config.get("channel_mult_emb", 4),
+            embedding_width=config["model_channels"] * config["channel_mult_emb"],
             time_embedding=config["embedding_type"],
             filter_taps=tuple(config["resample_filter"]),
             residual_encoder=encoder == "residual",

@@ -75,7 +75,7 @@ class Glyphs(ImageData):
         self.channels = channels
         self.split = split
         self.seed = seed
-        self.fingerprint = f"glyphs 1 {split} {seed}"
+        self.fingerprint = f"glyphs 1 {resolution} {channels} {split} {seed}"
 
     def __len__(self) -> int:
         return 2600 if self.split == "test" else 2**31

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from overtone.data.images import Item, Source
+from overtone.data.images import Item, Source, open_image
 from overtone.errors import OvertoneError
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -34,10 +34,12 @@ def folder_source(root: Path, split: str = "train") -> Source:
     names = [f.relative_to(root).as_posix() for f in files]
     stats = [f.stat() for f in files]
     stamps = [f"{n} {s.st_size} {s.st_mtime_ns}" for n, s in zip(names, stats, strict=True)]
-    text = (root / LABELS_FILE).read_text() if (root / LABELS_FILE).exists() else None
+    labels, text = root / LABELS_FILE, None
+    if labels.exists():
+        text = _text(labels.read_bytes, str(labels))
 
     def opener(file: Path) -> Callable[[], Image.Image]:
-        return lambda: Image.open(BytesIO(file.read_bytes()))
+        return lambda: open_image(BytesIO(file.read_bytes()))
 
     return _source(str(root), names, [opener(f) for f in files], stamps, text)
 
@@ -59,12 +61,9 @@ def zip_source(file: Path, split: str = "train") -> Source:
 
     def opener(entry: zipfile.ZipInfo) -> Callable[[], Image.Image]:
         def read() -> Image.Image:
-            try:
-                with lock:
-                    content = archive.read(entry)
-            except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-                raise OSError(str(error)) from None
-            return Image.open(BytesIO(content))
+            with lock:
+                content = archive.read(entry)
+            return open_image(BytesIO(content))
 
         return read
 
@@ -72,8 +71,15 @@ def zip_source(file: Path, split: str = "train") -> Source:
     stamps = [f"{e.filename} {e.file_size} {e.CRC}" for e in images]
     text = None
     if LABELS_FILE in archive.namelist():
-        text = archive.read(LABELS_FILE).decode()
+        text = _text(lambda: archive.read(LABELS_FILE), f"{file}/{LABELS_FILE}")
     return _source(str(file), names, [opener(e) for e in images], stamps, text)
+
+
+def _text(read: Callable[[], bytes], where: str) -> str:
+    try:
+        return read().decode()
+    except Exception as error:  # unreadable, encrypted, damaged, not UTF-8
+        raise OvertoneError(f"{where} can't be read ({error}).") from None
 
 
 def has_splits(root: Path) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl
 
 from PIL import Image
 
-from overtone.data.images import Item, Source
+from overtone.data.images import Item, Source, open_image
 from overtone.errors import OvertoneError, unknown
 
 OPTIONS = ("config", "image", "label", "limit", "revision", "split", "streaming", "test_split")
@@ -62,9 +62,12 @@ class HubName:
         return cls(path, **options)
 
 
-def hub_source(name: str, split: str = "train") -> Source | None:
-    """The images of one split. None for a data set without a test split, if that is asked for."""
-    asked = HubName.parse(name)
+def hub_source(name: str, split: str = "train", asked: HubName | None = None) -> Source | None:
+    """The images of one split. None for a data set without a test split, if that is asked for.
+
+    The test split is "test", or "validation" where there is none or where it has no labels.
+    """
+    asked = asked or HubName.parse(name)
     rows, key, count = _open(asked, name, split)
     if rows is None:
         return None
@@ -76,23 +79,40 @@ def hub_source(name: str, split: str = "train") -> Source | None:
     if asked.label != "none":
         label = _column(name, features, asked.label, "ClassLabel", "label")
     classes = () if label is None else tuple(features[label].names)
+    if split == "test" and label is not None and asked.test_split is None:
+        first = next(iter(rows.select_columns([label])), {label: 0})[label]
+        if first is None or first < 0:  # a test split without labels, as ImageNet's
+            labelled = replace(asked, test_split="validation")
+            return hub_source(name, split, labelled) if _has_validation(asked, name) else None
     if asked.limit is not None:
         count = asked.limit if count is None else min(count, asked.limit)
+
+    root = str(Path(asked.path).expanduser())
 
     def items() -> Iterator[Item]:
         from datasets import Image as ImageFeature
 
         raw = rows.cast_column(image, ImageFeature(decode=False))
-        for number, row in enumerate(islice(raw, asked.limit)):
+        for number, row in enumerate(_readable(islice(raw, asked.limit), name)):
             value = None if label is None else row[label]
             if label is not None and (value is None or value < 0):
                 raise OvertoneError(
                     f"{name} has no classes in its {split} split (label {value} in row {number}):"
                     " add ?label=none."
                 )
-            yield Item(f"{name} row {number}", _reader(row[image], asked.path), value)
+            yield Item(f"{name} row {number}", _reader(row[image], root), value)
 
     return Source(name, f"{key} {image} {label} {asked.limit}", items, count, classes)
+
+
+def _readable(rows: Iterable[Any], name: str) -> Iterator[Any]:
+    """The rows, and one line for whatever ends them early: a lost network, a damaged file."""
+    try:
+        yield from rows
+    except OvertoneError:
+        raise
+    except Exception as error:
+        raise OvertoneError(f"{name} can't be read further: {_first_line(error)}") from error
 
 
 def _reader(value: Any, root: str) -> Callable[[], Image.Image]:
@@ -102,9 +122,9 @@ def _reader(value: Any, root: str) -> Callable[[], Image.Image]:
         if value is None:
             raise ValueError("the row is empty")
         if value.get("bytes") is not None:
-            return Image.open(BytesIO(value["bytes"]))
+            return open_image(BytesIO(value["bytes"]))
         path = str(value.get("path"))
-        if "://" not in path and not _inside(path, root):
+        if not _inside(path, root):
             raise ValueError(f"it points to {path}, outside the data set")
         from datasets import Image as ImageFeature
 
@@ -114,8 +134,17 @@ def _reader(value: Any, root: str) -> Callable[[], Image.Image]:
 
 
 def _inside(path: str, root: str) -> bool:
-    """Whether a file lies in the data set's own folder or in the download cache."""
+    """Whether a file lies in the data set's own folder, in the download cache, or on the Hub,
+    perhaps in an archive there ("zip://a.png::hf://datasets/...")."""
     import datasets.config
+
+    *archives, path = path.split("::")
+    if any(not hop.startswith(("zip://", "tar://", "gzip://")) for hop in archives):
+        return False
+    if path.startswith("hf://"):
+        return True
+    if "://" in path:
+        return False
 
     homes = [Path(root), Path(datasets.config.HF_CACHE_HOME)]
     return any(Path(path).resolve().is_relative_to(home.resolve()) for home in homes)
@@ -149,8 +178,18 @@ def _open(asked: HubName, name: str, split: str) -> tuple[Any, str, int | None]:
         rows = builder.as_dataset(chosen)
         return rows, key, len(rows)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise OvertoneError(f"{name} can't be opened: {reason}") from None
+        raise OvertoneError(f"{name} can't be opened: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _has_validation(asked: HubName, name: str) -> bool:
+    try:
+        return _open(replace(asked, test_split="validation"), name, "test")[0] is not None
+    except OvertoneError:
+        return False
 
 
 def _is_saved(folder: Path) -> bool:
@@ -167,7 +206,8 @@ def _builder(asked: HubName, local: Path) -> Any:
             raise OvertoneError(f"hf:{local} is neither .parquet nor .arrow.")
         files = {asked.split or "train": str(local)}
         return datasets.load_dataset_builder(kinds[local.suffix], data_files=files)
-    return datasets.load_dataset_builder(asked.path, asked.config, revision=asked.revision)
+    path = str(local) if local.exists() else asked.path
+    return datasets.load_dataset_builder(path, asked.config, revision=asked.revision)
 
 
 def _splits(builder: Any, asked: HubName) -> list[str]:

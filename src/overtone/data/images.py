@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from overtone import storage
 from overtone.errors import OvertoneError
+from overtone.launch import processes
 
 RESIZE_RULE = "centre crop to a square, Lanczos"
 
@@ -119,6 +120,15 @@ def to_pixels(images: Float[Tensor, "batch channels height width"]) -> Pixels:
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+# Formats by content, whatever the file is called: EPS, for one, would be handed to another program.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+
+def open_image(file: IO[bytes]) -> Image.Image:
+    """An image, not decoded yet; raises `OSError` for anything else."""
+    return Image.open(file, formats=FORMATS)
+
+
 class Item(NamedTuple):
     """An image that has not been read yet."""
 
@@ -145,16 +155,20 @@ def decode(source: Source, resolution: int, channels: int, *, skip_bad: bool = F
     """The images of a source, square and of one size, from the cache or read now.
 
     Raises `OvertoneError` for a source without images, and for images that can't be read or are
-    smaller than the resolution, unless `skip_bad` leaves those out.
+    smaller than the resolution, unless `skip_bad` leaves those out. Every process has to call it.
     """
     if channels not in (1, 3):
         raise OvertoneError(f"images are read with 1 or 3 channels, not {channels}.")
     what = f"{source.key} {resolution} {channels} {skip_bad} {RESIZE_RULE}"
     digest = hashlib.sha256(what.encode()).hexdigest()[:20]
-    folder = storage.cache_directory() / "images" / digest
-    if not (folder / "index.json").exists():
-        with storage.new_directory(folder, once=True) as temporary:
-            _decode_into(temporary, source, resolution, channels, skip_bad)
+    folder, among = storage.cache_directory() / "images" / digest, processes()
+    if among.any(not (folder / "index.json").exists()):
+        # One process a machine reads; the others wait for it.
+        if among.local_index == 0 and not (folder / "index.json").exists():
+            storage.sweep(folder.parent, days=1)
+            with storage.new_directory(folder, once=True) as temporary:
+                _decode_into(temporary, source, resolution, channels, skip_bad)
+        among.wait()
     index = storage.read_json(folder / "index.json")
     shape = (index["count"], channels, resolution, resolution)
     return ArrayData(
@@ -177,7 +191,7 @@ def read_item(item: Item, resolution: int, channels: int) -> tuple[np.ndarray, l
     try:
         image = ImageOps.exif_transpose(item.read())
         image, conversions = to_mode(image, "RGB" if channels == 3 else "L")
-    except (OSError, SyntaxError, ValueError, KeyError, Image.DecompressionBombError) as error:
+    except Exception as error:  # damaged files make Pillow raise almost anything
         raise OvertoneError(f"{item.name} can't be read ({error}).") from None
     side = min(image.size)
     if side < resolution:
@@ -204,6 +218,7 @@ def to_mode(image: Image.Image, mode: str) -> tuple[Image.Image, list[str]]:
     if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8
         image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
         conversions.append("16 bits scaled to 8")
+    grey = image.mode in ("1", "L", "LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() != (255, 255):
@@ -212,7 +227,6 @@ def to_mode(image: Image.Image, mode: str) -> tuple[Image.Image, list[str]]:
         image = Image.alpha_composite(paper, image).convert("RGB")
     if image.mode not in ("1", "L", "P", "RGB"):
         conversions.append(f"{image.mode} converted to RGB")
-    grey = image.mode in ("1", "L")
     if grey != (mode == "L"):
         conversions.append("grey made RGB" if grey else "colour made grey")
     return image.convert(mode), conversions

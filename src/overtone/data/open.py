@@ -54,6 +54,15 @@ def open_source(name: str, split: str = "train") -> Source | None:
     raise unknown("data set", name, NAMES)
 
 
+def public_name(name: str) -> str:
+    """The name as it may be published: of a path on this machine only the last part is told."""
+    path = name.removeprefix("hf:")
+    local = Path(path.partition("?")[0]).expanduser()
+    if name in NAMES or (name.startswith("hf:") and path.count("/") == 1 and not local.exists()):
+        return name
+    return local.name
+
+
 def held_out(
     name: str, resolution: int, channels: int, *, skip_bad: bool = False
 ) -> ImageData | None:

@@ -30,6 +30,8 @@ class Denoiser(nn.Module):
     """
 
     num_classes: int = 0
+    has_null_class: bool = True
+    """whether `num_classes` may be asked for, as classifier-free guidance does"""
 
     @abstractmethod
     def forward(

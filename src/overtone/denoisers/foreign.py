@@ -46,19 +46,30 @@ class DiffusersDenoiser(Denoiser):
     Schedulers with `alphas_cumprod` (DDPM, DDIM, DPM-Solver++, UniPC, Euler, ...) with epsilon,
     sample or v_prediction, EDM's (`sigma_data`), and ScoreSdeVe. Times between the discrete steps
     are interpolated in ln sigma. `conditioning` (encoder_hidden_states, say) goes to every call of
-    the model. A model with learned variance returns it as `Estimate.variance`.
+    the model. `null_class` says that the last of a U-Net's class embeddings stands for "no class",
+    which guidance needs (DiT has one by itself). A model with learned variance returns it as
+    `Estimate.variance`.
 
     Raises `OvertoneError`, naming the scheduler, where sigma is infinite at the end.
     """
 
-    def __init__(self, model: nn.Module, scheduler: Any, **conditioning: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        scheduler: Any,
+        *,
+        null_class: bool | None = None,
+        **conditioning: Any,
+    ) -> None:
         super().__init__()
         self.model = model
         self.conditioning = conditioning
         config = model.config
         transformer = getattr(config, "num_embeds_ada_norm", None)
-        self.has_null_class = bool(transformer)
-        self.num_classes = int(transformer or getattr(config, "num_class_embeds", None) or 0)
+        count = int(transformer or getattr(config, "num_class_embeds", None) or 0)
+        # DiT embeds one class more than it names; a U-Net's last may have been trained as such.
+        self.has_null_class = bool(transformer) if null_class is None else null_class
+        self.num_classes = count - 1 if count and null_class and not transformer else count
         self.kind = "vp"
         name = type(scheduler).__name__
         if name == "ScoreSdeVeScheduler":

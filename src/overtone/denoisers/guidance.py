@@ -35,6 +35,10 @@ class GuidedDenoiser(Denoiser):
                 "guidance needs a class-conditional model or a weaker model to guide with;"
                 " this one is unconditional"
             )
+        if guide is None and not denoiser.has_null_class:
+            raise ValueError(
+                "this model has classes but none for 'no class': guide it with a weaker model"
+            )
         if guide is not None and guide.num_classes not in (0, denoiser.num_classes):
             raise ValueError(
                 f"the guide has {guide.num_classes} classes, the model {denoiser.num_classes}"

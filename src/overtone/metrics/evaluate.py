@@ -70,6 +70,11 @@ class Evaluation:
         self.among = among
         self.folder = storage.cache_directory() / "features"
         count = min(len(data), limit)
+        if count < 8:
+            raise OvertoneError(
+                f"{count} real images are too few to compare with: 8 are the least, so that each"
+                " of two halves has a third neighbour."
+            )
         # A fixed shuffle, so that the halves are alike whatever the order of the data.
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
         spread = order if data.endless else order * len(data) // count
@@ -133,9 +138,10 @@ class Evaluation:
     def _real_features(self, indices: list[int]) -> Tensor:
         """From the cache, or computed now."""
         data, extractor = self.data, self.extractor
-        what = f"{data.fingerprint} {data.resolution} {extractor.digest} {indices}"
+        what = f"{data.fingerprint} {data.resolution} {data.channels} {extractor.digest} {indices}"
         kept = self.folder / hashlib.sha256(what.encode()).hexdigest()[:20]
-        if not kept.exists():
+        if self.among.any(not kept.exists()):
+            storage.sweep(self.folder, days=1)
             mine = self.among.share(indices)
             with feature_file(self.folder, extractor.dims, self.among) as file:
                 for at in range(0, len(mine), BATCH):

@@ -124,9 +124,11 @@ class TransformerCell(nn.Module):
         heads: int,
         window: int,
         mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.window = window
+        self.dropout = dropout
         same = in_channels == out_channels
         self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
         self.time = nn.Linear(token_width, out_channels)
@@ -136,6 +138,7 @@ class TransformerCell(nn.Module):
         self, x: Features, embedding: Embedding
     ) -> Float[Tensor, "batch out_channels height width"]:
         h = self.skip(x) + self.time(embedding)[:, :, None, None]
+        h = F.dropout(h, self.dropout, self.training)
         return from_windows(
             self.block(to_windows(h, self.window), embedding), self.window, x.shape[2]
         )

@@ -75,6 +75,11 @@ class DiffiTConfig:
             raise ValueError(
                 "encoder vit has one resolution and no skips for a U: it needs decoder aggregation"
             )
+        halves = {self.encoder, self.decoder}
+        if self.time_in != "tmsa" and "diffit" not in halves:
+            raise ValueError(f"time_in {self.time_in} is a setting of DiffiT cells; there are none")
+        if self.time_in == "none" and halves != {"diffit"}:
+            raise ValueError("time_in none needs DiffiT cells throughout: others add the time")
         if self.time_in == "none" and (self.num_classes or self.augment_channels):
             raise ValueError("time_in none leaves no way in for classes or augmentations either")
 
@@ -128,7 +133,13 @@ class _DiffiTCells(Cells):
         # A plain ViT attends over the whole of its one level.
         window = place.resolution if half == "vit" else config.window
         return TransformerCell(
-            in_channels, out_channels, config.token_width, heads, window, config.mlp_ratio
+            in_channels,
+            out_channels,
+            config.token_width,
+            heads,
+            window,
+            config.mlp_ratio,
+            config.dropout,
         )
 
     def down(self, channels: int) -> nn.Module:
@@ -177,7 +188,8 @@ class DiffiTUNet(Network):
     def __init__(self, config: DiffiTConfig | None = None) -> None:
         config = config or DiffiTConfig()
         super().__init__(config)
-        self.token = TimeToken(config)
+        # Without a way in it would be weights that are never trained.
+        self.token = None if config.time_in == "none" else TimeToken(config)
         cells, channels = _DiffiTCells(config), config.channels
         widths, num_cells, patch = config.widths, config.num_cells, 1
         if config.encoder == "vit":  # one level, where a U has its lowest
@@ -199,4 +211,6 @@ class DiffiTUNet(Network):
         class_labels: Int[Tensor, " batch"] | None = None,
         augment_labels: Float[Tensor, "batch conditions"] | None = None,
     ) -> Features:
+        if self.token is None:
+            return self.unet(x, x.new_zeros(len(x), self.config.token_width))
         return self.unet(x, self.token(time, class_labels, augment_labels))

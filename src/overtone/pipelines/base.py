@@ -26,7 +26,7 @@ from torch import Tensor
 
 from overtone import precision as precisions
 from overtone import settings, storage
-from overtone.data import to_pixels
+from overtone.data import public_name, to_pixels
 from overtone.data.images import Pixels
 from overtone.denoisers import (
     PRECONDITIONERS,
@@ -63,7 +63,7 @@ class PipelineIndex:
     process: Literal["GaussianProcess"] = "GaussianProcess"
     class_names: tuple[str, ...] = ()
     data: str = ""
-    """what it was trained on, as the recipe names it"""
+    """what it was trained on, as the recipe names it; of a path only the last part"""
     training: dict[str, int | float | str] = field(default_factory=dict)
     """how it was trained: images seen, batch size, and so on"""
     overtone: str = ""
@@ -196,6 +196,11 @@ class ImagePipeline:
         seeds = list(seeds)
         labels = self._labels(seeds, class_labels)
         sampler = self.sampler
+        if guide is not None and _shape(guide) != _shape(self):
+            raise OvertoneError(
+                "the guide makes images of {} px with {} channels, the model of {} px with {}: they"
+                " have to be alike.".format(*_shape(guide), *_shape(self))
+            )
         denoiser: Denoiser = self.denoiser
         try:
             if steps is not None:
@@ -203,6 +208,8 @@ class ImagePipeline:
             if guidance_scale != 1.0:
                 weaker = None if guide is None else guide.denoiser
                 denoiser = GuidedDenoiser(denoiser, guidance_scale, guidance_interval, weaker)
+            elif guide is not None:
+                raise ValueError("a guide does nothing at guidance scale 1: ask for another scale")
             source = SeededNoise(seeds)
         except ValueError as error:
             raise OvertoneError(f"{error}.") from None
@@ -239,7 +246,7 @@ class ImagePipeline:
             sampler=self.sampler,
             denoiser=self.denoiser.settings,
             class_names=self.class_names,
-            data=self.data,
+            data=public_name(self.data),
             training=self.training,
             overtone=__version__,
         )
@@ -279,8 +286,7 @@ class ImagePipeline:
             self.class_names,
             self.num_classes,
             {
-                # A card is published: of a path on this machine only the last part is told.
-                "trained on": self.data if ":" in self.data else Path(self.data).name,
+                "trained on": index.data,
                 **self.training,
                 "denoiser": _brief(self.denoiser.settings),
                 "sampler": _brief(self.sampler),
@@ -324,10 +330,14 @@ def load_pipeline(name: str | Path, revision: str | None = None) -> ImagePipelin
     folder = storage.locate(name, revision)
     if not (folder / INDEX_FILE).exists():
         raise OvertoneError(f"{folder} is not a saved pipeline: it has no {INDEX_FILE}.")
-    kind: Any = storage.read_json(folder / INDEX_FILE).get("pipeline")
+    kind: Any = storage.read_json(folder / INDEX_FILE, dict).get("pipeline")
     if kind not in known:
         raise unknown("pipeline", str(kind), known)
     return known[kind].from_pretrained(folder)
+
+
+def _shape(pipe: ImagePipeline) -> tuple[int, int]:
+    return pipe.network.config.resolution, pipe.network.config.channels
 
 
 def _brief(settings: Any) -> str:

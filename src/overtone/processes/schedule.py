@@ -66,6 +66,10 @@ class QuantileSchedule(Schedule):
     """standard deviation of ln sigma"""
     kind: Literal["quantile"] = "quantile"
 
+    def __post_init__(self) -> None:
+        if not self.P_std > 0:
+            raise ValueError(f"P_std must be above 0, not {self.P_std}")
+
     def _sigma(self, t: Tensor) -> Tensor:
         return (self.P_mean + self.P_std * torch.special.ndtri(t)).exp()
 
@@ -90,6 +94,12 @@ class VPLinearSchedule(Schedule):
     beta_max: float = 20.0
     """beta(1)"""
     kind: Literal["vp_linear"] = "vp_linear"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta_min < self.beta_max:
+            raise ValueError(
+                f"0 <= beta_min < beta_max does not hold: {self.beta_min}, {self.beta_max}"
+            )
 
     def _sigma(self, t: Tensor) -> Tensor:
         return torch.expm1(t * (self.beta_min + (self.beta_max - self.beta_min) / 2 * t)).sqrt()
@@ -121,6 +131,12 @@ class VPCosineSchedule(Schedule):
     """and at t = 0"""
     kind: Literal["vp_cosine"] = "vp_cosine"
 
+    def __post_init__(self) -> None:
+        if not self.log_snr_min < self.log_snr_max:
+            raise ValueError(
+                f"log_snr_min < log_snr_max does not hold: {self.log_snr_min}, {self.log_snr_max}"
+            )
+
     @property
     def _line(self) -> tuple[float, float]:
         b = math.atan(math.exp(-self.log_snr_max / 2))
@@ -149,6 +165,12 @@ class VESchedule(Schedule):
     sigma_max: float = 100.0
     """sigma(1)"""
     kind: Literal["ve"] = "ve"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise ValueError(
+                f"0 < sigma_min < sigma_max does not hold: {self.sigma_min}, {self.sigma_max}"
+            )
 
     def _sigma(self, t: Tensor) -> Tensor:
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** t

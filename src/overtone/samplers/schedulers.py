@@ -37,9 +37,15 @@ class SchedulerSampler:
     """passed to its set_timesteps"""
 
     def __post_init__(self) -> None:
-        name = type(self.scheduler).__name__
-        if name.startswith("KDPM2"):
+        name, config = type(self.scheduler).__name__, self.scheduler.config
+        if name.startswith(("KDPM2", "DPMSolverSDE")):
             raise OvertoneError(f"{name} hides the noise levels of its half steps: use Heun's.")
+        if getattr(config, "use_flow_sigmas", False):
+            raise OvertoneError(f"{name} is set to flow matching (use_flow_sigmas), whose sigma is"
+                                " infinite at the start.")  # fmt: skip
+        prediction = getattr(config, "prediction_type", "epsilon")
+        if prediction not in PREDICTIONS or (name.startswith("EDM") and prediction == "sample"):
+            raise OvertoneError(f"{name} with prediction_type '{prediction}' is not known here.")
         if not name.startswith("EDM"):
             discrete_schedule(self.scheduler)
         if self.num_steps < 1:
@@ -72,6 +78,20 @@ class SchedulerSampler:
             return (1 + self.sigmas[0] ** 2) ** 0.5
         return float(self._prepared.init_noise_sigma)
 
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        process: Process,
+        start: Images,
+        source: NoiseSource,
+        class_labels: Labels | None = None,
+    ) -> Images:
+        """The clean image for a start at noise level sigma_max."""
+        x = start
+        for step in self.path(denoiser, process, start, source, class_labels):
+            x = step.x
+        return x
+
     def path(
         self,
         denoiser: Denoiser,
@@ -85,9 +105,9 @@ class SchedulerSampler:
             raise OvertoneError("diffusers' schedulers know only white noise, no blur.")
         scheduler, sigmas = copy.deepcopy(self._prepared), self.sigmas
         extra = {}
-        if isinstance(source, SeededNoise) and (
-            "generator" in inspect.signature(scheduler.step).parameters
-        ):
+        if "generator" in inspect.signature(scheduler.step).parameters:
+            if not isinstance(source, SeededNoise):
+                raise TypeError("a scheduler draws from the images' own generators: SeededNoise")
             extra["generator"] = source.generators
         x = start
         for number, timestep in enumerate(scheduler.timesteps):

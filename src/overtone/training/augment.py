@@ -27,16 +27,17 @@ def augment(
         vertical flip (half of those chosen)    [1 or 0]
         scaling by 2^(0.2 w), w ~ N(0, 1)       [w]
         rotation by an angle a ~ U(-pi, pi)     [cos a - 1, sin a]
-        stretching by 2^(0.2 w) along an axis
-        at a ~ U(-pi, pi), and squeezing
-        across it                               [w cos a, w sin a]
+        stretching by 2^(0.2 w) along an axis,
+        and squeezing across it; half the time
+        the axis is x, else at a ~ U(-pi, pi)   [w cos a, w sin a]
         moving by w/8 of the image in x and y,
         w ~ N(0, 1)^2                           [w_x, w_y]
 
     A network that is told the numbers learns the images as they are under the zeros: the
     augmentation of StyleGAN2-ADA made non-leaking (Karras et al. 2022, arXiv 2206.00364,
-    appendix F.2). Edges are reflected. Images are resampled at twice their resolution (EDM filters
-    with wavelets there, here it is bicubic and a mean); those that only flip stay exact.
+    appendix F.2), in EDM's order and with its signs: angles turn the picture anticlockwise. Edges
+    are reflected. Images are resampled at twice their resolution (EDM filters with wavelets there,
+    here it is bicubic and a mean); those that only flip stay exact.
 
     `images` are in any range; the draws come from `source`, the same number for every image.
     """
@@ -57,7 +58,8 @@ def augment(
     angle = where(chosen(), math.pi * (2 * source.uniform() - 1))
     stretched = chosen()
     stretch = where(stretched, normal())
-    axis = where(stretched, math.pi * (2 * source.uniform() - 1))
+    slanted = source.uniform() < 0.5
+    axis = where(stretched & slanted, math.pi * (2 * source.uniform() - 1))
     moved = chosen()
     right, down = where(moved, normal()), where(moved, normal())
 
@@ -84,10 +86,10 @@ def augment(
         longer = torch.exp2(-0.2 * stretch)
         back = (
             _matrix(torch.exp2(-0.2 * scale), torch.exp2(-0.2 * scale))
-            @ _turn(-angle)
-            @ _turn(axis)
-            @ _matrix(longer, 1 / longer)
+            @ _turn(angle)
             @ _turn(-axis)
+            @ _matrix(longer, 1 / longer)
+            @ _turn(axis)
         )
         shift = torch.stack((right * width / 8, down * height / 8), dim=1)[:, :, None]
         back = torch.cat((back, -back @ shift), dim=2)[warped]

@@ -66,11 +66,12 @@ def classifier_of(
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     name = Path(data).name.replace(":", "-")
     folder = storage.cache_directory() / "classifiers" / f"{name}-{resolution}px-{digest}"
+    test = held_out(data, resolution, channels, skip_bad=skip_bad)
     among = processes()
     if not folder.exists() and among.is_main:
         print(f"training the classifier of {data} that images are judged by", file=sys.stderr)
         run = folder.with_name(f"{folder.name}.run")
-        _trainer(recipe, images, skip_bad).run(run)
+        _trainer(recipe, images, test).run(run)
         shutil.copytree(find_checkpoint(run) / "network", run / "network", dirs_exist_ok=True)
         (run / "network").rename(folder)
         shutil.rmtree(run)
@@ -78,8 +79,7 @@ def classifier_of(
     return ClassifierExtractor.from_pretrained(folder)
 
 
-def _trainer(recipe: ClassifierRecipe, data: ImageData, skip_bad: bool) -> Trainer:
-    size, channels = recipe.network.resolution, recipe.network.channels
+def _trainer(recipe: ClassifierRecipe, data: ImageData, test: ImageData | None) -> Trainer:
     torch.manual_seed(recipe.training.seed)
     total = recipe.training.total_images
 
@@ -91,7 +91,7 @@ def _trainer(recipe: ClassifierRecipe, data: ImageData, skip_bad: bool) -> Train
         model=Classifier(recipe.network).to_fast_layout(),
         objective=recipe.objective,
         data=data,
-        held_out=held_out(recipe.data, size, channels, skip_bad=skip_bad),
+        held_out=test,
         identity=settings.dump(recipe),
         training=recipe.training,
         reporting=Reporting(report_images=5_000, checkpoint_images=total, keep=1),

@@ -237,7 +237,6 @@ class Trainer:
         data = self.data if self.held_out is None else self.held_out
         stream = TrainingStream(data, self.objective, mix(self.training.seed, _HELD_OUT))
         batch = min(self.training.micro_batch or self.training.batch_size, 256)
-        batch -= batch % self.processes.count
         count = max(batch, self.reporting.held_out_images // batch * batch)
         total = torch.zeros((), device=self.device)
         with torch.no_grad(), self._autocast():
@@ -266,12 +265,24 @@ class Trainer:
 
     @property
     def sharded(self) -> bool:
-        """Whether accelerate was configured to shard the model over the processes."""
-        from accelerate.utils import DistributedType
+        """Whether accelerate was configured to shard the model over the processes.
 
-        return self.processes.count > 1 and (
-            self.accelerator.distributed_type == DistributedType.FSDP
-        )
+        Raises `OvertoneError` for configurations other than FSDP 2 and plain data parallelism.
+        """
+        if self.processes.count == 1:
+            return False
+        kind = self.accelerator.distributed_type
+        if kind == "FSDP":
+            version = self.accelerator.state.fsdp_plugin.fsdp_version
+            if version != 2:
+                raise OvertoneError(
+                    "sharding works with version 2 of FSDP: put `fsdp_version: 2` into accelerate's"
+                    " configuration."
+                )
+            return True
+        if not kind.startswith("MULTI_"):
+            raise OvertoneError(f"accelerate is configured for {kind}, which is not supported.")
+        return False
 
     def _step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """One optimizer step; returns the mean loss and the gradient's norm, on the device."""
@@ -291,7 +302,7 @@ class Trainer:
             with self.accelerator.no_sync(model) if more else nullcontext():
                 with self._autocast():
                     loss = self.objective.loss(model, self._moved(micro)).sum() / size
-                self.accelerator.backward(loss)
+                loss.backward()  # not accelerate's, which scales by its own configuration
             losses += loss.detach()
         norm = nn.utils.clip_grad_norm_(
             self.model.parameters(), training.clip_norm or float("inf"), foreach=True

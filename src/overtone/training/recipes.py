@@ -33,7 +33,11 @@ GRID_ROWS = 8
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what a training run makes. Each field is an option of the command."""
+    """Everything that decides what a training run makes. Each field is an option of the command.
+
+    Which kind of network, denoiser and schedule it is (their `kind`) is the recipe's to say: of
+    those of another kind, write a recipe file, `recipe.json` of any run being one.
+    """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL.Image import Image
 
+from overtone import storage
 from overtone.errors import OvertoneError
 
 TrackerName = Literal["tensorboard", "wandb"]
@@ -73,8 +74,13 @@ def _tensorboard(run: Path, recipe: Mapping[str, Any], images: int) -> Any:
 def _wandb(run: Path, recipe: Mapping[str, Any], images: int) -> Any:
     from accelerate.tracking import WandBTracker
 
-    identity = hashlib.sha256(f"{run.resolve()} {json.dumps(recipe)}".encode()).hexdigest()[:16]
-    tracker = WandBTracker("overtone", dir=str(run), name=run.name, id=identity, resume="allow")
+    kept = run / "wandb-id"
+    if not kept.exists():
+        with storage.new_file(kept) as file:
+            file.write_text(uuid.uuid4().hex[:16])
+    tracker = WandBTracker(
+        "overtone", dir=str(run), name=run.name, id=kept.read_text(), resume="allow"
+    )
     tracker.start()
     tracker.store_init_configuration(dict(recipe))
     return tracker

@@ -57,6 +57,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def evaluate(options: Options) -> dict:
     """The report, with what the images were made with."""
+    from overtone import settings
     from overtone.data import held_out, open_data
     from overtone.data.open import NAMES
     from overtone.metrics import Evaluation, Extractor, InceptionExtractor
@@ -84,7 +85,7 @@ def evaluate(options: Options) -> dict:
         batches = ((b.images, b.class_labels) for b in options.sampling.stream(pipe))
         made = {"model": options.model, "precision": pipe.precision}
         made |= dataclasses.asdict(options.sampling)
-        made["saved_sampler"] = dataclasses.asdict(pipe.sampler)
+        made["saved_sampler"] = settings.dump(pipe.sampler)
     real = open_data(data, size, channels, skip_bad=skip)
     if num_classes not in (0, real.num_classes):
         raise OvertoneError(

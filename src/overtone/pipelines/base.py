@@ -43,7 +43,7 @@ from overtone.networks import NETWORKS, ADMUNet, DiffiTUNet, Network, SongUNet
 from overtone.pipelines.card import CARD_FILE, model_card
 from overtone.precision import Precision
 from overtone.processes import GaussianProcess, SeededNoise
-from overtone.samplers import Sampler, SchedulerSampler, Step
+from overtone.samplers import Sampler, SamplingLoop, Step
 
 INDEX_FILE = "pipeline.json"
 NETWORK_FOLDER = "network"
@@ -93,7 +93,7 @@ class ImagePipeline:
     def __init__(
         self,
         network: Network,
-        sampler: Sampler | SchedulerSampler | None = None,
+        sampler: SamplingLoop | None = None,
         *,
         denoiser: EDMSettings | VPSettings | VESettings | None = None,
         class_names: Sequence[str] = (),
@@ -110,7 +110,7 @@ class ImagePipeline:
         denoiser = denoiser or EDMSettings()
         self.denoiser: NetworkDenoiser = PRECONDITIONERS[denoiser.kind](self.network, denoiser)
         self.process = GaussianProcess()
-        self.sampler = sampler or Sampler()
+        self.sampler: SamplingLoop = sampler or Sampler()
         self.class_names = tuple(class_names)
         self.data = data
         self.training = dict(training or {})
@@ -204,7 +204,7 @@ class ImagePipeline:
         denoiser: Denoiser = self.denoiser
         try:
             if steps is not None:
-                sampler = dataclasses.replace(sampler, num_steps=steps)
+                sampler = dataclasses.replace(sampler, num_steps=steps)  # type: ignore[type-var]
             if guidance_scale != 1.0:
                 weaker = None if guide is None else guide.denoiser
                 denoiser = GuidedDenoiser(denoiser, guidance_scale, guidance_interval, weaker)

@@ -11,6 +11,7 @@ How x~ is formed (`estimates`) decides the order; EDM's churn raises sigma befor
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -33,6 +34,42 @@ class Step(NamedTuple):
     x_0: Tensor  # the estimate that led here
 
 
+class SamplingLoop(ABC):
+    """Contract of samplers: a start at noise level `sigma_max` -> a clean image, step by step."""
+
+    num_steps: int
+
+    @property
+    @abstractmethod
+    def sigma_max(self) -> float:
+        """Noise level of the start."""
+
+    @abstractmethod
+    def path(
+        self,
+        denoiser: Denoiser,
+        process: Process,
+        start: Images,
+        source: NoiseSource,
+        class_labels: Labels | None = None,
+    ) -> Iterator[Step]:
+        """Every step from noise to image; the last one's x is the result."""
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        process: Process,
+        start: Images,
+        source: NoiseSource,
+        class_labels: Labels | None = None,
+    ) -> Images:
+        """The clean image for a start at noise level sigma_max. Noise is drawn from `source`."""
+        x = start
+        for step in self.path(denoiser, process, start, source, class_labels):
+            x = step.x
+        return x
+
+
 def sigma_grid(
     num_steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> tuple[float, ...]:
@@ -52,7 +89,7 @@ def sigma_grid(
 
 
 @dataclass(frozen=True)
-class Sampler:
+class Sampler(SamplingLoop):
     """Settings of the sampling loop. The defaults are EDM's deterministic sampler for CIFAR-10.
 
     A call takes the noisy start to a clean image; `path` yields every step on the way.
@@ -92,20 +129,6 @@ class Sampler:
     def sigmas(self) -> tuple[float, ...]:
         """The noise levels visited, from sigma_max down to 0."""
         return sigma_grid(self.num_steps, self.sigma_min, self.sigma_max, self.rho)
-
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        process: Process,
-        start: Images,
-        source: NoiseSource,
-        class_labels: Labels | None = None,
-    ) -> Images:
-        """The clean image for a start at noise level sigma_max. Noise is drawn from `source`."""
-        x = start
-        for step in self.path(denoiser, process, start, source, class_labels):
-            x = step.x
-        return x
 
     def path(
         self,

@@ -17,11 +17,11 @@ from overtone.denoisers.foreign import PREDICTIONS, discrete_schedule
 from overtone.denoisers.precond import vp_output
 from overtone.errors import OvertoneError
 from overtone.processes import NoiseSource, Process, SeededNoise
-from overtone.samplers.sampler import Step
+from overtone.samplers.sampler import SamplingLoop, Step
 
 
 @dataclass(frozen=True)
-class SchedulerSampler:
+class SchedulerSampler(SamplingLoop):
     """Samples with a diffusers scheduler: DDIM, DPM-Solver++, UniPC, Euler, EDM's, and others.
 
         pipe.sampler = SchedulerSampler(diffusers.DPMSolverMultistepScheduler(), num_steps=20)
@@ -77,20 +77,6 @@ class SchedulerSampler:
         if self._is_vp:
             return (1 + self.sigmas[0] ** 2) ** 0.5
         return float(self._prepared.init_noise_sigma)
-
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        process: Process,
-        start: Images,
-        source: NoiseSource,
-        class_labels: Labels | None = None,
-    ) -> Images:
-        """The clean image for a start at noise level sigma_max."""
-        x = start
-        for step in self.path(denoiser, process, start, source, class_labels):
-            x = step.x
-        return x
 
     def path(
         self,

@@ -202,6 +202,9 @@ No images at a time
 A picture of another format
     overtone sample {place}/model --out grid.jpg
     --out is a .png file or a directory, not grid.jpg
+A grid without columns
+    overtone sample {place}/model --columns 0
+    --columns is at least 1, not 0
 A checkpoint that does not exist
     overtone sample {place}/model --checkpoint newest
     --checkpoint is last or best, not 'newest'

@@ -79,6 +79,8 @@ class Options:
     sampling: Annotated[Sampling, tyro.conf.arg(name="")]
     out: Path = Path("samples")
     """FILE.png for a grid; or a directory for single images, and a grid in DIRECTORY.png"""
+    columns: int | None = None
+    """of the grid; a class each where there are up to 16, else 8, if left out"""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -93,6 +95,8 @@ def main(arguments: Sequence[str]) -> None:
     suffix = options.out.suffix.lower()
     if suffix in SUFFIXES - {".png"}:
         raise OvertoneError(f"--out is a .png file or a directory, not {options.out}.")
+    if options.columns is not None and options.columns < 1:
+        raise OvertoneError(f"--columns is at least 1, not {options.columns}.")
     single = suffix != ".png"
     among = processes()
     images, count = [], 0
@@ -113,7 +117,7 @@ def main(arguments: Sequence[str]) -> None:
     sheet = torch.stack(dealt[:GRID_LIMIT])
     # Beside the directory, not in it: its images may be evaluated.
     path = options.out.with_name(f"{options.out.name}.png") if single else options.out
-    columns = pipe.num_classes if 1 < pipe.num_classes <= 16 else 8
+    columns = options.columns or (pipe.num_classes if 1 < pipe.num_classes <= 16 else 8)
     with storage.new_file(path) as file:
         grid(sheet, columns, gap=1).save(file)
     print(f"{count} images: {options.out}", file=sys.stderr)

@@ -181,6 +181,15 @@ Classes of a model without
 Guidance of a model without classes
     overtone sample {place}/unconditional --guidance-scale 2
     guidance needs a class-conditional model or a weaker model to guide with
+An interval the wrong way round
+    overtone sample {place}/model --guidance-scale 2 --guidance-interval 2 0.1
+    guidance_interval is (lowest, highest) sigma, not (2.0, 0.1)
+Samples among other files
+    overtone sample {place}/model --seeds 0-3 --out {place}/plain
+    plain holds other files (a.png): choose another --out
+A data set file that does not exist
+    overtone train diffit-cifar10 --data hf:{place}/nothere.parquet
+    nothere.parquet does not exist
 A guide of other classes
     overtone sample {place}/model --guide {place}/other --guidance-scale 2
     the guide has 5 classes, the model 3

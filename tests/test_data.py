@@ -168,6 +168,32 @@ def test_names_and_sizes_that_do_not_exist_are_refused():
         open_data("builtin:glyphs", 4, 3)
 
 
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_validation_folder_is_a_test_split(tmp_path, name):
+    for split, count in (("train", 3), (name, 2)):
+        (tmp_path / split).mkdir()
+        for i in range(count):
+            picture((8, 8)).save(tmp_path / split / f"{i}.png")
+    assert len(open_data(str(tmp_path), 8, 3)) == 3
+    assert len(held_out(str(tmp_path), 8, 3)) == 2
+
+
+def test_hidden_files_and_a_single_top_folder_are_no_classes(tmp_path):
+    names = ("pets/cat/a.png", "pets/dog/b.png", "__MACOSX/pets/cat/._a.png")
+    name = edm_zip(tmp_path / "mac.zip", "absent", names)
+    assert open_data(name, 8, 3).class_names == ("cat", "dog")
+    for file in ("cat/a.png", "dog/b.gif", ".ipynb_checkpoints/a.png"):
+        (tmp_path / "set" / file).parent.mkdir(parents=True, exist_ok=True)
+        picture((8, 8)).save(tmp_path / "set" / file)
+    assert open_data(str(tmp_path / "set"), 8, 3).class_names == ("cat", "dog")
+
+
+def test_whole_numbers_beyond_16_bits_are_refused(tmp_path):
+    Image.fromarray(np.full((8, 8), 100_000, np.int32)).save(tmp_path / "a.tiff")
+    with pytest.raises(OvertoneError, match="whole numbers from 100000 to 100000"):
+        open_data(str(tmp_path), 8, 3)
+
+
 def test_a_class_may_be_called_test(tmp_path):
     for name in ("test", "other"):
         (tmp_path / name).mkdir()
@@ -282,7 +308,7 @@ def test_zips_that_are_no_data_are_refused(tmp_path):
 
 def test_only_formats_of_pixels_are_opened_whatever_the_name(tmp_path):
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
-    with pytest.raises(OvertoneError, match=r"a\.png can't be read \(cannot identify"):
+    with pytest.raises(OvertoneError, match=r"a\.png can't be read \(not BMP"):
         open_data(str(tmp_path), 8, 3)
 
 

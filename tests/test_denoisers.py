@@ -237,6 +237,8 @@ def test_guidance_acts_within_its_interval_only():
 
 
 def test_guidance_refuses_what_it_can_not_do():
+    with pytest.raises(ValueError, match=r"\(lowest, highest\) sigma"):
+        GuidedDenoiser(Labelled(), scale=2.0, interval=(2.0, 0.1))
     with pytest.raises(ValueError, match="unconditional"):
         GuidedDenoiser(gaussian()[0], scale=2.0)
     with pytest.raises(TypeError, match="sigma as a number"):

@@ -237,6 +237,16 @@ def test_a_failed_write_names_the_place_and_keeps_the_old(tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_a_model_that_never_saw_the_null_class_is_not_guided(tmp_path):
+    network = awake(DiffiTUNet(TINY_DIFFIT))
+    pipe = DiffiTPipeline(network, Sampler(num_steps=2), training={"label dropout": 0.0})
+    with pytest.raises(OvertoneError, match="none for 'no class'"):
+        pipe([0], class_labels=1, guidance_scale=2.0)
+    pipe.save_pretrained(tmp_path / "pipe")
+    assert not load_pipeline(tmp_path / "pipe").denoiser.has_null_class
+    assert "guidance_scale" not in (tmp_path / "pipe" / "README.md").read_text()
+
+
 def test_autoguidance_by_itself_changes_nothing_and_by_a_weaker_model_does(pipe):
     torch.manual_seed(1)
     weaker = DiffiTPipeline(awake(DiffiTUNet(TINY_DIFFIT)), pipe.sampler, precision="fp32")

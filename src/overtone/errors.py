@@ -22,5 +22,5 @@ def unknown(what: str, name: str, known: Iterable[str]) -> OvertoneError:
     """The error for a name that is not one of `known`, with the nearest one suggested."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}."
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known) or 'none'}."
     return OvertoneError(f"unknown {what} '{name}': {hint}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from overtone.cli.options import parse
-from overtone.cli.sample import Sampling, open_model
+from overtone.cli.sample import Sampling, open_model, parse_seeds
 from overtone.errors import OvertoneError
 from overtone.launch import processes
 
@@ -57,10 +58,11 @@ def main(arguments: Sequence[str]) -> None:
 
 def evaluate(options: Options) -> dict:
     """The report, with what the images were made with."""
-    from overtone import settings
+    from overtone import __version__, settings
     from overtone.data import held_out, open_data
     from overtone.data.open import NAMES
     from overtone.metrics import Evaluation, Extractor, InceptionExtractor
+    from overtone.networks.network import digest_of
     from overtone.training.classifier import classifier_of
 
     skip, among = options.skip_bad_images, processes()
@@ -77,13 +79,15 @@ def evaluate(options: Options) -> dict:
         num_classes = 0
     else:
         pipe = open_model(options.model, options.sampling.checkpoint)
+        own = _data_of_run(options.model) or pipe.data
         size, channels = pipe.network.config.resolution, pipe.network.config.channels
-        if options.data is None and pipe.data not in NAMES:
+        if options.data is None and own == pipe.data and own not in NAMES:
             # A path that a downloaded file names is not followed.
             raise OvertoneError(f"pass --data: the model was trained on '{pipe.data}'.")
-        data, num_classes = options.data or pipe.data, pipe.num_classes
+        data, num_classes = options.data or own, pipe.num_classes
         batches = ((b.images, b.class_labels) for b in options.sampling.stream(pipe))
-        made = {"model": options.model, "precision": pipe.precision}
+        made = {"model": options.model, "precision": pipe.precision, "overtone": __version__}
+        made |= {"training": pipe.training, "weights": digest_of(pipe.network)}
         made |= dataclasses.asdict(options.sampling)
         made["saved_sampler"] = settings.dump(pipe.sampler)
     real = open_data(data, size, channels, skip_bad=skip)
@@ -101,8 +105,23 @@ def evaluate(options: Options) -> dict:
     test = None
     if options.extractor == "classifier":
         test = held_out(data, size, channels, skip_bad=skip)
+    asked = len(parse_seeds(options.sampling.seeds)) if num_classes or made.get("model") else 0
+    if options.extractor == "inception" and 0 < asked < extractor.dims and among.is_main:
+        print(
+            f"{asked} images are fewer than the {extractor.dims} features: distances of so few mean"
+            " little. Published FIDs are of 50,000 (--seeds 0-49999 --real-images 50000).",
+            file=sys.stderr,
+        )
     evaluation = Evaluation(extractor, real, test, options.real_images, among)
     return dataclasses.asdict(evaluation(batches, made))
+
+
+def _data_of_run(name: str) -> str | None:
+    """What a run on this machine was trained on, as its own recipe says."""
+    from overtone import storage
+
+    file = Path(name) / "recipe.json"
+    return storage.read_json(file, dict).get("data") if file.exists() else None
 
 
 def _is_images(name: str) -> bool:

@@ -99,6 +99,14 @@ def main(arguments: Sequence[str]) -> None:
         raise OvertoneError(f"--columns is at least 1, not {options.columns}.")
     single = suffix != ".png"
     among = processes()
+    wanted = {f"{seed:06d}.png" for seed in parse_seeds(options.sampling.seeds)}
+    if single and options.out.is_dir():
+        strangers = sorted(f.name for f in options.out.iterdir() if f.name not in wanted)
+        if strangers:
+            raise OvertoneError(
+                f"{options.out} holds other files ({', '.join(strangers[:3])}): choose another"
+                " --out, so that what is evaluated is what was asked for."
+            )
     images, count = [], 0
     for batch in options.sampling.stream(pipe):
         if single:

@@ -26,6 +26,12 @@ class Options:
     """build everything, train three steps, say how long the run would take; no run is made"""
 
 
+def _classes(recipe: Recipe, known: int) -> str:
+    if recipe.class_conditional:
+        return f"{known} classes"
+    return f"its {known} classes not used (--class-conditional)" if known else "no classes"
+
+
 def main(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__, f"\nusage: overtone train RECIPE [options]\n\nrecipes: {', '.join(RECIPES)}")
@@ -45,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
         print(
             f"{type(trainer.model.network).__name__}, {millions:.2f} M parameters, on"
             f" {trainer.device if among.count == 1 else where}; {count} images of"
-            f" {options.recipe.data}",
+            f" {options.recipe.data}, {_classes(options.recipe, trainer.data.num_classes)}",
             file=sys.stderr,
         )
     if options.dry_run:

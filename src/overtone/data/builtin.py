@@ -45,7 +45,7 @@ def open_digits(resolution: int, channels: int, split: str) -> ArrayData:
     if (resolution, channels) != (8, 1):
         raise OvertoneError(
             f"builtin:digits is 8 px and grey, not {resolution} px with {channels} channels:"
-            " set --network.resolution 8 --network.channels 1, or choose builtin:glyphs."
+            " ask for that, or choose builtin:glyphs."
         )
     from sklearn.datasets import load_digits
 

@@ -20,17 +20,20 @@ from PIL import Image
 from overtone.data.images import Item, Source, open_image
 from overtone.errors import OvertoneError
 
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 LABELS_FILE = "dataset.json"
 
 
 def folder_source(root: Path, split: str = "train") -> Source:
-    """A folder of images; one that has `train` and `test` in it is taken as the two splits."""
+    """A folder of images; one that has `train` and `test` (or `val`, `valid`, `validation`) in it
+    is taken as the two splits."""
     if has_splits(root):
-        root = root / split
+        root = root / ("train" if split == "train" else _test_folder(root) or split)
     elif split != "train":
         raise OvertoneError(f"{root} has no test split: give it sub-folders 'train' and 'test'.")
-    files = sorted(f for f in root.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+    files = sorted(
+        f for f in root.rglob("*") if _is_image(f.relative_to(root).as_posix()) and f.is_file()
+    )
     names = [f.relative_to(root).as_posix() for f in files]
     stats = [f.stat() for f in files]
     stamps = [f"{n} {s.st_size} {s.st_mtime_ns}" for n, s in zip(names, stats, strict=True)]
@@ -54,7 +57,7 @@ def zip_source(file: Path, split: str = "train") -> Source:
     except (OSError, zipfile.BadZipFile) as error:
         raise OvertoneError(f"{file} can't be read as a zip ({error}).") from None
     images = sorted(
-        (e for e in entries if PurePosixPath(e.filename).suffix.lower() in SUFFIXES),
+        (e for e in entries if _is_image(e.filename)),
         key=lambda e: e.filename,
     )
     lock = Lock()
@@ -84,7 +87,19 @@ def _text(read: Callable[[], bytes], where: str) -> str:
 
 def has_splits(root: Path) -> bool:
     """Whether a folder holds a training and a test split, rather than classes."""
-    return (root / "train").is_dir() and (root / "test").is_dir()
+    return (root / "train").is_dir() and _test_folder(root) is not None
+
+
+def _test_folder(root: Path) -> str | None:
+    names = ("test", "val", "valid", "validation")
+    return next((name for name in names if (root / name).is_dir()), None)
+
+
+def _is_image(name: str) -> bool:
+    """Whether a file is called like an image, and no part of its path like a hidden file."""
+    path = PurePosixPath(name)
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return path.suffix.lower() in SUFFIXES and not hidden
 
 
 def _source(
@@ -113,6 +128,11 @@ def _source(
 
 def _sub_folders(names: list[str], where: str) -> tuple[list[int | None], list[str]]:
     tops = [name.split("/")[0] if "/" in name else None for name in names]
+    if where.endswith(".zip") and len(set(tops)) == 1 and tops[0] is not None:
+        # Everything in one folder, as archives often are: the classes are the next ones.
+        deeper = [name.split("/", 1)[1] for name in names]
+        if all("/" in name for name in deeper):
+            tops = [name.split("/")[0] for name in deeper]
     classes = sorted({top for top in tops if top is not None})
     if classes and None in tops:
         raise OvertoneError(

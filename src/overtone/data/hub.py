@@ -200,6 +200,8 @@ def _is_saved(folder: Path) -> bool:
 def _builder(asked: HubName, local: Path) -> Any:
     import datasets
 
+    if local.suffix in (".parquet", ".arrow") and not local.exists():
+        raise OvertoneError(f"{local} does not exist.")
     if local.is_file():
         kinds = {".parquet": "parquet", ".arrow": "arrow"}
         if local.suffix not in kinds:

@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from overtone import storage
@@ -192,7 +192,9 @@ def read_item(item: Item, resolution: int, channels: int) -> tuple[np.ndarray, l
         image = ImageOps.exif_transpose(item.read())
         image, conversions = to_mode(image, "RGB" if channels == 3 else "L")
     except Exception as error:  # damaged files make Pillow raise almost anything
-        raise OvertoneError(f"{item.name} can't be read ({error}).") from None
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = f"not {', '.join(FORMATS)}" if unknown else str(error)
+        raise OvertoneError(f"{item.name} can't be read ({reason}).") from None
     side = min(image.size)
     if side < resolution:
         raise OvertoneError(
@@ -216,6 +218,9 @@ def to_mode(image: Image.Image, mode: str) -> tuple[Image.Image, list[str]]:
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is not known: convert it to 8 bits")
     if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8
+        low, high = np.asarray(image).min(), np.asarray(image).max()
+        if low < 0 or high > 65535:
+            raise ValueError(f"whole numbers from {low} to {high}: convert it to 8 bits")
         image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
         conversions.append("16 bits scaled to 8")
     grey = image.mode in ("1", "L", "LA")

@@ -43,6 +43,8 @@ class GuidedDenoiser(Denoiser):
             raise ValueError(
                 f"the guide has {guide.num_classes} classes, the model {denoiser.num_classes}"
             )
+        if interval is not None and not interval[0] < interval[1]:
+            raise ValueError(f"guidance_interval is (lowest, highest) sigma, not {interval}")
         self.denoiser = denoiser
         self.guide = guide
         self.scale = scale

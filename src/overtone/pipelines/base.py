@@ -109,6 +109,8 @@ class ImagePipeline:
         self.network = network.eval().to_fast_layout()
         denoiser = denoiser or EDMSettings()
         self.denoiser: NetworkDenoiser = PRECONDITIONERS[denoiser.kind](self.network, denoiser)
+        # A network that was never shown the null class can't be asked for it.
+        self.denoiser.has_null_class = (training or {}).get("label dropout", 1.0) != 0.0
         self.process = GaussianProcess()
         self.sampler: SamplingLoop = sampler or Sampler()
         self.class_names = tuple(class_names)
@@ -285,6 +287,7 @@ class ImagePipeline:
             config.channels,
             self.class_names,
             self.num_classes,
+            self.denoiser.has_null_class,
             {
                 "trained on": index.data,
                 **self.training,

@@ -46,14 +46,21 @@ def model_card(
     channels: int,
     class_names: Sequence[str],
     num_classes: int,
+    guidance: bool,
     rows: Mapping[str, Any],
 ) -> str:
-    """The text of the card; `rows` are what is known of the model, left to right in a table."""
+    """The text of the card.
+
+    `guidance` says whether the model can be guided; `rows` are what is known of it, for a table.
+    """
     classes = list(class_names) or [str(i) for i in range(num_classes)]
     facts = dict(rows)
     if classes:
         shown = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
         facts["classes"] = f"{num_classes}: {shown}"
+    example = ", class_labels=0" if num_classes else ""
+    if num_classes and guidance:
+        example += ", guidance_scale=1.5"
     return _TEMPLATE.format(
         network=network,
         title=f"{network} of {rows['trained on']}" if rows.get("trained on") else network,
@@ -61,7 +68,7 @@ def model_card(
         resolution=resolution,
         colours="in grey" if channels == 1 else "in colour",
         parameters=f"{parameters / 1e6:.2f} M",
-        example=", class_labels=0, guidance_scale=1.5" if num_classes else "",
+        example=example,
         table="\n".join(
             f"| {key} | {str(value).replace('|', '/')} |" for key, value in facts.items() if value
         ),

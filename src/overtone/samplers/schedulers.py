@@ -26,7 +26,9 @@ class SchedulerSampler(SamplingLoop):
 
         pipe.sampler = SchedulerSampler(diffusers.DPMSolverMultistepScheduler(), num_steps=20)
 
-    Takes the place of a `Sampler` in a pipeline; the start is as the scheduler wants it. Whatever
+    Takes the place of a `Sampler` in a pipeline; the start is as the scheduler wants it. DDIM and
+    DDPM clip their estimates by default, which under guidance, or over many steps, spoils images:
+    DDIMScheduler(clip_sample=False). Whatever
     the scheduler draws comes from the images' own generators. Raises `OvertoneError` for schedulers
     without a finite sigma_max (`discrete_schedule`) and for processes that blur.
     """
@@ -38,6 +40,8 @@ class SchedulerSampler(SamplingLoop):
 
     def __post_init__(self) -> None:
         name, config = type(self.scheduler).__name__, self.scheduler.config
+        if name in ("DDIMInverseScheduler", "RePaintScheduler"):
+            raise OvertoneError(f"{name} goes another way than from noise to image.")
         if name.startswith(("KDPM2", "DPMSolverSDE")):
             raise OvertoneError(f"{name} hides the noise levels of its half steps: use Heun's.")
         if getattr(config, "use_flow_sigmas", False):

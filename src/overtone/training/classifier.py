@@ -55,7 +55,7 @@ def classifier_of(
     if not images.num_classes:
         raise OvertoneError(
             f"{data} has no classes, and the metrics are computed on a classifier of the data:"
-            " evaluate with data that is sorted into sub-folders."
+            " evaluate with data that is sorted into sub-folders, or with --extractor inception."
         )
     widths = (32, 64, 128) if resolution <= 16 else (32, 64, 128, 128)
     config = ClassifierConfig(

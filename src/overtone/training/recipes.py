@@ -114,6 +114,15 @@ def trainer_of(recipe: Recipe, *, show: bool = True) -> Trainer:
             f" not those of the training split ({', '.join(data.class_names[:5])}): labels would"
             " not mean the same."
         )
+    plan = recipe.training
+    if show and plan.lr_rampup_images + plan.lr_rampdown_images > plan.total_images:
+        print(
+            f"the learning rate never reaches {plan.lr}: its ramps, {plan.lr_rampup_images:,} up"
+            f" and {plan.lr_rampdown_images:,} images down, are longer than the run.",
+            file=sys.stderr,
+        )
+    if recipe.network.augment_channels and not recipe.augmentation:
+        raise OvertoneError("--network.augment-channels follows from --augmentation: set that.")
     num_classes = data.num_classes if recipe.class_conditional else 0
     if recipe.network.num_classes not in (0, num_classes):
         raise OvertoneError(
@@ -152,6 +161,7 @@ def trainer_of(recipe: Recipe, *, show: bool = True) -> Trainer:
             "images seen": trainer.progress.images,
             "batch size": training.batch_size,
             "learning rate": training.lr,
+            "label dropout": recipe.label_dropout,
             "EMA half-life in images": training.ema_halflife_images,
             "seed": training.seed,
         }
@@ -243,7 +253,7 @@ def adm_digits() -> Recipe:
 
 def diffit_fashion_mnist() -> Recipe:
     return Recipe(
-        about="32 px Fashion-MNIST, class-conditional; six hours on 2 CPU cores",
+        about="32 px Fashion-MNIST, class-conditional; eight hours on 2 CPU cores",
         data="fashion-mnist",
         network=DiffiTConfig(
             resolution=32,

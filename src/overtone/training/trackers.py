@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -79,7 +80,11 @@ def _wandb(run: Path, recipe: Mapping[str, Any], images: int) -> Any:
         with storage.new_file(kept) as file:
             file.write_text(uuid.uuid4().hex[:16])
     tracker = WandBTracker(
-        "overtone", dir=str(run), name=run.name, id=kept.read_text(), resume="allow"
+        os.environ.get("WANDB_PROJECT", "overtone"),
+        dir=str(run),
+        name=os.environ.get("WANDB_NAME", run.name),
+        id=kept.read_text(),
+        resume="allow",
     )
     tracker.start()
     tracker.store_init_configuration(dict(recipe))

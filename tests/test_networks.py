@@ -206,7 +206,6 @@ def test_the_ladder_trains_at_every_rung(encoder, decoder):
     out.square().sum().backward()
     dead = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert dead == []
-    # What is local stays local in a U of windows; every pixel of a ViT sees every other.
     cells = [type(cell).__name__ for level in network.unet.encoder for cell in level.cells]
     assert set(cells) == {"DiffiTCell" if encoder == "diffit" else "TransformerCell"}
 

@@ -71,7 +71,7 @@ def evaluate(options: Options) -> dict:
             raise OvertoneError("images need --data and --resolution beside it.")
         size, channels, data = options.resolution, options.channels, options.data
         fakes = open_data(options.model, size, channels, skip_bad=skip)
-        mine = among.share(range(len(fakes)))
+        asked, mine = len(fakes), among.share(range(len(fakes)))
         batches: Iterator = (
             (fakes.fetch(mine[at : at + 256])[0], None) for at in range(0, len(mine), 256)
         )
@@ -85,6 +85,7 @@ def evaluate(options: Options) -> dict:
             # A path that a downloaded file names is not followed.
             raise OvertoneError(f"pass --data: the model was trained on '{pipe.data}'.")
         data, num_classes = options.data or own, pipe.num_classes
+        asked = len(parse_seeds(options.sampling.seeds))
         batches = ((b.images, b.class_labels) for b in options.sampling.stream(pipe))
         made = {"model": options.model, "precision": pipe.precision, "overtone": __version__}
         made |= {"training": pipe.training, "weights": digest_of(pipe.network)}
@@ -98,20 +99,16 @@ def evaluate(options: Options) -> dict:
         )
     extractor: Extractor
     if options.extractor == "inception":
-        extractor = InceptionExtractor(options.inception_weights)
+        extractor, test = InceptionExtractor(options.inception_weights), None
+        if asked < extractor.dims and among.is_main:
+            print(
+                f"{asked} images are fewer than the {extractor.dims} features: distances of so few"
+                " mean little. Published FIDs are of 50,000 (--seeds 0-49999 --real-images 50000).",
+                file=sys.stderr,
+            )
     else:
         extractor = classifier_of(data, size, channels, skip_bad=skip)
-    # Inception does not know the data's classes.
-    test = None
-    if options.extractor == "classifier":
         test = held_out(data, size, channels, skip_bad=skip)
-    asked = len(parse_seeds(options.sampling.seeds)) if num_classes or made.get("model") else 0
-    if options.extractor == "inception" and 0 < asked < extractor.dims and among.is_main:
-        print(
-            f"{asked} images are fewer than the {extractor.dims} features: distances of so few mean"
-            " little. Published FIDs are of 50,000 (--seeds 0-49999 --real-images 50000).",
-            file=sys.stderr,
-        )
     evaluation = Evaluation(extractor, real, test, options.real_images, among)
     return dataclasses.asdict(evaluation(batches, made))
 

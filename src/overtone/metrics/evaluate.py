@@ -15,7 +15,7 @@ from overtone.data import ImageData
 from overtone.data.images import Pixels
 from overtone.errors import OvertoneError
 from overtone.launch import ALONE, Processes
-from overtone.metrics.features import Extractor, feature_file, load_features
+from overtone.metrics.features import Extractor, FeatureFile, load_features
 from overtone.metrics.scores import frechet_distance, kernel_distance, precision_recall
 
 BATCH = 256
@@ -95,7 +95,7 @@ class Evaluation:
         than 4 images, which have no third neighbour.
         """
         counted = torch.zeros(2, dtype=torch.int64)  # recognised, asked for
-        with feature_file(self.folder, self.extractor.dims, self.among) as file:
+        with FeatureFile(self.folder, self.extractor.dims, self.among) as file:
             for pixels, labels in batches:
                 features = self.extractor(pixels)
                 file.add(features.vectors)
@@ -143,7 +143,7 @@ class Evaluation:
         if self.among.any(not kept.exists()):
             storage.sweep(self.folder, days=1)
             mine = self.among.share(indices)
-            with feature_file(self.folder, extractor.dims, self.among) as file:
+            with FeatureFile(self.folder, extractor.dims, self.among) as file:
                 for at in range(0, len(mine), BATCH):
                     file.add(extractor(data.fetch(mine[at : at + BATCH])[0]).vectors)
                 file.vectors()

@@ -13,7 +13,6 @@ import os
 import tempfile
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -27,7 +26,7 @@ from overtone.data.images import Pixels
 from overtone.errors import OvertoneError
 from overtone.launch import ALONE, Processes
 from overtone.networks import Classifier
-from overtone.networks.network import WEIGHTS_FILE
+from overtone.networks.network import WEIGHTS_FILE, digest_of
 
 
 class Features(NamedTuple):
@@ -100,11 +99,8 @@ class InceptionExtractor(Extractor):
                 raise OvertoneError(
                     f"{weights} holds other weights than torch-fidelity's Inception ({first})."
                 ) from None
-        digest = hashlib.sha256()
-        for tensor in network.state_dict().values():
-            digest.update(tensor.contiguous().numpy().tobytes())
+        self.digest = digest_of(network)
         self.network = network.to(precision.default_device())
-        self.digest = digest.hexdigest()[:16]
         self.name = "Inception (torch-fidelity), 2048 features"
 
     @torch.no_grad()
@@ -152,7 +148,8 @@ class FeatureFile:
     """Feature vectors in a file, mapped into memory; the images they come from are not kept.
 
     Each process adds those of its share, `Processes.share` of the images; `vectors()` puts them
-    back in order. Memory stays constant in the number of images, which need not be known.
+    back in order. Memory stays constant in the number of images, which need not be known. After
+    the `with` block the files are gone; vectors that were asked for stay readable.
     """
 
     def __init__(self, folder: Path, dims: int, among: Processes = ALONE) -> None:
@@ -188,22 +185,14 @@ class FeatureFile:
                     if row < len(part):
                         file.write(part[row].numpy().tobytes())
 
-    def remove(self) -> None:
-        """Delete what is left of it on the disk."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._file.close()
         for path in (self.whole, self.parts[self.among.index]):
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def feature_file(folder: Path, dims: int, among: Processes = ALONE) -> Iterator[FeatureFile]:
-    """A `FeatureFile` that is gone from the disk after the block."""
-    file = FeatureFile(folder, dims, among)
-    try:
-        yield file
-    finally:
-        file.remove()
 
 
 def load_features(path: Path, dims: int) -> Float[Tensor, "images dims"]:

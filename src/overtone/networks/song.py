@@ -200,7 +200,9 @@ class SongEmbedding(nn.Module):
             if class_labels is None:
                 one_hot = embedding.new_zeros(len(embedding), self.num_classes)
             else:
-                one_hot = F.one_hot(class_labels, self.num_classes + 1)[:, :-1].to(embedding.dtype)
+                # Not F.one_hot, which looks at the labels and so waits for the device.
+                classes = torch.arange(self.num_classes, device=class_labels.device)
+                one_hot = (class_labels[:, None] == classes).to(embedding.dtype)
             embedding = embedding + self.classes(one_hot * math.sqrt(self.num_classes))
         if self.augment is not None and augment_labels is not None:
             embedding = embedding + self.augment(augment_labels)

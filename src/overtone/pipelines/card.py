@@ -29,7 +29,7 @@ images = pipe(seeds=range(16){example})
 ```
 
 or `overtone sample PATH-OR-REPOSITORY --seeds 0-63 --out samples.png`. Seed k gives the same image
-in any batch and on any number of processes.
+in any batch and on any number of processes, up to the rounding of the matrix products.
 
 | | |
 |---|---|

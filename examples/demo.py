@@ -30,7 +30,8 @@ from overtone.pipelines import ImagePipeline  # noqa: E402
 from overtone.pipelines.base import grid  # noqa: E402
 from overtone.storage import new_directory, new_file, write_json  # noqa: E402
 from overtone.training.classifier import classifier_of  # noqa: E402
-from overtone.training.recipes import find_recipe, trainer_of  # noqa: E402
+from overtone.training.recipe import trainer_of  # noqa: E402
+from overtone.training.recipes import find_recipe  # noqa: E402
 from overtone.training.rundir import find_checkpoint, read_log  # noqa: E402
 
 SAMPLES = range(500)

@@ -19,7 +19,8 @@ from overtone.metrics import Evaluation
 from overtone.networks import DiffiTConfig
 from overtone.precision import default_device
 from overtone.training.classifier import classifier_of
-from overtone.training.recipes import diffit_digits, trainer_of
+from overtone.training.recipe import trainer_of
+from overtone.training.recipes import diffit_digits
 from overtone.training.rundir import find_checkpoint, read_log
 
 # Name, settings, and the paper's FID on CIFAR-10 (arXiv 2312.02139, its ablation tables).

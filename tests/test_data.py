@@ -432,7 +432,7 @@ def test_every_pass_is_another_permutation():
 def test_labels_are_dropped_and_images_mirrored_as_often_as_asked():
     n = 4000
     batch = OBJECTIVES[0].draw(
-        torch.arange(8, dtype=torch.uint8).expand(n, 1, 8, 8),
+        torch.arange(8.0).expand(n, 1, 8, 8),
         torch.zeros(n, dtype=torch.int64),
         SeededNoise(mix(1, i) for i in range(n)),
     )
@@ -443,5 +443,5 @@ def test_labels_are_dropped_and_images_mirrored_as_often_as_asked():
     assert abs(mirrored - 0.5 * n) < 5 * (n * 0.25) ** 0.5
     plain = dataclasses.replace(OBJECTIVES[0], mirror=False, label_dropout=0.0, num_classes=0)
     assert "class_labels" not in plain.draw(
-        torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.zeros(2).long(), SeededNoise([1, 2])
+        torch.zeros(2, 1, 8, 8), torch.zeros(2).long(), SeededNoise([1, 2])
     )

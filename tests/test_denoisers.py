@@ -10,6 +10,7 @@ from overtone.denoisers import (
     Denoiser,
     EDMDenoiser,
     Estimate,
+    GuidanceSettings,
     GuidedDenoiser,
     IdealDenoiser,
     VEDenoiser,
@@ -120,7 +121,7 @@ def test_autoguidance_extrapolates_from_the_weaker_model():
 
     x, labels = torch.zeros(2, 1, 2, 2), torch.tensor([1, 2])
     model, guide = Constant(3.0, 4), Constant(1.0, 4)
-    out = GuidedDenoiser(model, scale=2.0, guide=guide)(x, 1.0, labels).x_0
+    out = GuidedDenoiser(model, 2.0, guide=guide)(x, 1.0, labels).x_0
     assert out.unique().tolist() == [5.0]  # 1 + 2 (3 - 1)
     assert torch.equal(guide.labels[0], labels)  # the same class, not the null class
     # Also of unconditional models, and by an unconditional guide.
@@ -129,7 +130,7 @@ def test_autoguidance_extrapolates_from_the_weaker_model():
     GuidedDenoiser(model, 2.0, guide=unconditional)(x, 1.0, labels)
     assert unconditional.labels == [None]
     calls = len(guide.labels)
-    GuidedDenoiser(model, 2.0, interval=(0.2, 0.5), guide=guide)(x, 1.0, labels)
+    GuidedDenoiser(model, GuidanceSettings(2.0, interval=(0.2, 0.5)), guide)(x, 1.0, labels)
     assert len(guide.labels) == calls
     with pytest.raises(ValueError, match="the guide has 7 classes, the model 4"):
         GuidedDenoiser(model, 2.0, guide=Constant(1.0, 7))
@@ -189,9 +190,7 @@ def test_edm_loss_of_the_ideal_denoiser_is_its_analytic_value():
 
     n = 20_000
     source = SeededNoise(mix(11, i) for i in range(n))
-    batch = objective.draw(
-        torch.zeros(n, 1, 1, 4, dtype=torch.uint8), torch.zeros(n).long(), source
-    )
+    batch = objective.draw(torch.zeros(n, 1, 1, 4), torch.zeros(n).long(), source)
     root = torch.linalg.cholesky(covariance)
     clean = mean + torch.randn(n, 4, generator=torch.Generator().manual_seed(3)).double() @ root.T
     batch = {name: value.double() for name, value in batch.items()} | {
@@ -219,7 +218,7 @@ class Labelled(Denoiser):
 
 def test_guidance_extrapolates_from_the_null_class():
     denoiser, x = Labelled(), torch.zeros(2, 1, 2, 2)
-    guided = GuidedDenoiser(denoiser, scale=2.5)
+    guided = GuidedDenoiser(denoiser, 2.5)
     out = guided(x, 1.0, torch.tensor([0, 1]))
     # cond 1 and 2, uncond 4: uncond + 2.5 (cond - uncond)
     assert out.x_0[:, 0, 0, 0].tolist() == [-3.5, -1.0]
@@ -229,7 +228,7 @@ def test_guidance_extrapolates_from_the_null_class():
 
 def test_guidance_acts_within_its_interval_only():
     denoiser, x, labels = Labelled(), torch.zeros(2, 1, 2, 2), torch.tensor([0, 1])
-    guided = GuidedDenoiser(denoiser, scale=3.0, interval=(0.2, 2.0))
+    guided = GuidedDenoiser(denoiser, GuidanceSettings(3.0, interval=(0.2, 2.0)))
     for sigma, acts in ((0.1, False), (0.2, True), (2.0, True), (2.1, False)):
         denoiser.calls.clear()
         out = guided(x, sigma, labels).x_0[0, 0, 0, 0]
@@ -238,9 +237,9 @@ def test_guidance_acts_within_its_interval_only():
 
 def test_guidance_refuses_what_it_can_not_do():
     with pytest.raises(ValueError, match=r"\(lowest, highest\) sigma"):
-        GuidedDenoiser(Labelled(), scale=2.0, interval=(2.0, 0.1))
+        GuidanceSettings(2.0, interval=(2.0, 0.1))
     with pytest.raises(ValueError, match="unconditional"):
-        GuidedDenoiser(gaussian()[0], scale=2.0)
+        GuidedDenoiser(gaussian()[0], 2.0)
     with pytest.raises(TypeError, match="sigma as a number"):
         GuidedDenoiser(Labelled(), 2.0)(
             torch.zeros(1, 1, 2, 2), torch.ones(1), torch.zeros(1).long()

@@ -20,7 +20,7 @@ from overtone.networks.attention import (
     TimeAttention,
     attend,
     from_windows,
-    relative_positions,
+    spread,
     to_windows,
 )
 from overtone.networks.layers import GroupNorm, Resample, sinusoids
@@ -156,12 +156,38 @@ def test_time_as_a_token_of_its_own_is_one_more_key_and_value():
     assert torch.allclose(tmsa(x, token), reference, atol=1e-6)
 
 
+def gathered(table, size):
+    """B[head, query, key] by the index that the published networks keep."""
+    y, x = (c.flatten() for c in torch.meshgrid(*[torch.arange(size)] * 2, indexing="ij"))
+    dy, dx = y[:, None] - y + size - 1, x[:, None] - x + size - 1
+    return table[dy * (2 * size - 1) + dx].permute(2, 0, 1)
+
+
+def test_the_bias_of_a_window_is_the_gather_of_the_published_index():
+    table = torch.randn(49, 3, requires_grad=True)
+    bias, reference = spread(table, 4, (4, 4)), gathered(table, 4)
+    assert torch.equal(bias, reference)
+    weight = torch.randn_like(bias)
+    ours, theirs = (torch.autograd.grad((b * weight).sum(), table)[0] for b in (bias, reference))
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_the_bias_on_another_grid_is_that_of_the_scaled_offsets():
+    # A table linear in the offset is interpolated exactly, but where it has to be held at its ends.
+    offset = torch.arange(-3.0, 4.0)
+    table = (10 * offset[:, None] + offset).flatten()[:, None]
+    y, x = (c.flatten() for c in torch.meshgrid(torch.arange(8), torch.arange(2), indexing="ij"))
+    dy, dx = (y[:, None] - y) * 4 / 8, (x[:, None] - x) * 4 / 2
+    reference = 10 * dy.clamp(-3, 3) + dx.clamp(-3, 3)
+    assert torch.allclose(spread(table, 4, (8, 2))[0], reference, atol=1e-5)
+
+
 def test_time_in_the_bias_moves_the_table():
     tmsa = awake(TMSA(width=12, heads=3, token_width=5, size=2, time_in="bias"))
     x, token = torch.randn(2, 6, 4, 12), torch.randn(2, 5)
     q, k, v = split_heads(tmsa.qkv(x), 3, 3)
     tables = tmsa.bias.table + tmsa.bias.time(token).view(2, 9, 3)
-    bias = torch.stack([table[relative_positions(2)].permute(2, 0, 1) for table in tables])
+    bias = torch.stack([gathered(table, 2) for table in tables])
     reference = tmsa.proj(reference_attention(q, k, v, bias[:, None]))
     assert torch.allclose(tmsa(x, token), reference, atol=1e-6)
 

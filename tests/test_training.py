@@ -30,7 +30,7 @@ from overtone.processes import VESchedule, VPCosineSchedule
 from overtone.training.ema import EMA
 from overtone.training.loop import Reporting, Trainer, Training
 from overtone.training.objectives import DenoisingObjective
-from overtone.training.recipes import Recipe, trainer_of
+from overtone.training.recipe import Recipe, trainer_of
 from overtone.training.rundir import RunDirectory, checkpoints_of, find_checkpoint, read_log
 from overtone.training.stream import TrainingStream
 

@@ -7,6 +7,7 @@ or a full disk leaves the former version as it was. Weights are safetensors and 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -152,6 +153,12 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise OvertoneError(
             f"{path} is damaged or was cut short ({error}): copy or download it again."
         ) from None
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def locate(name: str | Path, revision: str | None = None) -> Path:

@@ -55,14 +55,17 @@ def _over_images(label: str) -> tuple[Any, Any]:
 def denoising_path(
     pipe: ImagePipeline, seeds: Sequence[int], columns: int = 10, **arguments: Any
 ) -> Image.Image:
-    """A row a seed: x on its way from noise to image, scaled to the data's variance.
+    """A row a seed: x on its way from noise to image, scaled to the data's variance; of a model of
+    latents the estimates of x_0, decoded.
 
     `columns` steps are shown, spread evenly from sigma = 10 on, above which there is only noise to
     see; the last is the image. `arguments` go to the pipeline's `path`.
     """
     sigma_data, frames = getattr(pipe.denoiser.settings, "sigma_data", 0.5), []
     for step in pipe.path(seeds, **arguments):
-        if step.sigma < 10:
+        if step.sigma < 10 and pipe.vae is not None:
+            frames.append(pipe.pixels(step.x_0).cpu())
+        elif step.sigma < 10:
             scale = (1 + (step.sigma / sigma_data) ** 2) ** 0.5
             frames.append(to_pixels(step.x / scale).cpu())
     shown = torch.linspace(0, len(frames) - 1, min(columns, len(frames))).round().int().tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -15,6 +16,7 @@ def main(arguments: Sequence[str]) -> None:
     from rich.table import Table
 
     from overtone.networks import NETWORKS
+    from overtone.networks.vae import VAE
     from overtone.training.recipes import RECIPES
 
     table = Table(box=None)
@@ -23,12 +25,13 @@ def main(arguments: Sequence[str]) -> None:
     table.add_column("about")
     for name, make in RECIPES.items():
         recipe = make()
+        config: Any = recipe.network
         with torch.device("meta"):
-            network = NETWORKS[recipe.network.kind](recipe.network)
+            network = VAE.build(config) if config.kind == "VAE" else NETWORKS[config.kind](config)
         table.add_row(
             name,
             recipe.network.kind,
-            f"{network.num_parameters / 1e6:.1f} M",
+            f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M",
             f"{recipe.training.total_images / 1e6:,.1f} M",
             str(recipe.training.batch_size),
             recipe.about,

@@ -7,26 +7,32 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
 from overtone.cli.options import parse
 from overtone.errors import RunInterruptedError
-from overtone.training.recipes import RECIPES, Recipe, find_recipe, trainer_of
+from overtone.training.recipe import Recipe, trainer_of
+from overtone.training.recipes import RECIPES, find_recipe
 from overtone.training.rundir import find_checkpoint
+from overtone.training.vae import VAERecipe
+
+R = TypeVar("R", Recipe, VAERecipe)
 
 
 @dataclass(frozen=True)
-class Options:
-    recipe: Annotated[Recipe, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
+class Options(Generic[R]):
+    recipe: Annotated[R, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
     out: Path | None = None
     """directory of the run; runs/RECIPE if left out"""
     dry_run: bool = False
     """build everything, train three steps, say how long the run would take; no run is made"""
 
 
-def _classes(recipe: Recipe, known: int) -> str:
+def _classes(recipe: Recipe | VAERecipe, known: int) -> str:
+    if isinstance(recipe, VAERecipe):
+        return "for a VAE"
     if recipe.class_conditional:
         return f"{known} classes"
     return f"its {known} classes not used (--class-conditional)" if known else "no classes"
@@ -40,7 +46,8 @@ def main(arguments: Sequence[str]) -> None:
     name, *rest = arguments
     recipe = find_recipe(name)
     about = f"{name}: {recipe.about}"
-    options = parse(Options, f"train {name}", about, rest, default=Options(recipe))
+    kind: Any = Options[type(recipe)]  # type: ignore[misc]
+    options = parse(kind, f"train {name}", about, rest, default=kind(recipe))
     out = options.out or Path("runs") / Path(name).stem
     trainer = trainer_of(options.recipe)
     millions = sum(p.numel() for p in trainer.model.parameters()) / 1e6
@@ -49,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     where = f"{among.count} processes on {trainer.device.type}"
     if among.is_main:
         print(
-            f"{type(trainer.model.network).__name__}, {millions:.2f} M parameters, on"
+            f"{options.recipe.network.kind}, {millions:.2f} M parameters, on"
             f" {trainer.device if among.count == 1 else where}; {count} images of"
             f" {options.recipe.data}, {_classes(options.recipe, trainer.data.num_classes)}",
             file=sys.stderr,

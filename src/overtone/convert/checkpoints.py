@@ -5,29 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from overtone.convert import keys
+from overtone.convert.diffit import latent_transformer
 from overtone.denoisers import Denoiser, EDMDenoiser
 from overtone.errors import OvertoneError, unknown
 from overtone.networks import ADMConfig, ADMUNet, SongConfig, SongUNet
 from overtone.networks.network import Network
 
 
-def from_published(kind: str, state_dict: dict[str, Tensor], config: dict[str, Any]) -> Denoiser:
+def from_published(
+    kind: str, state_dict: dict[str, Tensor], config: dict[str, Any] | None = None
+) -> nn.Module:
     """The published model `kind` with the given weights, in eval mode.
 
-    | kind  | `config`                                         | returns       |
-    |-------|--------------------------------------------------|---------------|
-    | "edm" | the constructor arguments of EDM's network, with | `EDMDenoiser` |
-    |       | `model_type`: "DhariwalUNet" (ADM) or "SongUNet" |               |
-    |       | (DDPM++ and NCSN++); EDM's defaults for the rest |               |
+    | kind            | `config`                                         | returns             |
+    |-----------------|--------------------------------------------------|---------------------|
+    | "edm"           | the constructor arguments of EDM's network, with | `EDMDenoiser`       |
+    |                 | `model_type`: "DhariwalUNet" (ADM) or "SongUNet" |                     |
+    |                 | (DDPM++ and NCSN++); EDM's defaults for the rest |                     |
+    | "diffit-latent" | not needed: read off the tensors; what is given  | `DiffiTTransformer` |
+    |                 | of the published arguments is compared           |                     |
 
     Raises `OvertoneError` for an unknown kind or network, for settings that are not implemented,
     and for weights that do not fit.
     """
-    if kind != "edm":
-        raise unknown("kind of checkpoint", kind, ["edm"])
+    if kind not in _KINDS:
+        raise unknown("kind of checkpoint", kind, _KINDS)
+    return _KINDS[kind](state_dict, config or {})
+
+
+def _edm(state_dict: dict[str, Tensor], config: dict[str, Any]) -> Denoiser:
     model = config.get("model_type", "")
     if model not in _EDM:
         raise unknown("EDM network", model, _EDM)
@@ -42,6 +51,11 @@ def from_published(kind: str, state_dict: dict[str, Tensor], config: dict[str, A
     network.load_weights(weights, model)
     return EDMDenoiser(network, config.get("sigma_data", 0.5)).eval()
 
+
+_KINDS: dict[str, Callable[[dict[str, Tensor], dict[str, Any]], nn.Module]] = {
+    "edm": _edm,
+    "diffit-latent": lambda state, config: latent_transformer(state, config).network,
+}
 
 # What EDM's constructors take where nothing is said.
 _COMMON: dict[str, Any] = {

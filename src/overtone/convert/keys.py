@@ -6,6 +6,8 @@ The functions return our state dictionary; a tensor that finds no place raises `
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor
 
 # Parts of a residual cell, in EDM's names and in ours.
@@ -45,6 +47,40 @@ def adm(
 def song(state: dict[str, Tensor], resolution: int, depth: int) -> dict[str, Tensor]:
     """The state of our `SongUNet`, `depth` levels deep, from that of EDM's of the same name."""
     return _edm(state, resolution, depth, (1, -1, 3))
+
+
+# The latent transformer of DiffiT.
+TRANSFORMER = {
+    "x_embedder.proj": "embed",
+    "t_embedder.mlp.0": "token.mlp.0",
+    "t_embedder.mlp.2": "token.mlp.2",
+    "y_embedder.embedding_table": "token.classes",
+    "final_layer.linear": "head",
+}
+BLOCK = {
+    "attn.qkv": "attention.qkv",
+    "attn.qkv_temb": "attention.qkv_time",
+    "attn.proj": "attention.proj",
+    "attn.relative_position_bias_table": "attention.bias.table",
+    "mlp.fc1": "mlp.0",
+    "mlp.fc2": "mlp.2",
+}
+
+
+def diffit_transformer(state: Iterable[str]) -> dict[str, str]:
+    """Our name of each tensor of the published latent DiffiT; "" for what is constant."""
+    names = {}
+    for name in state:
+        parts = name.split(".")
+        if name == "pos_embed" or name.endswith("relative_position_index"):
+            names[name] = ""
+        elif name.endswith("relative_position_bias_table"):
+            names[name] = f"blocks.{int(parts[1])}.{BLOCK['.'.join(parts[2:])]}"
+        elif parts[0] == "blocks":
+            names[name] = f"blocks.{int(parts[1])}.{BLOCK['.'.join(parts[2:-1])]}.{parts[-1]}"
+        else:
+            names[name] = f"{TRANSFORMER['.'.join(parts[:-1])]}.{parts[-1]}"
+    return names
 
 
 def _edm(

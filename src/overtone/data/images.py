@@ -26,6 +26,7 @@ from torch import Tensor
 from overtone import storage
 from overtone.errors import OvertoneError
 from overtone.launch import processes
+from overtone.processes import SeededNoise
 
 RESIZE_RULE = "centre crop to a square, Lanczos"
 
@@ -49,8 +50,17 @@ class ImageData(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def fetch(self, indices: Sequence[int]) -> tuple[Pixels, Int[Tensor, " batch"]]:
-        """The images, uint8, and their class labels (all 0 where there are no classes)."""
+    def fetch(self, indices: Sequence[int]) -> tuple[Tensor, Int[Tensor, " batch"]]:
+        """The images, uint8, and their class labels (all 0 where there are no classes).
+
+        Of latents what is kept of them, which `clean` knows what to do with.
+        """
+
+    def clean(
+        self, items: Tensor, source: SeededNoise
+    ) -> Float[Tensor, "batch channels height width"]:
+        """What was fetched as x_0, float32: images in [-1, 1]. `source` is for what is drawn."""
+        return to_unit(items)
 
     @property
     def num_classes(self) -> int:

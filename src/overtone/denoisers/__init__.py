@@ -2,7 +2,7 @@
 
 from overtone.denoisers.denoiser import Denoiser, Estimate
 from overtone.denoisers.foreign import DiffusersDenoiser
-from overtone.denoisers.guidance import GuidedDenoiser
+from overtone.denoisers.guidance import GuidanceSettings, GuidedDenoiser
 from overtone.denoisers.ideal import IdealDenoiser
 from overtone.denoisers.precond import (
     PRECONDITIONERS,
@@ -24,6 +24,7 @@ __all__ = [
     "EDMDenoiser",
     "EDMSettings",
     "Estimate",
+    "GuidanceSettings",
     "GuidedDenoiser",
     "IdealDenoiser",
     "NetworkDenoiser",

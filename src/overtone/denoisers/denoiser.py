@@ -37,3 +37,8 @@ class Denoiser(nn.Module):
     def forward(
         self, x: Images, sigma: float | Float[Tensor, " batch"], class_labels: Labels | None = None
     ) -> Estimate: ...
+
+    def relative_time(self, sigma: float) -> float | None:
+        """The share of the diffusion's steps that lie below a noise level, in [0, 1); None for
+        denoisers whose noise levels are no numbered steps."""
+        return None

@@ -111,6 +111,12 @@ class DiffusersDenoiser(Denoiser):
             out, variance = out.chunk(2, dim=1)
         return Estimate(vp_estimate(x, level, out, self.prediction), variance)
 
+    def relative_time(self, sigma: float) -> float | None:
+        if self.kind != "vp":
+            return None
+        count = len(self.schedule.levels)
+        return float(self.schedule.t(sigma)) * (count - 1) / count
+
     def _call(
         self, scaled: Tensor, time: Tensor | float, x: Tensor, class_labels: Labels | None
     ) -> Tensor:

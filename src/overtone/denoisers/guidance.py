@@ -2,34 +2,74 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 
 from overtone.denoisers.denoiser import Denoiser, Estimate, Images, Labels
 
 
+@dataclass(frozen=True)
+class GuidanceSettings:
+    """How strongly, when and where guidance acts."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    scale: float = 1.0
+    """1: none"""
+    interval: tuple[float, float] | None = None
+    """lowest and highest sigma at which it acts; none: all"""
+    channels: tuple[int, ...] | None = None
+    """channels it acts on, the first being 0; none: all"""
+    power: float | None = None
+    """p of DiffiT's power-cosine schedule; none: the scale is constant"""
+
+    def __post_init__(self) -> None:
+        if self.interval is not None and not self.interval[0] < self.interval[1]:
+            raise ValueError(f"guidance_interval is (lowest, highest) sigma, not {self.interval}")
+        acts = (0,) if self.channels is None else self.channels
+        if not acts or min(acts) < 0 or len(set(acts)) < len(acts):
+            raise ValueError(f"guidance acts on different channels, counted from 0, not {acts}")
+        if self.power is not None and not self.power > 0:
+            raise ValueError(f"the power of guidance must be above 0, not {self.power}")
+
+    def scale_at(self, time: float) -> float:
+        """s(t) = 1 + (s - 1) (1 - cos(pi (1 - t)^p)) / 2, t in [0, 1) the share of the schedule's
+        steps below; the scale s itself without a power."""
+        if self.power is None:
+            return self.scale
+        return 1 + (self.scale - 1) * (1 - math.cos(math.pi * (1 - time) ** self.power)) / 2
+
+
 class GuidedDenoiser(Denoiser):
-    """D = D_guide + scale (D - D_guide), within an interval of noise levels.
+    """D = D_guide + scale (D - D_guide), in some channels, within an interval of noise levels.
 
     Without a `guide` it is the model itself, asked for no class: classifier-free guidance (Ho &
     Salimans 2022, arXiv 2207.12598); both halves go through the network as one batch. With one, a
     smaller or less trained denoiser of the same images asked for the same class, it is
     autoguidance (Karras et al. 2024, arXiv 2406.02507).
 
-    Outside `interval` = (lowest, highest sigma), and at scale 1, only the model is evaluated
-    (Kynkaanniemi et al. 2024, arXiv 2404.07724). sigma must be a number, as it is in sampling.
+    `settings` may be a number, the scale. Outside their interval, and at scale 1, only the model is
+    evaluated (Kynkaanniemi et al. 2024, arXiv 2404.07724). Channels that are not guided, and the
+    variance of networks that learn it, are the model's own, as in DiffiT and ADM. sigma must be a
+    number, as it is in sampling.
 
     Raises `ValueError` for an unconditional denoiser without a guide, whose guidance has no
-    meaning, and for a guide with another number of classes.
+    meaning, for a guide with another number of classes, and for a power of a time that the denoiser
+    has not.
     """
 
     def __init__(
         self,
         denoiser: Denoiser,
-        scale: float,
-        interval: tuple[float, float] | None = None,
+        settings: GuidanceSettings | float,
         guide: Denoiser | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(settings, GuidanceSettings):
+            settings = GuidanceSettings(float(settings))
         if guide is None and not denoiser.num_classes:
             raise ValueError(
                 "guidance needs a class-conditional model or a weaker model to guide with;"
@@ -43,12 +83,14 @@ class GuidedDenoiser(Denoiser):
             raise ValueError(
                 f"the guide has {guide.num_classes} classes, the model {denoiser.num_classes}"
             )
-        if interval is not None and not interval[0] < interval[1]:
-            raise ValueError(f"guidance_interval is (lowest, highest) sigma, not {interval}")
+        if settings.power is not None and denoiser.relative_time(1.0) is None:
+            raise ValueError(
+                f"a {type(denoiser).__name__} has no steps whose number the power of guidance"
+                " could be of: leave it out"
+            )
         self.denoiser = denoiser
         self.guide = guide
-        self.scale = scale
-        self.interval = interval
+        self.settings = settings
         self.num_classes = denoiser.num_classes
 
     def forward(
@@ -56,18 +98,38 @@ class GuidedDenoiser(Denoiser):
     ) -> Estimate:
         if isinstance(sigma, torch.Tensor):
             raise TypeError("guidance takes sigma as a number: it is for sampling, not training")
-        low, high = self.interval or (0.0, float("inf"))
-        if self.scale == 1.0 or not low <= sigma <= high:
+        scale = self.scale_at(sigma)
+        if abs(scale - 1) < 2**-24:  # which in float32 is 1
             return self.denoiser(x, sigma, class_labels)
         if self.guide is not None:
             own = self.denoiser(x, sigma, class_labels)
             labels = class_labels if self.guide.num_classes else None
-            worse = self.guide(x, sigma, labels).x_0
-            return Estimate(torch.lerp(worse, own.x_0, self.scale), own.variance)
+            return self._guided(own, self.guide(x, sigma, labels).x_0, scale)
         if class_labels is None:
             return self.denoiser(x, sigma)
         null = torch.full_like(class_labels, self.num_classes)
         both = self.denoiser(torch.cat((x, x)), sigma, torch.cat((class_labels, null)))
         conditional, unconditional = both.x_0.chunk(2)
         variance = None if both.variance is None else both.variance.chunk(2)[0]
-        return Estimate(torch.lerp(unconditional, conditional, self.scale), variance)
+        return self._guided(Estimate(conditional, variance), unconditional, scale)
+
+    def scale_at(self, sigma: float) -> float:
+        """The scale at a noise level."""
+        low, high = self.settings.interval or (0.0, math.inf)
+        if not low <= sigma <= high:
+            return 1.0
+        if self.settings.power is None:
+            return self.settings.scale
+        time = self.denoiser.relative_time(sigma)
+        assert time is not None
+        return self.settings.scale_at(time)
+
+    def _guided(self, own: Estimate, worse: torch.Tensor, scale: float) -> Estimate:
+        if self.settings.channels is None:
+            return Estimate(torch.lerp(worse, own.x_0, scale), own.variance)
+        guided = own.x_0.clone()
+        for (
+            channel
+        ) in self.settings.channels:  # by number: an index would go to the device each step
+            guided[:, channel] = torch.lerp(worse[:, channel], own.x_0[:, channel], scale)
+        return Estimate(guided, own.variance)

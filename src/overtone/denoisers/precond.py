@@ -166,6 +166,11 @@ class VPDenoiser(NetworkDenoiser):
         time = self.settings.time_scale * self.settings.schedule.t(sigma)
         return time if isinstance(sigma, Tensor) else time.item()
 
+    def relative_time(self, sigma: float) -> float | None:
+        time = self.time_of(sigma)
+        assert isinstance(time, float)
+        return time / (self.settings.time_scale + 1)
+
 
 class VEDenoiser(NetworkDenoiser):
     """A variance-exploding network (NCSN++), whose output is minus the noise:

@@ -2,12 +2,18 @@
 
 from overtone.networks.adm import ADMConfig, ADMUNet
 from overtone.networks.classifier import Classifier, ClassifierConfig
-from overtone.networks.diffit import DiffiTConfig, DiffiTUNet
+from overtone.networks.diffit import (
+    DiffiTConfig,
+    DiffiTTransformer,
+    DiffiTTransformerConfig,
+    DiffiTUNet,
+)
 from overtone.networks.network import Network
 from overtone.networks.song import SongConfig, SongUNet
 
 NETWORKS: dict[str, type[Network]] = {
-    network.__name__: network for network in (ADMUNet, Classifier, DiffiTUNet, SongUNet)
+    network.__name__: network
+    for network in (ADMUNet, Classifier, DiffiTTransformer, DiffiTUNet, SongUNet)
 }
 
 __all__ = [
@@ -17,6 +23,8 @@ __all__ = [
     "Classifier",
     "ClassifierConfig",
     "DiffiTConfig",
+    "DiffiTTransformer",
+    "DiffiTTransformerConfig",
     "DiffiTUNet",
     "Network",
     "SongConfig",

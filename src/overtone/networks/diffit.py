@@ -1,7 +1,8 @@
 """DiffiT: diffusion vision transformers (Hatamizadeh et al. 2023, arXiv 2312.02139).
 
-The image-space network: a U whose cells are a convolution followed by a transformer block with
-time-dependent attention (TMSA). Time enters nowhere else.
+In both networks time enters through attention (TMSA) and nowhere else. `DiffiTUNet`, for images, is
+a U whose cells are a convolution followed by a transformer block; `DiffiTTransformer`, for latents,
+a stack of the same blocks on patches.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from overtone.networks.attention import TimeIn
+from overtone.networks.attention import DiffiTBlock, TimeIn
 from overtone.networks.cells import DiffiTCell, TransformerCell
 from overtone.networks.layers import (
     ClassEmbedding,
@@ -21,6 +25,7 @@ from overtone.networks.layers import (
     FourierFeatures,
     Upsample,
     sinusoids,
+    zero,
 )
 from overtone.networks.network import Network
 from overtone.networks.unet import AggregationNet, Cells, Place, UNet
@@ -150,24 +155,41 @@ class _DiffiTCells(Cells):
 
 
 class TimeToken(nn.Module):
-    """x_t: embedding of the time -> Linear -> SiLU -> Linear, plus class and augmentation."""
+    """x_t: embedding of the time -> Linear -> SiLU -> Linear, plus class and augmentation.
 
-    def __init__(self, config: DiffiTConfig) -> None:
+    `features` is the width of the embedding, `width` that of the token.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        width: int,
+        num_classes: int,
+        *,
+        learned_null: bool = False,
+        fourier: bool = False,
+        augment_channels: int = 0,
+    ) -> None:
         super().__init__()
-        width = config.token_width
-        self.width = width
-        self.fourier = FourierFeatures(width) if config.time_embedding == "fourier" else None
-        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.classes = ClassEmbedding(config.num_classes, width) if config.num_classes else None
-        augment = config.augment_channels
-        self.augment = nn.Linear(augment, width, bias=False) if augment else None
+        self.features = features
+        self.fourier = FourierFeatures(features) if fourier else None
+        self.mlp = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
+        self.classes = (
+            ClassEmbedding(num_classes, width, learned_null=learned_null) if num_classes else None
+        )
+        self.augment = nn.Linear(augment_channels, width, bias=False) if augment_channels else None
 
     def forward(
-        self, time: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None
-    ) -> Tensor:
-        embedded = sinusoids(time, self.width) if self.fourier is None else self.fourier(time)
+        self,
+        time: Float[Tensor, " batch"],
+        class_labels: Int[Tensor, " batch"] | None,
+        augment_labels: Float[Tensor, "batch conditions"] | None = None,
+    ) -> Float[Tensor, "batch width"]:
+        embedded = sinusoids(time, self.features) if self.fourier is None else self.fourier(time)
         token = self.mlp(embedded)
-        if self.classes is not None and class_labels is not None:
+        if self.classes is not None:
+            if class_labels is None:
+                class_labels = torch.full(time.shape, self.classes.num_classes, device=time.device)
             token = token + self.classes(class_labels)
         if self.augment is not None and augment_labels is not None:
             token = token + self.augment(augment_labels)
@@ -189,7 +211,15 @@ class DiffiTUNet(Network):
         config = config or DiffiTConfig()
         super().__init__(config)
         # Without a way in it would be weights that are never trained.
-        self.token = None if config.time_in == "none" else TimeToken(config)
+        self.token = None
+        if config.time_in != "none":
+            self.token = TimeToken(
+                config.token_width,
+                config.token_width,
+                config.num_classes,
+                fourier=config.time_embedding == "fourier",
+                augment_channels=config.augment_channels,
+            )
         cells, channels = _DiffiTCells(config), config.channels
         widths, num_cells, patch = config.widths, config.num_cells, 1
         if config.encoder == "vit":  # one level, where a U has its lowest
@@ -214,3 +244,150 @@ class DiffiTUNet(Network):
         if self.token is None:
             return self.unet(x, x.new_zeros(len(x), self.config.token_width))
         return self.unet(x, self.token(time, class_labels, augment_labels))
+
+
+@dataclass(frozen=True)
+class DiffiTTransformerConfig:
+    """Settings of `DiffiTTransformer`; the defaults are the published 256 px network's, but for its
+    classes."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    kind: Literal["DiffiTTransformer"] = "DiffiTTransformer"
+    resolution: int = 32
+    """height and width of the latents: an eighth of the image's, with Stable Diffusion's VAE"""
+    channels: int = 4
+    """channels of the latents"""
+    num_classes: int = 0
+    """0: unconditional"""
+    patch: int = 2
+    """height and width of the patch that makes a token"""
+    width: int = 1152
+    """width of the tokens"""
+    depth: int = 28
+    """number of blocks"""
+    heads: int = 16
+    """attention heads"""
+    mlp_ratio: float = 4.0
+    """hidden width of a block's MLP over its width"""
+    time_features: int = 256
+    """number of sinusoids that the time is embedded in"""
+    learned_variance: bool = True
+    """return, behind the noise, where the reverse step's variance lies in its range"""
+
+    def __post_init__(self) -> None:
+        for name in ("resolution", "channels", "patch", "width", "depth", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.resolution % self.patch:
+            raise ValueError(
+                f"resolution {self.resolution} does not divide into patches of {self.patch}"
+            )
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} does not divide into {self.heads} heads")
+        if self.width % 4:
+            raise ValueError(f"width must be a multiple of 4 for its positions, not {self.width}")
+        if self.time_features < 2 or self.time_features % 2:
+            raise ValueError(f"time_features must be even, not {self.time_features}")
+
+    @classmethod
+    def preset(
+        cls,
+        name: Literal["s-2", "b-2", "l-2", "xl-2-256", "xl-2-512"],
+        num_classes: int = 0,
+    ) -> DiffiTTransformerConfig:
+        """The published networks (xl-2-256, xl-2-512: 561 M parameters), and smaller ones for
+        256 px in DiT's widths (arXiv 2212.09748, table 1)."""
+        depth, width, heads = {
+            "s-2": (12, 384, 6),
+            "b-2": (12, 768, 12),
+            "l-2": (24, 1024, 16),
+            "xl-2-256": (28, 1152, 16),
+            "xl-2-512": (28, 1152, 16),
+        }[name]
+        resolution = 64 if name == "xl-2-512" else 32
+        return cls(
+            resolution=resolution,
+            num_classes=num_classes,
+            width=width,
+            depth=depth,
+            heads=heads,
+        )
+
+
+class DiffiTTransformer(Network):
+    """The latent network: patches, fixed positions, DiffiT blocks over all tokens, a linear head.
+
+    Called as `network(x, time, class_labels)`: x (batch, channels, height, width), time (batch,)
+    the number of the diffusion step, labels integers in [0, num_classes], where num_classes or None
+    asks for no class. Returns as many channels, or twice as many with `learned_variance`. Height
+    and width may be any multiples of the patch: positions and position bias are those of the
+    trained resolution, scaled (`positions`, `RelativePositionBias`).
+    """
+
+    config_class = DiffiTTransformerConfig
+    config: DiffiTTransformerConfig
+    position: Tensor
+
+    def __init__(self, config: DiffiTTransformerConfig | None = None) -> None:
+        config = config or DiffiTTransformerConfig()
+        super().__init__(config)
+        width, size = config.width, config.resolution // config.patch
+        self.size = size
+        self.embed = nn.Conv2d(config.channels, width, config.patch, stride=config.patch)
+        self.token = TimeToken(config.time_features, width, config.num_classes, learned_null=True)
+        self.blocks = nn.ModuleList(
+            DiffiTBlock(width, config.heads, width, size, config.mlp_ratio)
+            for _ in range(config.depth)
+        )
+        self.out_channels = config.channels * (2 if config.learned_variance else 1)
+        self.head = zero(nn.Linear(width, config.patch**2 * self.out_channels))
+        grid = (size, size)
+        self.register_buffer("position", positions(width, grid, size), persistent=False)
+
+    def forward(
+        self,
+        x: Features,
+        time: Float[Tensor, " batch"],
+        class_labels: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch out_channels height width"]:
+        patch = self.config.patch
+        if x.shape[2] % patch or x.shape[3] % patch:
+            raise ValueError(
+                f"{x.shape[2]} x {x.shape[3]} latents do not divide into patches of {patch}"
+            )
+        rows, columns = grid = x.shape[2] // patch, x.shape[3] // patch
+        position = self.position
+        if grid != (self.size, self.size):
+            position = positions(self.config.width, grid, self.size).to(position)
+        token = self.token(time, class_labels)
+        tokens = self.embed(x).flatten(2).transpose(1, 2) + position
+        tokens = tokens[:, None]  # one window: the whole image
+        for block in self.blocks:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, token, grid, use_reentrant=False)
+            else:
+                tokens = block(tokens, token, grid)
+        tokens = self.head(F.silu(F.layer_norm(tokens[:, 0], tokens.shape[-1:], eps=1e-6)))
+        pixels = tokens.unflatten(1, (rows, columns)).unflatten(3, (patch, patch, -1))
+        return pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+    def repeated_blocks(self) -> list[nn.Module]:
+        return list(self.blocks)
+
+
+def positions(width: int, grid: tuple[int, int], size: int) -> Float[Tensor, "tokens width"]:
+    """2-d positional embedding of a grid of tokens: columns in the first half, rows in the second.
+
+    Each half is the sine, then the cosine, of the coordinate times 10000^(-i / (width / 4)), as in
+    DiT (arXiv 2212.09748). Coordinates run over `size` tokens whatever the grid.
+    """
+    rows, columns = (torch.arange(n, dtype=torch.float64) * (size / n) for n in grid)
+    index = torch.arange(width // 4, dtype=torch.float64)
+    frequencies = 10000.0 ** (-index / (width // 4))
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    halves = []
+    for coordinate in (x, y):
+        angles = coordinate.flatten()[:, None] * frequencies
+        halves += [angles.sin(), angles.cos()]
+    return torch.cat(halves, dim=1).float()

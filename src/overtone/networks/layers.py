@@ -124,7 +124,7 @@ def sinusoids(
     """
     half = width // 2
     index = torch.arange(half, dtype=torch.float32, device=x.device)
-    angles = x.float()[:, None] * torch.exp(index * (-math.log(10000.0) / (half - to_the_end)))
+    angles = x.float()[:, None] * torch.exp(-math.log(10000.0) * index / (half - to_the_end))
     return torch.cat((angles.cos(), angles.sin()), dim=1)
 
 
@@ -146,14 +146,18 @@ class FourierFeatures(nn.Module):
 
 
 class ClassEmbedding(nn.Module):
-    """A learned vector for each class, and zero for the null class num_classes (and for None)."""
+    """A learned vector for each class; for the null class num_classes zero, or learned as well."""
 
-    def __init__(self, num_classes: int, width: int) -> None:
+    def __init__(self, num_classes: int, width: int, *, learned_null: bool = False) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.weight = nn.Parameter(torch.randn(num_classes, width) / math.sqrt(width))
+        self.learned_null = learned_null
+        rows = num_classes + learned_null
+        self.weight = nn.Parameter(torch.randn(rows, width) / math.sqrt(width))
 
     def forward(self, class_labels: Int[Tensor, " batch"]) -> Float[Tensor, "batch width"]:
+        if self.learned_null:
+            return F.embedding(class_labels, self.weight)
         known = (class_labels < self.num_classes)[:, None]
         return self.weight[class_labels.clamp(max=self.num_classes - 1)] * known
 

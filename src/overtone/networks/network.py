@@ -25,6 +25,14 @@ def digest_of(network: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def compile_network(model: nn.Module) -> None:
+    """torch.compile the block that a network in `model` repeats, once for all of them, or else the
+    whole model."""
+    networks = [module for module in model.modules() if isinstance(module, Network)]
+    for part in [block for network in networks for block in network.repeated_blocks()] or [model]:
+        part.compile()
+
+
 class Network(nn.Module):
     """A module built from one settings dataclass, `config`, and saved with it.
 
@@ -34,6 +42,9 @@ class Network(nn.Module):
     """
 
     config_class: ClassVar[type]
+    gradient_checkpointing: bool = False
+    """compute blocks again in the backward pass instead of keeping their features; for networks
+    with `repeated_blocks`"""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -90,6 +101,10 @@ class Network(nn.Module):
     def to_fast_layout(self) -> Self:
         """Channels-last convolution weights, the layout in which CPUs and GPUs convolve fastest."""
         return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def repeated_blocks(self) -> list[nn.Module]:
+        """The blocks of one shape that most of the network consists of, if it does."""
+        return []
 
     @property
     def num_parameters(self) -> int:

@@ -1,6 +1,6 @@
 """Pipelines: seeds and labels in, images out."""
 
 from overtone.pipelines.base import ImagePipeline, load_pipeline
-from overtone.pipelines.diffit import DiffiTPipeline
+from overtone.pipelines.diffit import DiffiTPipeline, LatentDiffiTPipeline
 
-__all__ = ["DiffiTPipeline", "ImagePipeline", "load_pipeline"]
+__all__ = ["DiffiTPipeline", "ImagePipeline", "LatentDiffiTPipeline", "load_pipeline"]

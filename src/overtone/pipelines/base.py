@@ -6,6 +6,7 @@ Saved as a directory of data only,
     pipeline.json             which pipeline, its denoiser, process, sampler and class names
     network/config.json       the network's settings
     network/model.safetensors its weights
+    vae/                      of a model of latents, diffusers' files of the VAE that decodes them
 
 read without executing anything in it and without following any path named in it.
 """
@@ -33,21 +34,25 @@ from overtone.denoisers import (
     Denoiser,
     DenoiserSettings,
     EDMSettings,
+    GuidanceSettings,
     GuidedDenoiser,
     NetworkDenoiser,
     VESettings,
     VPSettings,
 )
 from overtone.errors import OvertoneError, unknown
-from overtone.networks import NETWORKS, ADMUNet, DiffiTUNet, Network, SongUNet
+from overtone.networks import NETWORKS, ADMUNet, DiffiTTransformer, DiffiTUNet, Network, SongUNet
+from overtone.networks.network import compile_network
+from overtone.networks.vae import FOLDER as VAE_FOLDER
+from overtone.networks.vae import VAE
 from overtone.pipelines.card import CARD_FILE, model_card
 from overtone.precision import Precision
 from overtone.processes import GaussianProcess, SeededNoise
-from overtone.samplers import Sampler, SamplingLoop, Step
+from overtone.samplers import AncestralSampler, AnySampler, Sampler, SamplingLoop, Step
 
 INDEX_FILE = "pipeline.json"
 NETWORK_FOLDER = "network"
-FILES = (CARD_FILE, INDEX_FILE, NETWORK_FOLDER)
+FILES = (CARD_FILE, INDEX_FILE, NETWORK_FOLDER, VAE_FOLDER)
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,12 @@ class PipelineIndex:
 
     pipeline: str
     network: str
-    sampler: Sampler
+    sampler: AnySampler
     denoiser: DenoiserSettings = field(default_factory=EDMSettings)
+    guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
+    """where nothing else is asked for"""
+    image_resolution: int | None = None
+    """of what a VAE decodes; none for a model of pixels"""
     process: Literal["GaussianProcess"] = "GaussianProcess"
     class_names: tuple[str, ...] = ()
     data: str = ""
@@ -79,7 +88,7 @@ class SampleBatch(NamedTuple):
 
 
 class ImagePipeline:
-    """Samples of a pixel-space model with any network.
+    """Samples of a model with any network, of pixels or, with a `vae`, of latents.
 
         pipe = ImagePipeline.from_pretrained("runs/digits/checkpoints/002000000")
         images = pipe(seeds=range(16), class_labels=[7] * 16)
@@ -88,7 +97,12 @@ class ImagePipeline:
     for with it; across batch sizes it is the same up to the rounding of the matrix products.
     """
 
-    networks: ClassVar[tuple[type[Network], ...]] = (ADMUNet, DiffiTUNet, SongUNet)
+    networks: ClassVar[tuple[type[Network], ...]] = (
+        ADMUNet,
+        DiffiTTransformer,
+        DiffiTUNet,
+        SongUNet,
+    )
 
     def __init__(
         self,
@@ -96,6 +110,9 @@ class ImagePipeline:
         sampler: SamplingLoop | None = None,
         *,
         denoiser: EDMSettings | VPSettings | VESettings | None = None,
+        guidance: GuidanceSettings | None = None,
+        vae: VAE | None = None,
+        image_resolution: int | None = None,
         class_names: Sequence[str] = (),
         data: str = "",
         training: Mapping[str, int | float | str] | None = None,
@@ -113,6 +130,11 @@ class ImagePipeline:
         self.denoiser.has_null_class = (training or {}).get("label dropout", 1.0) != 0.0
         self.process = GaussianProcess()
         self.sampler: SamplingLoop = sampler or Sampler()
+        self.guidance = guidance or GuidanceSettings()
+        self.image_resolution = image_resolution
+        self._vae: VAE | None = None
+        if vae is not None:
+            self.vae = vae
         self.class_names = tuple(class_names)
         self.data = data
         self.training = dict(training or {})
@@ -126,16 +148,55 @@ class ImagePipeline:
     def num_classes(self) -> int:
         return self.denoiser.num_classes
 
+    @property
+    def vae(self) -> VAE | None:
+        """What decodes the latents; None for a model of pixels, or before one is given."""
+        return self._vae
+
+    @vae.setter
+    def vae(self, vae: VAE) -> None:
+        config = self.network.config
+        size = config.resolution * vae.factor
+        if vae.channels != config.channels:
+            raise OvertoneError(
+                f"the VAE and the model do not belong together: its latents have {vae.channels}"
+                f" channels, the model's {config.channels}."
+            )
+        if self.image_resolution not in (None, size):
+            raise OvertoneError(
+                f"the VAE and the model do not belong together: the model is of images of"
+                f" {self.image_resolution} px, the VAE would make {config.resolution} px latents"
+                f" into {size} px."
+            )
+        self.image_resolution, self._vae = size, vae.eval().to(self.device)
+
+    @property
+    def resolution(self) -> int:
+        """Height and width of the images in pixels."""
+        return self.image_resolution or self.network.config.resolution
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return self.network.config.channels if self.vae is None else self.vae.image_channels
+
     def to(self, device: str | torch.device) -> Self:
         """Move the network; images are made where it is. Their noise is the same everywhere."""
         self.network.to(device)
+        if self.vae is not None:
+            self.vae.to(device)
+        return self
+
+    def compile(self) -> Self:
+        """torch.compile the network, of a transformer its block, once for all; pays on a GPU."""
+        compile_network(self.network)
         return self
 
     def __call__(
         self,
         seeds: Sequence[int],
         class_labels: Sequence[int] | int | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         steps: int | None = None,
         batch_size: int = 64,
@@ -147,8 +208,10 @@ class ImagePipeline:
             seeds: integers in [0, 2^32); seed k is drawn from `torch.Generator().manual_seed(k)`.
             class_labels: one for all or one a seed, in [0, num_classes); None gives seed k the
                 class k mod num_classes.
-            guidance_scale: of classifier-free guidance, or of `guide`'s; 1 for none.
-            guidance_interval: (lowest, highest) sigma at which guidance acts; None for all.
+            guidance_scale: of classifier-free guidance, or of `guide`'s; 1 for none, None for the
+                scale that the pipeline was saved with (`guidance`).
+            guidance_interval: (lowest, highest) sigma at which guidance acts; None for the interval
+                that the pipeline was saved with.
             steps: number of noise levels, instead of the saved sampler's.
             batch_size: images at a time.
             guide: a weaker model of the same images, to guide with in the place of the model asked
@@ -163,7 +226,7 @@ class ImagePipeline:
         self,
         seeds: Sequence[int],
         class_labels: Sequence[int] | int | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         steps: int | None = None,
         batch_size: int = 64,
@@ -183,18 +246,32 @@ class ImagePipeline:
                     seeds[part], own, guidance_scale, guidance_interval, steps, guide
                 ):
                     x = step.x
-            yield SampleBatch(seeds[part], own, to_pixels(x).cpu())
+                pixels = self.pixels(x)
+            yield SampleBatch(seeds[part], own, pixels.cpu())
+
+    def pixels(self, x: Tensor) -> Pixels:
+        """Images in [-1, 1], or latents decoded, as uint8 where they are."""
+        if self.image_resolution is None:
+            return to_pixels(x)
+        if self.vae is None:
+            raise OvertoneError(
+                "this model makes latents, and no VAE was saved with it to decode them: set"
+                " pipe.vae to one, or pass --vae (a directory, or a repository of the Hub)."
+            )
+        with torch.no_grad():
+            return to_pixels(self.vae.decode(x).float())
 
     def path(
         self,
         seeds: Sequence[int],
         class_labels: Sequence[int] | Tensor | int | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         steps: int | None = None,
         guide: ImagePipeline | None = None,
     ) -> Iterator[Step]:
-        """Every step from noise to image, for one batch; the last step's x is in [-1, 1]."""
+        """Every step from noise to image, for one batch; the last step's x is in [-1, 1], or a
+        latent, which `pixels` makes images of."""
         seeds = list(seeds)
         labels = self._labels(seeds, class_labels)
         sampler = self.sampler
@@ -207,9 +284,17 @@ class ImagePipeline:
         try:
             if steps is not None:
                 sampler = dataclasses.replace(sampler, num_steps=steps)  # type: ignore[type-var]
-            if guidance_scale != 1.0:
+            guidance = self.guidance
+            if guidance_scale is not None:
+                guidance = dataclasses.replace(guidance, scale=guidance_scale)
+            if guidance_interval is not None:
+                guidance = dataclasses.replace(guidance, interval=guidance_interval)
+            if max(guidance.channels or (0,)) >= self.network.config.channels:
+                raise ValueError(f"guidance of channels {guidance.channels} of a model with"
+                                 f" {self.network.config.channels}")  # fmt: skip
+            if guidance.scale != 1.0:
                 weaker = None if guide is None else guide.denoiser
-                denoiser = GuidedDenoiser(denoiser, guidance_scale, guidance_interval, weaker)
+                denoiser = GuidedDenoiser(denoiser, guidance, weaker)
             elif guide is not None:
                 raise ValueError("a guide does nothing at guidance scale 1: ask for another scale")
             source = SeededNoise(seeds)
@@ -237,7 +322,7 @@ class ImagePipeline:
         """The files of `save_pretrained`, into a directory that exists."""
         from overtone import __version__
 
-        if not isinstance(self.sampler, Sampler):
+        if not isinstance(self.sampler, Sampler | AncestralSampler):
             raise OvertoneError(
                 "a pipeline is saved with a sampler of Overtone's own: set pipe.sampler to a"
                 " Sampler, and a diffusers scheduler again after loading."
@@ -247,6 +332,8 @@ class ImagePipeline:
             network=type(self.network).__name__,
             sampler=self.sampler,
             denoiser=self.denoiser.settings,
+            guidance=self.guidance,
+            image_resolution=self.image_resolution,
             class_names=self.class_names,
             data=public_name(self.data),
             training=self.training,
@@ -257,6 +344,9 @@ class ImagePipeline:
             file.write_text(self._card(index))
         (folder / NETWORK_FOLDER).mkdir()
         self.network.write_into(folder / NETWORK_FOLDER)
+        if self.vae is not None:
+            (folder / VAE_FOLDER).mkdir()
+            self.vae.write_into(folder / VAE_FOLDER)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, revision: str | None = None) -> Self:
@@ -269,22 +359,25 @@ class ImagePipeline:
         if index.network not in NETWORKS:
             raise unknown("network", index.network, NETWORKS)
         network = NETWORKS[index.network].from_pretrained(folder / NETWORK_FOLDER)
+        vae = folder / VAE_FOLDER
         return cls(
             network,
             index.sampler,
             denoiser=index.denoiser,
+            guidance=index.guidance,
+            vae=VAE.from_pretrained(vae) if vae.is_dir() else None,
+            image_resolution=index.image_resolution,
             class_names=index.class_names,
             data=index.data,
             training=index.training,
         )
 
     def _card(self, index: PipelineIndex) -> str:
-        config = self.network.config
         return model_card(
             index.network,
             self.network.num_parameters,
-            config.resolution,
-            config.channels,
+            self.resolution,
+            self.channels,
             self.class_names,
             self.num_classes,
             self.denoiser.has_null_class,
@@ -292,6 +385,7 @@ class ImagePipeline:
                 "trained on": index.data,
                 **self.training,
                 "denoiser": _brief(self.denoiser.settings),
+                "guidance": _brief(self.guidance) if self.guidance.scale != 1.0 else "",
                 "sampler": _brief(self.sampler),
                 "written by": f"overtone {index.overtone}",
             },
@@ -325,10 +419,10 @@ class ImagePipeline:
 
 def load_pipeline(name: str | Path, revision: str | None = None) -> ImagePipeline:
     """The saved pipeline, as the class that its pipeline.json names."""
-    from overtone.pipelines.diffit import DiffiTPipeline
+    from overtone.pipelines.diffit import DiffiTPipeline, LatentDiffiTPipeline
 
     known: dict[str, type[ImagePipeline]] = {
-        kind.__name__: kind for kind in (DiffiTPipeline, ImagePipeline)
+        kind.__name__: kind for kind in (DiffiTPipeline, LatentDiffiTPipeline, ImagePipeline)
     }
     folder = storage.locate(name, revision)
     if not (folder / INDEX_FILE).exists():

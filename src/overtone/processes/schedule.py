@@ -36,6 +36,10 @@ class Schedule(ABC):
         _check(sigma, sigma >= 0, "sigma is negative")
         return self._t(sigma)
 
+    def drawn(self, uniform: Tensor) -> Tensor:
+        """Times of training from draws of U(0, 1): those themselves, where time is continuous."""
+        return uniform
+
     @abstractmethod
     def _sigma(self, t: Tensor) -> Tensor: ...
 
@@ -220,6 +224,11 @@ class DiscreteSchedule(Schedule):
         """sigma_i, (num_steps,), float64."""
         abar = torch.tensor(self.abar or self._abar(), dtype=torch.float64)
         return ((1 - abar) / abar).sqrt()
+
+    def drawn(self, uniform: Tensor) -> Tensor:
+        """The time of one of the steps, each as likely."""
+        count = len(self.levels)
+        return (uniform * count).floor().clamp(max=count - 1) / (count - 1)
 
     def _abar(self) -> list[float]:
         count, first, last = self.num_steps, self.beta_start, self.beta_end

@@ -1,7 +1,25 @@
 """Samplers: from noise to an image, step by step."""
 
+from typing import Annotated
+
+import pydantic
+
+from overtone.samplers.ancestral import AncestralSampler
 from overtone.samplers.estimates import EstimateKind
 from overtone.samplers.sampler import Sampler, SamplingLoop, Step, sigma_grid
-from overtone.samplers.schedulers import SchedulerSampler
+from overtone.samplers.schedulers import SchedulerSampler, scheduler_of
 
-__all__ = ["EstimateKind", "Sampler", "SamplingLoop", "SchedulerSampler", "Step", "sigma_grid"]
+AnySampler = Annotated[Sampler | AncestralSampler, pydantic.Field(discriminator="kind")]
+"""A sampler in settings."""
+
+__all__ = [
+    "AncestralSampler",
+    "AnySampler",
+    "EstimateKind",
+    "Sampler",
+    "SamplingLoop",
+    "SchedulerSampler",
+    "Step",
+    "scheduler_of",
+    "sigma_grid",
+]

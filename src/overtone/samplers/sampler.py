@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -117,6 +117,7 @@ class Sampler(SamplingLoop):
     """highest sigma at which noise is added; none: no limit"""
     S_noise: float = 1.0
     """standard deviation of the noise added"""
+    kind: Literal["Sampler"] = "Sampler"
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from overtone.denoisers.denoiser import Denoiser, Images, Labels
 from overtone.denoisers.foreign import PREDICTIONS, discrete_schedule
-from overtone.denoisers.precond import vp_output
-from overtone.errors import OvertoneError
-from overtone.processes import NoiseSource, Process, SeededNoise
+from overtone.denoisers.precond import Prediction, vp_output
+from overtone.errors import OvertoneError, unknown
+from overtone.processes import DiscreteSchedule, NoiseSource, Process, Schedule, SeededNoise
 from overtone.samplers.sampler import SamplingLoop, Step
 
 
@@ -124,6 +124,41 @@ class SchedulerSampler(SamplingLoop):
         c_out = sigma * config.sigma_data / variance**0.5
         c_out = -c_out if prediction == "v" else c_out
         return (x_0 - config.sigma_data**2 / variance * x) / c_out
+
+
+def scheduler_of(name: str, schedule: Schedule, prediction: Prediction = "eps") -> Any:
+    """diffusers' scheduler of that class, on the noise levels of a discrete schedule.
+
+    Times are spread from the first step to the last; estimates are not clipped; of schedulers that
+    know it, the variance is the one that the network learned. Raises `OvertoneError` for another
+    class or schedule.
+    """
+    import diffusers
+
+    known = [n for n in dir(diffusers) if n.endswith("Scheduler") and not n.startswith("Flax")]
+    if name not in known:
+        raise unknown("scheduler", name, known)
+    if not isinstance(schedule, DiscreteSchedule):
+        raise OvertoneError(
+            f"{name} needs the discrete noise levels that a model was trained with, and this one"
+            " was trained in continuous time: use Overtone's own sampler."
+        )
+    kind = getattr(diffusers, name)
+    taken = inspect.signature(kind.__init__).parameters
+    abar = (1 + schedule.levels**2) ** -1
+    ratios = abar / torch.cat((abar.new_ones(1), abar[:-1]))
+    wanted = {
+        "num_train_timesteps": len(abar),
+        "trained_betas": (1 - ratios).tolist(),
+        "prediction_type": {ours: theirs for theirs, ours in PREDICTIONS.items()}[prediction],
+        "timestep_spacing": "linspace",
+        "clip_sample": False,
+        "set_alpha_to_one": True,
+        "variance_type": "learned_range" if name == "DDPMScheduler" else None,
+    }
+    if "trained_betas" not in taken:
+        raise OvertoneError(f"{name} takes no noise levels of a model's own.")
+    return kind(**{key: value for key, value in wanted.items() if key in taken})
 
 
 def _learns_variance(scheduler: Any) -> bool:

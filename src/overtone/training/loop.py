@@ -27,14 +27,17 @@ from overtone import storage
 from overtone.data import ImageData
 from overtone.errors import OvertoneError, RunInterruptedError
 from overtone.launch import ALONE, Processes, lost_connection, processes, whole
+from overtone.networks.network import Network, compile_network
 from overtone.precision import Precision
 from overtone.processes.noise import mix
+from overtone.progress import Display
 from overtone.training.ema import EMA
 from overtone.training.objectives import Batch, Objective
 from overtone.training.rundir import RECIPE_FILE, Progress, RunDirectory
 from overtone.training.stream import TrainingStream
 from overtone.training.trackers import TrackerName, Trackers
 
+_FREE = ("about", "kind", "reporting", "skip_bad_images")
 _DROPOUT, _HELD_OUT = 3, 4  # uses of the run's seed, beside those of the stream
 
 
@@ -70,6 +73,8 @@ class Training:
     """auto: bf16 where the hardware has matrix units for it"""
     compile: bool = False
     """torch.compile the network; pays on a GPU"""
+    gradient_checkpointing: bool = False
+    """compute a transformer's blocks twice instead of keeping their features: less memory"""
 
     def __post_init__(self) -> None:
         for name in ("total_images", "batch_size", "lr", "ema_halflife_images"):
@@ -79,6 +84,14 @@ class Training:
             raise ValueError(f"betas must be in [0, 1), not {self.betas}")
         if self.micro_batch is not None and not 0 < self.micro_batch <= self.batch_size:
             raise ValueError(f"micro_batch {self.micro_batch} is not in [1, {self.batch_size}]")
+
+    def identity_in(self, recipe: dict[str, Any]) -> dict[str, Any]:
+        """The JSON of a recipe with this training, without what the weights do not depend on."""
+        kept = {key: value for key, value in recipe.items() if key not in _FREE}
+        kept["training"] = dict(kept["training"])
+        if not self.lr_rampdown_images:
+            del kept["training"]["total_images"]  # a constant rate lets a run be made longer
+        return kept
 
 
 @dataclass(frozen=True)
@@ -149,6 +162,14 @@ class Trainer:
                     f"--{name.replace('_', '-')} {size} does not divide among"
                     f" {self.processes.count} processes."
                 )
+        for module in self.model.modules():
+            if isinstance(module, Network):
+                if training.gradient_checkpointing and not module.repeated_blocks():
+                    raise OvertoneError(
+                        f"--gradient-checkpointing is for transformers, not a"
+                        f" {type(module).__name__}: --micro-batch saves memory there."
+                    )
+                module.gradient_checkpointing = training.gradient_checkpointing
         self.ema = EMA(self.model, training.ema_halflife_images, training.ema_rampup_ratio)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=training.lr, betas=training.betas, fused=True
@@ -193,7 +214,7 @@ class Trainer:
         if first == 0:
             self._checkpoint(run)
         meter = _Meter(self.device, first, self.training.batch_size, self.processes)
-        with _Display(self, total, first) as display:
+        with Display(total, first, shown=self.show and self.processes.is_main) as display:
             for batch in self._batches(first):
                 meter.add(*self._step(model, batch))
                 self.progress.images += self.training.batch_size
@@ -205,7 +226,7 @@ class Trainer:
                     self.progress.seconds = spent + time.perf_counter() - began
                     entry = meter.report(seen) | {"lr": self._lr(seen), "at": time.time()}
                     self._log(run, entry | {"seconds": round(self.progress.seconds, 3)})
-                    display.report(entry)
+                    display.report(seen, f"loss {entry['loss']:.4f}")
                 if last or self._due(seen, self.reporting.checkpoint_images):
                     meter.check(seen)
                     self._checkpoint(run)
@@ -260,7 +281,7 @@ class Trainer:
         elif not self.alone:
             model = self.accelerator.prepare(self.model)
         if self.training.compile:
-            model.compile()
+            compile_network(model)
         return model
 
     @property
@@ -447,53 +468,3 @@ def _asked_to_stop(trainer: Trainer) -> Iterator[None]:
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
-
-
-class _Display:
-    """Images seen, images a second and time left: a bar in a terminal, lines elsewhere."""
-
-    def __init__(self, trainer: Trainer, total: int, done: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.total, self.began, self.first = total, time.perf_counter(), done
-        self.shown = trainer.show and trainer.processes.is_main
-        self.console = Console(stderr=True)
-        self.bar = Progress(
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f} images"),
-            BarColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=self.console,
-            disable=not (self.shown and self.console.is_terminal),
-            refresh_per_second=2,
-        )
-        self.task = self.bar.add_task("", total=total, completed=done, note="")
-
-    def __enter__(self) -> _Display:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def advance(self, images: int) -> None:
-        self.bar.update(self.task, completed=images)
-
-    def report(self, entry: dict[str, float]) -> None:
-        images = int(entry["images"])
-        rate = (images - self.first) / (time.perf_counter() - self.began)
-        note = f"loss {entry['loss']:.4f}  {rate:,.0f} images/s"
-        self.bar.update(self.task, note=note)
-        if self.shown and not self.console.is_terminal:
-            left = (self.total - images) / rate
-            self.console.print(
-                f"{images:,} of {self.total:,} images  {note}  {_clock(left)} left",
-                highlight=False,
-            )
-
-
-def _clock(seconds: float) -> str:
-    hours, rest = divmod(int(max(seconds, 0)), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

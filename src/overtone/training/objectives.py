@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -17,15 +18,16 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from overtone.data import to_unit
-from overtone.data.images import Pixels
+from overtone.denoisers.denoiser import Images
 from overtone.processes import (
+    DiscreteSchedule,
     GaussianProcess,
     Process,
     QuantileSchedule,
     Schedule,
     SeededNoise,
 )
+from overtone.processes.posterior import ReverseSteps, log_variance, variational_bound
 from overtone.training.augment import augment
 
 Batch = dict[str, Tensor]
@@ -36,8 +38,8 @@ class Objective(ABC):
     """Contract of the training loop."""
 
     @abstractmethod
-    def draw(self, pixels: Pixels, labels: Int[Tensor, " batch"], source: SeededNoise) -> Batch:
-        """A training batch from images and their labels; all randomness from `source`."""
+    def draw(self, x_0: Images, labels: Int[Tensor, " batch"], source: SeededNoise) -> Batch:
+        """A training batch from clean images and their labels; all randomness from `source`."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
@@ -51,9 +53,18 @@ class DenoisingObjective(Objective):
         (sigma^2 + s_d^2) / (sigma s_d)^2 |D(x; sigma) - x_0|^2,   t ~ U(0, 1), s_d = sigma_data
 
     averaged over the image's values. `weighting` "eps" weights by 1 / sigma^2 instead, which is
-    the plain error of a network that predicts the noise. `label_dropout` is the probability of
-    training an image under the null class, which `num_classes` stands for; `mirror` flips half of
-    the images; `augmentation` is the probability of EDM's, whose conditions go to the network.
+    the plain error of a network that predicts the noise. Of a discrete schedule its own steps are
+    drawn. `label_dropout` is the probability of training an image under the null class, which
+    `num_classes` stands for; `mirror` flips half of the images; `augmentation` is the probability
+    of EDM's, whose conditions go to the network.
+
+    `hybrid`, for a network that learns the reverse step's variance, adds a thousandth of the
+    variational bound on N steps, in bits a value, of which one step's term is drawn (Nichol &
+    Dhariwal 2021, arXiv 2102.09672, equation 16):
+
+        N / 1000 L_t,   L_t from `variational_bound`, the mean held fixed
+
+    so that it trains the variance alone. `bounded` says that values lie in [-1, 1], as pixels do.
     """
 
     schedule: Schedule = field(default_factory=QuantileSchedule)
@@ -64,19 +75,31 @@ class DenoisingObjective(Objective):
     label_dropout: float = 0.0
     mirror: bool = False
     augmentation: float = 0.0
+    hybrid: bool = False
+    bounded: bool = True
 
-    def draw(self, pixels: Pixels, labels: Int[Tensor, " batch"], source: SeededNoise) -> Batch:
-        sigma = self.schedule.sigma(source.uniform())
+    @cached_property
+    def steps(self) -> ReverseSteps:
+        """The reverse steps whose variance is learned; `ValueError` where time is continuous."""
+        if not isinstance(self.schedule, DiscreteSchedule):
+            raise ValueError("a learned variance is that of the steps of a discrete schedule")
+        return ReverseSteps(self.schedule.levels)
+
+    def draw(self, x_0: Images, labels: Int[Tensor, " batch"], source: SeededNoise) -> Batch:
+        t = self.schedule.drawn(source.uniform())
         flipped, dropped = source.uniform() < 0.5, source.uniform() < self.label_dropout
-        x_0 = to_unit(pixels)
         if self.mirror:
             x_0 = torch.where(flipped[:, None, None, None], x_0.flip(3), x_0)
-        batch = {"sigma": sigma.float()}
+        batch = {"sigma": self.schedule.sigma(t).float()}
         if self.augmentation:
             x_0, batch["augment_labels"] = augment(x_0, self.augmentation, source)
         batch |= {"x_0": x_0, "noise": self.process.noise(x_0, source)}
         if self.num_classes:
             batch["class_labels"] = torch.where(dropped, self.num_classes, labels)
+        if self.hybrid:
+            steps, at = self.steps, (t * (len(self.steps.ratio) - 1)).round().long()
+            numbers = (steps.ratio[at], steps.log_lower[at], steps.log_upper[at])
+            batch["reverse_step"] = torch.stack(numbers, dim=1).float()
         return batch
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
@@ -84,11 +107,24 @@ class DenoisingObjective(Objective):
         x = self.process.mean(x_0, sigma) + sigma[:, None, None, None] * batch["noise"]
         # Only denoisers of networks with augmentation conditions take the argument.
         conditions = [batch["augment_labels"]] if "augment_labels" in batch else []
-        estimate = model(x, sigma, batch.get("class_labels"), *conditions).x_0
+        estimate = model(x, sigma, batch.get("class_labels"), *conditions)
+        error = estimate.x_0 - x_0
         weight = sigma**-2
         if self.weighting == "edm":
             weight = weight + self.sigma_data**-2
-        return weight * (estimate - x_0).square().mean(dim=(1, 2, 3))
+        loss = weight * error.square().mean(dim=(1, 2, 3))
+        if not self.hybrid:
+            return loss
+        ratio, lower, upper = batch["reverse_step"][:, :, None, None, None].unbind(1)
+        bound = variational_bound(
+            error.detach(),
+            log_variance(estimate.variance, lower, upper),
+            ratio,
+            lower,
+            x_0,
+            bounded=self.bounded,
+        )
+        return loss + len(self.steps.ratio) / 1000 * bound.mean(dim=(1, 2, 3))
 
 
 @dataclass(frozen=True)
@@ -104,7 +140,7 @@ class ClassificationObjective(Objective):
     shift: float = 0.1
     smoothing: float = 0.1
 
-    def draw(self, pixels: Pixels, labels: Int[Tensor, " batch"], source: SeededNoise) -> Batch:
+    def draw(self, x_0: Images, labels: Int[Tensor, " batch"], source: SeededNoise) -> Batch:
         turn, wide, high, right, down = (
             (2 * source.uniform() - 1).float() for _ in range(5)
         )  # each in (-1, 1)
@@ -115,9 +151,8 @@ class ClassificationObjective(Objective):
         rows = (cos * wide, -sin * high, 2 * self.shift * right)
         columns = (sin * wide, cos * high, 2 * self.shift * down)
         theta = torch.stack((torch.stack(rows, -1), torch.stack(columns, -1)), 1)
-        images = to_unit(pixels)
-        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-        moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        grid = F.affine_grid(theta, list(x_0.shape), align_corners=False)
+        moved = F.grid_sample(x_0, grid, padding_mode="border", align_corners=False)
         return {"images": moved, "labels": labels}
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:

@@ -44,9 +44,9 @@ class TrainingStream(Dataset):
 
     def __getitems__(self, numbers: Sequence[int]) -> Batch:
         """The batch of images with these numbers; the DataLoader's entry."""
-        pixels, labels = self.data.fetch([self.index(n) for n in numbers])
+        items, labels = self.data.fetch([self.index(n) for n in numbers])
         source = SeededNoise(mix(self.seed, _DRAW, n) for n in numbers)
-        return self.objective.draw(pixels, labels, source)
+        return self.objective.draw(self.data.clean(items, source), labels, source)
 
     def batches(
         self, start: int, stop: int, batch: int, *, share: slice = slice(None), workers: int = 0

@@ -1,0 +1,254 @@
+"""Latents of images, encoded once and kept: a directory of
+
+    latents.json          what they are of: VAE, images, resolution, mirrored or not
+    00000.safetensors     mean and standard deviation (fp16) and labels of the first images,
+    00001.safetensors     and of the next ones; each appears whole or not at all
+    test/                 the same for the held-out images, where there are any
+
+Encoding goes on where it was interrupted, and is shared among the processes of a job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from overtone import settings, storage
+from overtone.data.images import ImageData, to_unit
+from overtone.data.open import public_name
+from overtone.errors import OvertoneError
+from overtone.launch import processes
+from overtone.networks.vae import VAE
+from overtone.processes.noise import SeededNoise
+from overtone.progress import Display
+
+INDEX_FILE = "latents.json"
+TEST_FOLDER = "test"
+BLOCK = 1024  # images a file
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class LatentsIndex:
+    """The contents of latents.json."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    images: str
+    """the name of the data, as it may be published"""
+    image_fingerprint: str
+    image_resolution: int
+    image_channels: int
+    count: int
+    """latents, mirrored ones counted"""
+    mirrored: bool
+    """whether the second half is of the images flipped left to right"""
+    vae: str
+    """its digest"""
+    resolution: int
+    """height and width of the latents"""
+    channels: int
+    scaling_factor: float
+    shift_factor: float
+    class_names: tuple[str, ...] = ()
+    block: int = BLOCK
+
+
+class LatentData(ImageData):
+    """The latents in a directory, as training data.
+
+    `fetch` returns mean and standard deviation beside each other, fp16; `clean` draws from them.
+    Raises `OvertoneError` for a directory that is incomplete or damaged, naming the file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        file = folder / INDEX_FILE
+        self.index = settings.load(LatentsIndex, storage.read_json(file), str(file))
+        self.name = self.index.images
+        self.resolution, self.channels = self.index.resolution, self.index.channels
+        self.class_names = self.index.class_names
+        self.fingerprint = fingerprint_of(self.index)
+        self.resize_rule = "none"
+        self._open: dict[int, Any] = {}
+        self.labels = torch.cat([self._labels(i) for i in range(blocks_of(self.index))])
+
+    def __len__(self) -> int:
+        return self.index.count
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": {}}  # open files are not for other processes
+
+    def fetch(
+        self, indices: Sequence[int]
+    ) -> tuple[Float[Tensor, "batch double rows columns"], Int[Tensor, " batch"]]:
+        rows = [divmod(int(i), self.index.block) for i in indices]
+        moments = [self._block(block).get_slice("moments")[row : row + 1] for block, row in rows]
+        return torch.cat(moments), self.labels[list(indices)]
+
+    def clean(
+        self, items: Float[Tensor, "batch double rows columns"], source: SeededNoise
+    ) -> Float[Tensor, "batch channels rows columns"]:
+        """Latents drawn from their posterior, at the scale they are diffused at."""
+        mean, std = items.float().chunk(2, dim=1)
+        z = mean + std * source.normal(mean)
+        return (z - self.index.shift_factor) * self.index.scaling_factor
+
+    def _block(self, number: int) -> Any:
+        if number not in self._open:
+            self._open[number] = open_block(self.folder, self.index, number)
+        return self._open[number]
+
+    def _labels(self, number: int) -> Tensor:
+        return self._block(number).get_tensor("labels")
+
+
+def blocks_of(index: LatentsIndex) -> int:
+    """Number of files."""
+    return -(-index.count // index.block)
+
+
+def fingerprint_of(index: LatentsIndex) -> str:
+    """Changes with anything that the latents depend on; not with the data's name or the blocks."""
+    facts = settings.dump(index)
+    del facts["images"], facts["block"]
+    return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]
+
+
+def open_block(folder: Path, index: LatentsIndex, number: int) -> Any:
+    """A file of latents, not read yet. Raises `OvertoneError`, naming it, for a bad one."""
+    from safetensors import SafetensorError, safe_open
+
+    file = folder / f"{number:05d}.safetensors"
+    rows = min(index.block, index.count - number * index.block)
+    shape = [rows, 2 * index.channels, index.resolution, index.resolution]
+    try:
+        block = safe_open(file, "pt")
+        found = block.get_slice("moments").get_shape()
+    except (OSError, SafetensorError) as error:
+        reason = "is missing" if not file.exists() else f"is damaged ({error})"
+    else:
+        if found == shape:
+            return block
+        reason = f"has latents of shape {found}, not {shape}"
+    raise OvertoneError(
+        f"{file}, of {blocks_of(index)} files, {reason}: delete it if it is there, and encode into"
+        " the same directory again, which makes only what is missing."
+    )
+
+
+def is_latents(name: str) -> bool:
+    """Whether the name is that of a directory of latents."""
+    return (Path(name).expanduser() / INDEX_FILE).exists()
+
+
+def latents_index(
+    data: ImageData, vae: VAE, *, mirror: bool = False, images: int | None = None
+) -> LatentsIndex:
+    """What the latents of some data are, before they are made.
+
+    Raises `OvertoneError` for images and a VAE that do not fit each other.
+    """
+    if data.channels != vae.image_channels or data.resolution % vae.factor:
+        raise OvertoneError(
+            f"the VAE takes images with {vae.image_channels} channels in multiples of {vae.factor}"
+            f" px, not {data.resolution} px with {data.channels} channels."
+        )
+    if data.endless and images is None:
+        raise OvertoneError(f"{data.name} never ends: say how many images to encode (--images).")
+    return LatentsIndex(
+        images=public_name(data.name),
+        image_fingerprint=data.fingerprint,
+        image_resolution=data.resolution,
+        image_channels=data.channels,
+        count=min(len(data), images or len(data)) * (2 if mirror else 1),
+        mirrored=mirror,
+        vae=vae.digest,
+        resolution=data.resolution // vae.factor,
+        channels=vae.channels,
+        scaling_factor=vae.scaling_factor,
+        shift_factor=vae.shift_factor,
+        class_names=tuple(data.class_names),
+    )
+
+
+def encode(
+    data: ImageData, vae: VAE, folder: Path, index: LatentsIndex, *, show: bool = True
+) -> LatentData:
+    """The latents of `data` in `folder`: made now, or what is missing of them. Every process of a
+    job has to call it.
+
+    Runs in fp32: it is done once, and rounding would stay in the data. Raises `OvertoneError` if
+    the folder holds latents of another VAE, resolution or data, naming the difference.
+    """
+    among = processes()
+    if among.is_main:
+        file = folder / INDEX_FILE
+        if file.exists():
+            found = settings.load(LatentsIndex, storage.read_json(file), str(file))
+            old, new = settings.dump(found), settings.dump(index)
+            if fingerprint_of(found) != fingerprint_of(index):
+                changed = "; ".join(settings.difference(old, new))
+                raise OvertoneError(
+                    f"{folder} holds other latents ({changed}): choose another directory, or delete"
+                    " this one."
+                )
+        elif folder.is_dir() and any(folder.iterdir()):
+            raise OvertoneError(f"{folder} holds other files: choose another directory.")
+        else:
+            storage.write_json(file, settings.dump(index))
+        storage.sweep(folder, days=1)
+    among.wait()
+    wanted = [number for number in range(blocks_of(index)) if not _is_there(folder, index, number)]
+    mine = among.share(wanted)
+    total, done = sum(_rows(index, number) for number in mine), 0
+    with Display(total, shown=show and among.is_main and bool(mine)) as display:
+        for number in mine:
+            for count in _encode_block(data, vae, folder, index, number):
+                done += count
+                display.advance(done)
+            display.report(done)
+    among.wait()
+    return LatentData(folder)
+
+
+def _is_there(folder: Path, index: LatentsIndex, number: int) -> bool:
+    if not (folder / f"{number:05d}.safetensors").exists():
+        return False
+    open_block(folder, index, number)
+    return True
+
+
+def _rows(index: LatentsIndex, number: int) -> int:
+    return min(index.block, index.count - number * index.block)
+
+
+def _encode_block(
+    data: ImageData, vae: VAE, folder: Path, index: LatentsIndex, number: int
+) -> Iterator[int]:
+    """Makes a file; yields the number of images in each batch of it."""
+    device = next(vae.parameters()).device
+    half = index.count // 2 if index.mirrored else index.count
+    first = number * index.block
+    rows = range(first, first + _rows(index, number))
+    moments, labels = [], []
+    for at in range(0, len(rows), BATCH):
+        part = rows[at : at + BATCH]
+        pixels, own = data.fetch([row % half for row in part])
+        images = to_unit(pixels)
+        flipped = torch.tensor([row >= half for row in part])
+        images[flipped] = images[flipped].flip(3)
+        with torch.no_grad():
+            pair = torch.cat(vae.encode(images.to(device)), dim=1)
+        moments.append(pair.to("cpu", torch.float16))
+        labels.append(own)
+        yield len(part)
+    with storage.new_file(folder / f"{number:05d}.safetensors") as file:
+        storage.save_tensors(file, {"moments": torch.cat(moments), "labels": torch.cat(labels)})

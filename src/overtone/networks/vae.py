@@ -1,0 +1,175 @@
+"""The latent space: diffusers' `AutoencoderKL` between images and latents of unit scale."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from overtone import storage
+from overtone.errors import OvertoneError
+from overtone.networks.network import digest_of
+
+FOLDER = "vae"
+"""where a pipeline or a checkpoint keeps it"""
+DECODED_PIXELS = 2**22
+"""decoded at a time: memory stays the same however many images are asked for"""
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Settings of an `AutoencoderKL` to train."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    kind: Literal["VAE"] = "VAE"
+    resolution: int = 32
+    """image height and width in pixels"""
+    channels: int = 3
+    """channels of the image"""
+    latent_channels: int = 4
+    """channels of the latents"""
+    widths: tuple[int, ...] = (32, 64, 64)
+    """channels a level; each but the last halves the resolution"""
+    num_cells: int = 1
+    """residual cells a level"""
+    groups: int = 8
+    """of the group norms"""
+    attention: bool = False
+    """attention over all pixels at the lowest resolution"""
+
+    def __post_init__(self) -> None:
+        if any(width % self.groups for width in self.widths):
+            raise ValueError(f"widths {self.widths} do not divide into {self.groups} groups")
+        if self.resolution % 2 ** (len(self.widths) - 1):
+            raise ValueError(
+                f"resolution {self.resolution} can't be halved {len(self.widths) - 1} times"
+            )
+
+
+class VAE(nn.Module):
+    """An `AutoencoderKL`, and the scale that its latents are diffused at.
+
+    A latent z ~ N(mean, std^2) is stored as it comes and diffused as
+
+        x = scaling_factor (z - shift_factor)
+
+    which has about unit variance. Raises `OvertoneError` for a model without a scaling factor,
+    unless one is given: Stable Diffusion's is 0.18215.
+    """
+
+    def __init__(self, model: nn.Module, scaling_factor: float | None = None) -> None:
+        super().__init__()
+        config: Any = model.config
+        scale = config.get("scaling_factor") if scaling_factor is None else scaling_factor
+        if not isinstance(scale, int | float) or not 0 < scale < math.inf:
+            raise OvertoneError(
+                f"the VAE's scaling_factor is {scale}: give it one that makes its latents' standard"
+                " deviation 1, 0.18215 for Stable Diffusion's (--scaling-factor)."
+            )
+        self.model: Any = model
+        self.scaling_factor = float(scale)
+        self.shift_factor = float(config.get("shift_factor") or 0.0)
+        self.image_channels = int(config.in_channels)
+        self.channels = int(config.latent_channels)
+        self.factor = 2 ** (len(config.block_out_channels) - 1)
+
+    @classmethod
+    def build(cls, config: VAEConfig) -> Self:
+        """A VAE to train, with random weights."""
+        from diffusers import AutoencoderKL
+
+        depth = len(config.widths)
+        model: Any = AutoencoderKL(
+            in_channels=config.channels,
+            out_channels=config.channels,
+            down_block_types=("DownEncoderBlock2D",) * depth,
+            up_block_types=("UpDecoderBlock2D",) * depth,
+            block_out_channels=config.widths,
+            layers_per_block=config.num_cells,
+            latent_channels=config.latent_channels,
+            norm_num_groups=config.groups,
+            sample_size=config.resolution,
+            mid_block_add_attention=config.attention,
+            scaling_factor=1.0,
+        )
+        # A posterior as wide as the prior would drown what there is to learn from at first.
+        nn.init.constant_(model.quant_conv.bias[config.latent_channels :], -6.0)
+        return cls(model)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, scaling_factor: float | None = None, revision: str | None = None
+    ) -> Self:
+        """The VAE in a directory (or its sub-folder `vae`), or in a repository of the Hub, in eval
+        mode. Reads JSON and safetensors only.
+
+        Raises `OvertoneError` if there is none, if it is no `AutoencoderKL`, or if its config.json
+        has no scaling_factor and none is given.
+        """
+        from diffusers import AutoencoderKL
+
+        folder = storage.locate(name, revision)
+        folder = folder / FOLDER if (folder / FOLDER).is_dir() else folder
+        file = folder / "config.json"
+        config = storage.read_json(file, dict)
+        if config.get("_class_name", "AutoencoderKL") != "AutoencoderKL" or (
+            "latent_channels" not in config
+        ):
+            kind = config.get("_class_name") or config.get("kind") or "something else"
+            raise OvertoneError(f"{folder} holds a {kind}, not an AutoencoderKL.")
+        if config.get("scaling_factor") is None and scaling_factor is None:
+            raise OvertoneError(
+                f"{file} has no scaling_factor: pass the one that its latents are diffused at,"
+                " 0.18215 for Stable Diffusion's (--scaling-factor)."
+            )
+        try:
+            model = AutoencoderKL.from_pretrained(folder, use_safetensors=True)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise OvertoneError(f"{folder}: the VAE can't be loaded ({reason}).") from None
+        return cls(model, scaling_factor).eval()
+
+    def write_into(self, folder: Path) -> None:
+        """diffusers' files, into a directory that exists."""
+        self.model.register_to_config(scaling_factor=self.scaling_factor)
+        self.model.save_pretrained(folder)
+
+    @property
+    def digest(self) -> str:
+        """Of all that the latents depend on: weights and architecture, not the scale."""
+        shape = [self.image_channels, self.channels, self.factor]
+        return hashlib.sha256(f"{digest_of(self.model)} {shape}".encode()).hexdigest()[:16]
+
+    def encode(
+        self, images: Float[Tensor, "batch image_channels height width"]
+    ) -> tuple[
+        Float[Tensor, "batch channels rows columns"], Float[Tensor, "batch channels rows columns"]
+    ]:
+        """Mean and standard deviation of the latents of images in [-1, 1], as they are stored."""
+        posterior = self.model.encode(images).latent_dist
+        return posterior.mean, posterior.std
+
+    def decode(
+        self, x: Float[Tensor, "batch channels rows columns"]
+    ) -> Float[Tensor, "batch image_channels height width"]:
+        """The images of latents at the scale they are diffused at."""
+        z = x / self.scaling_factor + self.shift_factor
+        part = max(1, DECODED_PIXELS // (z.shape[2] * z.shape[3] * self.factor**2))
+        return torch.cat([self.model.decode(some).sample for some in z.split(part)])
+
+    def forward(
+        self,
+        images: Float[Tensor, "batch image_channels height width"],
+        noise: Float[Tensor, "batch channels rows columns"],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruction of images from a drawn latent, and the latent's mean and log-variance."""
+        posterior = self.model.encode(images).latent_dist
+        z = posterior.mean + posterior.std * noise
+        return self.model.decode(z).sample, posterior.mean, posterior.logvar

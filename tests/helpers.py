@@ -9,7 +9,16 @@ from safetensors import safe_open
 from torch import Tensor
 
 from overtone.denoisers import IdealDenoiser
-from overtone.networks import ADMConfig, ADMUNet, DiffiTConfig, DiffiTUNet, SongConfig, SongUNet
+from overtone.networks import (
+    ADMConfig,
+    ADMUNet,
+    DiffiTConfig,
+    DiffiTTransformerConfig,
+    DiffiTUNet,
+    SongConfig,
+    SongUNet,
+)
+from overtone.networks.vae import VAE, VAEConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -55,6 +64,17 @@ TINY_NCSN = dataclasses.replace(
     window=2,
     heads=2,
 )
+
+
+TINY_TRANSFORMER = DiffiTTransformerConfig(
+    resolution=8, channels=4, num_classes=3, patch=2, width=24, depth=3, heads=2, time_features=16
+)
+
+
+def tiny_vae(**changes) -> VAE:
+    """16 px RGB images, 8 px latents with 4 channels; random weights."""
+    config = VAEConfig(resolution=16, widths=(8, 8), groups=4)
+    return VAE.build(dataclasses.replace(config, **changes)).eval()
 
 
 class Golden:

@@ -40,14 +40,33 @@ def distance_curve(
     figure.savefig(path, dpi=120)
 
 
+def guidance_curve(
+    scales: Sequence[float], distances: Sequence[float], real: float, path: Path
+) -> None:
+    """Frechet distance against the guidance scale, the lowest marked."""
+    figure, axes = _axes("guidance scale", "Fréchet distance")
+    axes.plot(scales, distances, "o-", color="C3", label="samples")
+    lowest = min(range(len(scales)), key=lambda i: distances[i])
+    axes.plot(scales[lowest], distances[lowest], "o", color="C3", markersize=11, fillstyle="none")
+    axes.axhline(real, color="0.6", linestyle=":", label="two halves of the real images")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
 def _over_images(label: str) -> tuple[Any, Any]:
-    """A figure and its axes, logarithmic over the number of images seen."""
+    """A figure and its axes over the number of images seen."""
+    figure, axes = _axes("images seen", label)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g} k")
+    return figure, axes
+
+
+def _axes(xlabel: str, ylabel: str) -> tuple[Any, Any]:
+    """A figure and its axes, logarithmic upwards."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
-    axes.set(xlabel="images seen", ylabel=label, yscale="log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g} k")
+    axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log")
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 

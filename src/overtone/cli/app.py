@@ -18,8 +18,10 @@ COMMANDS = {
     "train": "train a recipe; goes on by itself where it was interrupted",
     "sample": "images from a trained model",
     "info": "what a directory holds: a run, a pipeline, a network",
-    "data": "data inspect NAME: what is in a data set, and what of it could not be used",
+    "data": "data inspect NAME: what is in a data set; data encode NAME: its latents under a VAE",
     "evaluate": "Frechet distance, precision and recall, share of classes recognised",
+    "analyze": "analyze guidance MODEL: the distance at several guidance scales, as a picture",
+    "convert": "published weights as a pipeline, with a certificate of parity",
 }
 
 

@@ -1,4 +1,8 @@
-"""`overtone data inspect NAME`: what is in a data set, and what of it could not be used."""
+"""`overtone data`: what is in a data set, and its latents.
+
+overtone data inspect NAME      what is in it, and what of it could not be used
+overtone data encode NAME       its latents under a VAE, encoded once, to train on
+"""
 
 from __future__ import annotations
 
@@ -33,13 +37,70 @@ class Options:
     """list every image that would be refused, not the first ten"""
 
 
+@dataclass(frozen=True)
+class EncodeOptions:
+    data: tyro.conf.Positional[str]
+    """builtin:glyphs, fashion-mnist, a folder or zip of images, or hf:..."""
+    vae: str
+    """a directory, the run of a VAE's recipe, or a repository of the Hub"""
+    resolution: int
+    """height and width of the images"""
+    out: Path
+    """directory of the latents, which `overtone train ... --data` takes; what is there is kept"""
+    mirror: bool = False
+    """encode every image flipped left to right as well"""
+    images: int | None = None
+    """only so many images, which endless data needs"""
+    scaling_factor: float | None = None
+    """of the VAE's latents, where its config.json has none: 0.18215 for Stable Diffusion's"""
+    skip_bad_images: bool = False
+    """leave out images that can't be read or are too small, instead of stopping"""
+
+
 def main(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__, "\nusage: overtone data inspect NAME [options]")
+        print(__doc__)
         return
-    if arguments[0] != "inspect":
-        raise unknown("subcommand of data", arguments[0], ["inspect"])
-    options = parse(Options, "data inspect", __doc__, arguments[1:])
+    name, *rest = arguments
+    if name not in _SUBCOMMANDS:
+        raise unknown("subcommand of data", name, _SUBCOMMANDS)
+    _SUBCOMMANDS[name](rest)
+
+
+def encode(arguments: Sequence[str]) -> None:
+    about = "Its latents under a VAE, encoded once, to train on."
+    options = parse(EncodeOptions, "data encode", about, arguments)
+    from overtone import precision
+    from overtone.data import latents
+    from overtone.launch import processes
+    from overtone.training.recipe import images_of
+    from overtone.training.vae import open_vae
+
+    show = processes().is_main
+    vae = open_vae(options.vae, options.scaling_factor).to(precision.default_device())
+    images, test = images_of(
+        options.data,
+        options.resolution,
+        vae.image_channels,
+        skip_bad=options.skip_bad_images,
+        show=show,
+    )
+    index = latents.latents_index(images, vae, mirror=options.mirror, images=options.images)
+    data = latents.encode(images, vae, options.out, index, show=show)
+    if test is not None:
+        held_out = latents.latents_index(test, vae)
+        latents.encode(test, vae, options.out / latents.TEST_FOLDER, held_out, show=show)
+    if show:
+        print(
+            f"{options.out}: {len(data):,} latents of {data.resolution} x {data.resolution} px with"
+            f" {data.channels} channels"
+            + ("" if test is None else f", and {len(test):,} of held-out images")
+        )
+
+
+def inspect(arguments: Sequence[str]) -> None:
+    about = "What is in a data set, and what of it could not be used."
+    options = parse(Options, "data inspect", about, arguments)
     from overtone import storage
     from overtone.data.inspect import inspect_data
     from overtone.pipelines.base import grid
@@ -95,3 +156,6 @@ def report(found: Inspection, everything: bool) -> None:
 
 def _by(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
+
+
+_SUBCOMMANDS = {"inspect": inspect, "encode": encode}

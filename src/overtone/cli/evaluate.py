@@ -8,29 +8,26 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from overtone.cli.options import parse
-from overtone.cli.sample import Sampling, open_model, parse_seeds
+from overtone.cli.sample import Sampling, parse_seeds
 from overtone.errors import OvertoneError
 from overtone.launch import processes
+from overtone.pipelines import ImagePipeline
+
+if TYPE_CHECKING:
+    from overtone.metrics import Evaluation
 
 
 @dataclass(frozen=True)
-class Options:
-    model: tyro.conf.Positional[str]
-    """a saved pipeline, a run's directory, a repository of the Hub; or images (folder, zip, hf:)"""
-    sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(
-        default_factory=lambda: Sampling(seeds="0-499")
-    )
+class Judging:
+    """What images are compared with, and how; shared by `evaluate` and `analyze guidance`."""
+
     data: str | None = None
     """the real images; the data that the model was trained on if left out"""
-    resolution: int | None = None
-    """at which a folder of images is evaluated; of a model, its own"""
-    channels: int = 3
-    """of a folder of images; of a model, its own"""
     skip_bad_images: bool = False
     """leave out images that can't be read or are too small, instead of stopping"""
     extractor: Literal["classifier", "inception"] = "classifier"
@@ -40,6 +37,66 @@ class Options:
     """torch-fidelity's weights of Inception; downloaded if left out"""
     real_images: int = 10_000
     """real images to compare with, at most"""
+
+    def evaluation_of(self, pipe: ImagePipeline, model: str, sampling: Sampling) -> Evaluation:
+        """The evaluation of a model's images."""
+        from overtone.data.open import NAMES
+
+        own = _data_of_run(model) or pipe.data
+        if self.data is None and own == pipe.data and own not in NAMES:
+            # A path that a downloaded file names is not followed.
+            raise OvertoneError(f"pass --data: the model was trained on '{pipe.data}'.")
+        return self.evaluation(
+            self.data or own,
+            pipe.resolution,
+            pipe.channels,
+            len(parse_seeds(sampling.seeds)),
+            pipe.num_classes,
+        )
+
+    def evaluation(
+        self, data: str, resolution: int, channels: int, asked: int, num_classes: int = 0
+    ) -> Evaluation:
+        """The evaluation of `asked` images of some size."""
+        from overtone.data import held_out, open_data
+        from overtone.metrics import Evaluation, Extractor, InceptionExtractor
+        from overtone.training.classifier import classifier_of
+
+        skip, among = self.skip_bad_images, processes()
+        real = open_data(data, resolution, channels, skip_bad=skip)
+        if num_classes not in (0, real.num_classes):
+            raise OvertoneError(
+                f"the model has {num_classes} classes and {data} has {real.num_classes}:"
+                " evaluate with the data that it was trained on."
+            )
+        extractor: Extractor
+        if self.extractor == "inception":
+            extractor, test = InceptionExtractor(self.inception_weights), None
+            if asked < extractor.dims and among.is_main:
+                print(
+                    f"{asked} images are fewer than the {extractor.dims} features: distances of so"
+                    " few mean little. Published FIDs are of 50,000 (--seeds 0-49999 --real-images"
+                    " 50000).",
+                    file=sys.stderr,
+                )
+        else:
+            extractor = classifier_of(data, resolution, channels, skip_bad=skip)
+            test = held_out(data, resolution, channels, skip_bad=skip)
+        return Evaluation(extractor, real, test, self.real_images, among)
+
+
+@dataclass(frozen=True)
+class Options:
+    model: tyro.conf.Positional[str]
+    """a saved pipeline, a run's directory, a repository of the Hub; or images (folder, zip, hf:)"""
+    sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: Sampling(seeds="0-499")
+    )
+    judging: Annotated[Judging, tyro.conf.arg(name="")] = field(default_factory=Judging)
+    resolution: int | None = None
+    """at which a folder of images is evaluated; of a model, its own"""
+    channels: int = 3
+    """of a folder of images; of a model, its own"""
     out: Path | None = None
     """a JSON file to write the result to"""
 
@@ -58,59 +115,41 @@ def main(arguments: Sequence[str]) -> None:
 
 def evaluate(options: Options) -> dict:
     """The report, with what the images were made with."""
-    from overtone import __version__, settings
-    from overtone.data import held_out, open_data
-    from overtone.data.open import NAMES
-    from overtone.metrics import Evaluation, Extractor, InceptionExtractor
-    from overtone.networks.network import digest_of
-    from overtone.training.classifier import classifier_of
+    from overtone.data import open_data
 
-    skip, among = options.skip_bad_images, processes()
+    judging, among = options.judging, processes()
+    batches: Iterator
     if _is_images(options.model):
-        if options.data is None or options.resolution is None:
+        if judging.data is None or options.resolution is None:
             raise OvertoneError("images need --data and --resolution beside it.")
-        size, channels, data = options.resolution, options.channels, options.data
-        fakes = open_data(options.model, size, channels, skip_bad=skip)
-        asked, mine = len(fakes), among.share(range(len(fakes)))
-        batches: Iterator = (
-            (fakes.fetch(mine[at : at + 256])[0], None) for at in range(0, len(mine), 256)
-        )
+        size, channels = options.resolution, options.channels
+        fakes = open_data(options.model, size, channels, skip_bad=judging.skip_bad_images)
+        mine = among.share(range(len(fakes)))
+        batches = ((fakes.fetch(mine[at : at + 256])[0], None) for at in range(0, len(mine), 256))
         made: dict = {"images": options.model, "resize_rule": fakes.resize_rule}
-        num_classes = 0
+        evaluation = judging.evaluation(judging.data, size, channels, len(fakes))
     else:
-        pipe = open_model(options.model, options.sampling.checkpoint)
-        own = _data_of_run(options.model) or pipe.data
-        size, channels = pipe.network.config.resolution, pipe.network.config.channels
-        if options.data is None and own == pipe.data and own not in NAMES:
-            # A path that a downloaded file names is not followed.
-            raise OvertoneError(f"pass --data: the model was trained on '{pipe.data}'.")
-        data, num_classes = options.data or own, pipe.num_classes
-        asked = len(parse_seeds(options.sampling.seeds))
+        pipe = options.sampling.open(options.model)
         batches = ((b.images, b.class_labels) for b in options.sampling.stream(pipe))
-        made = {"model": options.model, "precision": pipe.precision, "overtone": __version__}
-        made |= {"training": pipe.training, "weights": digest_of(pipe.network)}
-        made |= dataclasses.asdict(options.sampling)
-        made["saved_sampler"] = settings.dump(pipe.sampler)
-    real = open_data(data, size, channels, skip_bad=skip)
-    if num_classes not in (0, real.num_classes):
-        raise OvertoneError(
-            f"the model has {num_classes} classes and {data} has {real.num_classes}:"
-            " evaluate with the data that it was trained on."
-        )
-    extractor: Extractor
-    if options.extractor == "inception":
-        extractor, test = InceptionExtractor(options.inception_weights), None
-        if asked < extractor.dims and among.is_main:
-            print(
-                f"{asked} images are fewer than the {extractor.dims} features: distances of so few"
-                " mean little. Published FIDs are of 50,000 (--seeds 0-49999 --real-images 50000).",
-                file=sys.stderr,
-            )
-    else:
-        extractor = classifier_of(data, size, channels, skip_bad=skip)
-        test = held_out(data, size, channels, skip_bad=skip)
-    evaluation = Evaluation(extractor, real, test, options.real_images, among)
+        made = facts_of(pipe, options.model, options.sampling)
+        evaluation = judging.evaluation_of(pipe, options.model, options.sampling)
     return dataclasses.asdict(evaluation(batches, made))
+
+
+def facts_of(pipe: ImagePipeline, model: str, sampling: Sampling) -> dict:
+    """What a model's images are made with."""
+    from overtone import __version__, settings
+    from overtone.networks.network import digest_of
+    from overtone.samplers import SchedulerSampler
+
+    made: dict = {"model": model, "precision": pipe.precision, "overtone": __version__}
+    made |= {"training": pipe.training, "weights": digest_of(pipe.network)}
+    made |= dataclasses.asdict(sampling)
+    if isinstance(pipe.sampler, SchedulerSampler):
+        made["sampler"] = {"kind": type(pipe.sampler).__name__, "num_steps": pipe.sampler.num_steps}
+    else:
+        made["sampler"] = settings.dump(pipe.sampler)
+    return made | {"guidance": settings.dump(pipe.guidance)}
 
 
 def _data_of_run(name: str) -> str | None:

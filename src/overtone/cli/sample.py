@@ -28,18 +28,49 @@ class Sampling:
     """like 0-63 or 3,5,8-12: one image each"""
     classes: tuple[str, ...] = ()
     """class names or numbers, taken in turn by the seeds; none: seed k gets class k mod classes"""
-    guidance_scale: float = 1.0
-    """classifier-free guidance; 1: none"""
+    guidance_scale: float | None = None
+    """classifier-free guidance; 1: none; the scale saved with the model if left out"""
     guidance_interval: tuple[float, float] | None = None
     """lowest and highest sigma at which guidance acts"""
     guide: str | None = None
     """a weaker model to guide with (autoguidance), instead of the model asked for no class"""
     steps: int | None = None
     """noise levels, instead of those saved with the model"""
+    scheduler: str | None = None
+    """diffusers' scheduler instead of the sampler saved with the model, 50 steps if --steps says
+    nothing: DDIMScheduler, DPMSolverMultistepScheduler, ... (for models of discrete steps)"""
+    vae: str | None = None
+    """what decodes the latents of a model that was saved without a VAE"""
+    scaling_factor: float | None = None
+    """of that VAE, where its config.json has none"""
+    compile: bool = False
+    """torch.compile the network first; pays for many images on a GPU"""
     batch_size: int = 64
     """images at a time"""
     checkpoint: str = "last"
     """of a run's directory: last or best"""
+
+    def open(self, model: str) -> ImagePipeline:
+        """The pipeline, where it runs fastest, with the sampler and the VAE asked for."""
+        from overtone.denoisers import VPSettings
+        from overtone.samplers import SchedulerSampler, scheduler_of
+        from overtone.training.vae import open_vae
+
+        pipe = open_model(model, self.checkpoint)
+        if self.vae is not None:
+            if pipe.image_resolution is None:
+                raise OvertoneError(f"--vae: {model} makes pixels, which no VAE has to decode.")
+            pipe.vae = open_vae(self.vae, self.scaling_factor)
+        if self.scheduler is not None:
+            own = pipe.denoiser.settings
+            if not isinstance(own, VPSettings):
+                raise OvertoneError(
+                    f"--scheduler is for models of discrete steps, and {model} has"
+                    f" {own.kind}: it has a sampler of its own (--steps)."
+                )
+            scheduler = scheduler_of(self.scheduler, own.schedule, own.prediction)
+            pipe.sampler = SchedulerSampler(scheduler)
+        return pipe.compile() if self.compile else pipe
 
     def stream(self, pipe: ImagePipeline) -> Iterable[SampleBatch]:
         """The batches of this process's share, with progress in a terminal."""
@@ -85,7 +116,7 @@ class Options:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(Options, "sample", __doc__, arguments)
-    pipe = open_model(options.model, options.sampling.checkpoint)
+    pipe = options.sampling.open(options.model)
     import torch
 
     from overtone import storage

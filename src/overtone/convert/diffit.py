@@ -17,7 +17,10 @@ from overtone.errors import OvertoneError
 from overtone.networks import DiffiTTransformer, DiffiTTransformerConfig
 from overtone.networks.diffit import positions
 from overtone.networks.network import digest_of
+from overtone.networks.vae import VAE
+from overtone.pipelines import LatentDiffiTPipeline
 from overtone.processes import DiscreteSchedule
+from overtone.samplers import AncestralSampler
 
 # What the published configuration calls the settings that are read off the tensors.
 SETTINGS = {
@@ -93,6 +96,19 @@ def config_of(state: Mapping[str, Tensor]) -> DiffiTTransformerConfig:
         mlp_ratio=len(state["blocks.0.mlp.fc1.bias"]) / width,
         time_features=state["t_embedder.mlp.0.weight"].shape[1],
         learned_variance=out == 2 * channels * patch**2,
+    )
+
+
+def pipeline_of(network: DiffiTTransformer, vae: VAE | None = None) -> LatentDiffiTPipeline:
+    """The published way to sample: ADM's diffusion in 250 steps, guidance by the size of the
+    latents, images eight times as large."""
+    return LatentDiffiTPipeline(
+        network,
+        AncestralSampler(),
+        denoiser=ADM_DIFFUSION,
+        guidance=GUIDANCE.get(network.config.resolution) if network.config.num_classes else None,
+        vae=vae,
+        image_resolution=8 * network.config.resolution,
     )
 
 

@@ -52,15 +52,17 @@ def log_variance(v: Tensor, log_lower: float | Tensor, log_upper: float | Tensor
 
 
 def variational_bound(
-    error: Float[Tensor, "batch ..."],
-    log_variance: Float[Tensor, "batch ..."],
-    ratio: Float[Tensor, "batch ..."],
-    log_lower: Float[Tensor, "batch ..."],
-    x_0: Float[Tensor, "batch ..."],
+    error: Float[Tensor, "*shape"],
+    log_variance: Float[Tensor, "*#shape"],
+    ratio: Tensor,
+    log_lower: Tensor,
+    x_0: Float[Tensor, "*shape"],
     half_bin: float = 1 / 255,
     bounded: bool = True,
-) -> Float[Tensor, "batch ..."]:
+) -> Float[Tensor, "*shape"]:
     """A step's term of the bound on -log2 p(x_0), for each value, in bits.
+
+    `ratio` and `log_lower` are those of `ReverseSteps`, broadcast against the values.
 
     The reverse step's mean lies (1 - r) (x_0 - D) from the posterior's, D the estimate and `error`
     = D - x_0. Above step 0 the term is the divergence of the two Gaussians,

@@ -88,7 +88,7 @@ def encode(arguments: Sequence[str]) -> None:
     index = latents.latents_index(images, vae, mirror=options.mirror, images=options.images)
     data = latents.encode(images, vae, options.out, index, show=show)
     if test is not None:
-        held_out = latents.latents_index(test, vae)
+        held_out = latents.latents_index(test, vae, images=len(test))
         latents.encode(test, vae, options.out / latents.TEST_FOLDER, held_out, show=show)
     if show:
         print(

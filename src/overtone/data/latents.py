@@ -162,7 +162,10 @@ def latents_index(
             f" px, not {data.resolution} px with {data.channels} channels."
         )
     if data.endless and images is None:
-        raise OvertoneError(f"{data.name} never ends: say how many images to encode (--images).")
+        raise OvertoneError(
+            f"{data.name} never ends: say how many of its images to encode (--images; --encoded-images"
+            " in training)."
+        )
     return LatentsIndex(
         images=public_name(data.name),
         image_fingerprint=data.fingerprint,

@@ -307,5 +307,5 @@ def latents_of(
     data = encode(images, vae, cache / fingerprint_of(index), index, show=show)
     if test is None:
         return data, None
-    index = latents_index(test, vae)
+    index = latents_index(test, vae, images=len(test))
     return data, encode(test, vae, cache / fingerprint_of(index), index, show=show)

@@ -260,8 +260,8 @@ class Trainer:
         batch = min(self.training.micro_batch or self.training.batch_size, 256)
         count = max(batch, self.reporting.held_out_images // batch * batch)
         total = torch.zeros((), device=self.device)
-        with torch.no_grad(), self._autocast():
-            for part in stream.batches(0, count, batch, share=self._share):
+        for part in stream.batches(0, count, batch, share=self._share):
+            with torch.no_grad(), self._autocast():
                 total += self.objective.loss(self.ema.module, self._moved(part)).sum()
         return self.processes.sum(total).item() / count
 

@@ -185,6 +185,19 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def machine() -> dict:
+    """What the figures were measured on."""
+    device = precision.default_device()
+    return {
+        "machine": torch.cuda.get_device_name() if device.type == "cuda" else cpu_name(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "amx": torch.cpu._is_amx_tile_supported(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "default_precision": precision.resolve("auto", device),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=16)
@@ -193,16 +206,7 @@ def main() -> None:
     )
     parser.add_argument("--cases", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
     options = parser.parse_args()
-    device = precision.default_device()
-    machine = {
-        "machine": torch.cuda.get_device_name() if device.type == "cuda" else cpu_name(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "amx": torch.cpu._is_amx_tile_supported(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "default_precision": precision.resolve("auto", device),
-    }
-    print(json.dumps(machine), flush=True)
+    print(json.dumps(machine()), flush=True)
     for name in options.cases:
         for result in network_cases(name, options.batch, options.seconds):
             print(json.dumps(result), flush=True)

@@ -13,6 +13,7 @@ from overtone.networks import (
     ADMConfig,
     ADMUNet,
     DiffiTConfig,
+    DiffiTTransformer,
     DiffiTTransformerConfig,
     DiffiTUNet,
     SongConfig,
@@ -113,6 +114,7 @@ def tiny_networks():
         ADMUNet(TINY_ADM),
         SongUNet(TINY_SONG),
         SongUNet(TINY_NCSN),
+        DiffiTTransformer(dataclasses.replace(TINY_TRANSFORMER, channels=1)),
     ]
 
 

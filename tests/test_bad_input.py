@@ -15,11 +15,12 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from helpers import TINY_DIFFIT, TINY_SONG
+from helpers import TINY_DIFFIT, TINY_SONG, TINY_TRANSFORMER, tiny_vae
 from overtone.cli.app import main
-from overtone.networks import DiffiTConfig, DiffiTUNet, SongUNet
-from overtone.pipelines import DiffiTPipeline, ImagePipeline
-from overtone.samplers import Sampler
+from overtone.convert.diffit import ADM_DIFFUSION
+from overtone.networks import DiffiTConfig, DiffiTTransformer, DiffiTUNet, SongUNet
+from overtone.pipelines import DiffiTPipeline, ImagePipeline, LatentDiffiTPipeline
+from overtone.samplers import AncestralSampler, Sampler
 
 CASES = """
 A command that does not exist
@@ -235,6 +236,78 @@ Inception's weights that are none
 Nothing to tell of
     overtone info {place}/plain
     it is neither a run, nor a saved pipeline, nor a network
+A VAE whose latents have another number of channels
+    overtone train diffit-latent-glyphs --vae {place}/vae3
+    its latents have 3 channels, the network 4 (--network.channels)
+A VAE that makes images of another size
+    overtone sample {place}/latent --vae {place}/vae
+    the model is of images of 64 px, the VAE would make 8 px latents into 16 px
+A VAE without a scaling factor
+    overtone train diffit-latent-glyphs --vae {place}/unscaled
+    config.json has no scaling_factor: pass the one that its latents are diffused at
+A VAE that is none
+    overtone train diffit-latent-glyphs --vae {place}/model/network
+    holds a DiffiTUNet, not an AutoencoderKL
+A VAE that does not exist
+    overtone train diffit-latent-glyphs --vae {place}/nothing
+    nothing does not exist
+A VAE for pixels
+    overtone sample {place}/model --vae {place}/vae
+    model makes pixels, which no VAE has to decode
+Latents and nothing to decode them
+    overtone sample {place}/latent
+    no VAE was saved with it to decode them: set pipe.vae to one, or pass --vae
+A class outside a latent model's
+    overtone sample {place}/latent --classes 7
+    unknown class '7': known: 0, 1, 2
+Latents that are incomplete
+    overtone train diffit-latent-glyphs --data {place}/incomplete --vae {place}/vae
+    00000.safetensors, of 1 files, is missing
+Latents under another VAE
+    overtone train diffit-latent-glyphs --data {place}/kept --vae {place}/another
+    kept was encoded otherwise: the VAE is
+Latents of another resolution
+    overtone train diffit-latent-glyphs --network.resolution 4 --data {place}/kept --vae {place}/vae
+    encoded otherwise: the resolution of the images is 16 there, 8 here
+Latents and no VAE
+    overtone train diffit-digits --data {place}/kept
+    kept holds latents: pass --vae
+Latents encoded over other ones
+    overtone data encode {place}/plain --vae {place}/vae --resolution 32 --out {place}/kept
+    kept holds other latents (
+Endless images to encode
+    overtone data encode builtin:glyphs --vae {place}/vae --resolution 16 --out latents
+    builtin:glyphs never ends: say how many of its images to encode (--images
+Augmentation of latents
+    overtone train diffit-latent-glyphs --vae {place}/vae --augmentation 0.1
+    augmentation is of images, not of their latents
+Patches that do not divide the latents
+    overtone train diffit-latent-glyphs --vae {place}/vae --network.patch 3
+    resolution 8 does not divide into patches of 3
+A checkpoint of another architecture
+    overtone convert diffit-latent {place}/song/network/model.safetensors out
+    these are not the weights of a latent DiffiT
+A checkpoint that could run code
+    overtone convert diffit-latent {place}/weights.pt out
+    weights.pt is no .safetensors file: other formats can run code
+A checkpoint that does not exist
+    overtone convert diffit-latent {place}/none.safetensors out
+    none.safetensors does not exist
+A scheduler that does not exist
+    overtone sample {place}/latent --vae {place}/vae8 --scheduler DDIMSchedular
+    unknown scheduler 'DDIMSchedular': did you mean 'DDIMScheduler'?
+A scheduler of discrete steps for a model without
+    overtone sample {place}/model --scheduler DDIMScheduler
+    --scheduler is for models of discrete steps
+Checkpointing where there are no blocks
+    overtone train diffit-digits --gradient-checkpointing
+    --gradient-checkpointing is for transformers, not a DiffiTUNet
+A figure over one scale
+    overtone analyze guidance {place}/model --scales 2
+    --scales takes two different scales or more
+A figure of something else
+    overtone analyze guidence {place}/model
+    unknown subcommand of analyze 'guidence': did you mean 'guidance'?
 A contact sheet of another format
     overtone data inspect builtin:digits --out sheet.gif
     --out is a .png file, not sheet.gif
@@ -325,6 +398,30 @@ def place(tmp_path_factory):
     ImagePipeline(SongUNet(TINY_SONG), sampler).save_pretrained(root / "song")
     shutil.copytree(root / "model", root / "swapped")
     shutil.copy(root / "song/network/model.safetensors", root / "swapped/network")
+
+    for name, changes in (
+        ("vae", {}),
+        ("another", {}),
+        ("vae3", {"latent_channels": 3}),
+        ("vae8", {"widths": (4, 4, 4, 4), "resolution": 64}),
+    ):
+        (root / name).mkdir()
+        tiny_vae(**changes).write_into(root / name)
+    shutil.copytree(root / "vae", root / "unscaled")
+    config = json.loads((root / "vae" / "config.json").read_text())
+    del config["scaling_factor"]
+    (root / "unscaled" / "config.json").write_text(json.dumps(config))
+    LatentDiffiTPipeline(
+        DiffiTTransformer(TINY_TRANSFORMER),
+        AncestralSampler(num_steps=2),
+        denoiser=ADM_DIFFUSION,
+        image_resolution=64,
+    ).save_pretrained(root / "latent")
+    encode = ["data", "encode", str(root / "plain"), "--vae", str(root / "vae")]
+    main([*encode, "--resolution", "16", "--out", str(root / "kept")])
+    shutil.copytree(root / "kept", root / "incomplete")
+    (root / "incomplete" / "00000.safetensors").unlink()
+    (root / "weights.pt").write_bytes(b"a pickle, for all we know")
 
     run = ["train", "diffit-digits", "--network.widths", "16", "16", "--network.head-channels", "8"]
     main([*run, "--total-images", "128", "--held-out-images", "64", "--out", str(root / "run")])

@@ -50,7 +50,7 @@ class EncodeOptions:
     mirror: bool = False
     """encode every image flipped left to right as well"""
     images: int | None = None
-    """only so many images, which endless data needs"""
+    """only so many images, spread over the data; endless data needs it"""
     scaling_factor: float | None = None
     """of the VAE's latents, where its config.json has none: 0.18215 for Stable Diffusion's"""
     skip_bad_images: bool = False

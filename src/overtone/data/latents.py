@@ -155,7 +155,7 @@ def is_latents(name: str) -> bool:
 def latents_index(
     data: ImageData, vae: VAE, *, mirror: bool = False, images: int | None = None
 ) -> LatentsIndex:
-    """What the latents of some data are, before they are made.
+    """What the latents of some data are, before they are made; of `images` of them, if not all.
 
     Raises `OvertoneError` for images and a VAE that do not fit each other.
     """
@@ -247,7 +247,9 @@ def _encode_block(
     moments, labels = [], []
     for at in range(0, len(rows), BATCH):
         part = rows[at : at + BATCH]
-        pixels, own = data.fetch([row % half for row in part])
+        # Some of a data set that has an end are spread over it: it may be sorted by class.
+        over = half if data.endless else len(data)
+        pixels, own = data.fetch([row % half * over // half for row in part])
         images = to_unit(pixels)
         flipped = torch.tensor([row >= half for row in part])
         images[flipped] = images[flipped].flip(3)

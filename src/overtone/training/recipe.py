@@ -97,7 +97,7 @@ class Recipe:
     scaling_factor: float | None = None
     """of the VAE's latents, where its config.json has none"""
     encoded_images: int | None = None
-    """encode only so many images, which endless data needs"""
+    """encode only so many images, spread over the data; endless data needs it"""
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
     reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
     kind: Literal["diffusion"] = "diffusion"
@@ -307,5 +307,5 @@ def latents_of(
     data = encode(images, vae, cache / fingerprint_of(index), index, show=show)
     if test is None:
         return data, None
-    index = latents_index(test, vae, images=len(test))
+    index = latents_index(test, vae, images=recipe.reporting.held_out_images)
     return data, encode(test, vae, cache / fingerprint_of(index), index, show=show)

@@ -1,0 +1,376 @@
+"""VAEs, latents encoded once, and training on them."""
+
+import dataclasses
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helpers import TINY_TRANSFORMER, tiny_vae
+from overtone import storage
+from overtone.cli.app import main
+from overtone.convert.diffit import ADM_DIFFUSION
+from overtone.data import ArrayData, open_data, to_unit
+from overtone.data import latents as latents_module
+from overtone.data.latents import LatentData, encode, latents_index
+from overtone.errors import OvertoneError
+from overtone.networks import DiffiTTransformer
+from overtone.networks.vae import VAE, VAEConfig
+from overtone.pipelines import LatentDiffiTPipeline, load_pipeline
+from overtone.processes import DiscreteSchedule, SeededNoise
+from overtone.samplers import AncestralSampler
+from overtone.training.loop import Reporting, Training
+from overtone.training.recipe import Recipe, trainer_of
+from overtone.training.recipes import find_recipe
+from overtone.training.rundir import find_checkpoint
+from overtone.training.vae import VAEObjective, VAERecipe, open_vae
+
+PLAN = Training(
+    total_images=64, batch_size=16, lr=1e-3, lr_rampup_images=16, ema_halflife_images=16,
+    precision="fp32",
+)  # fmt: skip
+REPORTS = Reporting(report_images=32, checkpoint_images=32, held_out_images=16, keep=1)
+LATENT = Recipe(
+    about="",
+    data="builtin:glyphs",
+    encoded_images=40,
+    network=dataclasses.replace(TINY_TRANSFORMER, num_classes=0),
+    class_conditional=True,
+    label_dropout=0.1,
+    denoiser=ADM_DIFFUSION,
+    schedule=DiscreteSchedule(),
+    weighting="eps",
+    sampler=AncestralSampler(num_steps=2),
+    training=PLAN,
+    reporting=REPORTS,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def vae_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vae") / "vae"
+    folder.mkdir()
+    vae = tiny_vae()
+    vae.scaling_factor = 2.5
+    vae.write_into(folder)
+    return folder
+
+
+def pictures(count=20, resolution=16, channels=3):
+    shape = (count, channels, resolution, resolution)
+    images = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    return ArrayData("pictures", images, np.arange(count) % 4, ["a", "b", "c", "d"])
+
+
+def encoded(folder, data=None, vae=None, **changes):
+    torch.manual_seed(0)
+    data, vae = data or pictures(), vae or tiny_vae()
+    return encode(data, vae, folder, latents_index(data, vae, **changes), show=False)
+
+
+def test_latents_are_those_of_the_images(tmp_path):
+    torch.manual_seed(3)
+    data, vae = pictures(), tiny_vae()
+    vae.scaling_factor, vae.shift_factor = 1.7, 0.3
+    found = encoded(tmp_path / "latents", data, vae)
+    assert (len(found), found.resolution, found.channels) == (20, 8, 4)
+    order = [7, 0, 19]
+    pixels, labels = data.fetch(order)
+    with torch.no_grad():
+        mean, std = vae.encode(to_unit(pixels))
+    moments, own = found.fetch(order)
+    assert moments.dtype == torch.float16
+    assert torch.equal(own, labels)
+    assert torch.allclose(moments.float(), torch.cat((mean, std), 1), atol=2e-3)
+    # Drawn from the posterior, and scaled as diffused.
+    source, noise = SeededNoise([1, 2, 3]), SeededNoise([1, 2, 3]).normal(mean)
+    reference = 1.7 * (mean + std * noise - 0.3)
+    assert torch.allclose(found.clean(moments, source), reference, atol=1e-2)
+    # And what is decoded takes the scale off again.
+    with torch.no_grad():
+        decoded = vae.decode(1.7 * (mean - 0.3))
+        assert torch.allclose(decoded, vae.model.decode(mean).sample, atol=1e-5)
+
+
+def test_mirrored_latents_are_those_of_flipped_images(tmp_path):
+    data, vae = pictures(), tiny_vae()
+    found = encoded(tmp_path / "latents", data, vae, mirror=True)
+    assert len(found) == 40
+    pixels, labels = data.fetch([3])
+    with torch.no_grad():
+        mean, _ = vae.encode(to_unit(pixels).flip(3))
+    moments, own = found.fetch([23])
+    assert torch.equal(own, labels)
+    assert torch.allclose(moments[:, :4].float(), mean, atol=2e-3)
+
+
+def test_some_images_are_spread_over_the_data(tmp_path):
+    data = pictures()
+    found = encoded(tmp_path / "latents", data, images=5)
+    _, labels = data.fetch([0, 4, 8, 12, 16])
+    assert torch.equal(found.labels, labels)
+
+
+def test_encoding_goes_on_where_it_was_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(latents_module, "BLOCK", 8)
+    monkeypatch.setattr(latents_module, "BATCH", 4)
+    data, vae = pictures(), tiny_vae()
+    index = dataclasses.replace(latents_index(data, vae), block=8)
+    encode(data, vae, tmp_path / "whole", index, show=False)
+    calls, own = [], vae.encode
+
+    def dying(images):
+        calls.append(len(images))
+        if len(calls) == 4:  # in the middle of the second file
+            raise KeyboardInterrupt
+        return own(images)
+
+    monkeypatch.setattr(vae, "encode", dying)
+    with pytest.raises(KeyboardInterrupt):
+        encode(data, vae, tmp_path / "killed", index, show=False)
+    assert sorted(f.name for f in (tmp_path / "killed").iterdir()) == [
+        "00000.safetensors",
+        "latents.json",
+    ]
+    with pytest.raises(OvertoneError, match=r"00001.safetensors, of 3 files, is missing: .*again"):
+        LatentData(tmp_path / "killed")
+    encode(data, vae, tmp_path / "killed", index, show=False)
+    assert sum(calls) == 4 * 4 + 8 + 4  # the first file was not encoded again
+    for file in (tmp_path / "whole").iterdir():
+        assert file.read_bytes() == (tmp_path / "killed" / file.name).read_bytes()
+
+
+def test_latents_of_something_else_are_refused(tmp_path):
+    data, vae = pictures(), tiny_vae()
+    encoded(tmp_path / "latents", data, vae)
+    torch.manual_seed(9)
+    with pytest.raises(OvertoneError, match=r"holds other latents \(vae: \"\w+\" -> \"\w+\"\)"):
+        encoded(tmp_path / "latents", data, tiny_vae())
+    with pytest.raises(OvertoneError, match=r"image_resolution: 16 -> 32; .*resolution: 8 -> 16"):
+        encoded(tmp_path / "latents", pictures(resolution=32), vae)
+    with pytest.raises(OvertoneError, match=r"mirrored: false -> true"):
+        encoded(tmp_path / "latents", data, vae, mirror=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(OvertoneError, match="holds other files"):
+        encoded(tmp_path / "other", data, vae)
+    with pytest.raises(OvertoneError, match="takes images with 3 channels in multiples of 2 px"):
+        latents_index(pictures(channels=1), vae)
+    with pytest.raises(OvertoneError, match="never ends: say how many"):
+        latents_index(open_data("builtin:glyphs", 16, 3), vae)
+
+
+def test_damaged_latents_are_named(tmp_path):
+    folder = tmp_path / "latents"
+    encoded(folder)
+    file = folder / "00000.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-100])
+    with pytest.raises(OvertoneError, match=r"00000.safetensors, of 1 files, is damaged"):
+        LatentData(folder)
+    storage.save_tensors(file, {"moments": torch.zeros(3, 8, 8, 8), "labels": torch.zeros(3)})
+    with pytest.raises(OvertoneError, match=r"has latents of shape \[3, 8, 8, 8\], not \[20, 8, 8"):
+        LatentData(folder)
+    file.unlink()
+    encoded(folder)
+    assert file.read_bytes() == whole
+
+
+def test_latents_go_to_loader_processes(tmp_path):
+    found = encoded(tmp_path / "latents")
+    found.fetch([0])
+    again = pickle.loads(pickle.dumps(found))
+    assert torch.equal(again.fetch([5])[0], found.fetch([5])[0])
+    assert again.fingerprint == found.fingerprint
+
+
+def test_a_vae_is_read_from_a_directory_and_nothing_else(vae_folder, tmp_path):
+    vae = VAE.from_pretrained(vae_folder)
+    assert (vae.scaling_factor, vae.channels, vae.image_channels, vae.factor) == (2.5, 4, 3, 2)
+    assert VAE.from_pretrained(vae_folder.parent).digest == vae.digest
+    assert VAE.from_pretrained(vae_folder, 1.0).digest == vae.digest  # a scale is no weight
+    shutil.copytree(vae_folder, tmp_path / "plain")
+    config = json.loads((vae_folder / "config.json").read_text())
+    del config["scaling_factor"]
+    (tmp_path / "plain" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(OvertoneError, match=r"config.json has no scaling_factor: .*0.18215"):
+        VAE.from_pretrained(tmp_path / "plain")
+    assert VAE.from_pretrained(tmp_path / "plain", 0.18215).scaling_factor == 0.18215
+    with pytest.raises(OvertoneError, match="scaling_factor is 0"):
+        VAE.from_pretrained(tmp_path / "plain", 0.0)
+    weights = tmp_path / "plain" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(OvertoneError, match="the VAE can't be loaded"):
+        VAE.from_pretrained(tmp_path / "plain", 1.0)
+    DiffiTTransformer(TINY_TRANSFORMER).save_pretrained(tmp_path / "network")
+    with pytest.raises(OvertoneError, match="holds a DiffiTTransformer, not an AutoencoderKL"):
+        VAE.from_pretrained(tmp_path / "network")
+
+
+def test_a_vae_and_a_model_have_to_belong_together():
+    network = DiffiTTransformer(TINY_TRANSFORMER)
+    with pytest.raises(OvertoneError, match="its latents have 3 channels, the model's 4"):
+        LatentDiffiTPipeline(network, denoiser=ADM_DIFFUSION, vae=tiny_vae(latent_channels=3))
+    pipe = LatentDiffiTPipeline(network, denoiser=ADM_DIFFUSION, image_resolution=64)
+    with pytest.raises(OvertoneError, match="of images of 64 px, the VAE would make 8 px latents"):
+        pipe.vae = tiny_vae()
+    with pytest.raises(OvertoneError, match="the VAE and the network do not belong together"):
+        trainer_of(dataclasses.replace(LATENT, vae=str(_saved(tiny_vae(latent_channels=3)))))
+
+
+def _saved(vae):
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp())
+    vae.write_into(folder)
+    return folder
+
+
+def test_decoding_takes_a_bounded_number_of_images_at_a_time(monkeypatch):
+    vae, sizes = tiny_vae(), []
+    x, own = torch.randn(5, 4, 8, 8), vae.model.decode
+
+    def counted(z):
+        sizes.append(len(z))
+        return own(z)
+
+    monkeypatch.setattr(vae.model, "decode", counted)
+    with torch.no_grad():
+        whole = vae.decode(x)
+        monkeypatch.setattr("overtone.networks.vae.DECODED_PIXELS", 2 * 16 * 16)
+        parts = vae.decode(x)
+    assert sizes == [5, 2, 2, 1]
+    assert torch.allclose(whole, parts, atol=1e-5)
+
+
+def test_the_loss_of_a_vae_is_that_of_its_two_gaussians():
+    from torch.distributions import Normal, kl_divergence
+
+    vae = tiny_vae()
+    objective = VAEObjective((4, 8, 8), kl_weight=0.5)
+    x_0 = torch.rand(3, 3, 16, 16) * 2 - 1
+    batch = objective.draw(x_0, torch.zeros(3).long(), SeededNoise([1, 2, 3]))
+    with torch.no_grad():
+        mean, std = vae.encode(x_0)
+        made = vae.model.decode(mean + std * batch["noise"]).sample
+        divergence = kl_divergence(Normal(mean, std), Normal(0.0, 1.0)).sum(dim=(1, 2, 3))
+        reference = (made - x_0).square().mean(dim=(1, 2, 3)) + 0.5 * divergence
+        assert torch.allclose(objective.loss(vae, batch), reference, rtol=1e-4)
+
+
+def test_a_trained_vae_s_latents_have_unit_scale(tmp_path):
+    recipe = VAERecipe(
+        about="",
+        data="builtin:glyphs",
+        network=VAEConfig(resolution=16, widths=(8, 8), groups=4),
+        training=PLAN,
+        reporting=REPORTS,
+    )
+    trainer_of(recipe, show=False).run(tmp_path / "run")
+    assert (tmp_path / "run" / "grids" / "000000064.png").exists()
+    vae = open_vae(tmp_path / "run")
+    data = open_data("builtin:glyphs", 16, 3)
+    with torch.no_grad():
+        mean, _ = vae.encode(to_unit(data.fetch(range(1024))[0]))
+    assert float((mean * vae.scaling_factor).std()) == pytest.approx(1.0, abs=0.02)
+    # The run's own settings are a recipe, and the run goes on with them.
+    again = find_recipe(str(tmp_path / "run" / "recipe.json"))
+    assert again == recipe
+    assert trainer_of(again, show=False).run(tmp_path / "run").images == 64
+    shutil.rmtree(find_checkpoint(tmp_path / "run") / "vae")
+    with pytest.raises(OvertoneError, match="has no VAE"):
+        open_vae(tmp_path / "run")
+
+
+def test_training_encodes_samples_and_decodes(vae_folder, tmp_path, capsys):
+    recipe = dataclasses.replace(LATENT, vae=str(vae_folder), mirror=True)
+    trainer = trainer_of(recipe, show=False)
+    assert (len(trainer.data), len(trainer.held_out)) == (80, 16)
+    trainer.run(tmp_path / "run")
+    pipe = load_pipeline(find_checkpoint(tmp_path / "run"))
+    assert type(pipe) is LatentDiffiTPipeline
+    assert pipe.vae.scaling_factor == 2.5
+    assert (pipe.data, pipe.num_classes, pipe.resolution) == ("builtin:glyphs", 26, 16)
+    run = str(tmp_path / "run")
+    main(["sample", run, "--seeds", "0-25", "--out", str(tmp_path / "grid.png")])
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.width > 16 * 8
+    main(["sample", run, "--seeds", "0-1", "--scheduler", "DDIMScheduler", "--steps", "3",
+          "--out", str(tmp_path / "ddim.png")])  # fmt: skip
+    main(["info", run])
+    assert "image_resolution: 16" in capsys.readouterr().out
+
+
+def test_training_takes_encoded_latents(vae_folder, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "latents"
+    command = ["data", "encode", "builtin:glyphs", "--vae", str(vae_folder), "--resolution", "16"]
+    monkeypatch.setattr("overtone.data.builtin.Glyphs.__len__", lambda data: 50)
+    main([*command, "--images", "40", "--out", str(out)])
+    assert "40 latents of 8 x 8 px with 4 channels, and 50 of held-out" in capsys.readouterr().out
+    recipe = dataclasses.replace(LATENT, data=str(out), vae=str(vae_folder), encoded_images=None)
+    trainer = trainer_of(recipe, show=False)
+    assert isinstance(trainer.data, LatentData)
+    assert isinstance(trainer.held_out, LatentData)
+    assert trainer.run(tmp_path / "run").images == 64
+    main([*command, "--images", "40", "--out", str(out)])  # nothing left to do
+    torch.manual_seed(4)
+    other = dataclasses.replace(recipe, vae=str(_saved(tiny_vae())))
+    with pytest.raises(OvertoneError, match=r"was encoded otherwise: the VAE is \w+ there"):
+        trainer_of(other, show=False)
+    with pytest.raises(OvertoneError, match=r"the scaling factor is 2.5 there, 3.0 here"):
+        trainer_of(dataclasses.replace(recipe, scaling_factor=3.0), show=False)
+    with pytest.raises(OvertoneError, match="holds latents: pass --vae"):
+        trainer_of(dataclasses.replace(recipe, vae=""), show=False)
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_latents import encoded, pictures
+import os, torch
+from overtone.data import latents
+latents.BLOCK, count = 4, 0
+torch.manual_seed(0)
+def audit(event, arguments):
+    global count
+    if event == "os.rename" and "latents" in str(arguments[1]):
+        count += 1
+        if count == {at}:
+            os.kill(os.getpid(), 9)
+sys.addaudithook(audit)
+from helpers import tiny_vae
+vae = tiny_vae()
+from overtone.data.latents import encode, latents_index
+import dataclasses
+data = pictures()
+index = dataclasses.replace(latents_index(data, vae), block=4)
+found = encode(data, vae, __import__("pathlib").Path({folder!r}), index, show=False)
+print(found.fetch(range(20))[0].float().sum().item())
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_encoding_leaves_whole_files(tmp_path):
+    def run(folder, at):
+        script = KILLED.format(tests=str(Path(__file__).parent), folder=str(folder), at=at)
+        return subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ
+        )
+
+    reference = run(tmp_path / "latents-whole", at=0)
+    assert reference.returncode == 0, reference.stderr
+    for at in (1, 3, 6):
+        folder = tmp_path / f"latents-{at}"
+        assert run(folder, at).returncode == -signal.SIGKILL
+        again = run(folder, at=0)
+        assert again.stdout == reference.stdout
+        assert not [f for f in folder.iterdir() if f.name.startswith(".writing") and f.suffix == ""]

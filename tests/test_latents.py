@@ -197,7 +197,7 @@ def test_a_vae_is_read_from_a_directory_and_nothing_else(vae_folder, tmp_path):
     vae = VAE.from_pretrained(vae_folder)
     assert (vae.scaling_factor, vae.channels, vae.image_channels, vae.factor) == (2.5, 4, 3, 2)
     assert VAE.from_pretrained(vae_folder.parent).digest == vae.digest
-    assert VAE.from_pretrained(vae_folder, 1.0).digest == vae.digest  # a scale is no weight
+    assert VAE.from_pretrained(vae_folder, 1.0).scaling_factor == 2.5  # for want of one only
     shutil.copytree(vae_folder, tmp_path / "plain")
     config = json.loads((vae_folder / "config.json").read_text())
     del config["scaling_factor"]
@@ -205,6 +205,7 @@ def test_a_vae_is_read_from_a_directory_and_nothing_else(vae_folder, tmp_path):
     with pytest.raises(OvertoneError, match=r"config.json has no scaling_factor: .*0.18215"):
         VAE.from_pretrained(tmp_path / "plain")
     assert VAE.from_pretrained(tmp_path / "plain", 0.18215).scaling_factor == 0.18215
+    assert VAE.from_pretrained(tmp_path / "plain", 1.0).digest == vae.digest  # no weight
     with pytest.raises(OvertoneError, match="scaling_factor is 0"):
         VAE.from_pretrained(tmp_path / "plain", 0.0)
     weights = tmp_path / "plain" / "diffusion_pytorch_model.safetensors"
@@ -326,8 +327,11 @@ def test_training_takes_encoded_latents(vae_folder, tmp_path, capsys, monkeypatc
     other = dataclasses.replace(recipe, vae=str(_saved(tiny_vae())))
     with pytest.raises(OvertoneError, match=r"was encoded otherwise: the VAE is \w+ there"):
         trainer_of(other, show=False)
+    shutil.copytree(vae_folder, tmp_path / "scaled")
+    config = json.loads((vae_folder / "config.json").read_text()) | {"scaling_factor": 3.0}
+    (tmp_path / "scaled" / "config.json").write_text(json.dumps(config))
     with pytest.raises(OvertoneError, match=r"the scaling factor is 2.5 there, 3.0 here"):
-        trainer_of(dataclasses.replace(recipe, scaling_factor=3.0), show=False)
+        trainer_of(dataclasses.replace(recipe, vae=str(tmp_path / "scaled")), show=False)
     with pytest.raises(OvertoneError, match="holds latents: pass --vae"):
         trainer_of(dataclasses.replace(recipe, vae=""), show=False)
 

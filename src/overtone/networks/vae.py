@@ -108,7 +108,7 @@ class VAE(nn.Module):
         cls, name: str | Path, scaling_factor: float | None = None, revision: str | None = None
     ) -> Self:
         """The VAE in a directory (or its sub-folder `vae`), or in a repository of the Hub, in eval
-        mode. Reads JSON and safetensors only.
+        mode. Reads JSON and safetensors only. `scaling_factor` is for a config.json without one.
 
         Raises `OvertoneError` if there is none, if it is no `AutoencoderKL`, or if its config.json
         has no scaling_factor and none is given.
@@ -124,7 +124,8 @@ class VAE(nn.Module):
         ):
             kind = config.get("_class_name") or config.get("kind") or "something else"
             raise OvertoneError(f"{folder} holds a {kind}, not an AutoencoderKL.")
-        if config.get("scaling_factor") is None and scaling_factor is None:
+        scale = config.get("scaling_factor", scaling_factor)
+        if scale is None:
             raise OvertoneError(
                 f"{file} has no scaling_factor: pass the one that its latents are diffused at,"
                 " 0.18215 for Stable Diffusion's (--scaling-factor)."
@@ -134,7 +135,7 @@ class VAE(nn.Module):
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             reason = str(error).strip().splitlines()[0]
             raise OvertoneError(f"{folder}: the VAE can't be loaded ({reason}).") from None
-        return cls(model, scaling_factor).eval()
+        return cls(model, scale).eval()
 
     def write_into(self, folder: Path) -> None:
         """diffusers' files, into a directory that exists."""

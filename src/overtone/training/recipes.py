@@ -157,7 +157,9 @@ def diffit_latent_glyphs() -> Recipe:
         _latent(network),
         about="letters in the latents of vae-glyphs, class-conditional; minutes on 2 CPU cores",
         data="builtin:glyphs",
-        encoded_images=52_000,
+        vae="runs/vae-glyphs",
+        scaling_factor=None,
+        encoded_images=26_000,
         sampler=AncestralSampler(num_steps=100),
         guidance=GuidanceSettings(scale=1.5),
         training=Training(

@@ -28,8 +28,8 @@ from speed import machine, rates
 from torch import Tensor, nn
 
 from overtone import precision
-from overtone.convert.diffit import ADM_DIFFUSION, GUIDANCE
-from overtone.denoisers import GuidedDenoiser, VPDenoiser
+from overtone.convert.diffit import GUIDANCE
+from overtone.denoisers import ADM_DIFFUSION, GuidedDenoiser, VPDenoiser
 from overtone.networks import DiffiTTransformer, DiffiTTransformerConfig
 from overtone.processes import DiscreteSchedule, GaussianProcess, SeededNoise
 from overtone.samplers import AncestralSampler
@@ -135,14 +135,21 @@ class TrainingStep:
         for block in network.repeated_blocks() if compiled else ():
             block.compile()
         self.objective = DenoisingObjective(
-            schedule=DiscreteSchedule(), weighting="eps", num_classes=1000, hybrid=True
+            schedule=DiscreteSchedule(),
+            weighting="eps",
+            num_classes=1000,
+            hybrid=True,
+            bounded=False,
         )
         self.optimizer = torch.optim.Adam(network.parameters(), 1e-4, fused=True)
 
-    def __call__(self, batch: int) -> None:
+    def drawn(self, batch: int) -> dict[str, Tensor]:
+        """A batch on the device; loader processes draw it, beside the step."""
         x_0, labels = torch.randn(batch, 4, 32, 32), torch.zeros(batch, dtype=torch.int64)
         drawn = self.objective.draw(x_0, labels, SeededNoise(range(batch)))
-        drawn = {name: tensor.to(self.device) for name, tensor in drawn.items()}
+        return {name: tensor.to(self.device) for name, tensor in drawn.items()}
+
+    def __call__(self, drawn: dict[str, Tensor]) -> None:
         with precision.autocast("auto", self.device):
             loss = self.objective.loss(self.denoiser, drawn).mean()
         loss.backward()
@@ -159,7 +166,9 @@ def training(seconds: float) -> Iterator[dict]:
         step = TrainingStep(checkpointing=False, compiled=compiled)
         for batch in BATCHES:
             try:
-                rate = rates({"step": partial(step, batch)}, batch, seconds, device)["step"]
+                rate = rates({"step": partial(step, step.drawn(batch))}, batch, seconds, device)[
+                    "step"
+                ]
             except torch.OutOfMemoryError:
                 break
             # A backward pass costs two forward ones; 118.5 G multiply-adds with attention's.
@@ -188,7 +197,8 @@ def memory(seconds: float) -> Iterator[dict]:
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
                 try:
-                    TrainingStep(checkpointing)(batch)
+                    step = TrainingStep(checkpointing)
+                    step(step.drawn(batch))
                 except torch.OutOfMemoryError:
                     break
                 peak, took = torch.cuda.max_memory_allocated(), None
@@ -211,9 +221,10 @@ def one_step(batch: int, checkpointing: int) -> None:
     import resource
 
     step = TrainingStep(bool(checkpointing))
-    step(batch)
+    drawn = step.drawn(batch)
+    step(drawn)
     began = time.perf_counter()
-    step(batch)
+    step(drawn)
     took = time.perf_counter() - began
     print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, round(took, 1))
 

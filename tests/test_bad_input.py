@@ -17,7 +17,7 @@ from PIL import Image
 
 from helpers import TINY_DIFFIT, TINY_SONG, TINY_TRANSFORMER, tiny_vae
 from overtone.cli.app import main
-from overtone.convert.diffit import ADM_DIFFUSION
+from overtone.denoisers import ADM_DIFFUSION
 from overtone.networks import DiffiTConfig, DiffiTTransformer, DiffiTUNet, SongUNet
 from overtone.pipelines import DiffiTPipeline, ImagePipeline, LatentDiffiTPipeline
 from overtone.samplers import AncestralSampler, Sampler
@@ -235,7 +235,7 @@ Inception's weights that are none
     Inception
 Nothing to tell of
     overtone info {place}/plain
-    it is neither a run, nor a saved pipeline, nor a network
+    it is neither a run, nor a saved pipeline, nor latents, nor a network
 A VAE whose latents have another number of channels
     overtone train diffit-latent-glyphs --vae {place}/vae3
     its latents have 3 channels, the network 4 (--network.channels)

@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from helpers import TINY_TRANSFORMER, Golden, awake, deviation, gaussian, tiny_vae
 from overtone.cli.app import main
 from overtone.convert import dit_pipeline, from_published
-from overtone.convert.diffit import ADM_DIFFUSION
 from overtone.denoisers import (
+    ADM_DIFFUSION,
     EDMDenoiser,
     Estimate,
     GuidanceSettings,
@@ -274,7 +274,7 @@ class WithVariance(torch.nn.Module):
 
 def test_the_whole_way_is_that_of_diffusers():
     denoiser, process = VPDenoiser(WithVariance(), ADM_DIFFUSION), GaussianProcess()
-    scheduler = scheduler_of("DDPMScheduler", DiscreteSchedule())
+    scheduler = scheduler_of("DDPMScheduler", DiscreteSchedule(), learned_variance=True)
     assert scheduler.config.variance_type == "learned_range"
     results = []
     for sampler in (AncestralSampler(num_steps=50), SchedulerSampler(scheduler, num_steps=50)):

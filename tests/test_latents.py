@@ -15,14 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers import TINY_TRANSFORMER, tiny_vae
+from helpers import TINY_TRANSFORMER, awake, tiny_vae
 from overtone import storage
 from overtone.cli.app import main
-from overtone.convert.diffit import ADM_DIFFUSION
 from overtone.data import ArrayData, open_data, to_unit
 from overtone.data import latents as latents_module
 from overtone.data.latents import LatentData, encode, latents_index
-from overtone.errors import OvertoneError
+from overtone.denoisers import ADM_DIFFUSION, EDMSettings, GuidanceSettings, VPSettings
+from overtone.errors import OvertoneError, RunInterruptedError
 from overtone.networks import DiffiTTransformer
 from overtone.networks.vae import VAE, VAEConfig
 from overtone.pipelines import LatentDiffiTPipeline, load_pipeline
@@ -309,6 +309,90 @@ def test_training_encodes_samples_and_decodes(vae_folder, tmp_path, capsys):
           "--out", str(tmp_path / "ddim.png")])  # fmt: skip
     main(["info", run])
     assert "image_resolution: 16" in capsys.readouterr().out
+    # Goes on with its own latents, and not with those of another VAE, which is named.
+    assert trainer_of(recipe, show=False).run(tmp_path / "run").images == 64
+    torch.manual_seed(8)
+    other = dataclasses.replace(recipe, vae=str(_saved(tiny_vae())))
+    with pytest.raises(OvertoneError, match=r"latents.vae: \"\w+\" -> \"\w+\""):
+        trainer_of(other, show=False).run(tmp_path / "run")
+
+
+def test_a_stopped_run_on_latents_goes_on_to_the_same_bits(vae_folder, tmp_path):
+    recipe = dataclasses.replace(LATENT, vae=str(vae_folder))
+    plan = dataclasses.replace(PLAN, gradient_checkpointing=True)
+    trainer_of(recipe, show=False).run(tmp_path / "whole")
+    stopped = trainer_of(dataclasses.replace(recipe, training=plan), show=False)
+    own, steps = stopped._step, []
+
+    def step(model, batch):
+        steps.append(1)
+        stopped.stop_asked = len(steps) == 2
+        return own(model, batch)
+
+    stopped._step = step
+    with pytest.raises(RunInterruptedError):
+        stopped.run(tmp_path / "stopped")
+    # Loader processes, and blocks computed twice, are no other settings.
+    again = dataclasses.replace(recipe, reporting=dataclasses.replace(REPORTS, workers=1))
+    trainer_of(again, show=False).run(tmp_path / "stopped")
+    weights = [
+        storage.load_tensors(find_checkpoint(tmp_path / run) / "network" / "model.safetensors")
+        for run in ("whole", "stopped")
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_what_can_not_work_is_said_before_anything_is_encoded(vae_folder, monkeypatch):
+    monkeypatch.setattr("overtone.training.recipe.encode", lambda *_, **__: 1 / 0)
+    recipe = dataclasses.replace(LATENT, vae=str(vae_folder))
+    other = DiscreteSchedule(betas="cosine")
+    for changes, message in (
+        ({"schedule": other}, "--schedule and --denoiser.schedule differ"),
+        (
+            {"schedule": other, "denoiser": VPSettings(schedule=other)},
+            "--schedule and --sampler.schedule differ",
+        ),
+        (
+            {"denoiser": dataclasses.replace(ADM_DIFFUSION, time_scale=1.0)},
+            "--denoiser.time-scale is 1, and the number of the last of 1000 steps is 999",
+        ),
+        ({"denoiser": EDMSettings()}, "learned_variance is of a VP denoiser"),
+        ({"class_conditional": True, "data": "builtin:digits"}, "is 8 px and grey"),
+    ):
+        with pytest.raises(OvertoneError, match=message):
+            trainer_of(dataclasses.replace(recipe, **changes), show=False)
+    monkeypatch.undo()
+    fifth = GuidanceSettings(2.0, channels=(0, 4))
+    with pytest.raises(OvertoneError, match=r"acts on channels \(0, 4\), and the model has 4"):
+        trainer_of(dataclasses.replace(recipe, guidance=fifth), show=False)
+
+
+def test_a_figure_of_the_distance_against_guidance(vae_folder, tmp_path, monkeypatch):
+    # On features that cost nothing: the figure and its data are what is tested.
+    from overtone.metrics import Evaluation
+    from overtone.metrics.features import Extractor, Features
+
+    class Means(Extractor):
+        name, digest, dims = "means", "0", 3
+
+        def __call__(self, pixels):
+            return Features(pixels.float().mean(dim=(2, 3)), None)
+
+    def evaluation(self, data, resolution, channels, asked, num_classes=0):
+        return Evaluation(Means(), pictures(40), limit=40)
+
+    monkeypatch.setattr("overtone.cli.evaluate.Judging.evaluation", evaluation)
+    network = awake(DiffiTTransformer(TINY_TRANSFORMER))
+    pipe = LatentDiffiTPipeline(network, AncestralSampler(num_steps=2), vae=tiny_vae(), data="x")
+    pipe.save_pretrained(tmp_path / "model")
+    out = tmp_path / "guidance.png"
+    main(["analyze", "guidance", str(tmp_path / "model"), "--scales", "4", "1", "--seeds", "0-7",
+          "--data", "x", "--out", str(out)])  # fmt: skip
+    reports = json.loads(out.with_suffix(".json").read_text())
+    assert [report["made_with"]["guidance_scale"] for report in reports] == [1.0, 4.0]
+    assert reports[0]["frechet_distance"] != reports[1]["frechet_distance"]
+    with Image.open(out) as figure:
+        assert figure.width > 300
 
 
 def test_training_takes_encoded_latents(vae_folder, tmp_path, capsys, monkeypatch):
@@ -341,8 +425,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from test_latents import encoded, pictures
 import os, torch
-from overtone.data import latents
-latents.BLOCK, count = 4, 0
+count = 0
 torch.manual_seed(0)
 def audit(event, arguments):
     global count
@@ -377,4 +460,6 @@ def test_a_killed_encoding_leaves_whole_files(tmp_path):
         assert run(folder, at).returncode == -signal.SIGKILL
         again = run(folder, at=0)
         assert again.stdout == reference.stdout
-        assert not [f for f in folder.iterdir() if f.name.startswith(".writing") and f.suffix == ""]
+        # What the kill left is swept after a day; nothing of it is taken for latents.
+        whole = {f.name for f in folder.iterdir() if not f.name.startswith(".writing")}
+        assert whole == {f.name for f in (tmp_path / "latents-whole").iterdir()}

@@ -8,15 +8,18 @@ import time
 class Display:
     """Images done, images a second and time left. `done` were done before this one began."""
 
-    def __init__(self, total: int, done: int = 0, *, shown: bool = True) -> None:
+    def __init__(
+        self, total: int, done: int = 0, *, shown: bool = True, what: str = "images"
+    ) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.total, self.began, self.first = total, time.perf_counter(), done
+        self.what = what
         self.shown = shown
         self.console = Console(stderr=True)
         self.bar = Progress(
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f} images"),
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} " + what),
             BarColumn(),
             TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),
@@ -46,7 +49,7 @@ class Display:
         if self.shown and not self.console.is_terminal:
             left = (self.total - images) / rate
             self.console.print(
-                f"{images:,} of {self.total:,} images  {note}  {_clock(left)} left",
+                f"{images:,} of {self.total:,} {self.what}  {note}  {_clock(left)} left",
                 highlight=False,
             )
 

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,10 +161,14 @@ def digest_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def locate(name: str | Path, revision: str | None = None) -> Path:
+def locate(
+    name: str | Path,
+    revision: str | None = None,
+    patterns: Sequence[str] = ("*.json", "*.safetensors", "*.md"),
+) -> Path:
     """The local folder for `name`: a directory, or else a repository of the Hugging Face Hub.
 
-    Only JSON, safetensors and text are downloaded, never a pickle.
+    Only files that match the patterns are downloaded: JSON, safetensors and text, never a pickle.
     """
     if Path(name).is_dir():
         return Path(name)
@@ -175,9 +179,8 @@ def locate(name: str | Path, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.safetensors", "*.md"]
     try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(patterns)))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise OvertoneError(

@@ -47,14 +47,18 @@ def main(arguments: Sequence[str]) -> None:
     from overtone.analysis.plots import guidance_curve
 
     pipe = options.sampling.open(options.model)
+    if options.sampling.guide is None:
+        pipe.guided(dataclasses.replace(pipe.guidance, scale=max(options.scales)))
     evaluation = options.judging.evaluation_of(pipe, options.model, options.sampling)
     reports = []
     for scale in sorted(set(options.scales)):
-        sampling = dataclasses.replace(options.sampling, guidance_scale=scale)
+        guide = options.sampling.guide if scale != 1.0 else None
+        sampling = dataclasses.replace(options.sampling, guidance_scale=scale, guide=guide)
         batches = ((b.images, b.class_labels) for b in sampling.stream(pipe))
         report = evaluation(batches, facts_of(pipe, options.model, sampling))
         reports.append(dataclasses.asdict(report))
         if processes().is_main:
+            storage.write_json(options.out.with_suffix(".json"), reports)
             hits = "" if report.recognised is None else f", {report.recognised:.1%} recognised"
             print(
                 f"guidance {scale:g}: Fréchet distance {report.frechet_distance:.4f}{hits}",
@@ -66,6 +70,5 @@ def main(arguments: Sequence[str]) -> None:
     distances = [report["frechet_distance"] for report in reports]
     with storage.new_file(options.out) as file:
         guidance_curve(scales, distances, reports[0]["real_frechet_distance"], file)
-    storage.write_json(options.out.with_suffix(".json"), reports)
     best = min(zip(distances, scales, strict=True))
     print(f"{options.out}: the lowest, {best[0]:.4f}, is at scale {best[1]:g}")

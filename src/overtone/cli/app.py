@@ -21,7 +21,7 @@ COMMANDS = {
     "data": "data inspect NAME: what is in a data set; data encode NAME: its latents under a VAE",
     "evaluate": "Frechet distance, precision and recall, share of classes recognised",
     "analyze": "analyze guidance MODEL: the distance at several guidance scales, as a picture",
-    "convert": "published weights as a pipeline, with a certificate of parity",
+    "convert": "published weights as a pipeline, with a certificate of what was done",
 }
 
 

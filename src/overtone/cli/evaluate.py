@@ -149,15 +149,19 @@ def facts_of(pipe: ImagePipeline, model: str, sampling: Sampling) -> dict:
         made["sampler"] = {"kind": type(pipe.sampler).__name__, "num_steps": pipe.sampler.num_steps}
     else:
         made["sampler"] = settings.dump(pipe.sampler)
+    if pipe.vae is not None:
+        made["vae_weights"] = pipe.vae.digest
     return made | {"guidance": settings.dump(pipe.guidance)}
 
 
 def _data_of_run(name: str) -> str | None:
-    """What a run on this machine was trained on, as its own recipe says."""
+    """The images that a run on this machine was trained on, as its own recipe says."""
     from overtone import storage
+    from overtone.data.latents import is_latents
 
     file = Path(name) / "recipe.json"
-    return storage.read_json(file, dict).get("data") if file.exists() else None
+    data = storage.read_json(file, dict).get("data") if file.exists() else None
+    return None if data is None or is_latents(data) else data
 
 
 def _is_images(name: str) -> bool:

@@ -18,7 +18,8 @@ from overtone.errors import OvertoneError
 @dataclass(frozen=True)
 class Options:
     path: tyro.conf.Positional[str]
-    """a saved pipeline or network, a run's directory, or a repository of the Hub"""
+    """a saved pipeline, network or VAE, encoded latents, a run's directory, or a repository of the
+    Hub"""
     json: bool = False
     """print JSON instead of a table"""
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """What stands in the files of a run, a pipeline or a network.
+    """What stands in the files of a run, a pipeline, a network, a VAE or encoded latents.
 
     Raises `OvertoneError` for a directory that is none of them.
     """
@@ -46,11 +47,15 @@ def describe(folder: Path) -> dict[str, Any]:
         return _run(folder)
     if (folder / "pipeline.json").exists():
         return _pipeline(folder)
+    if (folder / "latents.json").exists():
+        return {"kind": "latents"} | storage.read_json(folder / "latents.json", dict)
     if (folder / "config.json").exists():
         return _network(folder)
+    if (folder / "vae" / "config.json").exists():
+        return _network(folder / "vae")
     raise OvertoneError(
-        f"{folder} holds no run.json, pipeline.json or config.json: it is neither a run, nor a"
-        " saved pipeline, nor a network."
+        f"{folder} holds no run.json, pipeline.json, latents.json or config.json: it is neither a"
+        " run, nor a saved pipeline, nor latents, nor a network."
     )
 
 
@@ -73,7 +78,7 @@ def _run(folder: Path) -> dict[str, Any]:
     found["loss"] = next((e["loss"] for e in reversed(log) if "loss" in e), None)
     found["checkpoints"] = [path.name for path in checkpoints]
     if checkpoints:
-        found["last checkpoint"] = _pipeline(checkpoints[-1])
+        found["last checkpoint"] = describe(checkpoints[-1])
     return found
 
 
@@ -86,13 +91,15 @@ def _network(folder: Path) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     config, file = storage.read_json(folder / "config.json", dict), folder / "model.safetensors"
+    if not file.exists():
+        file = folder / "diffusion_pytorch_model.safetensors"  # diffusers'
     try:
         with safe_open(file, "numpy") as tensors:
             shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise OvertoneError(f"{file} can't be read ({error}).") from None
     return {
-        "kind": config.pop("kind", None),
+        "kind": config.pop("kind", None) or config.get("_class_name"),
         "tensors": len(shapes),
         "values": sum(_product(shape) for shape in shapes),
         "megabytes": round(file.stat().st_size / 1e6, 2),

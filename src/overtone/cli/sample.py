@@ -54,12 +54,13 @@ class Sampling:
         """The pipeline, where it runs fastest, with the sampler and the VAE asked for."""
         from overtone.denoisers import VPSettings
         from overtone.samplers import SchedulerSampler, scheduler_of
-        from overtone.training.vae import open_vae
 
         pipe = open_model(model, self.checkpoint)
         if self.vae is not None:
             if pipe.image_resolution is None:
                 raise OvertoneError(f"--vae: {model} makes pixels, which no VAE has to decode.")
+            from overtone.training.vae import open_vae
+
             pipe.vae = open_vae(self.vae, self.scaling_factor)
         if self.scheduler is not None:
             own = pipe.denoiser.settings
@@ -68,7 +69,10 @@ class Sampling:
                     f"--scheduler is for models of discrete steps, and {model} has"
                     f" {own.kind}: it has a sampler of its own (--steps)."
                 )
-            scheduler = scheduler_of(self.scheduler, own.schedule, own.prediction)
+            learned = getattr(pipe.network.config, "learned_variance", False)
+            scheduler = scheduler_of(
+                self.scheduler, own.schedule, own.prediction, learned_variance=learned
+            )
             pipe.sampler = SchedulerSampler(scheduler)
         return pipe.compile() if self.compile else pipe
 

@@ -12,15 +12,13 @@ from torch import Tensor
 
 from overtone import storage
 from overtone.convert import keys
-from overtone.denoisers import GuidanceSettings, VPSettings
+from overtone.denoisers import GuidanceSettings
 from overtone.errors import OvertoneError
 from overtone.networks import DiffiTTransformer, DiffiTTransformerConfig
 from overtone.networks.diffit import positions
 from overtone.networks.network import digest_of
 from overtone.networks.vae import VAE
 from overtone.pipelines import LatentDiffiTPipeline
-from overtone.processes import DiscreteSchedule
-from overtone.samplers import AncestralSampler
 
 # What the published configuration calls the settings that are read off the tensors.
 SETTINGS = {
@@ -32,9 +30,6 @@ SETTINGS = {
     "num_heads": "heads",
     "num_classes": "num_classes",
 }
-
-ADM_DIFFUSION = VPSettings(prediction="eps", schedule=DiscreteSchedule(), time_scale=999.0)
-"""ADM's 1000 linear betas, which the published weights were trained with."""
 
 GUIDANCE = {
     32: GuidanceSettings(scale=4.6, channels=(0, 1, 2), power=4.0),
@@ -104,8 +99,6 @@ def pipeline_of(network: DiffiTTransformer, vae: VAE | None = None) -> LatentDif
     latents, images eight times as large."""
     return LatentDiffiTPipeline(
         network,
-        AncestralSampler(),
-        denoiser=ADM_DIFFUSION,
         guidance=GUIDANCE.get(network.config.resolution) if network.config.num_classes else None,
         vae=vae,
         image_resolution=8 * network.config.resolution,

@@ -56,6 +56,12 @@ class ImageData(ABC):
         Of latents what is kept of them, which `clean` knows what to do with.
         """
 
+    def spread(self, count: int) -> list[int]:
+        """`count` indices evenly over the data, which may be sorted; the first ones where it never
+        ends."""
+        over = count if self.endless else len(self)
+        return [i * over // count for i in range(count)]
+
     def clean(
         self, items: Tensor, source: SeededNoise
     ) -> Float[Tensor, "batch channels height width"]:

@@ -25,7 +25,7 @@ from overtone.data.images import ImageData, to_unit
 from overtone.data.open import public_name
 from overtone.errors import OvertoneError
 from overtone.launch import processes
-from overtone.networks.vae import VAE
+from overtone.networks.vae import DECODED_PIXELS, VAE
 from overtone.processes.noise import SeededNoise
 from overtone.progress import Display
 
@@ -60,6 +60,11 @@ class LatentsIndex:
     class_names: tuple[str, ...] = ()
     block: int = BLOCK
 
+    def __post_init__(self) -> None:
+        for name in ("count", "block", "resolution", "channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
 
 class LatentData(ImageData):
     """The latents in a directory, as training data.
@@ -79,6 +84,12 @@ class LatentData(ImageData):
         self.resize_rule = "none"
         self._open: dict[int, Any] = {}
         self.labels = torch.cat([self._labels(i) for i in range(blocks_of(self.index))])
+
+    def facts(self) -> dict[str, Any]:
+        """What the latents are, beside the images they are of: told where runs differ."""
+        index = settings.dump(self.index)
+        names = ("vae", "image_resolution", "mirrored", "scaling_factor", "shift_factor")
+        return {name: index[name] for name in names}
 
     def __len__(self) -> int:
         return self.index.count
@@ -118,6 +129,11 @@ def blocks_of(index: LatentsIndex) -> int:
     return -(-index.count // index.block)
 
 
+def rows_of(index: LatentsIndex, number: int) -> int:
+    """Number of latents in a file."""
+    return min(index.block, index.count - number * index.block)
+
+
 def fingerprint_of(index: LatentsIndex) -> str:
     """Changes with anything that the latents depend on; not with the data's name or the blocks."""
     facts = settings.dump(index)
@@ -130,8 +146,7 @@ def open_block(folder: Path, index: LatentsIndex, number: int) -> Any:
     from safetensors import SafetensorError, safe_open
 
     file = folder / f"{number:05d}.safetensors"
-    rows = min(index.block, index.count - number * index.block)
-    shape = [rows, 2 * index.channels, index.resolution, index.resolution]
+    shape = [rows_of(index, number), 2 * index.channels, index.resolution, index.resolution]
     try:
         block = safe_open(file, "pt")
         found = block.get_slice("moments").get_shape()
@@ -164,6 +179,8 @@ def latents_index(
             f"the VAE takes images with {vae.image_channels} channels in multiples of {vae.factor}"
             f" px, not {data.resolution} px with {data.channels} channels."
         )
+    if images is not None and images < 1:
+        raise OvertoneError(f"at least one image has to be encoded, not {images}.")
     if data.endless and images is None:
         raise OvertoneError(
             f"{data.name} never ends: say how many of its images to encode (--images, in training"
@@ -191,8 +208,9 @@ def encode(
     """The latents of `data` in `folder`: made now, or what is missing of them. Every process of a
     job has to call it.
 
-    Runs in fp32: it is done once, and rounding would stay in the data. Raises `OvertoneError` if
-    the folder holds latents of another VAE, resolution or data, naming the difference.
+    Runs without autocast: it is done once, and rounding would stay in the data. Raises
+    `OvertoneError` if the folder holds latents of another VAE, resolution or data, naming the
+    difference.
     """
     among = processes()
     if among.is_main:
@@ -206,16 +224,19 @@ def encode(
                     f"{folder} holds other latents ({changed}): choose another directory, or delete"
                     " this one."
                 )
-        elif folder.is_dir() and any(folder.iterdir()):
+        elif folder.is_dir() and any(not _is_ours(path) for path in folder.iterdir()):
             raise OvertoneError(f"{folder} holds other files: choose another directory.")
         else:
             storage.write_json(file, settings.dump(index))
         storage.sweep(folder, days=1)
     among.wait()
-    wanted = [number for number in range(blocks_of(index)) if not _is_there(folder, index, number)]
-    mine = among.share(wanted)
-    total, done = sum(_rows(index, number) for number in mine), 0
-    with Display(total, shown=show and among.is_main and bool(mine)) as display:
+    file = folder / INDEX_FILE
+    index = settings.load(LatentsIndex, storage.read_json(file), str(file))
+    # Shared out by number: what others have made by now does not move anybody's share.
+    mine = [n for n in among.share(range(blocks_of(index))) if not _is_there(folder, index, n)]
+    total, done = sum(rows_of(index, number) for number in mine), 0
+    shown = show and among.is_main and bool(mine)
+    with Display(total, shown=shown, what="images encoded") as display:
         for number in mine:
             for count in _encode_block(data, vae, folder, index, number):
                 done += count
@@ -232,8 +253,9 @@ def _is_there(folder: Path, index: LatentsIndex, number: int) -> bool:
     return True
 
 
-def _rows(index: LatentsIndex, number: int) -> int:
-    return min(index.block, index.count - number * index.block)
+def _is_ours(path: Path) -> bool:
+    """What may be there before latents.json: held-out latents, and what a kill left."""
+    return path.name == TEST_FOLDER or path.name.startswith(storage.TEMPORARY)
 
 
 def _encode_block(
@@ -242,14 +264,14 @@ def _encode_block(
     """Makes a file; yields the number of images in each batch of it."""
     device = next(vae.parameters()).device
     half = index.count // 2 if index.mirrored else index.count
+    sources = data.spread(half)
     first = number * index.block
-    rows = range(first, first + _rows(index, number))
+    rows = range(first, first + rows_of(index, number))
+    batch = max(1, min(BATCH, DECODED_PIXELS // index.image_resolution**2))
     moments, labels = [], []
-    for at in range(0, len(rows), BATCH):
-        part = rows[at : at + BATCH]
-        # Some of a data set that has an end are spread over it: it may be sorted by class.
-        over = half if data.endless else len(data)
-        pixels, own = data.fetch([row % half * over // half for row in part])
+    for at in range(0, len(rows), batch):
+        part = rows[at : at + batch]
+        pixels, own = data.fetch([sources[row % half] for row in part])
         images = to_unit(pixels)
         flipped = torch.tensor([row >= half for row in part])
         images[flipped] = images[flipped].flip(3)

@@ -5,6 +5,7 @@ from overtone.denoisers.foreign import DiffusersDenoiser
 from overtone.denoisers.guidance import GuidanceSettings, GuidedDenoiser
 from overtone.denoisers.ideal import IdealDenoiser
 from overtone.denoisers.precond import (
+    ADM_DIFFUSION,
     PRECONDITIONERS,
     DenoiserSettings,
     EDMDenoiser,
@@ -17,6 +18,7 @@ from overtone.denoisers.precond import (
 )
 
 __all__ = [
+    "ADM_DIFFUSION",
     "PRECONDITIONERS",
     "Denoiser",
     "DenoiserSettings",

@@ -118,18 +118,13 @@ class GuidedDenoiser(Denoiser):
         low, high = self.settings.interval or (0.0, math.inf)
         if not low <= sigma <= high:
             return 1.0
-        if self.settings.power is None:
-            return self.settings.scale
-        time = self.denoiser.relative_time(sigma)
-        assert time is not None
-        return self.settings.scale_at(time)
+        return self.settings.scale_at(self.denoiser.relative_time(sigma) or 0.0)
 
     def _guided(self, own: Estimate, worse: torch.Tensor, scale: float) -> Estimate:
         if self.settings.channels is None:
             return Estimate(torch.lerp(worse, own.x_0, scale), own.variance)
         guided = own.x_0.clone()
-        for (
-            channel
-        ) in self.settings.channels:  # by number: an index would go to the device each step
+        # One by one: a list of them would be sent to the device at each step.
+        for channel in self.settings.channels:
             guided[:, channel] = torch.lerp(worse[:, channel], own.x_0[:, channel], scale)
         return Estimate(guided, own.variance)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from overtone.denoisers.denoiser import Denoiser, Estimate, Images, Labels
-from overtone.processes import AnySchedule, VPLinearSchedule
+from overtone.processes import AnySchedule, DiscreteSchedule, VPLinearSchedule
 
 Sigma = float | Float[Tensor, " batch"]
 Prediction = Literal["eps", "x", "v"]
@@ -167,9 +167,12 @@ class VPDenoiser(NetworkDenoiser):
         return time if isinstance(sigma, Tensor) else time.item()
 
     def relative_time(self, sigma: float) -> float | None:
-        time = self.time_of(sigma)
-        assert isinstance(time, float)
-        return time / (self.settings.time_scale + 1)
+        schedule = self.settings.schedule
+        time = float(schedule.t(sigma))
+        if not isinstance(schedule, DiscreteSchedule):
+            return time
+        steps = len(schedule.levels)
+        return time * (steps - 1) / steps
 
 
 class VEDenoiser(NetworkDenoiser):
@@ -210,6 +213,9 @@ def vp_output(x: Tensor, sigma: float, x_0: Tensor, prediction: Prediction) -> T
     variance = 1 + sigma**2
     return (x / variance - x_0) * (variance**0.5 / sigma)
 
+
+ADM_DIFFUSION = VPSettings(prediction="eps", schedule=DiscreteSchedule(), time_scale=999.0)
+"""ADM's and DDPM's: the noise predicted, at the 1000 levels of linear betas."""
 
 DenoiserSettings = Annotated[
     EDMSettings | VPSettings | VESettings, pydantic.Field(discriminator="kind")

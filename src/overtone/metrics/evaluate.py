@@ -77,8 +77,8 @@ class Evaluation:
             )
         # A fixed shuffle, so that the halves are alike whatever the order of the data.
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-        spread = order if data.endless else order * len(data) // count
-        self.real = self._real_features(spread.tolist())
+        spread = data.spread(count)
+        self.real = self._real_features([spread[i] for i in order.tolist()])
         half = count // 2
         first, second = self.real[:half], self.real[half:]
         self.real_distance = frechet_distance(first, second)

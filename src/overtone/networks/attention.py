@@ -26,6 +26,8 @@ from overtone.networks.layers import GroupNorm, without_autocast, zero
 _CPU_HAS_AMX = torch.cpu._is_amx_tile_supported()
 
 
+KEPT_BIAS = 2**22  # numbers: 16 MB a block; at 512 px all blocks' biases would be 2 GB
+
 TimeIn = Literal["tmsa", "separate", "mlp", "bias", "none"]
 """Where the time enters a transformer block: DiffiT's ablations, formulas in `DiffiTBlock`."""
 
@@ -114,8 +116,8 @@ class RelativePositionBias(nn.Module):
 
     (dy, dx) = query - key. Another grid of tokens is taken to cover the same image: offsets are
     scaled, and the table is interpolated between them. In eval mode B is formed once and kept until
-    the table or the grid changes. With a `token_width` the table moves with the time,
-    table + W x_t, and there is one B an image.
+    the table or the grid changes, unless it is large. With a `token_width` the table moves with the
+    time, table + W x_t, and there is one B an image.
     """
 
     def __init__(self, size: int, heads: int, token_width: int = 0) -> None:
@@ -135,7 +137,8 @@ class RelativePositionBias(nn.Module):
         if self.time is not None:
             table = self.table + self.time(token).unflatten(1, self.table.shape)
             return spread(table, self.size, grid)
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        large = self.table.shape[1] * (grid[0] * grid[1]) ** 2 > KEPT_BIAS
+        if large or self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return spread(self.table, self.size, grid)
         key = (self.table.data_ptr(), self.table._version, grid)
         if self._kept is None or self._kept[0] != key:

@@ -18,6 +18,10 @@ from overtone.networks.network import digest_of
 
 FOLDER = "vae"
 """where a pipeline or a checkpoint keeps it"""
+_HUB_FILES = [f"{where}{what}" for where in ("", f"{FOLDER}/") for what in (
+    "config.json", "diffusion_pytorch_model.safetensors"
+)]  # fmt: skip
+
 DECODED_PIXELS = 2**22
 """decoded at a time: memory stays the same however many images are asked for"""
 
@@ -45,6 +49,11 @@ class VAEConfig:
     """attention over all pixels at the lowest resolution"""
 
     def __post_init__(self) -> None:
+        for name in ("resolution", "channels", "latent_channels", "num_cells", "groups"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.widths:
+            raise ValueError("widths are those of one level at least")
         if any(width % self.groups for width in self.widths):
             raise ValueError(f"widths {self.widths} do not divide into {self.groups} groups")
         if self.resolution % 2 ** (len(self.widths) - 1):
@@ -115,7 +124,7 @@ class VAE(nn.Module):
         """
         from diffusers import AutoencoderKL
 
-        folder = storage.locate(name, revision)
+        folder = storage.locate(name, revision, _HUB_FILES)
         folder = folder / FOLDER if (folder / FOLDER).is_dir() else folder
         file = folder / "config.json"
         config = storage.read_json(file, dict)
@@ -130,11 +139,20 @@ class VAE(nn.Module):
                 f"{file} has no scaling_factor: pass the one that its latents are diffused at,"
                 " 0.18215 for Stable Diffusion's (--scaling-factor)."
             )
+        if config.get("quantization_config"):
+            raise OvertoneError(f"{file} is of a quantised VAE, which is not supported.")
         try:
-            model = AutoencoderKL.from_pretrained(folder, use_safetensors=True)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            model, loaded = AutoencoderKL.from_pretrained(
+                folder, use_safetensors=True, output_loading_info=True
+            )
+        except Exception as error:  # a broken config.json makes diffusers raise almost anything
             reason = str(error).strip().splitlines()[0]
             raise OvertoneError(f"{folder}: the VAE can't be loaded ({reason}).") from None
+        if loaded["missing_keys"]:
+            raise OvertoneError(
+                f"{folder}: the VAE's weights lack {len(loaded['missing_keys'])} tensors, such as"
+                f" {sorted(loaded['missing_keys'])[0]}: copy or download them again."
+            )
         return cls(model, scale).eval()
 
     def write_into(self, folder: Path) -> None:
@@ -144,9 +162,14 @@ class VAE(nn.Module):
 
     @property
     def digest(self) -> str:
-        """Of all that the latents depend on: weights and architecture, not the scale."""
-        shape = [self.image_channels, self.channels, self.factor]
-        return hashlib.sha256(f"{digest_of(self.model)} {shape}".encode()).hexdigest()[:16]
+        """Of all that the latents depend on: weights and settings, not the scale."""
+        free = ("scaling_factor", "shift_factor", "sample_size", "force_upcast")
+        facts = sorted(
+            (key, str(value))
+            for key, value in self.model.config.items()
+            if key not in free and not key.startswith("_")
+        )
+        return hashlib.sha256(f"{digest_of(self.model)} {facts}".encode()).hexdigest()[:16]
 
     def encode(
         self, images: Float[Tensor, "batch image_channels height width"]

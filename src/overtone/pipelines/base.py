@@ -104,6 +104,9 @@ class ImagePipeline:
         SongUNet,
     )
 
+    default_denoiser: ClassVar[EDMSettings | VPSettings | VESettings] = EDMSettings()
+    default_sampler: ClassVar[SamplingLoop] = Sampler()
+
     def __init__(
         self,
         network: Network,
@@ -124,13 +127,22 @@ class ImagePipeline:
                 f" not {type(network).__name__}: use load_pipeline or ImagePipeline."
             )
         self.network = network.eval().to_fast_layout()
-        denoiser = denoiser or EDMSettings()
+        denoiser = denoiser or self.default_denoiser
+        if getattr(network.config, "learned_variance", False) and not isinstance(
+            denoiser, VPSettings
+        ):
+            raise OvertoneError(
+                f"a {type(network).__name__} with learned_variance needs a VP denoiser, not"
+                f" {denoiser.kind}: pass denoiser=ADM_DIFFUSION, say."
+            )
         self.denoiser: NetworkDenoiser = PRECONDITIONERS[denoiser.kind](self.network, denoiser)
         # A network that was never shown the null class can't be asked for it.
         self.denoiser.has_null_class = (training or {}).get("label dropout", 1.0) != 0.0
         self.process = GaussianProcess()
-        self.sampler: SamplingLoop = sampler or Sampler()
+        self.sampler: SamplingLoop = sampler or self.default_sampler
         self.guidance = guidance or GuidanceSettings()
+        if self.guidance.scale != 1.0:
+            self.guided(self.guidance)
         self.image_resolution = image_resolution
         self._vae: VAE | None = None
         if vae is not None:
@@ -277,8 +289,8 @@ class ImagePipeline:
         sampler = self.sampler
         if guide is not None and _shape(guide) != _shape(self):
             raise OvertoneError(
-                "the guide makes images of {} px with {} channels, the model of {} px with {}: they"
-                " have to be alike.".format(*_shape(guide), *_shape(self))
+                "the guide works on {} px with {} channels, the model on {} px with {}: they have"
+                " to be alike.".format(*_shape(guide), *_shape(self))
             )
         denoiser: Denoiser = self.denoiser
         try:
@@ -289,21 +301,17 @@ class ImagePipeline:
                 guidance = dataclasses.replace(guidance, scale=guidance_scale)
             if guidance_interval is not None:
                 guidance = dataclasses.replace(guidance, interval=guidance_interval)
-            if max(guidance.channels or (0,)) >= self.network.config.channels:
-                raise ValueError(f"guidance of channels {guidance.channels} of a model with"
-                                 f" {self.network.config.channels}")  # fmt: skip
             if guidance.scale != 1.0:
-                weaker = None if guide is None else guide.denoiser
-                denoiser = GuidedDenoiser(denoiser, guidance, weaker)
+                denoiser = self.guided(guidance, guide)
             elif guide is not None:
                 raise ValueError("a guide does nothing at guidance scale 1: ask for another scale")
-            source = SeededNoise(seeds)
+            source, sigma_max = SeededNoise(seeds), sampler.sigma_max
         except ValueError as error:
             raise OvertoneError(f"{error}.") from None
         config = self.network.config
         shape = (len(seeds), config.channels, config.resolution, config.resolution)
         like = torch.empty(shape, device=self.device)
-        start = sampler.sigma_max * self.process.noise(like, source)
+        start = sigma_max * self.process.noise(like, source)
         labels = None if labels is None else labels.to(self.device)
         steps_taken = sampler.path(denoiser, self.process, start, source, labels)
         while True:  # neither context may stay on while the caller has the step
@@ -312,6 +320,21 @@ class ImagePipeline:
             if step is None:
                 return
             yield step
+
+    def guided(
+        self, guidance: GuidanceSettings, guide: ImagePipeline | None = None
+    ) -> GuidedDenoiser:
+        """The denoiser under guidance. Raises `OvertoneError` for guidance that it can't have."""
+        channels = self.network.config.channels
+        if max(guidance.channels or (0,)) >= channels:
+            raise OvertoneError(
+                f"guidance acts on channels {guidance.channels}, and the model has {channels}."
+            )
+        try:
+            weaker = None if guide is None else guide.denoiser
+            return GuidedDenoiser(self.denoiser, guidance, weaker)
+        except ValueError as error:
+            raise OvertoneError(f"{error}.") from None
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the directory described above; it appears whole or not at all."""
@@ -439,10 +462,11 @@ def _shape(pipe: ImagePipeline) -> tuple[int, int]:
 
 def _brief(settings: Any) -> str:
     """Settings in one line, those at their defaults left out."""
+    usual = type(settings)()
     changed = [
-        f"{f.name} {value}"
+        f"{f.name} {_brief(value) if dataclasses.is_dataclass(value) else value}"
         for f in dataclasses.fields(settings)
-        if f.name != "kind" and (value := getattr(settings, f.name)) != f.default
+        if f.name != "kind" and (value := getattr(settings, f.name)) != getattr(usual, f.name)
     ]
     name = getattr(settings, "kind", type(settings).__name__)
     return f"{name} ({', '.join(changed)})" if changed else name

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from overtone.denoisers import ADM_DIFFUSION
 from overtone.networks import DiffiTTransformer, DiffiTUNet
 from overtone.pipelines.base import ImagePipeline
+from overtone.samplers import AncestralSampler
 
 
 class DiffiTPipeline(ImagePipeline):
@@ -18,7 +20,8 @@ class DiffiTPipeline(ImagePipeline):
 
 
 class LatentDiffiTPipeline(ImagePipeline):
-    """Images from a `DiffiTTransformer` on the latents of a VAE, by DDPM's sampler.
+    """Images from a `DiffiTTransformer` on the latents of a VAE, in ADM's diffusion, by DDPM's
+    sampler.
 
         pipe = LatentDiffiTPipeline.from_pretrained("runs/latent-glyphs/checkpoints/000200000")
         images = pipe(seeds=range(16), class_labels=3)      # with the guidance saved with it
@@ -29,3 +32,5 @@ class LatentDiffiTPipeline(ImagePipeline):
 
     networks = (DiffiTTransformer,)
     network: DiffiTTransformer
+    default_denoiser = ADM_DIFFUSION
+    default_sampler = AncestralSampler()

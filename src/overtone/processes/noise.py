@@ -42,10 +42,10 @@ class SeededNoise(NoiseSource):
     def normal(self, like: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         if len(like) != len(self.generators):
             raise ValueError(f"{len(self.generators)} seeds can't draw for {len(like)} images")
-        noise = torch.empty(like.shape)
+        noise = torch.empty(like.shape, pin_memory=like.is_cuda)
         for row, generator in zip(noise, self.generators, strict=True):
             row.normal_(generator=generator)
-        return noise.to(like)
+        return noise.to(like, non_blocking=like.is_cuda)  # from pinned memory: nothing waits
 
     def uniform(self) -> Float[Tensor, " batch"]:
         """One draw an image from the open interval (0, 1), float64 on the host."""

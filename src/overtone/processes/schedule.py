@@ -243,14 +243,24 @@ class DiscreteSchedule(Schedule):
             betas = (first**0.5 + (last**0.5 - first**0.5) * ramp) ** 2
         return (1 - betas).cumprod(0).tolist()
 
+    @cached_property
+    def _kept(self) -> dict[torch.device, Tensor]:
+        return {}
+
+    def _logs(self, device: torch.device) -> Tensor:
+        """ln sigma_i, sent to each device once: the host would wait for it."""
+        if device not in self._kept:
+            self._kept[device] = self.levels.log().to(device)
+        return self._kept[device]
+
     def _sigma(self, t: Tensor) -> Tensor:
-        logs = self.levels.log().to(t.device)
+        logs = self._logs(t.device)
         place = t * (len(logs) - 1)
         low = place.floor().long().clamp(max=len(logs) - 2)
         return torch.lerp(logs[low], logs[low + 1], place - low).exp()
 
     def _t(self, sigma: Tensor) -> Tensor:
-        logs = self.levels.log().to(sigma.device)
+        logs = self._logs(sigma.device)
         log = sigma.log().clamp(logs[0], logs[-1])
         high = torch.searchsorted(logs, log).clamp(1, len(logs) - 1)
         place = high - 1 + (log - logs[high - 1]) / (logs[high] - logs[high - 1])

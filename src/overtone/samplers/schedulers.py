@@ -16,6 +16,7 @@ from overtone.denoisers.denoiser import Denoiser, Images, Labels
 from overtone.denoisers.foreign import PREDICTIONS, discrete_schedule
 from overtone.denoisers.precond import Prediction, vp_output
 from overtone.errors import OvertoneError, unknown
+from overtone.networks.layers import without_autocast
 from overtone.processes import DiscreteSchedule, NoiseSource, Process, Schedule, SeededNoise
 from overtone.samplers.sampler import SamplingLoop, Step
 
@@ -27,10 +28,10 @@ class SchedulerSampler(SamplingLoop):
         pipe.sampler = SchedulerSampler(diffusers.DPMSolverMultistepScheduler(), num_steps=20)
 
     Takes the place of a `Sampler` in a pipeline; the start is as the scheduler wants it. DDIM and
-    DDPM clip their estimates by default, which under guidance, or over many steps, spoils images:
-    DDIMScheduler(clip_sample=False). Whatever
-    the scheduler draws comes from the images' own generators. Raises `OvertoneError` for schedulers
-    without a finite sigma_max (`discrete_schedule`) and for processes that blur.
+    DDPM clip their estimates by default, which under guidance, over many steps, or of latents,
+    spoils images: DDIMScheduler(clip_sample=False), or `scheduler_of`. Whatever the scheduler draws
+    comes from the images' own generators. Raises `OvertoneError` for schedulers without a finite
+    sigma_max (`discrete_schedule`) and for processes that blur.
     """
 
     scheduler: Any
@@ -110,7 +111,8 @@ class SchedulerSampler(SamplingLoop):
                 ((1 + s**2) ** -0.5 if self._is_vp else 1.0) for s in (sigma, sigma_next)
             )
             scheduler.scale_model_input(x, timestep)  # which counts the steps, in some
-            stepped = scheduler.step(output, timestep, alpha * x, **extra, return_dict=False)[0]
+            with without_autocast(x):  # theirs, which would round products in the step's formula
+                stepped = scheduler.step(output, timestep, alpha * x, **extra, return_dict=False)[0]
             x = stepped.to(x.dtype) / alpha_next
             yield Step(number, sigma_next, x, estimate.x_0)
 
@@ -126,12 +128,18 @@ class SchedulerSampler(SamplingLoop):
         return (x_0 - config.sigma_data**2 / variance * x) / c_out
 
 
-def scheduler_of(name: str, schedule: Schedule, prediction: Prediction = "eps") -> Any:
+def scheduler_of(
+    name: str,
+    schedule: Schedule,
+    prediction: Prediction = "eps",
+    *,
+    learned_variance: bool = False,
+) -> Any:
     """diffusers' scheduler of that class, on the noise levels of a discrete schedule.
 
-    Times are spread from the first step to the last; estimates are not clipped; of schedulers that
-    know it, the variance is the one that the network learned. Raises `OvertoneError` for another
-    class or schedule.
+    Times are spread from the first step to the last; estimates are not clipped; DDPM's variance is
+    the one that the network learned, if it did. Raises `OvertoneError` for another class or
+    schedule.
     """
     import diffusers
 
@@ -154,8 +162,9 @@ def scheduler_of(name: str, schedule: Schedule, prediction: Prediction = "eps") 
         "timestep_spacing": "linspace",
         "clip_sample": False,
         "set_alpha_to_one": True,
-        "variance_type": "learned_range" if name == "DDPMScheduler" else None,
     }
+    if name == "DDPMScheduler" and learned_variance:
+        wanted["variance_type"] = "learned_range"
     if "trained_betas" not in taken:
         raise OvertoneError(f"{name} takes no noise levels of a model's own.")
     return kind(**{key: value for key, value in wanted.items() if key in taken})

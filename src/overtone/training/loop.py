@@ -23,7 +23,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from overtone import precision as precisions
-from overtone import storage
+from overtone import settings, storage
 from overtone.data import ImageData
 from overtone.errors import OvertoneError, RunInterruptedError
 from overtone.launch import ALONE, Processes, lost_connection, processes, whole
@@ -37,7 +37,6 @@ from overtone.training.rundir import RECIPE_FILE, Progress, RunDirectory
 from overtone.training.stream import TrainingStream
 from overtone.training.trackers import TrackerName, Trackers
 
-_FREE = ("about", "kind", "reporting", "skip_bad_images")
 _DROPOUT, _HELD_OUT = 3, 4  # uses of the run's seed, beside those of the stream
 
 
@@ -85,12 +84,12 @@ class Training:
         if self.micro_batch is not None and not 0 < self.micro_batch <= self.batch_size:
             raise ValueError(f"micro_batch {self.micro_batch} is not in [1, {self.batch_size}]")
 
-    def identity_in(self, recipe: dict[str, Any]) -> dict[str, Any]:
-        """The JSON of a recipe with this training, without what the weights do not depend on."""
-        kept = {key: value for key, value in recipe.items() if key not in _FREE}
-        kept["training"] = dict(kept["training"])
+    def identity(self) -> dict[str, Any]:
+        """As JSON, without what the weights do not depend on."""
+        kept = settings.dump(self)
+        del kept["gradient_checkpointing"]
         if not self.lr_rampdown_images:
-            del kept["training"]["total_images"]  # a constant rate lets a run be made longer
+            del kept["total_images"]  # a constant rate lets a run be made longer
         return kept
 
 
@@ -162,14 +161,16 @@ class Trainer:
                     f"--{name.replace('_', '-')} {size} does not divide among"
                     f" {self.processes.count} processes."
                 )
-        for module in self.model.modules():
-            if isinstance(module, Network):
-                if training.gradient_checkpointing and not module.repeated_blocks():
-                    raise OvertoneError(
-                        f"--gradient-checkpointing is for transformers, not a"
-                        f" {type(module).__name__}: --micro-batch saves memory there."
-                    )
-                module.gradient_checkpointing = training.gradient_checkpointing
+        if training.gradient_checkpointing:
+            networks = [m for m in self.model.modules() if isinstance(m, Network)]
+            if not any(network.repeated_blocks() for network in networks):
+                kind = type(networks[0] if networks else self.model).__name__
+                raise OvertoneError(
+                    f"--gradient-checkpointing is for transformers, not a {kind}: --micro-batch"
+                    " saves memory there."
+                )
+            for network in networks:
+                network.gradient_checkpointing = True
         self.ema = EMA(self.model, training.ema_halflife_images, training.ema_rampup_ratio)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=training.lr, betas=training.betas, fused=True
@@ -367,11 +368,6 @@ class Trainer:
         self._log(run, {"images": progress.images, key: loss})
         if progress.best_loss is None or loss < progress.best_loss:
             progress.best_loss, progress.best_images = loss, progress.images
-        if self.picture is not None and progress.images and self.processes.is_main:
-            picture = self.picture(self.ema.module)
-            with storage.new_file(run.path / "grids" / f"{progress.images:09d}.png") as file:
-                picture.save(file)
-            self.trackers.picture(picture, progress.images)
         run.save(
             progress,
             lambda folder: self.export(self.ema.module, folder),
@@ -380,6 +376,11 @@ class Trainer:
             self.optimizer,
             self.reporting.keep,
         )
+        if self.picture is not None and progress.images and self.processes.is_main:
+            picture = self.picture(self.ema.module)
+            with storage.new_file(run.path / "grids" / f"{progress.images:09d}.png") as file:
+                picture.save(file)
+            self.trackers.picture(picture, progress.images)
 
     def _log(self, run: RunDirectory, entry: dict[str, Any]) -> None:
         run.log(entry)

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import pydantic
 import torch
@@ -43,7 +43,7 @@ from overtone.networks.vae import VAE
 from overtone.pipelines import DiffiTPipeline, ImagePipeline, LatentDiffiTPipeline
 from overtone.pipelines.base import grid
 from overtone.processes import AnySchedule, DiscreteSchedule, QuantileSchedule
-from overtone.samplers import AnySampler, Sampler
+from overtone.samplers import AncestralSampler, AnySampler, Sampler
 from overtone.training.augment import CONDITIONS
 from overtone.training.loop import Reporting, Trainer, Training
 from overtone.training.objectives import DenoisingObjective, Weighting
@@ -114,9 +114,10 @@ class Recipe:
 
     def identity(self) -> dict[str, Any]:
         """The settings that the weights depend on: a run goes on only with the same ones."""
-        recipe = self.training.identity_in(settings.dump(self))
-        # Of what is encoded with which VAE the data's fingerprint tells.
-        for free in ("sampler", "guidance", "vae", "scaling_factor", "encoded_images"):
+        recipe = settings.dump(self) | {"training": self.training.identity()}
+        for free in ("about", "kind", "reporting", "sampler", "guidance", "skip_bad_images"):
+            del recipe[free]
+        for free in ("vae", "scaling_factor", "encoded_images"):  # the latents themselves tell
             del recipe[free]
         return recipe
 
@@ -131,11 +132,7 @@ def trainer_of(recipe: Recipe | VAERecipe, *, show: bool = True) -> Trainer:
     vae = None
     if isinstance(recipe, Recipe) and recipe.vae:
         vae = open_vae(recipe.vae, recipe.scaling_factor)
-        data, test = latents_of(recipe, vae, show=show)
-    else:
-        size, channels = recipe.network.resolution, recipe.network.channels
-        skip = recipe.skip_bad_images
-        data, test = images_of(recipe.data, size, channels, skip_bad=skip, show=show)
+    data, test = data_of(recipe, vae, show=show)
     if isinstance(recipe, VAERecipe):
         return vae_trainer_of(recipe, data, test, show=show)
     if recipe.class_conditional and not data.num_classes:
@@ -168,11 +165,17 @@ def trainer_of(recipe: Recipe | VAERecipe, *, show: bool = True) -> Trainer:
         config: Any = dataclasses.replace(recipe.network, **changes)  # type: ignore[arg-type]
     except ValueError as error:
         raise OvertoneError(f"network settings: {error}.") from None
+    hybrid = getattr(config, "learned_variance", False)
+    _check_steps(recipe, hybrid)
     torch.manual_seed(recipe.training.seed)
     try:
         network = NETWORKS[config.kind](config).to_fast_layout()
     except ValueError as error:
         raise OvertoneError(f"network settings: {error}.") from None
+    identity = recipe.identity()
+    if vae is not None:
+        data, test = encoded(recipe, vae, data, test, show=show)
+        identity["latents"] = data.facts()
 
     def pipeline(denoiser: Any) -> ImagePipeline:
         kind = ImagePipeline
@@ -184,10 +187,11 @@ def trainer_of(recipe: Recipe | VAERecipe, *, show: bool = True) -> Trainer:
             denoiser.network,
             recipe.sampler,
             denoiser=recipe.denoiser,
-            guidance=recipe.guidance if num_classes else None,
+            # Without a null class there is nothing to guide with.
+            guidance=recipe.guidance if num_classes and recipe.label_dropout else None,
             vae=vae,
             class_names=data.class_names if num_classes else (),
-            data=data.name,
+            data=data.name if is_latents(recipe.data) else recipe.data,
             training=trained(),
             precision=recipe.training.precision,
         )
@@ -219,25 +223,15 @@ def trainer_of(recipe: Recipe | VAERecipe, *, show: bool = True) -> Trainer:
         label_dropout=recipe.label_dropout,
         mirror=recipe.mirror and vae is None,  # mirrored latents are data of their own
         augmentation=recipe.augmentation,
-        hybrid=getattr(config, "learned_variance", False),
+        hybrid=hybrid,
         bounded=vae is None,
     )
-    if objective.hybrid and not isinstance(recipe.denoiser, VPSettings):
-        raise OvertoneError(
-            "network settings: learned_variance is of a VP denoiser's steps: choose that in the"
-            " recipe, or --no-network.learned-variance."
-        )
-    if objective.hybrid and not isinstance(recipe.schedule, DiscreteSchedule):
-        raise OvertoneError(
-            "network settings: learned_variance is of the steps of a discrete schedule: choose that"
-            " in the recipe, or --no-network.learned-variance."
-        )
     trainer = Trainer(
         model=PRECONDITIONERS[recipe.denoiser.kind](network, recipe.denoiser),
         objective=objective,
         data=data,
         held_out=test,
-        identity=recipe.identity(),
+        identity=identity,
         recipe=settings.dump(recipe),
         training=recipe.training,
         reporting=recipe.reporting,
@@ -245,7 +239,38 @@ def trainer_of(recipe: Recipe | VAERecipe, *, show: bool = True) -> Trainer:
         picture=picture,
         show=show,
     )
+    pipeline(trainer.model)  # so that what it can't be saved with is told of now
     return trainer
+
+
+def _check_steps(recipe: Recipe, learned_variance: bool) -> None:
+    """Where a schedule has numbered steps, all parts have to count them alike."""
+    schedule, denoiser, sampler = recipe.schedule, recipe.denoiser, recipe.sampler
+    if learned_variance and not (
+        isinstance(schedule, DiscreteSchedule) and isinstance(denoiser, VPSettings)
+    ):
+        raise OvertoneError(
+            "network settings: learned_variance is of a VP denoiser on the steps of a discrete"
+            " schedule: choose both in the recipe, or --no-network.learned-variance."
+        )
+    if not isinstance(schedule, DiscreteSchedule):
+        return
+    if isinstance(denoiser, VPSettings):
+        if denoiser.schedule != schedule:
+            raise OvertoneError(
+                "--schedule and --denoiser.schedule differ: the network would be told of other"
+                " steps than it is trained on."
+            )
+        if denoiser.time_scale != len(schedule.levels) - 1:
+            raise OvertoneError(
+                f"--denoiser.time-scale is {denoiser.time_scale:g}, and the number of the last of"
+                f" {len(schedule.levels)} steps is {len(schedule.levels) - 1}."
+            )
+    if isinstance(sampler, AncestralSampler) and sampler.schedule != schedule:
+        raise OvertoneError(
+            "--schedule and --sampler.schedule differ: DDPM's sampler takes the steps that the"
+            " network is trained on."
+        )
 
 
 def images_of(
@@ -272,35 +297,53 @@ def images_of(
     return data, test
 
 
-def latents_of(
-    recipe: Recipe, vae: VAE, *, show: bool = True
+def data_of(
+    recipe: Recipe | VAERecipe, vae: VAE | None, *, show: bool = True
 ) -> tuple[ImageData, ImageData | None]:
-    """The latents that a recipe trains on and the held-out ones: from its directory, from the
-    cache, or encoded now. Raises `OvertoneError` if they do not fit the network or the VAE."""
-    network = recipe.network
-    size = network.resolution * vae.factor
-    if vae.channels != network.channels:
+    """What a recipe trains on and what is held out: images, not encoded yet if there is a VAE, or
+    the latents in a directory. Raises `OvertoneError` if they do not fit the network or the VAE."""
+    config: Any = recipe.network
+    size, channels = config.resolution, config.channels
+    if vae is not None:
+        if vae.channels != channels:
+            raise OvertoneError(
+                f"the VAE and the network do not belong together: its latents have {vae.channels}"
+                f" channels, the network {channels} (--network.channels)."
+            )
+        size, channels = size * vae.factor, vae.image_channels
+        if isinstance(recipe, Recipe) and is_latents(recipe.data):
+            return _latents_in(recipe, vae, size)
+    return images_of(recipe.data, size, channels, skip_bad=recipe.skip_bad_images, show=show)
+
+
+def _latents_in(recipe: Recipe, vae: VAE, size: int) -> tuple[LatentData, LatentData | None]:
+    """The latents in the directory that a recipe names, made as it wants them."""
+    data = LatentData(Path(recipe.data).expanduser())
+    facts: list[tuple[str, Any, Any]] = [
+        ("the VAE", data.index.vae, vae.digest),
+        ("the scaling factor", data.index.scaling_factor, vae.scaling_factor),
+        ("the shift factor", data.index.shift_factor, vae.shift_factor),
+        ("the resolution of the images", data.index.image_resolution, size),
+    ]
+    for what, there, here in facts:
+        if there != here:
+            raise OvertoneError(
+                f"{recipe.data} was encoded otherwise: {what} is {there} there, {here} here."
+            )
+    if recipe.mirror and not data.index.mirrored:
         raise OvertoneError(
-            f"the VAE and the network do not belong together: its latents have {vae.channels}"
-            f" channels, the network {network.channels} (--network.channels)."
+            f"{recipe.data} holds no mirrored latents: encode with --mirror, or pass --no-mirror."
         )
-    if is_latents(recipe.data):
-        data = LatentData(Path(recipe.data).expanduser())
-        facts: list[tuple[str, Any, Any]] = [
-            ("the VAE", data.index.vae, vae.digest),
-            ("the scaling factor", data.index.scaling_factor, vae.scaling_factor),
-            ("the resolution of the images", data.index.image_resolution, size),
-        ]
-        for what, there, here in facts:
-            if there != here:
-                raise OvertoneError(
-                    f"{recipe.data} was encoded otherwise: {what} is {there} there, {here} here."
-                )
-        folder = data.folder / TEST_FOLDER
-        return data, LatentData(folder) if folder.is_dir() else None
-    images, test = images_of(
-        recipe.data, size, vae.image_channels, skip_bad=recipe.skip_bad_images, show=show
-    )
+    folder = data.folder / TEST_FOLDER
+    return data, LatentData(folder) if folder.is_dir() else None
+
+
+def encoded(
+    recipe: Recipe, vae: VAE, images: ImageData, test: ImageData | None, *, show: bool = True
+) -> tuple[LatentData, LatentData | None]:
+    """The latents of images, from the cache or encoded now; those that are latents stay."""
+    if isinstance(images, LatentData):
+        return images, cast(LatentData | None, test)
     vae.to(precision.default_device())
     cache = storage.cache_directory() / "latents"
     index = latents_index(images, vae, mirror=recipe.mirror, images=recipe.encoded_images)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 from overtone import settings, storage
 from overtone.convert.diffit import GUIDANCE
-from overtone.denoisers import GuidanceSettings, VPSettings
+from overtone.denoisers import ADM_DIFFUSION, GuidanceSettings
 from overtone.errors import unknown
 from overtone.networks import ADMConfig, DiffiTConfig, DiffiTTransformerConfig, SongConfig
 from overtone.networks.vae import VAEConfig
-from overtone.processes import DiscreteSchedule
 from overtone.samplers import AncestralSampler, Sampler
 from overtone.training.loop import Reporting, Training
 from overtone.training.recipe import Recipe
@@ -178,6 +178,7 @@ def diffit_latent_glyphs() -> Recipe:
 def diffit_latent_imagenet256() -> Recipe:
     return dataclasses.replace(
         _latent(DiffiTTransformerConfig.preset("xl-2-256")),
+        mirror=True,  # as DiT's and ADM's training
         about="256 px ImageNet in SD's latents, the published settings; days on eight GPUs",
         guidance=GUIDANCE[32],
     )
@@ -190,7 +191,7 @@ def diffit_latent_imagenet512() -> Recipe:
         about="the same at 512 px",
         network=DiffiTTransformerConfig.preset("xl-2-512"),
         guidance=GUIDANCE[64],
-        training=dataclasses.replace(recipe.training, batch_size=512, lr=1e-4),
+        training=_latent_training(batch_size=512, lr=1e-4),
     )
 
 
@@ -211,22 +212,27 @@ def _latent(network: DiffiTTransformerConfig) -> Recipe:
         network=network,
         class_conditional=True,
         label_dropout=0.1,
-        denoiser=VPSettings(schedule=DiscreteSchedule(), time_scale=999.0),
-        schedule=DiscreteSchedule(),
+        denoiser=ADM_DIFFUSION,
+        schedule=ADM_DIFFUSION.schedule,
         weighting="eps",
         sampler=AncestralSampler(),
         vae="stabilityai/sd-vae-ft-ema",
         scaling_factor=0.18215,  # which that repository's config.json leaves out
-        training=Training(
-            total_images=7_000_000 * 256,
-            batch_size=256,
-            lr=3e-4,
-            lr_rampup_images=0,
-            clip_norm=None,
-            ema_halflife_images=1_774_000,  # 0.9999 a step of 256
-            ema_rampup_ratio=None,
-        ),
+        training=_latent_training(batch_size=256, lr=3e-4),
         reporting=Reporting(workers=4),
+    )
+
+
+def _latent_training(batch_size: int, lr: float) -> Training:
+    """7 M steps, as DiT was trained: DiffiT's paper names no number."""
+    return Training(
+        total_images=7_000_000 * batch_size,
+        batch_size=batch_size,
+        lr=lr,
+        lr_rampup_images=0,
+        clip_norm=None,
+        ema_halflife_images=round(batch_size * math.log(2) / -math.log(0.9999)),
+        ema_rampup_ratio=None,
     )
 
 

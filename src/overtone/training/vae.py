@@ -48,7 +48,10 @@ class VAERecipe:
 
     def identity(self) -> dict[str, Any]:
         """The settings that the weights depend on: a run goes on only with the same ones."""
-        return self.training.identity_in(settings.dump(self))
+        recipe = settings.dump(self) | {"training": self.training.identity()}
+        for free in ("about", "kind", "reporting", "skip_bad_images"):
+            del recipe[free]
+        return recipe
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,7 @@ def vae_trainer_of(
     objective = VAEObjective((config.latent_channels, side, side), recipe.kl_weight)
 
     def images(count: int) -> Tensor:
-        rows = range(count) if data.endless else range(0, len(data), max(1, len(data) // count))
-        pixels, _ = data.fetch(list(rows)[:count])
+        pixels, _ = data.fetch(data.spread(min(count, len(data))))
         return data.clean(pixels, SeededNoise([]))
 
     def export(vae: Any, folder: Path) -> None:
@@ -101,6 +103,7 @@ def vae_trainer_of(
     def picture(vae: Any) -> Image:
         """Rows of images, each above the row of their reconstructions."""
         shown = images(PICTURES).to(next(vae.parameters()).device)
+        shown = shown[: len(shown) // 10 * 10] if len(shown) > 10 else shown
         with torch.no_grad():
             made = vae.model(shown).sample
         rows = [row for pair in zip(shown.split(10), made.split(10), strict=True) for row in pair]
@@ -123,6 +126,11 @@ def vae_trainer_of(
 
 def open_vae(name: str | Path, scaling_factor: float | None = None) -> VAE:
     """The VAE in a directory, in a run of a VAE's recipe or in a repository of the Hub."""
+    if str(name).startswith("runs/") and not Path(name).exists():
+        raise OvertoneError(
+            f"there is no VAE in {name}: train one first (overtone train vae-glyphs), or pass"
+            " another --vae."
+        )
     if (Path(name).expanduser() / RUN_FILE).exists():
         folder = find_checkpoint(Path(name).expanduser())
         if not (folder / FOLDER).is_dir():

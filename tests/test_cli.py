@@ -112,7 +112,7 @@ def test_folders_of_images_are_evaluated_too(model, tmp_path, capsys, monkeypatc
     result = json.loads(capsys.readouterr().out)
     assert result["images"] == 30
     assert result["made_with"]["seeds"] == "0-29"
-    assert result["made_with"]["saved_sampler"]["num_steps"] == 2
+    assert result["made_with"]["sampler"]["num_steps"] == 2
 
 
 @pytest.mark.parametrize(

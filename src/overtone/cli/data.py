@@ -85,10 +85,10 @@ def encode(arguments: Sequence[str]) -> None:
         skip_bad=options.skip_bad_images,
         show=show,
     )
+    index = latents.latents_index(images, vae, mirror=options.mirror, images=options.images)
     if test is not None:  # first: latents without them would be trained on as they are
         held_out = latents.latents_index(test, vae, images=len(test))
         latents.encode(test, vae, options.out / latents.TEST_FOLDER, held_out, show=show)
-    index = latents.latents_index(images, vae, mirror=options.mirror, images=options.images)
     data = latents.encode(images, vae, options.out, index, show=show)
     if show:
         print(

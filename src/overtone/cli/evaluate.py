@@ -146,9 +146,10 @@ def facts_of(pipe: ImagePipeline, model: str, sampling: Sampling) -> dict:
     made |= {"training": pipe.training, "weights": digest_of(pipe.network)}
     made |= dataclasses.asdict(sampling)
     if isinstance(pipe.sampler, SchedulerSampler):
-        made["sampler"] = {"kind": type(pipe.sampler).__name__, "num_steps": pipe.sampler.num_steps}
+        made["sampler"] = {"kind": type(pipe.sampler).__name__}
     else:
         made["sampler"] = settings.dump(pipe.sampler)
+    made["sampler"]["num_steps"] = sampling.steps or pipe.sampler.num_steps
     if pipe.vae is not None:
         made["vae_weights"] = pipe.vae.digest
     return made | {"guidance": settings.dump(pipe.guidance)}

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers import tiny_vae
 from overtone.errors import OvertoneError
 from overtone.launch import ALONE, Processes, lost_connection, processes
 from overtone.training.rundir import find_checkpoint, read_log
@@ -54,6 +55,21 @@ def alone(tmp_path_factory):
 
 def losses(out):
     return [entry["loss"] for entry in read_log(out) if "loss" in entry]
+
+
+@pytest.mark.slow
+def test_two_processes_encode_what_one_does(tmp_path):
+    """Three files of latents, shared out: each byte as one process writes it."""
+    (tmp_path / "vae").mkdir()
+    tiny_vae().write_into(tmp_path / "vae")
+    encode = ["data", "encode", "builtin:glyphs", "--vae", tmp_path / "vae", "--resolution", "16"]
+    for launcher, name in ((PYTHON, "one"), (TORCHRUN, "two")):
+        run(launcher, *encode, "--images", "2500", "--out", tmp_path / name)
+    files = sorted(f.relative_to(tmp_path / "one") for f in (tmp_path / "one").rglob("*.*"))
+    assert len(files) == 4 + 4  # each split's index and three files
+    for file in files:
+        one, two = ((tmp_path / name / file).read_bytes() for name in ("one", "two"))
+        assert one == two, file
 
 
 @pytest.mark.slow

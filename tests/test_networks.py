@@ -425,8 +425,32 @@ def test_kept_bias_follows_the_weights():
     assert torch.allclose(network(x, time), after, atol=1e-5)
 
 
+def in_fresh_process(script, warnings="error::UserWarning"):
+    """Where no run-time type checker stands in the compiler's way."""
+    run = [sys.executable, "-W", warnings, "-c", script]
+    subprocess.run(run, check=True, cwd=Path(__file__).parent)
+
+
+def test_a_repeated_block_is_compiled_once_for_all():
+    in_fresh_process(
+        """
+import torch
+from torch._dynamo.utils import counters
+from helpers import TINY_TRANSFORMER, awake
+from overtone.networks import DiffiTTransformer
+from overtone.networks.network import compile_network
+network = awake(DiffiTTransformer(TINY_TRANSFORMER))
+x, time, labels = torch.randn(2, 4, 8, 8), torch.randn(2), torch.tensor([0, 3])
+before = network(x, time, labels)
+compile_network(network, backend="eager", fullgraph=True)
+assert torch.allclose(network(x, time, labels), before, atol=1e-5)
+assert len(network.blocks) == 3 and counters["stats"]["unique_graphs"] == 1, counters
+""",
+        warnings="default",  # the compiler looks at .grad of a block's input, which warns
+    )
+
+
 def test_networks_compile_without_graph_breaks():
-    # In a fresh process, where no run-time type checker stands in the compiler's way.
     script = """
 import torch
 from helpers import awake, tiny_networks
@@ -438,5 +462,4 @@ for train in (False, True):
         with torch.set_grad_enabled(train), torch.autocast("cpu", torch.bfloat16):
             assert torch.allclose(compiled(x, time, labels), network(x, time, labels), atol=1e-3)
 """
-    run = [sys.executable, "-W", "error::UserWarning", "-c", script]
-    subprocess.run(run, check=True, cwd=Path(__file__).parent)
+    in_fresh_process(script)

@@ -25,12 +25,12 @@ def digest_of(network: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def compile_network(model: nn.Module) -> None:
+def compile_network(model: nn.Module, **options: Any) -> None:
     """torch.compile the block that a network in `model` repeats, once for all of them, or else the
-    whole model."""
+    whole model. `options` are torch.compile's."""
     networks = [module for module in model.modules() if isinstance(module, Network)]
     for part in [block for network in networks for block in network.repeated_blocks()] or [model]:
-        part.compile()
+        part.compile(**options)
 
 
 class Network(nn.Module):

@@ -234,11 +234,12 @@ def encode(
     index = settings.load(LatentsIndex, storage.read_json(file), str(file))
     # Shared out by number: what others have made by now does not move anybody's share.
     mine = [n for n in among.share(range(blocks_of(index))) if not _is_there(folder, index, n)]
+    images = data.spread(index.count // 2 if index.mirrored else index.count)
     total, done = sum(rows_of(index, number) for number in mine), 0
     shown = show and among.is_main and bool(mine)
     with Display(total, shown=shown, what="images encoded") as display:
         for number in mine:
-            for count in _encode_block(data, vae, folder, index, number):
+            for count in _encode_block(data, images, vae, folder, index, number):
                 done += count
                 display.advance(done)
             display.report(done)
@@ -259,12 +260,15 @@ def _is_ours(path: Path) -> bool:
 
 
 def _encode_block(
-    data: ImageData, vae: VAE, folder: Path, index: LatentsIndex, number: int
+    data: ImageData,
+    sources: Sequence[int],
+    vae: VAE,
+    folder: Path,
+    index: LatentsIndex,
+    number: int,
 ) -> Iterator[int]:
-    """Makes a file; yields the number of images in each batch of it."""
-    device = next(vae.parameters()).device
-    half = index.count // 2 if index.mirrored else index.count
-    sources = data.spread(half)
+    """Makes a file from the images `sources` of the data; yields the number in each batch of it."""
+    device, half = next(vae.parameters()).device, len(sources)
     first = number * index.block
     rows = range(first, first + rows_of(index, number))
     batch = max(1, min(BATCH, DECODED_PIXELS // index.image_resolution**2))

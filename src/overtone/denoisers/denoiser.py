@@ -39,6 +39,6 @@ class Denoiser(nn.Module):
     ) -> Estimate: ...
 
     def relative_time(self, sigma: float) -> float | None:
-        """The share of the diffusion's steps that lie below a noise level, in [0, 1); None for
-        denoisers whose noise levels are no numbered steps."""
+        """The share of the diffusion's noise levels that lie below one (`Schedule.share_below`);
+        None for denoisers without a schedule of their own."""
         return None

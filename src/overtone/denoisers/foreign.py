@@ -112,10 +112,7 @@ class DiffusersDenoiser(Denoiser):
         return Estimate(vp_estimate(x, level, out, self.prediction), variance)
 
     def relative_time(self, sigma: float) -> float | None:
-        if self.kind != "vp":
-            return None
-        count = len(self.schedule.levels)
-        return float(self.schedule.t(sigma)) * (count - 1) / count
+        return self.schedule.share_below(sigma) if self.kind == "vp" else None
 
     def _call(
         self, scaled: Tensor, time: Tensor | float, x: Tensor, class_labels: Labels | None

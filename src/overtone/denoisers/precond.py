@@ -167,12 +167,7 @@ class VPDenoiser(NetworkDenoiser):
         return time if isinstance(sigma, Tensor) else time.item()
 
     def relative_time(self, sigma: float) -> float | None:
-        schedule = self.settings.schedule
-        time = float(schedule.t(sigma))
-        if not isinstance(schedule, DiscreteSchedule):
-            return time
-        steps = len(schedule.levels)
-        return time * (steps - 1) / steps
+        return self.settings.schedule.share_below(sigma)
 
 
 class VEDenoiser(NetworkDenoiser):

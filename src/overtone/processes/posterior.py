@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 LN_2 = math.log(2)
+HALF_BIN = 1 / 255  # of a grey level, on values in [-1, 1]
 
 
 class ReverseSteps:
@@ -57,7 +58,6 @@ def variational_bound(
     ratio: Tensor,
     log_lower: Tensor,
     x_0: Float[Tensor, "*shape"],
-    half_bin: float = 1 / 255,
     bounded: bool = True,
 ) -> Float[Tensor, "*shape"]:
     """A step's term of the bound on -log2 p(x_0), for each value, in bits.
@@ -69,15 +69,15 @@ def variational_bound(
 
         KL = (ln p - ln q - 1 + q / p + (1 - r)^2 error^2 / p) / 2,   p, q their variances
 
-    and in step 0, where r = 0, -ln of the probability that N(D, p) comes within `half_bin` of x_0;
-    of `bounded` values (pixels in [-1, 1]) the outermost bins have no outer end.
+    and in step 0, where r = 0, -ln of the probability that N(D, p) comes within 1/255 of x_0, half
+    a grey level; of `bounded` values (pixels in [-1, 1]) the outermost bins have no outer end.
     """
     inverse = torch.exp(-log_variance)
     divergence = (log_variance - log_lower - 1 + torch.exp(log_lower) * inverse) / 2
     divergence = divergence + (1 - ratio) ** 2 * error**2 * inverse / 2
     scale = torch.exp(-log_variance / 2)
-    above = torch.special.ndtr((half_bin - error) * scale)
-    below = torch.special.ndtr((-half_bin - error) * scale)
+    above = torch.special.ndtr((HALF_BIN - error) * scale)
+    below = torch.special.ndtr((-HALF_BIN - error) * scale)
     if bounded:
         above = torch.where(x_0 > 0.999, 1.0, above)
         below = torch.where(x_0 < -0.999, 0.0, below)

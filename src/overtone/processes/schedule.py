@@ -40,6 +40,10 @@ class Schedule(ABC):
         """Times of training from draws of U(0, 1): those themselves, where time is continuous."""
         return uniform
 
+    def share_below(self, sigma: float) -> float:
+        """The share of training's noise levels that lie below one: its time, where continuous."""
+        return float(self.t(sigma))
+
     @abstractmethod
     def _sigma(self, t: Tensor) -> Tensor: ...
 
@@ -229,6 +233,11 @@ class DiscreteSchedule(Schedule):
         """The time of one of the steps, each as likely."""
         count = len(self.levels)
         return (uniform * count).floor().clamp(max=count - 1) / (count - 1)
+
+    def share_below(self, sigma: float) -> float:
+        """i / N at step i of N."""
+        count = len(self.levels)
+        return float(self.t(sigma)) * (count - 1) / count
 
     def _abar(self) -> list[float]:
         count, first, last = self.num_steps, self.beta_start, self.beta_end

@@ -296,8 +296,8 @@ class DiffiTTransformerConfig:
         name: Literal["s-2", "b-2", "l-2", "xl-2-256", "xl-2-512"],
         num_classes: int = 0,
     ) -> DiffiTTransformerConfig:
-        """The published networks (xl-2-256, xl-2-512: 561 and 562 M parameters), and smaller ones for
-        256 px in DiT's widths (arXiv 2212.09748, table 1)."""
+        """The published networks (xl-2-256 with 561 M parameters, xl-2-512 with 562 M), and smaller
+        ones for 256 px in DiT's widths (arXiv 2212.09748, table 1)."""
         depth, width, heads = {
             "s-2": (12, 384, 6),
             "b-2": (12, 768, 12),

@@ -46,7 +46,7 @@ def generators():
 def sampled(denoiser, sampler, seeds=SEEDS):
     """The result of a sampler here, for one 1 x 8 x 8 image a seed."""
     source = SeededNoise(seeds)
-    start = sampler.sigma_max * source.normal(torch.empty(len(seeds), 1, 8, 8))
+    start = sampler.sigma_start * source.normal(torch.empty(len(seeds), 1, 8, 8))
     with torch.no_grad():
         for step in sampler.path(denoiser, GaussianProcess(), start, source):
             x = step.x
@@ -136,7 +136,7 @@ def test_schedulers_take_a_gaussian_to_its_distribution(scheduler):
     denoiser, mean, covariance = gaussian()
     sampler = SchedulerSampler(scheduler, 200)
     noise = torch.randn(4, 1, 1, 4, dtype=torch.float64)
-    start = sampler.sigma_max * noise
+    start = sampler.sigma_start * noise
     for step in sampler.path(denoiser, GaussianProcess(), start, SeededNoise(range(4))):
         x = step.x
     values, basis = torch.linalg.eigh(covariance)

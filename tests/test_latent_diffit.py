@@ -279,7 +279,7 @@ def test_the_whole_way_is_that_of_diffusers():
     results = []
     for sampler in (AncestralSampler(num_steps=50), SchedulerSampler(scheduler, num_steps=50)):
         source = SeededNoise([1, 2, 3])
-        start = sampler.sigma_max * process.noise(torch.empty(3, 1, 1, 4), source)
+        start = sampler.sigma_start * process.noise(torch.empty(3, 1, 1, 4), source)
         results.append(sampler(denoiser, process, start, source))
     assert deviation(*results) < 1e-3
 
@@ -291,7 +291,7 @@ def test_ddpm_keeps_the_data_s_variance():
     n = 4000
     source = SeededNoise(mix(3, i) for i in range(n))
     process, sampler = GaussianProcess(), AncestralSampler(num_steps=200)
-    start = sampler.sigma_max * process.noise(torch.empty(n, 1, 1, 4).double(), source)
+    start = sampler.sigma_start * process.noise(torch.empty(n, 1, 1, 4).double(), source)
     out = sampler(ideal, process, start, source).flatten(1)
     spread = torch.cov((out - mean).T)
     # A variance over n draws has a relative standard deviation of sqrt(2 / n): 5 of those, and 2 %.

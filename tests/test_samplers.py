@@ -26,7 +26,7 @@ def test_edm_sampler_gives_the_published_numbers(name):
     golden = Golden(name)
     names = ("num_steps", "sigma_min", "sigma_max", "rho", "S_churn", "S_min", "S_max", "S_noise")
     sampler = Sampler(**{name: golden.config[name] for name in names})
-    start = golden["in.start"] * sampler.sigma_max
+    start = golden["in.start"] * sampler.sigma_start
     out = sampler(Probe(), PROCESS, start, ReplayNoise(golden["in.noises"]))
     assert out.dtype == torch.float64
     assert deviation(out, golden["out.sample"]) < 1e-9
@@ -104,7 +104,7 @@ def test_samples_of_the_ideal_denoiser_have_the_datas_moments(sampler):
     n = 6000
     source = SeededNoise(range(n))
     like = torch.empty(n, 1, 1, 4, dtype=torch.float64)
-    start = sampler.sigma_max * PROCESS.noise(like, source)
+    start = sampler.sigma_start * PROCESS.noise(like, source)
     samples = sampler(denoiser, PROCESS, start, source).flatten(1)
     root = torch.linalg.cholesky(covariance)
     white = torch.linalg.solve_triangular(root, (samples - mean).T, upper=False).T

@@ -305,13 +305,13 @@ class ImagePipeline:
                 denoiser = self.guided(guidance, guide)
             elif guide is not None:
                 raise ValueError("a guide does nothing at guidance scale 1: ask for another scale")
-            source, sigma_max = SeededNoise(seeds), sampler.sigma_max
+            source, sigma_start = SeededNoise(seeds), sampler.sigma_start
         except ValueError as error:
             raise OvertoneError(f"{error}.") from None
         config = self.network.config
         shape = (len(seeds), config.channels, config.resolution, config.resolution)
         like = torch.empty(shape, device=self.device)
-        start = sigma_max * self.process.noise(like, source)
+        start = sigma_start * self.process.noise(like, source)
         labels = None if labels is None else labels.to(self.device)
         steps_taken = sampler.path(denoiser, self.process, start, source, labels)
         while True:  # neither context may stay on while the caller has the step

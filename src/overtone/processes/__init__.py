@@ -2,6 +2,7 @@
 
 from overtone.processes.gaussian import GaussianProcess, Process
 from overtone.processes.noise import NoiseSource, ReplayNoise, SeededNoise
+from overtone.processes.relay import RelayProcess
 from overtone.processes.schedule import (
     AnySchedule,
     DiscreteSchedule,
@@ -19,6 +20,7 @@ __all__ = [
     "NoiseSource",
     "Process",
     "QuantileSchedule",
+    "RelayProcess",
     "ReplayNoise",
     "Schedule",
     "SeededNoise",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -28,6 +29,18 @@ class Process(ABC):
     @abstractmethod
     def noise(self, like: Images, source: NoiseSource) -> Images:
         """The process's noise, unit variance, drawn from `source` in the shape of `like`."""
+
+    def reverse(
+        self, x: Images, x_0: Images, sigma: float, sigma_next: float, gamma: float
+    ) -> Images:
+        """A sampler's step without its noise, from x at sigma to sigma_next:
+
+        mean(x_0, sigma_next) + gamma (x - mean(x_0, sigma))
+
+        Processes that can take it in one pass over the images do so.
+        """
+        residual = x - self.mean(x_0, sigma)
+        return torch.add(self.mean(x_0, sigma_next), residual, alpha=gamma)
 
 
 class GaussianProcess(Process):

@@ -61,9 +61,10 @@ def _check(values: Tensor, good: Tensor, message: str) -> None:
 class QuantileSchedule(Schedule):
     """EDM's noise levels as a schedule: ln sigma ~ N(P_mean, P_std^2) when t ~ U(0, 1).
 
-        sigma(t) = F^-1(t) = exp(P_mean + P_std Phi^-1(t)),   F the log-normal CDF
+        sigma(t) = F^-1(L t) = exp(P_mean + P_std Phi^-1(L t)),   F the log-normal CDF
 
-    Karras et al. 2022 (arXiv 2206.00364), table 1.
+    Karras et al. 2022 (arXiv 2206.00364), table 1, where L = `prob_length` = 1. Relay diffusion's
+    second stage ends lower: it is shown only the first L of the levels (arXiv 2309.03350).
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -72,17 +73,34 @@ class QuantileSchedule(Schedule):
     """mean of ln sigma"""
     P_std: float = 1.2
     """standard deviation of ln sigma"""
+    prob_length: float = 1.0
+    """L, the share of the levels that is used, from the lowest up"""
+    truncate_sigma: float = 0.0
+    """in training, times below L F(truncate_sigma) become that one"""
     kind: Literal["quantile"] = "quantile"
 
     def __post_init__(self) -> None:
         if not self.P_std > 0:
             raise ValueError(f"P_std must be above 0, not {self.P_std}")
+        if not 0 < self.prob_length <= 1:
+            raise ValueError(f"prob_length is in (0, 1], not {self.prob_length}")
+        if self.truncate_sigma < 0:
+            raise ValueError(f"truncate_sigma must not be negative, as {self.truncate_sigma} is")
+
+    def drawn(self, uniform: Tensor) -> Tensor:
+        if not self.truncate_sigma:
+            return uniform
+        # As published: the level of this time, F^-1(L^2 F), is a little below truncate_sigma.
+        return uniform.clamp(min=self.prob_length * self._cdf(self.truncate_sigma).item())
 
     def _sigma(self, t: Tensor) -> Tensor:
-        return (self.P_mean + self.P_std * torch.special.ndtri(t)).exp()
+        return (self.P_mean + self.P_std * torch.special.ndtri(self.prob_length * t)).exp()
 
     def _t(self, sigma: Tensor) -> Tensor:
-        z = (sigma.log() - self.P_mean) / self.P_std
+        return (self._cdf(sigma) / self.prob_length).clamp(max=1.0)
+
+    def _cdf(self, sigma: Tensor | float) -> Tensor:
+        z = (torch.as_tensor(sigma, dtype=torch.float64).log() - self.P_mean) / self.P_std
         return torch.erfc(-z / 2**0.5) / 2  # torch.special.ndtr loses the lower tail's digits
 
 

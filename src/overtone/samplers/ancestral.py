@@ -52,7 +52,7 @@ class AncestralSampler(SamplingLoop):
         return self.schedule.levels[torch.linspace(0, last, self.num_steps).round().long()]
 
     @property
-    def sigma_max(self) -> float:
+    def sigma_start(self) -> float:
         """Standard deviation of the start: alpha x has unit variance there."""
         return math.sqrt(1 + float(self.levels[-1]) ** 2)
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 from overtone.denoisers.denoiser import Denoiser, Images, Labels
@@ -35,14 +34,14 @@ class Step(NamedTuple):
 
 
 class SamplingLoop(ABC):
-    """Contract of samplers: a start at noise level `sigma_max` -> a clean image, step by step."""
+    """Contract of samplers: a start at noise level `sigma_start` -> a clean image, step by step."""
 
     num_steps: int
 
     @property
     @abstractmethod
-    def sigma_max(self) -> float:
-        """Noise level of the start."""
+    def sigma_start(self) -> float:
+        """Standard deviation of the noise at the start."""
 
     @abstractmethod
     def path(
@@ -63,7 +62,7 @@ class SamplingLoop(ABC):
         source: NoiseSource,
         class_labels: Labels | None = None,
     ) -> Images:
-        """The clean image for a start at noise level sigma_max. Noise is drawn from `source`."""
+        """The clean image for a start at noise level sigma_start. Noise is drawn from `source`."""
         x = start
         for step in self.path(denoiser, process, start, source, class_labels):
             x = step.x
@@ -105,6 +104,9 @@ class Sampler(SamplingLoop):
     """noise level of the start"""
     rho: float = 7.0
     """crowds the grid towards sigma_min"""
+    truncation_sigma: float | None = None
+    """levels of the grid from this one up are left out, as where a second stage begins; none: all
+    are kept"""
     estimate: EstimateKind = "averaged_slopes"
     """how the estimate is formed: averaged_slopes is EDM's Heun"""
     eta: float = 0.0
@@ -124,12 +126,22 @@ class Sampler(SamplingLoop):
             raise ValueError(f"eta {self.eta} is not in [0, 1]")
         if self.estimate not in FORMS:
             raise ValueError(f"unknown estimate '{self.estimate}': one of {', '.join(FORMS)}")
-        sigma_grid(self.num_steps, self.sigma_min, self.sigma_max, self.rho)
+        if len(self.sigmas) < 2:
+            raise ValueError(
+                f"truncation_sigma {self.truncation_sigma} leaves no level of the grid, whose"
+                f" lowest is sigma_min, {self.sigma_min}"
+            )
 
     @property
     def sigmas(self) -> tuple[float, ...]:
-        """The noise levels visited, from sigma_max down to 0."""
-        return sigma_grid(self.num_steps, self.sigma_min, self.sigma_max, self.rho)
+        """The noise levels visited, down to 0."""
+        grid = sigma_grid(self.num_steps, self.sigma_min, self.sigma_max, self.rho)
+        limit = math.inf if self.truncation_sigma is None else self.truncation_sigma
+        return tuple(sigma for sigma in grid if sigma < limit)
+
+    @property
+    def sigma_start(self) -> float:
+        return self.sigmas[0]
 
     def path(
         self,
@@ -183,8 +195,7 @@ class Sampler(SamplingLoop):
     ) -> Tensor:
         """The step formula: from x at sigma to sigma_next, given the estimate x_0."""
         gamma = math.sqrt(1 - self.eta**2) * sigma_next / sigma
-        residual = x - process.mean(x_0, sigma)
-        x_next = torch.add(process.mean(x_0, sigma_next), residual, alpha=gamma)
+        x_next = process.reverse(x, x_0, sigma, sigma_next, gamma)
         if self.eta:
             x_next = x_next.add(process.noise(x, source), alpha=self.eta * sigma_next)
         return x_next

@@ -77,7 +77,7 @@ class SchedulerSampler(SamplingLoop):
         return (*levels[scheduler.timesteps.long()].tolist(), 0.0)
 
     @property
-    def sigma_max(self) -> float:
+    def sigma_start(self) -> float:
         """Standard deviation of the start: that of alpha x is 1 in variance-preserving ones."""
         if self._is_vp:
             return (1 + self.sigmas[0] ** 2) ** 0.5

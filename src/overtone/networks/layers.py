@@ -146,14 +146,18 @@ class FourierFeatures(nn.Module):
 
 
 class ClassEmbedding(nn.Module):
-    """A learned vector for each class; for the null class num_classes zero, or learned as well."""
+    """A learned vector for each class; for the null class num_classes zero, or learned as well.
+
+    Their values start at N(0, 1), as loud as what they are added to: where they start small they
+    stay small for long, and classes are learned late.
+    """
 
     def __init__(self, num_classes: int, width: int, *, learned_null: bool = False) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.learned_null = learned_null
         rows = num_classes + learned_null
-        self.weight = nn.Parameter(torch.randn(rows, width) / math.sqrt(width))
+        self.weight = nn.Parameter(torch.randn(rows, width))
 
     def forward(self, class_labels: Int[Tensor, " batch"]) -> Float[Tensor, "batch width"]:
         if self.learned_null:

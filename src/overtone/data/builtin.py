@@ -58,7 +58,8 @@ def open_digits(resolution: int, channels: int, split: str) -> ArrayData:
 
 
 class Glyphs(ImageData):
-    """Capital letters in random fonts, positions, shapes and colours; as many as are asked for.
+    """Capital letters, dark on light, in random fonts, positions, shapes and colours; as many as
+    are asked for.
 
     Image i is a function of (seed, split, i) alone, and its class is i mod 26. The letter is drawn
     at twice the resolution or more, transformed, and averaged down.
@@ -75,7 +76,7 @@ class Glyphs(ImageData):
         self.channels = channels
         self.split = split
         self.seed = seed
-        self.fingerprint = f"glyphs 1 {resolution} {channels} {split} {seed}"
+        self.fingerprint = f"glyphs 2 {resolution} {channels} {split} {seed}"
 
     def __len__(self) -> int:
         return 2600 if self.split == "test" else 2**31
@@ -95,13 +96,13 @@ class Glyphs(ImageData):
         middle = (side / 2, side / 2)
         ImageDraw.Draw(mask).text(middle, self.class_names[index % 26], 255, font, anchor="mm")
 
-        angle, shear = math.radians(40 * draw() - 20), 0.4 * draw() - 0.2
-        width, height = 0.75 + 0.4 * draw(), 0.75 + 0.4 * draw()
+        angle, shear = math.radians(20 * draw() - 10), 0.2 * draw() - 0.1
+        width, height = 0.85 + 0.25 * draw(), 0.85 + 0.25 * draw()
         # The inverse map (output pixel -> input pixel) of rotate, shear and scale about the middle.
         a, b = math.cos(angle) / width, (math.sin(angle) + shear) / width
         c, d = -math.sin(angle) / height, math.cos(angle) / height
-        x = middle[0] - side * (0.16 * draw() - 0.08)
-        y = middle[1] - side * (0.16 * draw() - 0.08)
+        x = middle[0] - side * (0.1 * draw() - 0.05)
+        y = middle[1] - side * (0.1 * draw() - 0.05)
         offset = (x - a * middle[0] - b * middle[1], y - c * middle[0] - d * middle[1])
         mask = mask.transform(
             (side, side),
@@ -113,7 +114,7 @@ class Glyphs(ImageData):
 
         while True:
             ink, paper = ([draw() for _ in range(self.channels)] for _ in range(2))
-            if abs(sum(ink) - sum(paper)) > 0.4 * self.channels:
+            if sum(paper) - sum(ink) > 0.4 * self.channels:
                 break
         colours = np.array([ink, paper], np.float32)[:, :, None, None] * 255
         return np.round(cover * colours[0] + (1 - cover) * colours[1]).astype(np.uint8)

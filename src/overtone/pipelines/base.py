@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from jaxtyping import Int
@@ -47,7 +47,7 @@ from overtone.networks.vae import FOLDER as VAE_FOLDER
 from overtone.networks.vae import VAE
 from overtone.pipelines.card import CARD_FILE, model_card
 from overtone.precision import Precision
-from overtone.processes import GaussianProcess, SeededNoise
+from overtone.processes import AnyProcess, GaussianProcess, RelayProcess, SeededNoise
 from overtone.samplers import AncestralSampler, AnySampler, Sampler, SamplingLoop, Step
 
 INDEX_FILE = "pipeline.json"
@@ -69,7 +69,7 @@ class PipelineIndex:
     """where nothing else is asked for"""
     image_resolution: int | None = None
     """of what a VAE decodes; none for a model of pixels"""
-    process: Literal["GaussianProcess"] = "GaussianProcess"
+    process: AnyProcess = field(default_factory=GaussianProcess)
     class_names: tuple[str, ...] = ()
     data: str = ""
     """what it was trained on, as the recipe names it; of a path only the last part"""
@@ -106,6 +106,7 @@ class ImagePipeline:
 
     default_denoiser: ClassVar[EDMSettings | VPSettings | VESettings] = EDMSettings()
     default_sampler: ClassVar[SamplingLoop] = Sampler()
+    default_process: ClassVar[GaussianProcess | RelayProcess] = GaussianProcess()
 
     def __init__(
         self,
@@ -113,6 +114,7 @@ class ImagePipeline:
         sampler: SamplingLoop | None = None,
         *,
         denoiser: EDMSettings | VPSettings | VESettings | None = None,
+        process: GaussianProcess | RelayProcess | None = None,
         guidance: GuidanceSettings | None = None,
         vae: VAE | None = None,
         image_resolution: int | None = None,
@@ -138,7 +140,7 @@ class ImagePipeline:
         self.denoiser: NetworkDenoiser = PRECONDITIONERS[denoiser.kind](self.network, denoiser)
         # A network that was never shown the null class can't be asked for it.
         self.denoiser.has_null_class = (training or {}).get("label dropout", 1.0) != 0.0
-        self.process = GaussianProcess()
+        self.process: GaussianProcess | RelayProcess = process or self.default_process
         self.sampler: SamplingLoop = sampler or self.default_sampler
         self.guidance = guidance or GuidanceSettings()
         if self.guidance.scale != 1.0:
@@ -355,6 +357,7 @@ class ImagePipeline:
             network=type(self.network).__name__,
             sampler=self.sampler,
             denoiser=self.denoiser.settings,
+            process=self.process,
             guidance=self.guidance,
             image_resolution=self.image_resolution,
             class_names=self.class_names,
@@ -387,6 +390,7 @@ class ImagePipeline:
             network,
             index.sampler,
             denoiser=index.denoiser,
+            process=index.process,
             guidance=index.guidance,
             vae=VAE.from_pretrained(vae) if vae.is_dir() else None,
             image_resolution=index.image_resolution,

@@ -1,5 +1,9 @@
 """What becomes of a clean image: noise levels over time, the forward process, noise sources."""
 
+from typing import Annotated
+
+import pydantic
+
 from overtone.processes.gaussian import GaussianProcess, Process
 from overtone.processes.noise import NoiseSource, ReplayNoise, SeededNoise
 from overtone.processes.relay import RelayProcess
@@ -13,7 +17,11 @@ from overtone.processes.schedule import (
     VPLinearSchedule,
 )
 
+AnyProcess = Annotated[GaussianProcess | RelayProcess, pydantic.Field(discriminator="kind")]
+"""A process in settings."""
+
 __all__ = [
+    "AnyProcess",
     "AnySchedule",
     "DiscreteSchedule",
     "GaussianProcess",

@@ -9,6 +9,8 @@ mean (the identity, a blur) and in the covariance of their noise (white, blocks)
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -43,8 +45,13 @@ class Process(ABC):
         return torch.add(self.mean(x_0, sigma_next), residual, alpha=gamma)
 
 
+@dataclass(frozen=True)
 class GaussianProcess(Process):
     """White noise on the image as it is: mean(x_0, sigma) = x_0."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    kind: Literal["GaussianProcess"] = "GaussianProcess"
 
     def mean(self, x_0: Images, sigma: float | Float[Tensor, " batch"]) -> Images:
         return x_0

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from overtone import settings, storage
 from overtone.convert.diffit import GUIDANCE
-from overtone.denoisers import ADM_DIFFUSION, GuidanceSettings
+from overtone.denoisers import ADM_DIFFUSION, EDMSettings, GuidanceSettings
 from overtone.errors import unknown
 from overtone.networks import ADMConfig, DiffiTConfig, DiffiTTransformerConfig, SongConfig
 from overtone.networks.vae import VAEConfig
+from overtone.processes import QuantileSchedule
 from overtone.samplers import AncestralSampler, Sampler
 from overtone.training.loop import Reporting, Training
 from overtone.training.recipe import Recipe
@@ -136,13 +137,13 @@ def diffit_ffhq64() -> Recipe:
 
 def vae_glyphs() -> VAERecipe:
     return VAERecipe(
-        about="a small VAE of 32 px letters, 8 px latents; minutes on 2 CPU cores",
+        about="a small VAE of 16 px letters, 4 px latents; minutes on 2 CPU cores",
         data="builtin:glyphs",
-        network=VAEConfig(resolution=32, channels=3, latent_channels=4, widths=(32, 64, 64)),
+        network=VAEConfig(resolution=16, channels=3, latent_channels=4, widths=(32, 64, 64)),
         training=Training(
             total_images=40_000,
-            batch_size=16,
-            lr=5e-4,
+            batch_size=32,
+            lr=1e-3,
             lr_rampup_images=1_000,
             lr_rampdown_images=20_000,
             ema_halflife_images=1_000,
@@ -152,26 +153,30 @@ def vae_glyphs() -> VAERecipe:
 
 
 def diffit_latent_glyphs() -> Recipe:
-    network = DiffiTTransformerConfig(resolution=8, patch=1, width=192, depth=6, heads=6)
-    return dataclasses.replace(
-        _latent(network),
+    return Recipe(
         about="letters in the latents of vae-glyphs, class-conditional; minutes on 2 CPU cores",
         data="builtin:glyphs",
+        network=DiffiTTransformerConfig(
+            resolution=4, patch=1, width=256, depth=6, heads=8, learned_variance=False
+        ),
+        class_conditional=True,
+        label_dropout=0.1,
+        # Latents have unit variance, where pixels have EDM's 0.5.
+        denoiser=EDMSettings(sigma_data=1.0),
+        schedule=QuantileSchedule(P_mean=0.0),
         vae="runs/vae-glyphs",
-        scaling_factor=None,
         encoded_images=26_000,
-        sampler=AncestralSampler(num_steps=100),
-        guidance=GuidanceSettings(scale=1.5),
+        guidance=GuidanceSettings(scale=2.0),
         training=Training(
-            total_images=200_000,
-            batch_size=64,
+            total_images=120_000,
+            batch_size=32,
             lr=1e-3,
             lr_rampup_images=5_000,
-            lr_rampdown_images=100_000,
+            lr_rampdown_images=80_000,
             ema_halflife_images=10_000,
             ema_rampup_ratio=0.1,
         ),
-        reporting=Reporting(report_images=5_000, checkpoint_images=50_000),
+        reporting=Reporting(report_images=5_000, checkpoint_images=40_000),
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from overtone.cli.options import parse
-from overtone.cli.sample import Sampling, parse_seeds
+from overtone.cli.sample import Sampling, is_images, parse_seeds
 from overtone.errors import OvertoneError
 from overtone.launch import processes
 from overtone.pipelines import ImagePipeline
@@ -119,7 +119,7 @@ def evaluate(options: Options) -> dict:
 
     judging, among = options.judging, processes()
     batches: Iterator
-    if _is_images(options.model):
+    if is_images(options.model):
         if judging.data is None or options.resolution is None:
             raise OvertoneError("images need --data and --resolution beside it.")
         size, channels = options.resolution, options.channels
@@ -163,15 +163,3 @@ def _data_of_run(name: str) -> str | None:
     file = Path(name) / "recipe.json"
     data = storage.read_json(file, dict).get("data") if file.exists() else None
     return None if data is None or is_latents(data) else data
-
-
-def _is_images(name: str) -> bool:
-    """Whether the name is that of images rather than of a model."""
-    from overtone.data.files import SUFFIXES
-
-    path = Path(name)
-    if name.startswith("hf:") or path.is_file():
-        return True
-    if not path.is_dir() or any((path / own).exists() for own in ("pipeline.json", "run.json")):
-        return False
-    return any(f.suffix.lower() in SUFFIXES for f in path.rglob("*"))

@@ -14,7 +14,7 @@ import tyro
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError
 from overtone.launch import processes
-from overtone.pipelines import ImagePipeline, load_pipeline
+from overtone.pipelines import ImagePipeline, RelayPipeline, load_pipeline
 from overtone.pipelines.base import SampleBatch
 
 GRID_LIMIT = 1024
@@ -43,6 +43,9 @@ class Sampling:
     """what decodes the latents of a model that was saved without a VAE"""
     scaling_factor: float | None = None
     """of that VAE, where its config.json has none"""
+    first: str | None = None
+    """what a relay's second stage goes on from: a model, a run, or images (folder, zip, hf:, ...),
+    of which seed k continues image k"""
     compile: bool = False
     """torch.compile the network first; pays for many images on a GPU"""
     batch_size: int = 64
@@ -62,6 +65,10 @@ class Sampling:
             from overtone.training.vae import open_vae
 
             pipe.vae = open_vae(self.vae, self.scaling_factor)
+        if self.first is not None:
+            if not isinstance(pipe, RelayPipeline):
+                raise OvertoneError(f"--first: {model} begins with noise, not with images.")
+            pipe.first = self.first if is_images(self.first) else open_model(self.first)
         if self.scheduler is not None:
             own = pipe.denoiser.settings
             if not isinstance(own, VPSettings):
@@ -177,6 +184,19 @@ def open_model(name: str, checkpoint: str = "last") -> ImagePipeline:
     if (Path(name) / RUN_FILE).exists():
         name = str(find_checkpoint(Path(name), checkpoint))
     return load_pipeline(name).to(precision.default_device())
+
+
+def is_images(name: str) -> bool:
+    """Whether the name is that of images rather than of a model."""
+    from overtone.data.files import SUFFIXES
+    from overtone.data.open import NAMES
+
+    path = Path(name)
+    if name.startswith("hf:") or name in NAMES or path.is_file():
+        return True
+    if not path.is_dir() or any((path / own).exists() for own in ("pipeline.json", "run.json")):
+        return False
+    return any(f.suffix.lower() in SUFFIXES for f in path.rglob("*"))
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -2,5 +2,12 @@
 
 from overtone.pipelines.base import ImagePipeline, load_pipeline
 from overtone.pipelines.diffit import DiffiTPipeline, LatentDiffiTPipeline
+from overtone.pipelines.relay import RelayPipeline
 
-__all__ = ["DiffiTPipeline", "ImagePipeline", "LatentDiffiTPipeline", "load_pipeline"]
+__all__ = [
+    "DiffiTPipeline",
+    "ImagePipeline",
+    "LatentDiffiTPipeline",
+    "RelayPipeline",
+    "load_pipeline",
+]

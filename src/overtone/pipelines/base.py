@@ -7,6 +7,7 @@ Saved as a directory of data only,
     network/config.json       the network's settings
     network/model.safetensors its weights
     vae/                      of a model of latents, diffusers' files of the VAE that decodes them
+    first/                    of a relay, the pipeline that its first stage is
 
 read without executing anything in it and without following any path named in it.
 """
@@ -52,7 +53,8 @@ from overtone.samplers import AncestralSampler, AnySampler, Sampler, SamplingLoo
 
 INDEX_FILE = "pipeline.json"
 NETWORK_FOLDER = "network"
-FILES = (CARD_FILE, INDEX_FILE, NETWORK_FOLDER, VAE_FOLDER)
+FIRST_FOLDER = "first"
+FILES = (CARD_FILE, INDEX_FILE, NETWORK_FOLDER, VAE_FOLDER, FIRST_FOLDER)
 
 
 @dataclass(frozen=True)
@@ -307,13 +309,10 @@ class ImagePipeline:
                 denoiser = self.guided(guidance, guide)
             elif guide is not None:
                 raise ValueError("a guide does nothing at guidance scale 1: ask for another scale")
-            source, sigma_start = SeededNoise(seeds), sampler.sigma_start
+            source = self.noise_of(seeds)
         except ValueError as error:
             raise OvertoneError(f"{error}.") from None
-        config = self.network.config
-        shape = (len(seeds), config.channels, config.resolution, config.resolution)
-        like = torch.empty(shape, device=self.device)
-        start = sigma_start * self.process.noise(like, source)
+        start = self.start(seeds, labels, sampler.sigma_start, source)
         labels = None if labels is None else labels.to(self.device)
         steps_taken = sampler.path(denoiser, self.process, start, source, labels)
         while True:  # neither context may stay on while the caller has the step
@@ -322,6 +321,22 @@ class ImagePipeline:
             if step is None:
                 return
             yield step
+
+    def noise_of(self, seeds: Sequence[int]) -> SeededNoise:
+        """Where all noise of the images with these seeds comes from."""
+        return SeededNoise(seeds)
+
+    def start(
+        self,
+        seeds: Sequence[int],
+        class_labels: Tensor | None,
+        sigma: float,
+        source: SeededNoise,
+    ) -> Tensor:
+        """What sampling begins with at noise level `sigma`: noise."""
+        config = self.network.config
+        shape = (len(seeds), config.channels, config.resolution, config.resolution)
+        return sigma * self.process.noise(torch.empty(shape, device=self.device), source)
 
     def guided(
         self, guidance: GuidanceSettings, guide: ImagePipeline | None = None
@@ -447,10 +462,10 @@ class ImagePipeline:
 def load_pipeline(name: str | Path, revision: str | None = None) -> ImagePipeline:
     """The saved pipeline, as the class that its pipeline.json names."""
     from overtone.pipelines.diffit import DiffiTPipeline, LatentDiffiTPipeline
+    from overtone.pipelines.relay import RelayPipeline
 
-    known: dict[str, type[ImagePipeline]] = {
-        kind.__name__: kind for kind in (DiffiTPipeline, LatentDiffiTPipeline, ImagePipeline)
-    }
+    kinds = (DiffiTPipeline, LatentDiffiTPipeline, RelayPipeline, ImagePipeline)
+    known: dict[str, type[ImagePipeline]] = {kind.__name__: kind for kind in kinds}
     folder = storage.locate(name, revision)
     if not (folder / INDEX_FILE).exists():
         raise OvertoneError(f"{folder} is not a saved pipeline: it has no {INDEX_FILE}.")

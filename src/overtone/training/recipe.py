@@ -10,11 +10,12 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 import pydantic
 import torch
+import torch.nn.functional as F
 import tyro
 from PIL.Image import Image
 
 from overtone import precision, settings, storage
-from overtone.data import ImageData, held_out, open_data
+from overtone.data import ImageData, held_out, open_data, to_unit
 from overtone.data.latents import (
     TEST_FOLDER,
     LatentData,
@@ -40,13 +41,27 @@ from overtone.networks import (
     SongConfig,
 )
 from overtone.networks.vae import VAE
-from overtone.pipelines import DiffiTPipeline, ImagePipeline, LatentDiffiTPipeline
+from overtone.pipelines import (
+    DiffiTPipeline,
+    ImagePipeline,
+    LatentDiffiTPipeline,
+    RelayPipeline,
+    load_pipeline,
+)
 from overtone.pipelines.base import grid
-from overtone.processes import AnySchedule, DiscreteSchedule, QuantileSchedule
+from overtone.processes import (
+    AnyProcess,
+    AnySchedule,
+    DiscreteSchedule,
+    GaussianProcess,
+    QuantileSchedule,
+    RelayProcess,
+)
 from overtone.samplers import AncestralSampler, AnySampler, Sampler
 from overtone.training.augment import CONDITIONS
 from overtone.training.loop import Reporting, Trainer, Training
 from overtone.training.objectives import DenoisingObjective, Weighting
+from overtone.training.rundir import RUN_FILE, find_checkpoint
 from overtone.training.vae import VAERecipe, open_vae, vae_trainer_of
 
 GRID_ROWS = 8
@@ -85,6 +100,10 @@ class Recipe:
     """what stands around the network: EDM's preconditioning, or a VP or VE network's"""
     schedule: AnySchedule = field(default_factory=QuantileSchedule)
     """distribution of the noise levels in training"""
+    process: AnyProcess = field(default_factory=GaussianProcess)
+    """what an image becomes at a noise level: white noise on it, or a relay's blur and blocks"""
+    first: str = ""
+    """of a relay, the first stage that is saved with it: a model, or the run of its recipe"""
     weighting: Weighting = "edm"
     """of the loss over noise levels: edm, or eps, as of a network that predicts the noise"""
     sampler: AnySampler = field(default_factory=Sampler)
@@ -111,11 +130,26 @@ class Recipe:
             raise ValueError("augmentation flips images already: leave mirror out")
         if self.augmentation and self.vae:
             raise ValueError("augmentation is of images, not of their latents: leave it out")
+        if isinstance(self.process, RelayProcess):
+            if self.schedule != self.process.schedule:
+                raise ValueError(
+                    "schedule and process.schedule differ: the blur has training's time"
+                )
+        elif self.first:
+            raise ValueError("a first stage is what a relay goes on from: leave it out")
 
     def identity(self) -> dict[str, Any]:
         """The settings that the weights depend on: a run goes on only with the same ones."""
         recipe = settings.dump(self) | {"training": self.training.identity()}
-        for free in ("about", "kind", "reporting", "sampler", "guidance", "skip_bad_images"):
+        for free in (
+            "about",
+            "kind",
+            "reporting",
+            "sampler",
+            "guidance",
+            "skip_bad_images",
+            "first",
+        ):
             del recipe[free]
         for free in ("vae", "scaling_factor", "encoded_images"):  # the latents themselves tell
             del recipe[free]
@@ -172,6 +206,7 @@ def trainer_of(recipe: Recipe | VAERecipe, *, show: bool = True) -> Trainer:
         network = NETWORKS[config.kind](config).to_fast_layout()
     except ValueError as error:
         raise OvertoneError(f"network settings: {error}.") from None
+    first = _first_of(recipe)
     identity = recipe.identity()
     if vae is not None:
         data, test = encoded(recipe, vae, data, test, show=show)
@@ -183,10 +218,13 @@ def trainer_of(recipe: Recipe | VAERecipe, *, show: bool = True) -> Trainer:
             kind = DiffiTPipeline
         if config.kind == "DiffiTTransformer" and vae is not None:
             kind = LatentDiffiTPipeline
-        return kind(
+        if isinstance(recipe.process, RelayProcess):
+            kind = RelayPipeline
+        pipe = kind(
             denoiser.network,
             recipe.sampler,
             denoiser=recipe.denoiser,
+            process=recipe.process,
             # Without a null class there is nothing to guide with.
             guidance=recipe.guidance if num_classes and recipe.label_dropout else None,
             vae=vae,
@@ -195,6 +233,9 @@ def trainer_of(recipe: Recipe | VAERecipe, *, show: bool = True) -> Trainer:
             training=trained(),
             precision=recipe.training.precision,
         )
+        if isinstance(pipe, RelayPipeline):
+            pipe.first = first
+        return pipe
 
     def trained() -> dict[str, int | float | str]:
         training = recipe.training
@@ -212,11 +253,18 @@ def trainer_of(recipe: Recipe | VAERecipe, *, show: bool = True) -> Trainer:
         # Column k shows class k: the seeds count through the classes, of which the first 10 show.
         rows = [range(r * (num_classes or columns), 10**9)[:columns] for r in range(GRID_ROWS)]
         seeds = [seed for row in rows for seed in row]
-        parts = [batch.images for batch in pipeline(denoiser).stream(seeds)]
+        pipe, labels = pipeline(denoiser), None
+        if isinstance(pipe, RelayPipeline) and first is None:  # real images, made small
+            real = test or data
+            pixels, classes = real.fetch(real.spread(len(seeds)))
+            pipe.first = F.avg_pool2d(to_unit(pixels), pipe.process.patch)
+            seeds, labels = list(range(len(seeds))), classes.tolist() if num_classes else None
+        parts = [batch.images for batch in pipe.stream(seeds, labels)]
         return grid(torch.cat(parts), columns, gap=1)
 
     objective = DenoisingObjective(
         schedule=recipe.schedule,
+        process=recipe.process,
         sigma_data=getattr(recipe.denoiser, "sigma_data", 0.5),
         weighting=recipe.weighting,
         num_classes=num_classes,
@@ -241,6 +289,14 @@ def trainer_of(recipe: Recipe | VAERecipe, *, show: bool = True) -> Trainer:
     )
     pipeline(trainer.model)  # so that what it can't be saved with is told of now
     return trainer
+
+
+def _first_of(recipe: Recipe) -> ImagePipeline | None:
+    if not recipe.first:
+        return None
+    folder = Path(recipe.first)
+    is_run = (folder / RUN_FILE).exists()
+    return load_pipeline(find_checkpoint(folder) if is_run else recipe.first)
 
 
 def _check_steps(recipe: Recipe, learned_variance: bool) -> None:

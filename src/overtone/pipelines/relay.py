@@ -1,0 +1,253 @@
+"""Relay diffusion: a second stage goes on where a first ends (arXiv 2309.03350)."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from overtone import storage
+from overtone.data import open_data, to_unit
+from overtone.errors import OvertoneError
+from overtone.pipelines.base import FIRST_FOLDER, ImagePipeline, load_pipeline
+from overtone.processes import RelayProcess, SeededNoise
+from overtone.processes.noise import mix
+from overtone.samplers import Sampler
+
+Stage = Callable[[Sequence[int], Tensor | None], Tensor]
+"""Seeds and class labels -> images in [-1, 1], (batch, channels, height, width)."""
+
+_SECOND = 2
+
+
+class RelayPipeline(ImagePipeline):
+    """Images of a first stage, continued at `process.patch` times their resolution.
+
+        pipe = RelayPipeline.from_pretrained("runs/relay-glyphs/checkpoints/000200000")
+        pipe.first = load_pipeline("runs/relay-glyphs-16/checkpoints/000200000")
+        images = pipe(seeds=range(16), class_labels=3)
+        larger = pipe.upscale(pictures, class_labels=[0, 1, 2])
+
+    The network is the second stage's. It begins with the first stage's images, each pixel repeated
+    over a patch, and noise of the highest of its levels:
+
+        x = upsampled + sigma noise,   sigma = sampler.sigma_start
+
+    The second stage's noise depends on an image's seed alone, and is none that a first stage draws
+    from the same seed. Raises `OvertoneError` for a sampler that begins above the levels that the
+    process reaches.
+    """
+
+    default_process = RelayProcess()
+    default_sampler = Sampler(
+        num_steps=40, sigma_min=0.008, truncation_sigma=0.9, estimate="two_step"
+    )
+    process: RelayProcess
+
+    def __init__(self, network: Any, *args: Any, **settings: Any) -> None:
+        super().__init__(network, *args, **settings)
+        if not isinstance(self.process, RelayProcess):
+            raise OvertoneError(
+                f"a RelayPipeline inverts a RelayProcess, not a {type(self.process).__name__}."
+            )
+        if self.resolution % self.process.patch:
+            raise OvertoneError(
+                f"{self.resolution} px do not divide into patches of {self.process.patch} px."
+            )
+        self._check_levels(self.sampler.sigma_start)
+        self.first = None
+
+    @property
+    def first(self) -> Any:
+        """The first stage; None before one is given. May be set to
+
+        an Overtone pipeline, which is saved with this one and keeps its own sampler and guidance;
+        a diffusers pipeline;
+        images: a tensor, uint8 or in [-1, 1], or a data set by its name, as for `open_data`, of
+        which seed k continues image k modulo their number;
+        a function from seeds and class labels to images in [-1, 1].
+
+        Raises `OvertoneError` if the two stages do not meet.
+        """
+        return self._first
+
+    @first.setter
+    def first(self, first: Any) -> None:
+        if isinstance(first, ImagePipeline):
+            here, there = self.num_classes, first.num_classes
+            if there != here:
+                raise OvertoneError(
+                    f"the stages do not meet: the first has {there} classes, the second {here}."
+                )
+            self._check_size(first.channels, first.resolution, first.resolution)
+            first.to(self.device)
+        self._stage: Stage | None = None if first is None else _stage(first, self)
+        self._first = first
+
+    def upscale(
+        self,
+        images: Tensor | Sequence[Image.Image],
+        class_labels: Sequence[int] | int | None = None,
+        seeds: Sequence[int] | None = None,
+        **settings: Any,
+    ) -> list[Image.Image]:
+        """Images of the lower resolution, continued: one for each.
+
+        Arguments:
+            images: (batch, channels, height, width), uint8 or in [-1, 1]; or pictures.
+            class_labels: as for a call. A conditional model has to be told.
+            seeds: of the noise; 0, 1, ... where left out.
+            settings: the other arguments of a call.
+
+        Raises `OvertoneError` for another size than 1 / `process.patch` of the model's.
+        """
+        if not isinstance(images, Tensor):
+            images = torch.stack([_pixels_of(image, self.channels) for image in images])
+        if self.num_classes and class_labels is None:
+            raise OvertoneError(
+                f"this model has {self.num_classes} classes: say what the images show, by"
+                " class_labels."
+            )
+        seeds = range(len(images)) if seeds is None else seeds
+        if len(seeds) != len(images):
+            raise OvertoneError(f"{len(seeds)} seeds for {len(images)} images.")
+        numbers = {seed: i for i, seed in enumerate(seeds)}
+        own = copy.copy(self)
+        stage = _pick(images)
+        own._stage = lambda part, labels: stage([numbers[seed] for seed in part], labels)
+        return own(seeds, class_labels, **settings)
+
+    def noise_of(self, seeds: Sequence[int]) -> SeededNoise:
+        super().noise_of(seeds)  # which checks them
+        return SeededNoise(mix(seed, _SECOND) for seed in seeds)
+
+    def start(
+        self,
+        seeds: Sequence[int],
+        class_labels: Tensor | None,
+        sigma: float,
+        source: SeededNoise,
+    ) -> Tensor:
+        """The first stage's images upsampled, and noise of standard deviation `sigma`."""
+        self._check_levels(sigma)
+        if self._stage is None:
+            raise OvertoneError(
+                "this is a second stage, which goes on from images: set pipe.first to a pipeline"
+                " or to images, or pass --first (a model, a folder of images, ...)."
+            )
+        low = self._stage(seeds, class_labels).to(self.device)
+        self._check_size(*low.shape[1:])
+        upsampled = F.interpolate(low, scale_factor=self.process.patch, mode="nearest")
+        return upsampled.add(self.process.noise(upsampled, source), alpha=sigma)
+
+    def write_into(self, folder: Path) -> None:
+        super().write_into(folder)
+        if isinstance(self._first, ImagePipeline):
+            (folder / FIRST_FOLDER).mkdir()
+            self._first.write_into(folder / FIRST_FOLDER)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, revision: str | None = None) -> Self:
+        folder = storage.locate(name, revision)
+        pipe = super().from_pretrained(folder)
+        if (folder / FIRST_FOLDER).is_dir():
+            pipe.first = load_pipeline(folder / FIRST_FOLDER)
+        return pipe
+
+    def _check_levels(self, sigma: float) -> None:
+        highest = float(self.process.schedule.sigma(1.0))
+        if sigma > highest:
+            raise OvertoneError(
+                f"the sampler begins at sigma {sigma:.3g}, and the process ends at {highest:.3g}:"
+                " choose a truncation_sigma below that."
+            )
+
+    def _check_size(self, channels: int, height: int, width: int) -> None:
+        patch = self.process.patch
+        if (height * patch, width * patch) != (self.resolution, self.resolution):
+            raise OvertoneError(
+                f"the stages do not meet: images of {height} x {width} px, {patch} times enlarged,"
+                f" are {height * patch} x {width * patch} px, and the second stage makes"
+                f" {self.resolution} x {self.resolution} px."
+            )
+        if channels != self.channels:
+            raise OvertoneError(
+                f"the stages do not meet: images with {channels} channels, and the second stage has"
+                f" {self.channels}."
+            )
+
+
+def _stage(first: Any, second: RelayPipeline) -> Stage:
+    """What may be a first stage, as the function that it is."""
+    if isinstance(first, ImagePipeline):
+        return lambda seeds, labels: _last(first.path(seeds, labels))
+    if isinstance(first, Tensor):
+        return _pick(first)
+    if isinstance(first, str | Path):
+        low = second.resolution // second.process.patch
+        data = open_data(str(first), low, second.channels)
+        return lambda seeds, labels: to_unit(data.fetch([seed % len(data) for seed in seeds])[0])
+    if any(kind.__name__ == "DiffusionPipeline" for kind in type(first).__mro__):
+        return _foreign(first)
+    if callable(first):
+        return first
+    raise OvertoneError(
+        f"a first stage is a pipeline, images, or a function, not a {type(first).__name__}."
+    )
+
+
+def _last(path: Iterator[Any]) -> Tensor:
+    for step in path:
+        x = step.x
+    return x
+
+
+def _pick(images: Tensor) -> Stage:
+    if images.dim() != 4:
+        raise OvertoneError(
+            f"images are (batch, channels, height, width), not of shape {tuple(images.shape)}."
+        )
+
+    def stage(seeds: Sequence[int], labels: Tensor | None) -> Tensor:
+        picked = images[[seed % len(images) for seed in seeds]]
+        return to_unit(picked) if picked.dtype == torch.uint8 else picked.float()
+
+    return stage
+
+
+def _foreign(pipe: Any) -> Stage:
+    """diffusers' pipeline as a first stage; one generator an image."""
+    known = inspect.signature(pipe.__call__).parameters
+
+    def stage(seeds: Sequence[int], labels: Tensor | None) -> Tensor:
+        arguments: dict[str, Any] = {
+            "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
+            "output_type": "np",
+        }
+        if "batch_size" in known:
+            arguments["batch_size"] = len(seeds)
+        if "class_labels" in known:
+            if labels is None:
+                raise OvertoneError(
+                    "the stages do not meet: the first is asked for classes, and the second has"
+                    " none."
+                )
+            arguments["class_labels"] = labels.tolist()
+        images = torch.from_numpy(pipe(**arguments).images)
+        return 2 * images.permute(0, 3, 1, 2).float() - 1
+
+    return stage
+
+
+def _pixels_of(image: Image.Image, channels: int) -> Tensor:
+    import numpy as np
+
+    array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    return torch.from_numpy(array.reshape(*array.shape[:2], channels).copy()).permute(2, 0, 1)

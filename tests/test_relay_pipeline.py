@@ -1,0 +1,203 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import avg_pool2d, interpolate
+
+from helpers import TINY_ADM, TINY_DIFFIT, awake
+from overtone.data import to_pixels, to_unit
+from overtone.denoisers import Denoiser, Estimate
+from overtone.errors import OvertoneError
+from overtone.networks import ADMUNet, DiffiTUNet
+from overtone.pipelines import DiffiTPipeline, ImagePipeline, RelayPipeline, load_pipeline
+from overtone.pipelines.base import to_pil
+from overtone.processes import GaussianProcess, Process, QuantileSchedule, RelayProcess, SeededNoise
+from overtone.samplers import Sampler
+
+PROCESS = RelayProcess(patch=2, schedule=QuantileSchedule(prob_length=0.93))
+SECOND = dataclasses.replace(TINY_ADM, resolution=16, attention_resolutions=(8,))
+
+
+def second(**changes):
+    network = awake(ADMUNet(dataclasses.replace(SECOND, **changes)))
+    sampler = Sampler(num_steps=12, sigma_min=0.01, truncation_sigma=0.9, estimate="two_step")
+    return RelayPipeline(network, sampler, process=PROCESS, precision="fp32")
+
+
+@pytest.fixture
+def pipe():
+    torch.manual_seed(1)
+    pipe = second()
+    first = awake(DiffiTUNet(TINY_DIFFIT))
+    pipe.first = DiffiTPipeline(first, Sampler(num_steps=4), precision="fp32")
+    return pipe
+
+
+def pixels(images):
+    return np.stack([np.asarray(image) for image in images]).astype(int)
+
+
+def test_the_second_stage_goes_on_from_the_first(pipe):
+    """Against the two stages run by hand."""
+    (*_, low) = pipe.first.path([3, 4], [0, 2])
+    (*_, step) = pipe.path([3, 4], [0, 2])
+    source = pipe.noise_of([3, 4])
+    upsampled = interpolate(low.x, scale_factor=2)
+    start = upsampled + pipe.sampler.sigma_start * PROCESS.noise(upsampled, source)
+    with torch.no_grad():
+        expected = pipe.sampler(pipe.denoiser, PROCESS, start, source, torch.tensor([0, 2]))
+    assert torch.allclose(step.x, expected, atol=1e-6)
+
+
+def test_images_of_a_seed_are_the_same_in_any_batch(pipe):
+    whole = pixels(pipe(seeds=range(6), batch_size=6))
+    parts = pixels(pipe(seeds=range(6), batch_size=4))
+    assert np.abs(whole - parts).max() <= 1
+    assert whole.shape == (6, 16, 16)
+
+
+def test_the_second_stage_s_noise_is_not_the_first_s(pipe):
+    like = torch.empty(1, 1, 64, 64)
+    first, other = SeededNoise([5]).normal(like), pipe.noise_of([5]).normal(like)
+    correlation = (first * other).mean()
+    assert abs(float(correlation)) < 5 / 64  # five standard errors
+
+
+def test_upscaling_is_the_second_stage_on_given_images(pipe):
+    low = torch.rand(3, 1, 8, 8) * 2 - 1
+    expected = pixels(pipe.upscale(low, class_labels=1, seeds=[4, 9, 7]))
+    pipe.first = lambda seeds, labels: low[[[4, 9, 7].index(seed) for seed in seeds]]
+    assert np.array_equal(pixels(pipe([4, 9, 7], 1, batch_size=2)), expected)
+    coarse = to_pixels(low)
+    from_bytes = pixels(pipe.upscale(coarse, 1, [4, 9, 7]))
+    assert np.array_equal(
+        from_bytes, pixels(pipe.upscale([to_pil(i) for i in coarse], 1, [4, 9, 7]))
+    )
+    assert np.abs(from_bytes - expected).max() < 40  # but for what 256 levels lose
+
+
+@pytest.mark.parametrize("kind", ["tensor", "folder", "function", "diffusers"])
+def test_kinds_of_first_stage(kind, tmp_path):
+    pipe = second(num_classes=0)
+    low = (torch.rand(4, 1, 8, 8) * 255).byte()
+    given = {"tensor": low, "function": lambda seeds, labels: to_unit(low[list(seeds)])}
+    if kind == "folder":
+        for i, image in enumerate(low):
+            to_pil(image).save(tmp_path / f"{i}.png")
+        given["folder"] = tmp_path
+    if kind == "diffusers":
+        from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+
+        unet = UNet2DModel(
+            sample_size=8,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(8, 8),
+            down_block_types=("DownBlock2D",) * 2,
+            up_block_types=("UpBlock2D",) * 2,
+            norm_num_groups=4,
+            layers_per_block=1,
+        )
+        foreign = DDIMPipeline(unet, DDIMScheduler())
+        foreign.set_progress_bar_config(disable=True)
+        given["diffusers"] = foreign
+    pipe.first = given[kind]
+    images = pixels(pipe(range(4), batch_size=3))
+    alone = pixels(pipe([3]))
+    assert np.abs(images[3] - alone[0]).max() <= 1
+    if kind != "diffusers":
+        assert np.array_equal(images, pixels(pipe.upscale(low)))
+
+
+def test_saved_with_its_first_stage(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "relay")
+    again = load_pipeline(tmp_path / "relay")
+    assert isinstance(again, RelayPipeline)
+    assert isinstance(again.first, DiffiTPipeline)
+    assert again.process == PROCESS
+    again.precision = again.first.precision = "fp32"
+    assert np.array_equal(pixels(again([0, 1])), pixels(pipe([0, 1])))
+    pipe.first = None
+    pipe.save_pretrained(tmp_path / "second")
+    with pytest.raises(OvertoneError, match=r"goes on from images: set pipe.first"):
+        load_pipeline(tmp_path / "second")([0])
+
+
+def test_what_does_not_meet_is_told_of(pipe):
+    for first, message in (
+        (ImagePipeline(ADMUNet(SECOND)), "16 x 16 px, 2 times enlarged, are 32 x 32"),
+        (
+            ImagePipeline(ADMUNet(dataclasses.replace(TINY_ADM, channels=3))),
+            "3 channels, and the second stage has 1",
+        ),
+        (
+            ImagePipeline(ADMUNet(dataclasses.replace(TINY_ADM, num_classes=0))),
+            "the first has 0 classes, the second 3",
+        ),
+        (torch.zeros(8, 8), r"not of shape \(8, 8\)"),
+        (3, "a pipeline, images, or a function, not a int"),
+    ):
+        with pytest.raises(OvertoneError, match=message):
+            pipe.first = first
+    low = torch.zeros(2, 1, 8, 8)
+    with pytest.raises(OvertoneError, match="say what the images show"):
+        pipe.upscale(low)
+    with pytest.raises(OvertoneError, match="4 x 4 px, 2 times enlarged, are 8 x 8"):
+        pipe.upscale(torch.zeros(1, 1, 4, 4), 0)
+    with pytest.raises(OvertoneError, match="3 seeds for 2 images"):
+        pipe.upscale(low, 0, [1, 2, 3])
+    with pytest.raises(OvertoneError, match="the model is unconditional"):
+        second(num_classes=0).upscale(low, 0)
+    with pytest.raises(OvertoneError, match=r"begins at sigma 80, and the process ends at 1.77"):
+        RelayPipeline(ADMUNet(SECOND), Sampler(), process=PROCESS)
+    pipe.sampler = Sampler()
+    with pytest.raises(OvertoneError, match="choose a truncation_sigma below"):
+        pipe([0])
+    with pytest.raises(OvertoneError, match="not a GaussianProcess"):
+        RelayPipeline(ADMUNet(SECOND), process=GaussianProcess())
+    with pytest.raises(OvertoneError, match="16 px do not divide into patches of 3"):
+        RelayPipeline(ADMUNet(SECOND), process=RelayProcess(patch=3))
+
+
+class LatentRelay(Process):
+    """CogView3's (arXiv 2403.05121): a straight line from the latent to its low-resolution one.
+
+    mean(z, sigma) = (1 - w) z + w up(down(z)),   w = sigma / sigma_end
+    """
+
+    sigma_end = 0.9
+
+    def mean(self, x_0, sigma):
+        share = torch.as_tensor(sigma).to(x_0) / self.sigma_end
+        low = interpolate(avg_pool2d(x_0, 2), scale_factor=2)
+        return torch.lerp(x_0, low, share.reshape(-1, 1, 1, 1))
+
+    def noise(self, like, source):
+        return source.normal(like)
+
+
+@pytest.mark.parametrize(("estimate", "order"), [("single", 1), ("two_step", 2)])
+def test_a_latent_relay_is_a_process_too(estimate, order):
+    """The same sampler follows its flow, at the same orders."""
+
+    class Diagonal(Denoiser):
+        def forward(self, x, sigma, class_labels=None):
+            low = interpolate(avg_pool2d(x, 2), scale_factor=2)
+            share = 1 - sigma / LatentRelay.sigma_end
+            # Of unit Gaussian latents each 2 x 2 mean, and what is left of it, has variance 1.
+            rest = share / (share**2 + sigma**2) * (x - low)
+            return Estimate(low / (1 + sigma**2) + rest)
+
+    torch.manual_seed(0)
+    start = torch.randn(4, 1, 4, 4, dtype=torch.float64)
+    low = interpolate(avg_pool2d(start, 2), scale_factor=2)
+    end, last = LatentRelay.sigma_end, 0.02
+    exact = low * ((1 + last**2) / (1 + end**2)) ** 0.5
+    exact += (start - low) * (((1 - last / end) ** 2 + last**2) / end**2) ** 0.5
+    errors = []
+    for n in (128, 256):
+        sampler = Sampler(num_steps=n, sigma_min=last, sigma_max=end, estimate=estimate)
+        *_, before_last, _ = sampler.path(Diagonal(), LatentRelay(), start, SeededNoise([]))
+        errors.append(float((before_last.x - exact).abs().max()))
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)

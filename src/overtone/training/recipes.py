@@ -13,7 +13,8 @@ from overtone.denoisers import ADM_DIFFUSION, EDMSettings, GuidanceSettings
 from overtone.errors import unknown
 from overtone.networks import ADMConfig, DiffiTConfig, DiffiTTransformerConfig, SongConfig
 from overtone.networks.vae import VAEConfig
-from overtone.processes import QuantileSchedule
+from overtone.pipelines import RelayPipeline
+from overtone.processes import QuantileSchedule, RelayProcess
 from overtone.samplers import AncestralSampler, Sampler
 from overtone.training.loop import Reporting, Training
 from overtone.training.recipe import Recipe
@@ -135,6 +136,76 @@ def diffit_ffhq64() -> Recipe:
     )
 
 
+def relay_glyphs_16() -> Recipe:
+    return Recipe(
+        about="first stage of relay-glyphs: 16 px letters, conditional; 15 min on 2 CPU cores",
+        data="builtin:glyphs",
+        network=ADMConfig(
+            resolution=16,
+            channels=3,
+            widths=(48, 96),
+            num_cells=1,
+            attention_resolutions=(8,),
+            head_channels=32,
+            embedding_width=192,
+            dropout=0.0,
+        ),
+        class_conditional=True,
+        label_dropout=0.1,
+        guidance=GuidanceSettings(scale=1.5),
+        training=Training(
+            total_images=150_000,
+            batch_size=64,
+            lr=1e-3,
+            lr_rampup_images=10_000,
+            lr_rampdown_images=75_000,
+            ema_halflife_images=10_000,
+            ema_rampup_ratio=0.1,
+        ),
+        reporting=Reporting(report_images=5_000, checkpoint_images=50_000),
+    )
+
+
+def relay_glyphs() -> Recipe:
+    recipe = Recipe(
+        about="second stage: the letters of relay-glyphs-16 at 64 px; 25 min on 2 CPU cores",
+        data="builtin:glyphs",
+        network=ADMConfig(
+            resolution=64,
+            channels=3,
+            widths=(24, 32, 64, 96),
+            num_cells=1,
+            attention_resolutions=(8,),
+            head_channels=32,
+            embedding_width=192,
+            dropout=0.0,
+        ),
+        class_conditional=True,
+        label_dropout=0.1,
+        training=Training(
+            total_images=60_000,
+            batch_size=32,
+            lr=1e-3,
+            lr_rampup_images=5_000,
+            lr_rampdown_images=30_000,
+            ema_halflife_images=5_000,
+            ema_rampup_ratio=0.1,
+        ),
+        reporting=Reporting(report_images=2_500, checkpoint_images=20_000),
+    )
+    return _relay(recipe, "runs/relay-glyphs-16", prob_length=0.93)
+
+
+def _relay(recipe: Recipe, first: str, prob_length: float, blur_sigma_max: float = 3.0) -> Recipe:
+    """`recipe` as a second stage: its noise levels end at `prob_length`, where blur has come in."""
+    schedule = QuantileSchedule(prob_length=prob_length, truncate_sigma=0.0075)
+    process = RelayProcess(blur_sigma_max=blur_sigma_max, schedule=schedule)
+    sampler = RelayPipeline.default_sampler
+    return dataclasses.replace(
+        recipe, schedule=schedule, process=process, sampler=sampler, first=first
+    )
+
+
 def vae_glyphs() -> VAERecipe:
     return VAERecipe(
         about="a small VAE of 16 px letters, 4 px latents; minutes on 2 CPU cores",
@@ -249,6 +320,8 @@ RECIPES: dict[str, Callable[[], Recipe | VAERecipe]] = {
     "ddpmpp-cifar10": ddpmpp_cifar10,
     "ncsnpp-cifar10": ncsnpp_cifar10,
     "diffit-ffhq64": diffit_ffhq64,
+    "relay-glyphs-16": relay_glyphs_16,
+    "relay-glyphs": relay_glyphs,
     "vae-glyphs": vae_glyphs,
     "diffit-latent-glyphs": diffit_latent_glyphs,
     "diffit-latent-b2": diffit_latent_b2,

@@ -289,7 +289,7 @@ A checkpoint of another architecture
     these are not the weights of a latent DiffiT
 A checkpoint that could run code
     overtone convert diffit-latent {place}/weights.pt out
-    weights.pt is no .safetensors file: other formats can run code
+    weights.pt is no .safetensors file, which is what
 A checkpoint that does not exist
     overtone convert diffit-latent {place}/none.safetensors out
     none.safetensors does not exist

@@ -1,4 +1,11 @@
-"""`overtone convert KIND FILE OUT`: published weights as a pipeline, with a certificate."""
+"""`overtone convert KIND FILE OUT`: published weights as a pipeline, with a certificate.
+
+    overtone convert diffit-latent diffit_256.safetensors models/diffit-256
+    overtone convert edm edm-cifar10-32x32-cond-vp.pkl models/cifar10
+    overtone convert rdm imagenet_first_stage.pkl imagenet_second_stage.pt models/relay-imagenet
+
+Nothing in a file is executed: of pickles only tensors, numbers, texts and containers are read.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -14,43 +21,95 @@ from overtone import storage
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError
 
+if TYPE_CHECKING:
+    from overtone.pipelines import ImagePipeline
+
 CERTIFICATE_FILE = "certificate.json"
 
 
 @dataclass(frozen=True)
 class Options:
-    kind: tyro.conf.Positional[Literal["diffit-latent"]]
-    """whose weights: diffit-latent is the published transformer, 256 or 512 px"""
-    file: tyro.conf.Positional[Path]
-    """the published .safetensors; nothing but tensors is read from it"""
-    out: tyro.conf.Positional[Path]
-    """directory of the pipeline"""
+    kind: tyro.conf.Positional[Literal["diffit-latent", "edm", "rdm"]]
+    """whose weights: diffit-latent, the published transformer, 256 or 512 px; edm, a network of
+    EDM's; rdm, both stages of relay diffusion"""
+    paths: tyro.conf.Positional[tuple[Path, ...]]
+    """the published file, of rdm two; then the directory to write the pipeline to"""
     vae: str | None = None
-    """the VAE to save with it: a directory or a repository of the Hub, for the published weights
-    stabilityai/sd-vae-ft-ema; without one, sampling needs --vae"""
+    """diffit-latent: the VAE to save with it, a directory or a repository of the Hub, for the
+    published weights stabilityai/sd-vae-ft-ema; without one, sampling needs --vae"""
     scaling_factor: float | None = None
     """of the VAE's latents, where its config.json has none: 0.18215 for Stable Diffusion's"""
+    sampler: str | None = None
+    """edm: the published sampler to save with it: cifar10, ffhq64, afhqv2-64, imagenet64; by size
+    and classes if left out"""
 
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(Options, "convert", __doc__, arguments)
-    if options.file.suffix != ".safetensors":
+    wanted = 3 if options.kind == "rdm" else 2
+    if len(options.paths) != wanted:
+        names = "FIRST SECOND" if wanted == 3 else "FILE"
         raise OvertoneError(
-            f"{options.file} is no .safetensors file: other formats can run code as they are read."
+            f"overtone convert {options.kind} {names} OUT takes {wanted} paths, not"
+            f" {len(options.paths)}."
+        )
+    for name, kind in (("vae", "diffit-latent"), ("sampler", "edm")):
+        if getattr(options, name) is not None and options.kind != kind:
+            raise OvertoneError(f"--{name} is for {kind}, not for {options.kind}.")
+    *files, out = options.paths
+    for file in files:
+        if not file.is_file():
+            raise OvertoneError(f"{file} does not exist, or is no file.")
+    pipe, proof, said = _CONVERT[options.kind](options, files)
+    from overtone.pipelines.base import FILES
+
+    with storage.new_directory(out, known=(*FILES, CERTIFICATE_FILE)) as folder:
+        pipe.write_into(folder)
+        storage.write_json(folder / CERTIFICATE_FILE, proof)
+    print(f"{out}: {said} ({CERTIFICATE_FILE})", file=sys.stderr)
+
+
+Result = tuple["ImagePipeline", dict[str, Any], str]
+
+
+def _diffit_latent(options: Options, files: list[Path]) -> Result:
+    (file,) = files
+    if file.suffix != ".safetensors":
+        raise OvertoneError(
+            f"{file} is no .safetensors file, which is what the latent DiffiT was published as."
         )
     from overtone.convert.diffit import certificate, latent_transformer, pipeline_of
     from overtone.networks.vae import VAE
-    from overtone.pipelines.base import FILES
 
-    converted = latent_transformer(storage.load_tensors(options.file))
+    converted = latent_transformer(storage.load_tensors(file))
     vae = VAE.from_pretrained(options.vae, options.scaling_factor) if options.vae else None
-    pipe = pipeline_of(converted.network, vae)
-    proof = certificate(options.file, converted)
-    with storage.new_directory(options.out, known=(*FILES, CERTIFICATE_FILE)) as folder:
-        pipe.write_into(folder)
-        storage.write_json(folder / CERTIFICATE_FILE, proof)
-    print(
-        f"{options.out}: {proof['parameters'] / 1e6:.1f} M parameters, {len(proof['keys_mapped'])}"
-        f" tensors mapped, {len(proof['keys_left'])} constants checked ({CERTIFICATE_FILE})",
-        file=sys.stderr,
+    proof = certificate(file, converted)
+    said = (
+        f"{proof['parameters'] / 1e6:.1f} M parameters, {len(proof['keys_mapped'])} tensors mapped,"
+        f" {len(proof['keys_left'])} constants checked"
     )
+    return pipeline_of(converted.network, vae), proof, said
+
+
+def _edm(options: Options, files: list[Path]) -> Result:
+    from overtone.convert.edm import edm_pipeline, read_network
+
+    network = read_network(files[0])
+    proof = network.certificate("edm")
+    said = f"{network.settings['model_type']}, {proof['parameters'] / 1e6:.1f} M parameters"
+    return edm_pipeline(network, options.sampler), proof, said
+
+
+def _rdm(options: Options, files: list[Path]) -> Result:
+    from overtone.convert.edm import read_network, relay_pipeline
+
+    first, second = (read_network(file) for file in files)
+    proof = {"kind": "rdm"} | {
+        name: stage.certificate("edm") for name, stage in (("first", first), ("second", second))
+    }
+    pipe = relay_pipeline(first, second)
+    said = f"{pipe.first.resolution} px, then {pipe.resolution} px"
+    return pipe, proof, said
+
+
+_CONVERT = {"diffit-latent": _diffit_latent, "edm": _edm, "rdm": _rdm}

@@ -74,7 +74,8 @@ class QuantileSchedule(Schedule):
     P_std: float = 1.2
     """standard deviation of ln sigma"""
     prob_length: float = 1.0
-    """L, the share of the levels that is used, from the lowest up"""
+    """L, the share of the levels that is used, from the lowest up; beyond 1 (as in the published
+    sampler for CelebA-HQ) times above 1 / L have no level"""
     truncate_sigma: float = 0.0
     """in training, times below L F(truncate_sigma) become that one"""
     kind: Literal["quantile"] = "quantile"
@@ -82,8 +83,8 @@ class QuantileSchedule(Schedule):
     def __post_init__(self) -> None:
         if not self.P_std > 0:
             raise ValueError(f"P_std must be above 0, not {self.P_std}")
-        if not 0 < self.prob_length <= 1:
-            raise ValueError(f"prob_length is in (0, 1], not {self.prob_length}")
+        if not self.prob_length > 0:
+            raise ValueError(f"prob_length must be above 0, not {self.prob_length}")
         if self.truncate_sigma < 0:
             raise ValueError(f"truncate_sigma must not be negative, as {self.truncate_sigma} is")
 
@@ -94,7 +95,9 @@ class QuantileSchedule(Schedule):
         return uniform.clamp(min=self.prob_length * self._cdf(self.truncate_sigma).item())
 
     def _sigma(self, t: Tensor) -> Tensor:
-        return (self.P_mean + self.P_std * torch.special.ndtri(self.prob_length * t)).exp()
+        return (
+            self.P_mean + self.P_std * torch.special.ndtri((self.prob_length * t).clamp(max=1.0))
+        ).exp()
 
     def _t(self, sigma: Tensor) -> Tensor:
         return (self._cdf(sigma) / self.prob_length).clamp(max=1.0)

@@ -1,0 +1,138 @@
+"""EDM's and relay diffusion's checkpoints: pickles of objects, read without executing them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from overtone import storage
+from overtone.convert.checkpoints import from_published
+from overtone.convert.unpickle import Record, read_checkpoint, state_of
+from overtone.denoisers import EDMDenoiser, EDMSettings, GuidanceSettings
+from overtone.errors import OvertoneError, unknown
+from overtone.networks.network import Network, digest_of
+from overtone.pipelines import ImagePipeline, RelayPipeline
+from overtone.processes import QuantileSchedule, RelayProcess
+from overtone.samplers import Sampler
+
+# Deterministic, in as many steps as the smallest FID was published for (EDM, table 2).
+_CHURN = Sampler(num_steps=256, S_churn=40, S_min=0.05, S_max=50, S_noise=1.003)
+SAMPLERS = {
+    "cifar10": Sampler(num_steps=18),
+    "ffhq64": Sampler(num_steps=40),
+    "afhqv2-64": Sampler(num_steps=40),
+    "imagenet64": _CHURN,
+    "relay-imagenet-64": _CHURN,
+    "relay-celebahq-64": Sampler(num_steps=120, eta=0.05),
+    "relay-imagenet-256": Sampler(
+        num_steps=200, sigma_min=0.008, rho=100, truncation_sigma=0.9, eta=0.2
+    ),
+    "relay-celebahq-256": Sampler(num_steps=150, sigma_min=0.008, truncation_sigma=0.95, eta=0.2),
+}
+"""The samplers of the published results: EDM's, and both stages' of relay diffusion."""
+
+RelayName = Literal["imagenet", "celebahq"]
+PROCESSES: dict[RelayName, RelayProcess] = {
+    "imagenet": RelayProcess(
+        blur_sigma_max=3.0, normalised=False, schedule=QuantileSchedule(prob_length=0.93)
+    ),
+    # Trained with 0.89; sampled, as published, with 1.05, which blurs less.
+    "celebahq": RelayProcess(
+        blur_sigma_max=2.0, normalised=False, schedule=QuantileSchedule(prob_length=1.05)
+    ),
+}
+"""The second stages' processes as their published generators have them."""
+
+GUIDANCE: dict[RelayName, GuidanceSettings] = {
+    "imagenet": GuidanceSettings(scale=3.5),
+    "celebahq": GuidanceSettings(),
+}
+
+
+@dataclass
+class Converted:
+    """A network out of a checkpoint, and what the certificate says of it."""
+
+    network: Network
+    denoiser: EDMSettings
+    settings: dict[str, Any]
+    file: Path
+
+    def certificate(self, kind: str) -> dict[str, Any]:
+        """Digests of the file and of the weights, and the settings that the file names."""
+        return {
+            "kind": kind,
+            "file": self.file.name,
+            "file_sha256": storage.digest_of_file(self.file),
+            "settings": self.settings,
+            "parameters": self.network.num_parameters,
+            "weights": digest_of(self.network),
+        }
+
+
+def read_network(file: Path) -> Converted:
+    """The EMA's network in a `.pkl` or `.pt` of EDM's or of relay diffusion's training.
+
+    Settings are those the network was built with, as the file records them. Raises `OvertoneError`
+    for files that hold anything else; see `overtone.convert.unpickle` for what is refused.
+    """
+    data = read_checkpoint(file)
+    net = data.get("ema") if isinstance(data, dict) else None
+    if not isinstance(net, Record):
+        raise OvertoneError(f"{file} holds no network under 'ema', as EDM's checkpoints do.")
+    if net.kind != "EDMPrecond":
+        raise OvertoneError(
+            f"{file}: a network in {net.kind} is not read: EDMPrecond, of EDM's own models, is."
+        )
+    model = (net.state.get("_modules") or {}).get("model")
+    if not isinstance(model, Record):
+        raise OvertoneError(f"{file}: its EDMPrecond holds no model.")
+    settings: dict[str, Any] = {"model_type": model.kind}
+    for record in (model, net):  # what both are told, the outer one has to know
+        told = record.state.get("_init_kwargs") or {}
+        settings |= told.state if isinstance(told, Record) else told
+        names = ("img_resolution", "img_channels", "label_dim", "sigma_data")
+        settings |= {name: record.state[name] for name in names if name in record.state}
+    settings["model_type"] = model.kind
+    denoiser = from_published("edm", state_of(net), settings)
+    assert isinstance(denoiser, EDMDenoiser)
+    assert isinstance(denoiser.network, Network)
+    facts = {key: _plain(value) for key, value in settings.items()}
+    return Converted(denoiser.network, denoiser.settings, facts, file)
+
+
+def edm_pipeline(converted: Converted, sampler: str | None = None) -> ImagePipeline:
+    """The pipeline of one of EDM's networks, with a sampler of `SAMPLERS` by name; by default the
+    published one for its resolution and classes."""
+    config: Any = converted.network.config
+    if sampler is None:
+        small = "cifar10" if config.resolution <= 32 else "ffhq64"
+        sampler = "imagenet64" if config.num_classes >= 1000 else small
+    if sampler not in SAMPLERS:
+        raise unknown("sampler", sampler, SAMPLERS)
+    return ImagePipeline(converted.network, SAMPLERS[sampler], denoiser=converted.denoiser)
+
+
+def relay_pipeline(first: Converted, second: Converted) -> RelayPipeline:
+    """Both stages of relay diffusion: with classes ImageNet's settings, without CelebA-HQ's."""
+    config: Any = second.network.config
+    name: RelayName = "imagenet" if config.num_classes else "celebahq"
+    pipe = RelayPipeline(
+        second.network,
+        SAMPLERS[f"relay-{name}-256"],
+        denoiser=second.denoiser,
+        process=PROCESSES[name],
+        guidance=GUIDANCE[name],
+    )
+    pipe.first = edm_pipeline(first, f"relay-{name}-64")
+    return pipe
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it."""
+    if isinstance(value, bool | int | float | str | None):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value)

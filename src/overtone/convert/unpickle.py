@@ -1,0 +1,370 @@
+"""Reading pickles without running them.
+
+A pickle is a program: what it names is imported and called by the loader. Checkpoints of EDM and of
+relay diffusion go further and carry Python source that their loader executes. Here the program is
+interpreted by a machine that can make tensors, numbers, strings, bytes, lists, tuples, sets, dicts
+and `Record`s, and nothing else: names stay names, and calling or making anything that is not in the
+tables below is refused. Nothing is imported; `pickletools`, which disassembles pickles without
+executing them, reads the instructions.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from overtone.errors import OvertoneError
+
+
+class Name(NamedTuple):
+    """Something that a pickle refers to by module and name; it is never looked up."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(eq=False)
+class Record:
+    """What was an object: the name of its class, and its attributes."""
+
+    kind: str
+    state: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+    """of EDM's persistent objects, the source code that came with it: text, never executed"""
+
+
+class RefusedError(OvertoneError):
+    """A pickle asks for what is not made here."""
+
+
+def read_checkpoint(path: str | Path) -> Any:
+    """The contents of a `.pkl` (a pickle) or of a `.pt` (torch.save, in either of its formats).
+
+    Objects are `Record`s. Raises `RefusedError`, naming what was asked for, for a file that wants
+    anything else made or called, and `OvertoneError` for one that is damaged.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            if zipfile.is_zipfile(file):
+                return _read_zip(file)
+            file.seek(0)
+            return _read_stream(file)
+    except RefusedError as error:
+        raise RefusedError(f"{path}: {error}") from None
+    except OSError as error:
+        raise OvertoneError(f"{path} can't be read: {error.strerror or error}.") from None
+    # A damaged program fails in any way a program can; none of it is ours to tell apart.
+    except (
+        ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, EOFError,
+        struct.error, zipfile.BadZipFile, UnicodeDecodeError, MemoryError, RecursionError,
+    ) as error:  # fmt: skip
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OvertoneError(f"{path} is damaged, or no checkpoint ({reason}).") from None
+
+
+def state_of(record: Record, prefix: str = "") -> dict[str, Tensor]:
+    """The state dictionary of what was a `torch.nn.Module`: parameters, buffers, sub-modules."""
+    tensors: dict[str, Tensor] = {}
+    temporary = record.state.get("_non_persistent_buffers_set") or ()
+    for kind in ("_parameters", "_buffers"):
+        for name, tensor in (record.state.get(kind) or {}).items():
+            if isinstance(tensor, Tensor) and name not in temporary:
+                tensors[prefix + name] = tensor
+    for name, module in (record.state.get("_modules") or {}).items():
+        if isinstance(module, Record):
+            tensors |= state_of(module, f"{prefix}{name}.")
+    return tensors
+
+
+_MARK = object()
+T = TypeVar("T")
+Load = Callable[[tuple], Any]
+
+
+class _Machine:
+    """Runs one pickle. `load` answers persistent ids, which refer to storages kept elsewhere."""
+
+    def __init__(self, load: Load | None = None) -> None:
+        self.load = load
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self, file: IO[bytes]) -> Any:
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name == "STOP":
+                return self.stack.pop()
+            self.step(opcode.name, argument)
+        raise ValueError("the pickle has no end")
+
+    def step(self, name: str, argument: Any) -> None:
+        stack = self.stack
+        match name:
+            case "PROTO" | "FRAME":
+                pass
+            case "MARK":
+                stack.append(_MARK)
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
+            case _ if name in _LITERALS:
+                stack.append(argument)
+            case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE" | "EMPTY_SET":
+                stack.append({"DICT": dict, "LIST": list, "TUPLE": tuple, "SET": set}[name[6:]]())
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                count = int(name[-1])
+                stack[-count:] = [tuple(stack[-count:])]
+            case "TUPLE" | "LIST" | "FROZENSET":
+                items = self.marked()
+                stack.append({"TUPLE": tuple, "LIST": list, "FROZENSET": frozenset}[name](items))
+            case "DICT":
+                stack.append(_pairs(self.marked()))
+            case "APPEND" | "APPENDS":
+                items = self.marked() if name == "APPENDS" else [stack.pop()]
+                _expect(stack[-1], list).extend(items)
+            case "ADDITEMS":
+                items = self.marked()
+                _expect(stack[-1], set).update(items)
+            case "SETITEM" | "SETITEMS":
+                items = self.marked() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
+                target = stack[-1]
+                target = target.state if isinstance(target, Record) else _expect(target, dict)
+                target.update(_pairs(items))
+            case "POP":
+                stack.pop()
+            case "POP_MARK":
+                self.marked()
+            case "DUP":
+                stack.append(stack[-1])
+            case "MEMOIZE":
+                self.memo[len(self.memo)] = stack[-1]
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                self.memo[int(argument)] = stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(self.memo[int(argument)])
+            case "GLOBAL":
+                stack.append(Name(*argument.split(" ", 1)))
+            case "STACK_GLOBAL":
+                attribute, module = stack.pop(), stack.pop()
+                stack.append(Name(_expect(module, str), _expect(attribute, str)))
+            case "REDUCE":
+                arguments, what = _expect(stack.pop(), tuple), stack.pop()
+                stack.append(_call(what, arguments))
+            case "NEWOBJ":
+                arguments, what = _expect(stack.pop(), tuple), stack.pop()
+                stack.append(_make(what, arguments))
+            case "BUILD":
+                state = stack.pop()
+                _build(stack[-1], state)
+            case "BINPERSID":
+                if self.load is None:
+                    raise RefusedError("a persistent id, which a plain pickle has no use for.")
+                stack.append(self.load(_expect(stack.pop(), tuple)))
+            case _:  # EXT1, INST, OBJ, PERSID, NEWOBJ_EX, READONLY_BUFFER ...
+                raise RefusedError(f"the instruction {name} is not one of a checkpoint's.")
+
+    def marked(self) -> list[Any]:
+        """What lies above the last mark, taken off."""
+        at = len(self.stack) - 1
+        while self.stack[at] is not _MARK:
+            at -= 1
+            if at < 0:
+                raise ValueError("no mark")
+        items = self.stack[at + 1 :]
+        del self.stack[at:]
+        return items
+
+
+_LITERALS = {
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
+    "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE",
+    "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
+}  # fmt: skip
+
+
+def _pairs(items: list[Any]) -> dict[Any, Any]:
+    return dict(zip(items[::2], items[1::2], strict=True))
+
+
+def _expect(value: Any, kind: type[T]) -> T:
+    if not isinstance(value, kind):
+        raise ValueError(f"{kind.__name__} expected, {type(value).__name__} found")
+    return value
+
+
+def _call(what: Any, arguments: tuple) -> Any:
+    """Calls that are part of how tensors and EDM's objects are written down."""
+    name = str(what) if isinstance(what, Name) else f"a {type(what).__name__}"
+    if name not in _CALLS:
+        raise RefusedError(f"calling {name} is refused: a checkpoint has no need of it.")
+    return _CALLS[name](*arguments)
+
+
+def _make(what: Any, arguments: tuple) -> Any:
+    """Objects: torch's modules and EDM's dictionaries as records, without their constructors."""
+    name = str(what) if isinstance(what, Name) else f"a {type(what).__name__}"
+    if name == "collections.OrderedDict" and not arguments:
+        return {}
+    if not name.startswith(_RECORDS) or arguments:
+        raise RefusedError(f"making a {name} is refused: a checkpoint has no need of it.")
+    return Record(name)
+
+
+def _build(target: Any, state: Any) -> None:
+    """Attributes of a record; those of dictionaries and the like mean nothing here."""
+    if isinstance(target, Record):
+        target.state.update(_expect(state, dict))
+    elif not isinstance(target, dict | Tensor) or not isinstance(state, dict):
+        raise RefusedError(f"setting the state of a {type(target).__name__} is refused.")
+
+
+_RECORDS = ("torch.nn.modules.", "dnnlib.util.EasyDict")
+
+
+class _Storage(NamedTuple):
+    """Numbers of one type, as tensors share them."""
+
+    values: Tensor
+
+
+def _persistent(meta: Any) -> Record:
+    """EDM's `_reconstruct_persistent_obj`, but for the import of the source that it carries."""
+    facts = meta.state if isinstance(meta, Record) else _expect(meta, dict)
+    if not isinstance(facts.get("class_name"), str):
+        raise ValueError("a persistent object without a class_name")
+    state = facts.get("state") or {}
+    source = facts.get("module_src")
+    return Record(facts["class_name"], dict(_expect(state, dict)), source=str(source or ""))
+
+
+def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
+    """torch._utils._rebuild_tensor_v2; further arguments say nothing about the numbers."""
+    values = _expect(storage, _Storage).values
+    if min((offset, *size, *stride)) < 0:
+        raise ValueError("a tensor of negative size")
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if 0 not in size and last >= len(values):
+        raise ValueError("a tensor that reaches beyond its storage")
+    return torch.as_strided(values, size, stride, offset)
+
+
+def _latin(text: Any, encoding: Any) -> bytes:
+    """How protocol 2, which has no bytes, writes them."""
+    if encoding != "latin1":
+        raise RefusedError(f"bytes in {encoding!r} are refused: latin1 is what pickles use.")
+    return _expect(text, str).encode("latin1")
+
+
+def _parameter(data: Any, *_: Any) -> Tensor:
+    return _expect(data, Tensor)
+
+
+_CALLS: Mapping[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch.storage._load_from_bytes": lambda data: _read_stream(io.BytesIO(_expect(data, bytes))),
+    "torch.Size": lambda sizes: tuple(sizes),
+    "torch.device": lambda *parts: ":".join(str(part) for part in parts),
+    "collections.OrderedDict": lambda items=(): OrderedDict(items),
+    "_codecs.encode": _latin,
+    "builtins.set": lambda items=(): set(items),
+    "__builtin__.set": lambda items=(): set(items),
+    "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
+}
+
+_DTYPES = {
+    f"torch.{kind}Storage": dtype
+    for kind, dtype in {
+        "Float": torch.float32, "Double": torch.float64, "Half": torch.float16,
+        "BFloat16": torch.bfloat16, "Long": torch.int64, "Int": torch.int32,
+        "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool,
+    }.items()
+}  # fmt: skip
+
+
+def _dtype(kind: Any) -> torch.dtype:
+    if str(kind) not in _DTYPES:
+        raise RefusedError(f"a storage of kind {kind} is unknown.")
+    return _DTYPES[str(kind)]
+
+
+def _values(data: bytes, dtype: torch.dtype, count: int) -> Tensor:
+    if len(data) != count * dtype.itemsize:
+        raise ValueError(f"{len(data)} bytes for {count} numbers of {dtype}")
+    return torch.frombuffer(bytearray(data), dtype=dtype) if count else torch.empty(0, dtype=dtype)
+
+
+def _read_zip(file: IO[bytes]) -> Any:
+    """torch.save's present format: a zip with the pickle and one member a storage."""
+    with zipfile.ZipFile(file) as archive:
+        members = archive.namelist()
+        (pickle,) = (name for name in members if name.endswith("/data.pkl"))
+        folder = pickle.removesuffix("data.pkl")
+        order = f"{folder}byteorder"
+        if order in members and archive.read(order) != b"little":
+            raise RefusedError("it was written on a big-endian machine, which is not read here.")
+        loaded: dict[str, _Storage] = {}
+
+        def load(identity: tuple) -> _Storage:
+            what, kind, key, _, count = identity
+            if what != "storage":
+                raise RefusedError(f"a persistent id of kind {what!r} is unknown.")
+            if key not in loaded:
+                data = archive.read(f"{folder}data/{key}")
+                loaded[key] = _Storage(_values(data, _dtype(kind), count))
+            return loaded[key]
+
+        return _Machine(load).run(io.BytesIO(archive.read(pickle)))
+
+
+_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save's former format
+
+
+def _read_stream(file: IO[bytes]) -> Any:
+    """A pickle; or torch.save's former format: five pickles, then the storages."""
+    first = _Machine().run(file)
+    if first != _MAGIC:
+        return first
+    here = file.tell()
+    size = file.seek(0, io.SEEK_END)
+    file.seek(here)
+    wanted: dict[str, tuple[torch.dtype, int]] = {}
+    storages: dict[str, _Storage] = {}
+
+    def load(identity: tuple) -> _Storage | Name:
+        if identity[0] == "module":  # a class, and where its source lay
+            return _expect(identity[1], Name)
+        what, kind, key, _, count, *view = identity
+        if what != "storage" or (view and view[0] is not None):
+            raise RefusedError(f"a persistent id of kind {what!r} is unknown.")
+        if key not in storages:
+            wanted[key] = dtype, count = _dtype(kind), int(count)
+            if not 0 <= count * dtype.itemsize <= size:
+                raise ValueError(f"a storage of {count} numbers in a file of {size} bytes")
+            # Filled in place, once all tensors are described.
+            storages[key] = _Storage(torch.zeros(count, dtype=dtype))
+        return storages[key]
+
+    for _ in range(2):  # the format's version, and facts about the machine
+        _Machine().run(file)
+    result = _Machine(load).run(file)
+    for key in _expect(_Machine().run(file), list):
+        dtype, count = wanted[key]
+        (length,) = struct.unpack("<q", file.read(8))
+        if length != count:
+            raise ValueError(f"a storage of {length} numbers, not {count}")
+        storages[key].values.copy_(_values(file.read(count * dtype.itemsize), dtype, count))
+    return result

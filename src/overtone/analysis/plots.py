@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,21 @@ def guidance_curve(
     lowest = min(range(len(scales)), key=lambda i: distances[i])
     axes.plot(scales[lowest], distances[lowest], "o", color="C3", markersize=11, fillstyle="none")
     axes.axhline(real, color="0.6", linestyle=":", label="two halves of the real images")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def snr_curves(curves: Mapping[str, Sequence[float]], size: int, factor: int, path: Path) -> None:
+    """Signal-to-noise ratios by frequency band, from `spectra.signal_to_noise`."""
+    figure, axes = _axes("frequency of the DCT", "signal-to-noise ratio")
+    looks = {
+        "low": (f"{size // factor} px, enlarged", "0.4", "-"),
+        "white": (f"{size} px, white noise", "C0", "-"),
+        "block": (f"{size} px, block noise", "C3", "-"),
+    }
+    for name, (label, color, style) in looks.items():
+        axes.plot(curves[name], style, color=color, label=label)
+    axes.axvline(size // factor, color="0.8", linestyle=":")
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
 

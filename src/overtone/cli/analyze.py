@@ -1,4 +1,8 @@
-"""`overtone analyze guidance MODEL`: the Fréchet distance at several guidance scales, drawn."""
+"""`overtone analyze WHAT ...`: figures, and their data beside them.
+
+overtone analyze guidance MODEL    the Fréchet distance at several guidance scales
+overtone analyze snr DATA          signal to noise by frequency, at two resolutions
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -19,7 +23,9 @@ from overtone.launch import processes
 
 
 @dataclass(frozen=True)
-class Options:
+class GuidanceOptions:
+    """The Fréchet distance at several guidance scales, drawn."""
+
     model: tyro.conf.Positional[str]
     """a saved pipeline, a run's directory, or a repository of the Hub"""
     scales: tuple[float, ...] = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
@@ -32,15 +38,71 @@ class Options:
     """the figure; its data go into a .json beside it"""
 
 
+@dataclass(frozen=True)
+class SNROptions:
+    """Signal to noise by frequency: of images of low resolution enlarged, and of high resolution in
+    white and in block noise (relay diffusion's figure 2)."""
+
+    data: tyro.conf.Positional[str]
+    """a data set, as for training"""
+    resolution: int = 64
+    """of the high-resolution images"""
+    factor: int = 4
+    """how many times lower the low resolution is, and the width of the blocks"""
+    channels: int = 3
+    """1: grey"""
+    sigma: float = 1.0
+    """the noise level"""
+    images: int = 1000
+    """at most so many, spread over the data"""
+    out: Path = Path("snr.png")
+    """the figure; its data go into a .json beside it"""
+
+
 def main(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__, "\nusage: overtone analyze guidance MODEL [options]")
+        print(__doc__)
         return
-    if arguments[0] != "guidance":
-        raise unknown("subcommand of analyze", arguments[0], ["guidance"])
-    options = parse(Options, "analyze guidance", __doc__, arguments[1:])
+    if arguments[0] not in _WHAT:
+        raise unknown("subcommand of analyze", arguments[0], _WHAT)
+    kind, draw = _WHAT[arguments[0]]
+    options: Any = parse(kind, f"analyze {arguments[0]}", kind.__doc__, arguments[1:])
     if options.out.suffix.lower() != ".png":
         raise OvertoneError(f"--out is a .png file, not {options.out}.")
+    draw(options)
+
+
+def _snr(options: SNROptions) -> None:
+    from overtone import storage
+    from overtone.analysis.plots import snr_curves
+    from overtone.analysis.spectra import signal_to_noise
+    from overtone.data import open_data
+
+    if options.sigma <= 0 or options.factor < 2:
+        raise OvertoneError("--sigma must be above 0, and --factor 2 or more.")
+    data = open_data(options.data, options.resolution, options.channels)
+    chosen = data.spread(min(options.images, len(data)))
+    parts = (chosen[at : at + 64] for at in range(0, len(chosen), 64))
+    try:
+        ratios = signal_to_noise((data.fetch(part)[0] for part in parts), options.factor)
+    except ValueError as error:
+        raise OvertoneError(f"{error}.") from None
+    curves = {name: (r / options.sigma**2).tolist() for name, r in ratios._asdict().items()}
+    facts = dataclasses.asdict(options) | {"out": options.out.name, "images": len(chosen)}
+    storage.write_json(options.out.with_suffix(".json"), facts | curves)
+    with storage.new_file(options.out) as file:
+        snr_curves(curves, options.resolution, options.factor, file)
+    # The low-resolution image's own bands, but for the mean.
+    low, white, block = (
+        sum(curves[name][1 : options.resolution // options.factor]) for name in curves
+    )
+    print(
+        f"{options.out}: at the same sigma the high resolution has {white / low:.1f} times the low"
+        f" one's ratio in its bands with white noise, {block / low:.1f} times with block noise"
+    )
+
+
+def _guidance(options: GuidanceOptions) -> None:
     if len(set(options.scales)) < 2:
         raise OvertoneError("--scales takes two different scales or more.")
     from overtone import storage
@@ -72,3 +134,9 @@ def main(arguments: Sequence[str]) -> None:
         guidance_curve(scales, distances, reports[0]["real_frechet_distance"], file)
     best = min(zip(distances, scales, strict=True))
     print(f"{options.out}: the lowest, {best[0]:.4f}, is at scale {best[1]:g}")
+
+
+_WHAT: dict[str, tuple[Any, Any]] = {
+    "guidance": (GuidanceOptions, _guidance),
+    "snr": (SNROptions, _snr),
+}

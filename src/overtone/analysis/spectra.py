@@ -1,0 +1,75 @@
+"""How much of an image is left in noise, frequency by frequency."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from overtone.data import to_unit
+from overtone.data.images import Pixels
+from overtone.processes.relay import dct_matrix
+
+
+class SNR(NamedTuple):
+    """Signal-to-noise ratios by frequency band at noise level 1; at sigma, divide by sigma^2.
+
+    Band b holds the coefficients (i, j) of the whole image's DCT with b <= sqrt(i^2 + j^2) < b + 1;
+    there are as many as an axis has frequencies.
+    """
+
+    low: Float[Tensor, " bands"]
+    """of low-resolution images in white noise, enlarged with it, each pixel repeated"""
+    white: Float[Tensor, " bands"]
+    """of high-resolution images in white noise"""
+    block: Float[Tensor, " bands"]
+    """of high-resolution images in block noise"""
+
+
+def signal_to_noise(batches: Iterable[Pixels], factor: int) -> SNR:
+    """The ratios for square uint8 images, `factor` times as large as the low-resolution ones.
+
+    The noise's power is exact: of independent values of unit variance a linear map A of one axis
+    leaves sum_j (V^T A)_kj^2 in frequency k, V^T the DCT, and the two axes multiply. Relay
+    diffusion's figure 2 (arXiv 2309.03350). Raises `ValueError` for images that are not square
+    multiples of the factor, and for none.
+    """
+    count, fine, coarse = 0, torch.zeros(()), torch.zeros(())
+    for pixels in batches:
+        height, size = pixels.shape[-2:]
+        if height != size or size % factor:
+            raise ValueError(f"{height} x {size} pixels are no square that divides by {factor}")
+        images = to_unit(pixels)
+        low = avg_pool2d(images, factor)
+        repeated = low.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+        fine, coarse = fine + _power(images), coarse + _power(repeated)
+        count += len(images)
+    if not count:
+        raise ValueError("no images, no ratio")
+    dct, one = dct_matrix(size), torch.eye(size, dtype=torch.float64)
+    repeat = torch.eye(size // factor, dtype=torch.float64).repeat_interleave(factor, 0)
+    # One axis of block noise: sums of `factor` neighbours, circular, of unit variance.
+    box = sum(one.roll(i, 0) for i in range(factor)) / factor**0.5
+    ratios = []
+    for signal, axis in ((coarse, repeat), (fine, one), (fine, box)):
+        power = (dct @ axis).square().sum(1)
+        ratios.append(_bands(signal / count) / _bands(torch.outer(power, power)))
+    return SNR(*ratios)
+
+
+def _power(images: Tensor) -> Float[Tensor, "size size"]:
+    """Power of each coefficient of the DCT, averaged over channels, added up over images."""
+    dct = dct_matrix(images.shape[-1]).to(images)
+    return (dct @ images @ dct.T).square().mean(1).sum(0).double()
+
+
+def _bands(power: Float[Tensor, "size size"]) -> Float[Tensor, " size"]:
+    """The power in each band."""
+    i = torch.arange(len(power))
+    band = (i[:, None] ** 2 + i**2).double().sqrt().floor().long()
+    kept = band < len(power)
+    return torch.zeros(len(power), dtype=power.dtype).index_add_(0, band[kept], power[kept])

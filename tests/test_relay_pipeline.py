@@ -12,6 +12,7 @@ from overtone.errors import OvertoneError
 from overtone.networks import ADMUNet, DiffiTUNet
 from overtone.pipelines import DiffiTPipeline, ImagePipeline, RelayPipeline, load_pipeline
 from overtone.pipelines.base import to_pil
+from overtone.pipelines.relay import finished
 from overtone.processes import GaussianProcess, Process, QuantileSchedule, RelayProcess, SeededNoise
 from overtone.samplers import Sampler
 
@@ -201,3 +202,22 @@ def test_a_latent_relay_is_a_process_too(estimate, order):
         *_, before_last, _ = sampler.path(Diagonal(), LatentRelay(), start, SeededNoise([]))
         errors.append(float((before_last.x - exact).abs().max()))
     assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_finishes_are_the_published_ones(channels):
+    """Brightness multiplies; contrast draws to the mean grey; colour to the grey of each pixel."""
+    images = (torch.rand(2, channels, 8, 8) * 200).byte()
+    brighter = finished(images, "relay-imagenet")
+    assert torch.allclose(brighter.float(), images * 1.06, atol=1.0)
+    values = images.double()
+    weights = torch.tensor([0.299, 0.587, 0.114])[:channels] if channels == 3 else torch.ones(1)
+    grey = (values * weights[:, None, None]).sum(1, keepdim=True)
+    expected = 1.05 * torch.lerp(grey.mean((1, 2, 3), keepdim=True).expand_as(values), values, 0.9)
+    grey = (expected * weights[:, None, None]).sum(1, keepdim=True)
+    expected = torch.lerp(grey.expand_as(expected), expected, 0.99)
+    done = finished(images, "relay-celebahq")
+    assert done.dtype == torch.uint8
+    assert torch.allclose(done.double(), expected, atol=3.0)
+    with pytest.raises(OvertoneError, match="relay-celebahq"):
+        finished(images, "relay-celeba")

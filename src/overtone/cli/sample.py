@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +13,11 @@ from typing import Annotated
 import tyro
 
 from overtone.cli.options import parse
-from overtone.errors import OvertoneError
+from overtone.errors import OvertoneError, unknown
 from overtone.launch import processes
 from overtone.pipelines import ImagePipeline, RelayPipeline, load_pipeline
 from overtone.pipelines.base import SampleBatch
+from overtone.pipelines.relay import FINISHES, finished
 
 GRID_LIMIT = 1024
 
@@ -46,6 +48,9 @@ class Sampling:
     first: str | None = None
     """what a relay's second stage goes on from: a model, a run, or images (folder, zip, hf:, ...),
     of which seed k continues image k"""
+    finish: str | None = None
+    """change colours as the published generators of relay diffusion do before they save an image:
+    relay-imagenet (brightness), relay-celebahq (contrast, brightness, colour)"""
     compile: bool = False
     """torch.compile the network first; pays for many images on a GPU"""
     batch_size: int = 64
@@ -90,6 +95,8 @@ class Sampling:
 
         if self.batch_size < 1:
             raise OvertoneError(f"--batch-size is at least 1, not {self.batch_size}.")
+        if self.finish not in (None, *FINISHES):
+            raise unknown("finish", str(self.finish), FINISHES)
         seeds = parse_seeds(self.seeds)
         labels = [class_number(pipe, name) for name in self.classes]
         among = processes()
@@ -108,6 +115,8 @@ class Sampling:
             self.batch_size,
             guide,
         )
+        if self.finish is not None:
+            batches = map(partial(_finished, self.finish), batches)
         console = Console(stderr=True)
         total = -(-len(seeds) // self.batch_size)
         shown = console.is_terminal and total > 1 and among.is_main
@@ -173,6 +182,10 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{count} images: {options.out}", file=sys.stderr)
 
 
+def _finished(name: str, batch: SampleBatch) -> SampleBatch:
+    return batch._replace(images=finished(batch.images, name))
+
+
 def open_model(name: str, checkpoint: str = "last") -> ImagePipeline:
     """A pipeline from a directory, a run or the Hub, where it runs fastest."""
     from overtone import precision
@@ -216,8 +229,6 @@ def parse_seeds(text: str) -> list[int]:
 
 def class_number(pipe: ImagePipeline, name: str) -> int:
     """A class by its name in the pipeline, or by its number."""
-    from overtone.errors import unknown
-
     if name in pipe.class_names:
         return pipe.class_names.index(name)
     if name.isdecimal() and (not pipe.num_classes or int(name) < pipe.num_classes):

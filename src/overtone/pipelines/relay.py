@@ -10,13 +10,14 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from overtone import storage
 from overtone.data import open_data, to_unit
-from overtone.errors import OvertoneError
-from overtone.pipelines.base import FIRST_FOLDER, ImagePipeline, load_pipeline
+from overtone.data.images import Pixels
+from overtone.errors import OvertoneError, unknown
+from overtone.pipelines.base import FIRST_FOLDER, ImagePipeline, load_pipeline, to_pil
 from overtone.processes import RelayProcess, SeededNoise
 from overtone.processes.noise import mix
 from overtone.samplers import Sampler
@@ -25,6 +26,30 @@ Stage = Callable[[Sequence[int], Tensor | None], Tensor]
 """Seeds and class labels -> images in [-1, 1], (batch, channels, height, width)."""
 
 _SECOND = 2
+
+FINISHES = {
+    "relay-imagenet": ((ImageEnhance.Brightness, 1.06),),
+    "relay-celebahq": (
+        (ImageEnhance.Contrast, 0.9),
+        (ImageEnhance.Brightness, 1.05),
+        (ImageEnhance.Color, 0.99),
+    ),
+}
+"""What the published generators do to finished images before they save them."""
+
+
+def finished(images: Pixels, name: str) -> Pixels:
+    """uint8 images after one of `FINISHES`, by Pillow's `ImageEnhance`. Raises `OvertoneError` for
+    another name."""
+    if name not in FINISHES:
+        raise unknown("finish", name, FINISHES)
+    done = []
+    for image in images.cpu():
+        picture = to_pil(image)
+        for enhance, factor in FINISHES[name]:
+            picture = enhance(picture).enhance(factor)
+        done.append(_pixels_of(picture, len(image)))
+    return torch.stack(done)
 
 
 class RelayPipeline(ImagePipeline):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from overtone import settings, storage
 from overtone.convert.diffit import GUIDANCE
+from overtone.convert.edm import SAMPLERS
 from overtone.denoisers import ADM_DIFFUSION, EDMSettings, GuidanceSettings
 from overtone.errors import unknown
 from overtone.networks import ADMConfig, DiffiTConfig, DiffiTTransformerConfig, SongConfig
@@ -196,6 +197,81 @@ def relay_glyphs() -> Recipe:
     return _relay(recipe, "runs/relay-glyphs-16", prob_length=0.93)
 
 
+def relay_celebahq_64() -> Recipe:
+    return Recipe(
+        about="first stage of relay-celebahq: 64 px, the published settings; days on several GPUs",
+        network=_adm(64, 192, (1, 2, 3, 4), num_cells=3, dropout=0.15),
+        augmentation=0.2,
+        sampler=SAMPLERS["relay-celebahq-64"],
+        training=_relay_training(total_images=47_000_000, batch_size=1024),
+        reporting=Reporting(workers=4),
+    )
+
+
+def relay_celebahq() -> Recipe:
+    recipe = Recipe(
+        about="256 px CelebA-HQ from a first stage's 64 px, published settings; days on 8 GPUs",
+        network=_adm(256, 256, (1, 1, 2, 2, 4, 4), num_cells=2, dropout=0.2),
+        augmentation=0.2,
+        training=_relay_training(total_images=47_000_000, batch_size=1024),
+        reporting=Reporting(workers=4),
+    )
+    return _relay(recipe, "runs/relay-celebahq-64", prob_length=0.89, blur_sigma_max=2.0)
+
+
+def relay_imagenet_64() -> Recipe:
+    return Recipe(
+        about="first stage of relay-imagenet: EDM's ImageNet at 64 px; weeks on 32 GPUs",
+        network=_adm(64, 192, (1, 2, 3, 4), num_cells=3, dropout=0.1),
+        class_conditional=True,
+        sampler=SAMPLERS["relay-imagenet-64"],
+        training=_relay_training(
+            total_images=2_500_000_000, batch_size=4096, ema_halflife_images=50_000_000
+        ),
+        reporting=Reporting(workers=4),
+    )
+
+
+def relay_imagenet() -> Recipe:
+    recipe = Recipe(
+        about="256 px ImageNet from a first stage's 64 px, published settings; weeks on 32 GPUs",
+        network=_adm(256, 256, (1, 1, 2, 2, 4, 4), num_cells=2, dropout=0.1),
+        class_conditional=True,
+        label_dropout=0.1,
+        augmentation=0.12,
+        guidance=GuidanceSettings(scale=3.5),
+        training=_relay_training(total_images=1_250_000_000, batch_size=4096),
+        reporting=Reporting(workers=4),
+    )
+    return _relay(recipe, "runs/relay-imagenet-64", prob_length=0.93)
+
+
+def _adm(
+    resolution: int, width: int, multipliers: tuple[int, ...], num_cells: int, dropout: float
+) -> ADMConfig:
+    return ADMConfig(
+        resolution=resolution,
+        channels=3,
+        widths=tuple(width * m for m in multipliers),
+        num_cells=num_cells,
+        attention_resolutions=(32, 16, 8),
+        embedding_width=4 * width,
+        dropout=dropout,
+    )
+
+
+def _relay_training(
+    total_images: int, batch_size: int, ema_halflife_images: int = 500_000
+) -> Training:
+    return Training(
+        total_images=total_images,
+        batch_size=batch_size,
+        lr=1e-4,
+        clip_norm=None,
+        ema_halflife_images=ema_halflife_images,
+    )
+
+
 def _relay(recipe: Recipe, first: str, prob_length: float, blur_sigma_max: float = 3.0) -> Recipe:
     """`recipe` as a second stage: its noise levels end at `prob_length`, where blur has come in."""
     schedule = QuantileSchedule(prob_length=prob_length, truncate_sigma=0.0075)
@@ -322,6 +398,10 @@ RECIPES: dict[str, Callable[[], Recipe | VAERecipe]] = {
     "diffit-ffhq64": diffit_ffhq64,
     "relay-glyphs-16": relay_glyphs_16,
     "relay-glyphs": relay_glyphs,
+    "relay-celebahq-64": relay_celebahq_64,
+    "relay-celebahq": relay_celebahq,
+    "relay-imagenet-64": relay_imagenet_64,
+    "relay-imagenet": relay_imagenet,
     "vae-glyphs": vae_glyphs,
     "diffit-latent-glyphs": diffit_latent_glyphs,
     "diffit-latent-b2": diffit_latent_b2,

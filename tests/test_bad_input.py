@@ -5,6 +5,7 @@ left behind. Folders named below are made by `place`, each with the one fault th
 """
 
 import json
+import pickle
 import shutil
 import zipfile
 from io import BytesIO
@@ -19,7 +20,13 @@ from helpers import TINY_DIFFIT, TINY_SONG, TINY_TRANSFORMER, tiny_vae
 from overtone.cli.app import main
 from overtone.denoisers import ADM_DIFFUSION
 from overtone.networks import DiffiTConfig, DiffiTTransformer, DiffiTUNet, SongUNet
-from overtone.pipelines import DiffiTPipeline, ImagePipeline, LatentDiffiTPipeline
+from overtone.pipelines import (
+    DiffiTPipeline,
+    ImagePipeline,
+    LatentDiffiTPipeline,
+    RelayPipeline,
+)
+from overtone.processes import RelayProcess
 from overtone.samplers import AncestralSampler, Sampler
 
 CASES = """
@@ -283,7 +290,7 @@ Augmentation of latents
     augmentation is of images, not of their latents
 Patches that do not divide the latents
     overtone train diffit-latent-glyphs --vae {place}/vae --network.patch 3
-    resolution 8 does not divide into patches of 3
+    resolution 4 does not divide into patches of 3
 A checkpoint of another architecture
     overtone convert diffit-latent {place}/song/network/model.safetensors out
     these are not the weights of a latent DiffiT
@@ -293,6 +300,60 @@ A checkpoint that could run code
 A checkpoint that does not exist
     overtone convert diffit-latent {place}/none.safetensors out
     none.safetensors does not exist
+A pickle that runs code
+    overtone convert edm {place}/evil.pkl out
+    evil.pkl: calling builtins.eval is refused
+A pickle cut short
+    overtone convert edm {place}/short.pkl out
+    short.pkl is damaged, or no checkpoint
+A pickle without a network
+    overtone convert edm {place}/list.pkl out
+    list.pkl holds no network under 'ema'
+A relay of one stage
+    overtone convert rdm {place}/evil.pkl out
+    overtone convert rdm FIRST SECOND OUT takes 3 paths, not 2
+An option of another conversion
+    overtone convert edm {place}/evil.pkl out --vae {place}/vae
+    --vae is for diffit-latent, not for edm
+A first stage for a model that begins with noise
+    overtone sample {place}/model --first {place}/plain
+    model begins with noise, not with images
+A second stage without a first
+    overtone sample {place}/relay
+    goes on from images: set pipe.first to a pipeline or to images, or pass --first
+Stages of the same size
+    overtone sample {place}/relay --first {place}/model
+    images of 8 x 8 px, 2 times enlarged, are 16 x 16 px, and the second stage makes 8 x 8 px
+Stages of other classes
+    overtone sample {place}/relay --first {place}/other
+    the stages do not meet: the first has 5 classes, the second 3
+Labels for an unconditional stage
+    overtone sample {place}/unconditional --classes 1
+    class labels were given, but the model is unconditional
+A finish that does not exist
+    overtone sample {place}/model --finish relay-imagnet
+    unknown finish 'relay-imagnet': did you mean 'relay-imagenet'?
+A first stage that was not trained
+    overtone train relay-glyphs
+    the first stage is not there: overtone train relay-glyphs-16 makes runs/relay-glyphs-16
+A first stage where there is no relay
+    overtone train diffit-digits --first {place}/model
+    a first stage is what a relay goes on from
+Patches that do not divide the image
+    overtone train relay-glyphs --first= --process.patch 5
+    64 px do not divide into patches of 5 px
+A truncation beyond the schedule
+    overtone train relay-glyphs --first= --sampler.truncation-sigma 5
+    and the process ends at 1.77: choose a truncation_sigma below that
+A truncation below the grid
+    overtone train relay-glyphs --first= --sampler.truncation-sigma 0.001
+    truncation_sigma 0.001 leaves no level of the grid
+A blur that has another time than training
+    overtone train relay-glyphs --first= --schedule.prob-length 0.5
+    schedule and process.schedule differ
+A noise level of zero
+    overtone analyze snr builtin:digits --resolution 8 --channels 1 --sigma 0
+    --sigma must be above 0
 A scheduler that does not exist
     overtone sample {place}/latent --vae {place}/vae8 --scheduler DDIMSchedular
     unknown scheduler 'DDIMSchedular': did you mean 'DDIMScheduler'?
@@ -396,6 +457,12 @@ def place(tmp_path_factory):
     weights = root / "cut" / "network" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     ImagePipeline(SongUNet(TINY_SONG), sampler).save_pretrained(root / "song")
+    low = Sampler(num_steps=4, sigma_min=0.01, truncation_sigma=0.9)
+    relay = RelayPipeline(DiffiTUNet(TINY_DIFFIT), low, process=RelayProcess(patch=2))
+    relay.save_pretrained(root / "relay")
+    (root / "evil.pkl").write_bytes(b"cbuiltins\neval\n(S'1 / 0'\ntR.")
+    (root / "list.pkl").write_bytes(pickle.dumps([1]))
+    (root / "short.pkl").write_bytes(pickle.dumps({"ema": [1.5] * 100})[:40])
     shutil.copytree(root / "model", root / "swapped")
     shutil.copy(root / "song/network/model.safetensors", root / "swapped/network")
 

@@ -295,8 +295,14 @@ def _first_of(recipe: Recipe) -> ImagePipeline | None:
     if not recipe.first:
         return None
     folder = Path(recipe.first)
-    is_run = (folder / RUN_FILE).exists()
-    return load_pipeline(find_checkpoint(folder) if is_run else recipe.first)
+    if (folder / RUN_FILE).exists():
+        return load_pipeline(find_checkpoint(folder))
+    if recipe.first.startswith("runs/") and not folder.exists():
+        raise OvertoneError(
+            f"the first stage is not there: overtone train {folder.name} makes {folder}. Or pass"
+            " --first MODEL, or --first '' to train the second stage by itself."
+        )
+    return load_pipeline(recipe.first)
 
 
 def _check_steps(recipe: Recipe, learned_variance: bool) -> None:

@@ -343,8 +343,8 @@ Patches that do not divide the image
     overtone train relay-glyphs --first= --process.patch 5
     64 px do not divide into patches of 5 px
 A truncation beyond the schedule
-    overtone train relay-glyphs --first= --sampler.truncation-sigma 5
-    and the process ends at 1.77: choose a truncation_sigma below that
+    overtone train relay-glyphs --first= --sampler.sigma-max 5
+    and the process ends at 1.77: choose a sigma_max
 A truncation below the grid
     overtone train relay-glyphs --first= --sampler.truncation-sigma 0.001
     truncation_sigma 0.001 leaves no level of the grid

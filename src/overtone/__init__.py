@@ -37,6 +37,8 @@ _HOME = {
     "OvertoneError": "errors",
     "Process": "processes",
     "QuantileSchedule": "processes",
+    "RelayPipeline": "pipelines",
+    "RelayProcess": "processes",
     "ReplayNoise": "processes",
     "Sampler": "samplers",
     "Schedule": "processes",

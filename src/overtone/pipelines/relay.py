@@ -71,9 +71,7 @@ class RelayPipeline(ImagePipeline):
     """
 
     default_process = RelayProcess()
-    default_sampler = Sampler(
-        num_steps=40, sigma_min=0.008, truncation_sigma=0.9, estimate="two_step"
-    )
+    default_sampler = Sampler(num_steps=16, sigma_min=0.008, sigma_max=0.9, estimate="two_step")
     process: RelayProcess
 
     def __init__(self, network: Any, *args: Any, **settings: Any) -> None:
@@ -191,7 +189,7 @@ class RelayPipeline(ImagePipeline):
         if sigma > highest:
             raise OvertoneError(
                 f"the sampler begins at sigma {sigma:.3g}, and the process ends at {highest:.3g}:"
-                " choose a truncation_sigma below that."
+                " choose a sigma_max, or a truncation_sigma, below that."
             )
 
     def _check_size(self, channels: int, height: int, width: int) -> None:

@@ -3,18 +3,25 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from PIL import ImageEnhance
 from torch.nn.functional import avg_pool2d, interpolate
 
-from helpers import TINY_ADM, TINY_DIFFIT, awake
+from helpers import TINY_ADM, TINY_DIFFIT, TINY_TRANSFORMER, awake, tiny_vae
 from overtone.data import to_pixels, to_unit
 from overtone.denoisers import Denoiser, Estimate
 from overtone.errors import OvertoneError
-from overtone.networks import ADMUNet, DiffiTUNet
-from overtone.pipelines import DiffiTPipeline, ImagePipeline, RelayPipeline, load_pipeline
+from overtone.networks import ADMUNet, DiffiTTransformer, DiffiTUNet
+from overtone.pipelines import (
+    DiffiTPipeline,
+    ImagePipeline,
+    LatentDiffiTPipeline,
+    RelayPipeline,
+    load_pipeline,
+)
 from overtone.pipelines.base import to_pil
 from overtone.pipelines.relay import finished
 from overtone.processes import GaussianProcess, Process, QuantileSchedule, RelayProcess, SeededNoise
-from overtone.samplers import Sampler
+from overtone.samplers import AncestralSampler, Sampler
 
 PROCESS = RelayProcess(patch=2, schedule=QuantileSchedule(prob_length=0.93))
 SECOND = dataclasses.replace(TINY_ADM, resolution=16, attention_resolutions=(8,))
@@ -126,6 +133,7 @@ def test_saved_with_its_first_stage(pipe, tmp_path):
 
 
 def test_what_does_not_meet_is_told_of(pipe):
+    pipe.class_names = ("c", "b", "a")
     for first, message in (
         (ImagePipeline(ADMUNet(SECOND)), "16 x 16 px, 2 times enlarged, are 32 x 32"),
         (
@@ -135,6 +143,10 @@ def test_what_does_not_meet_is_told_of(pipe):
         (
             ImagePipeline(ADMUNet(dataclasses.replace(TINY_ADM, num_classes=0))),
             "the first has 0 classes, the second 3",
+        ),
+        (
+            ImagePipeline(ADMUNet(TINY_ADM), class_names=("a", "b", "c")),
+            "their classes have other names, or another order",
         ),
         (torch.zeros(8, 8), r"not of shape \(8, 8\)"),
         (3, "a pipeline, images, or a function, not a int"),
@@ -206,18 +218,76 @@ def test_a_latent_relay_is_a_process_too(estimate, order):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_finishes_are_the_published_ones(channels):
-    """Brightness multiplies; contrast draws to the mean grey; colour to the grey of each pixel."""
-    images = (torch.rand(2, channels, 8, 8) * 200).byte()
-    brighter = finished(images, "relay-imagenet")
-    assert torch.allclose(brighter.float(), images * 1.06, atol=1.0)
-    values = images.double()
-    weights = torch.tensor([0.299, 0.587, 0.114])[:channels] if channels == 3 else torch.ones(1)
-    grey = (values * weights[:, None, None]).sum(1, keepdim=True)
-    expected = 1.05 * torch.lerp(grey.mean((1, 2, 3), keepdim=True).expand_as(values), values, 0.9)
-    grey = (expected * weights[:, None, None]).sum(1, keepdim=True)
-    expected = torch.lerp(grey.expand_as(expected), expected, 0.99)
-    done = finished(images, "relay-celebahq")
-    assert done.dtype == torch.uint8
-    assert torch.allclose(done.double(), expected, atol=3.0)
+    """By Pillow, in the order of the published generators."""
+    images = (torch.rand(2, channels, 8, 8) * 255).byte()
+
+    def by_hand(*steps):
+        made = []
+        for image in images:
+            picture = to_pil(image)
+            for kind, factor in steps:
+                picture = getattr(ImageEnhance, kind)(picture).enhance(factor)
+            made.append(np.asarray(picture).reshape(8, 8, channels))
+        return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2)
+
+    assert torch.equal(finished(images, "relay-imagenet"), by_hand(("Brightness", 1.06)))
+    steps = ("Contrast", 0.9), ("Brightness", 1.05), ("Color", 0.99)
+    assert torch.equal(finished(images, "relay-celebahq"), by_hand(*steps))
     with pytest.raises(OvertoneError, match="relay-celebahq"):
         finished(images, "relay-celeba")
+
+
+def test_a_seed_may_come_twice_in_upscaling(pipe):
+    low = torch.rand(3, 1, 8, 8) * 2 - 1
+    apart = [pixels(pipe.upscale(image[None], 0, [7]))[0] for image in low]
+    assert np.abs(pixels(pipe.upscale(low, 0, [7, 7, 7], batch_size=2)) - apart).max() <= 1
+
+
+def test_classes_of_images_are_theirs_or_asked_for(tmp_path):
+    pipe = second()
+    pipe.first = torch.zeros(3, 1, 8, 8)
+    with pytest.raises(OvertoneError, match="say what the images show"):
+        pipe([0, 1])
+    assert len(pipe([0, 1], 1)) == 2
+    for name in ("c", "a", "b"):
+        (tmp_path / name).mkdir()
+        to_pil(torch.zeros(1, 8, 8).byte()).save(tmp_path / name / "x.png")
+    pipe.first = tmp_path
+    (batch,) = pipe.stream([2, 0, 4])
+    assert batch.class_labels.tolist() == [2, 0, 1]
+
+
+def test_a_first_stage_keeps_its_precision(pipe):
+    """A function is called without autocast and without gradients, whatever stands around it."""
+    seen = []
+
+    def first(seeds, labels):
+        seen.append((torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()))
+        return torch.zeros(len(seeds), 1, 8, 8)
+
+    pipe.first, pipe.precision = first, "bf16"
+    pipe([0, 1])
+    assert seen == [(False, False)]
+
+
+def test_a_relay_of_relays_draws_other_noise(pipe):
+    larger = RelayPipeline(
+        ADMUNet(dataclasses.replace(SECOND, resolution=32)), pipe.sampler, process=PROCESS
+    )
+    like = torch.empty(1, 1, 64, 64)
+    noise = [p.noise_of([5]).normal(like) for p in (pipe, larger)]
+    assert abs(float((noise[0] * noise[1]).mean())) < 5 / 64  # five standard errors
+
+
+def test_a_latent_first_stage_is_decoded():
+    vae = tiny_vae()
+    latent = LatentDiffiTPipeline(
+        awake(DiffiTTransformer(dataclasses.replace(TINY_TRANSFORMER, num_classes=0))),
+        AncestralSampler(num_steps=3),
+        vae=vae,
+        precision="fp32",
+    )
+    config = dataclasses.replace(SECOND, resolution=32, channels=3, num_classes=0)
+    pipe = RelayPipeline(ADMUNet(config), second().sampler, process=PROCESS, precision="fp32")
+    pipe.first = latent
+    assert pixels(pipe([0, 1])).shape == (2, 32, 32, 3)

@@ -8,8 +8,10 @@ import pickle
 import struct
 import sys
 import types
+import zipfile
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -76,6 +78,7 @@ def network_like(published, golden):
     net = published.Persistent(
         "EDMPrecond", _init_args=(), _init_kwargs=published.EasyDict(outer), sigma_data=0.5, **outer
     )
+    inner |= {"init_weight": np.sqrt(1 / 3), "eff_attn": False}  # as theirs hold numpy's numbers
     inner |= {"in_channels": outer["img_channels"], "out_channels": outer["img_channels"]}
     net.model = published.Persistent(kind, _init_args=(), _init_kwargs=inner)
     for name, tensor in golden.state.items():
@@ -126,7 +129,7 @@ def test_published_networks_out_of_their_pickles(published, tmp_path, name, how,
     assert proof["parameters"] == pipe.network.num_parameters
 
 
-def test_both_stages_of_a_relay(published, tmp_path):
+def test_both_stages_of_a_relay(published, tmp_path, capsys):
     first = Golden("adm_edm_precond")
     size = first.config["img_resolution"]
     content = {"ema": network_like(published, first), "step": 1}
@@ -137,6 +140,7 @@ def test_both_stages_of_a_relay(published, tmp_path):
     # Two stages of one size do not meet, which is told of.
     with pytest.raises(SystemExit):
         main(["convert", "rdm", *map(str, files), str(tmp_path / "out")])
+    assert "the stages do not meet" in capsys.readouterr().err
     from overtone.convert.edm import read_network, relay_pipeline
 
     one, two = map(read_network, files)
@@ -150,6 +154,7 @@ def test_both_stages_of_a_relay(published, tmp_path):
     assert pipe.sampler.sigma_start < 0.9
     assert pipe.guidance.scale == 3.5
     assert pipe.first.sampler.S_churn == 40
+    assert not pipe.first.denoiser.has_null_class  # EDM's are trained without dropping labels
 
 
 class Reduces:
@@ -243,6 +248,7 @@ def test_tensors_and_containers_come_back(how, tmp_path):
         "empty": torch.empty(0, 3),
         "scalar": torch.tensor(2.5),
         "parameter": nn.Parameter(torch.ones(2)),
+        "numpy": [np.sqrt(0.5), np.float32(0.25), np.int64(-3), np.bool_(True)],
         "plain": [1, 2**80, -1.5, "text", None, True, (1, (2,)), {"a": {3}}, b"bytes"],
         "ordered": OrderedDict(a=1),
         "shape": base.shape,
@@ -304,6 +310,67 @@ def test_tensors_stay_within_their_storage(tmp_path):
         (tmp_path / "x.pt").write_bytes(wrong)
         with pytest.raises(OvertoneError, match=message):
             read_checkpoint(tmp_path / "x.pt")
+
+
+def doubled(times):
+    """A pickle that has one text joined to itself, again and again."""
+    begin = b"\x80\x02ctorch\ndevice\nq\x00X\x04\0\0\0cudaq\x01"
+    return begin + b"h\x00h\x01h\x01\x86Rq\x01" * times + b"."
+
+
+def repeated(times):
+    """A pickle that has one text encoded, again and again."""
+    begin = b"\x80\x02c_codecs\nencode\nX\x06\0\0\0latin1q\x01X\x00\x40\0\0" + b"a" * 2**14
+    return begin + b"h\x01\x86q\x02(c_codecs\nencode\nq\x00" + b"h\x00h\x02R" * times + b"l."
+
+
+def test_no_more_memory_than_the_file_accounts_for(tmp_path):
+    file = tmp_path / "x.pkl"
+    file.write_bytes(doubled(60))
+    assert read_checkpoint(file) == "cuda"  # the rest of a device means nothing
+    file.write_bytes(repeated(2000))
+    with pytest.raises(RefusedError, match="much more of its texts"):
+        read_checkpoint(file)
+    torch.save({"x": torch.zeros(1).expand(2**20, 2**20)}, file)
+    with pytest.raises(OvertoneError, match="more elements than its storage"):
+        read_checkpoint(file)
+    torch.save({"x": torch.zeros(10**6)}, file)
+    with (
+        zipfile.ZipFile(file) as whole,
+        zipfile.ZipFile(tmp_path / "small.pt", "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for name in whole.namelist():
+            small.writestr(name, whole.read(name))
+    with pytest.raises(RefusedError, match="compressed"):
+        read_checkpoint(tmp_path / "small.pt")
+
+
+def test_a_network_larger_than_its_file_is_not_built(published, tmp_path):
+    from overtone.convert.edm import read_network
+
+    golden = Golden("adm_edm_precond")
+    net = network_like(published, golden)
+    net.model._init_kwargs["model_channels"] = 10**6
+    written(published, tmp_path / "x.pkl", {"ema": net}, "pickle")
+    with pytest.raises(OvertoneError, match="its settings are of a network of more than"):
+        read_network(tmp_path / "x.pkl")
+
+
+@pytest.mark.parametrize(
+    "state",
+    [{"_modules": [1]}, {"_parameters": 3}, {"_modules": {1: Record("x")}}],
+    ids=["list", "number", "name"],
+)
+def test_damaged_modules_are_told_of(state):
+    with pytest.raises(OvertoneError, match="a module of this checkpoint is damaged"):
+        state_of(Record("x", state))
+
+
+def test_a_module_within_itself_is_told_of():
+    record = Record("x")
+    record.state["_modules"] = {"again": record}
+    with pytest.raises(OvertoneError, match="in two places"):
+        state_of(record)
 
 
 def test_other_checkpoints_are_told_of(published, tmp_path):

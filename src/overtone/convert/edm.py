@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from overtone import storage
 from overtone.convert.checkpoints import from_published
 from overtone.convert.unpickle import Record, read_checkpoint, state_of
@@ -16,7 +18,6 @@ from overtone.pipelines import ImagePipeline, RelayPipeline
 from overtone.processes import QuantileSchedule, RelayProcess
 from overtone.samplers import Sampler
 
-# Deterministic, in as many steps as the smallest FID was published for (EDM, table 2).
 _CHURN = Sampler(num_steps=256, S_churn=40, S_min=0.05, S_max=50, S_noise=1.003)
 SAMPLERS = {
     "cifar10": Sampler(num_steps=18),
@@ -91,15 +92,19 @@ def read_network(file: Path) -> Converted:
     settings: dict[str, Any] = {"model_type": model.kind}
     for record in (model, net):  # what both are told, the outer one has to know
         told = record.state.get("_init_kwargs") or {}
-        settings |= told.state if isinstance(told, Record) else told
+        told = told.state if isinstance(told, Record) else told
+        if not isinstance(told, dict):
+            raise OvertoneError(f"{file}: the settings of its {record.kind} are damaged.")
+        settings |= {str(key): _plain(value) for key, value in told.items()}
         names = ("img_resolution", "img_channels", "label_dim", "sigma_data")
-        settings |= {name: record.state[name] for name in names if name in record.state}
+        settings |= {name: _plain(record.state[name]) for name in names if name in record.state}
     settings["model_type"] = model.kind
-    denoiser = from_published("edm", state_of(net), settings)
+    state = state_of(net)
+    _check_size(file, state, settings)
+    denoiser = from_published("edm", state, settings)
     assert isinstance(denoiser, EDMDenoiser)
     assert isinstance(denoiser.network, Network)
-    facts = {key: _plain(value) for key, value in settings.items()}
-    return Converted(denoiser.network, denoiser.settings, facts, file)
+    return Converted(denoiser.network, denoiser.settings, settings, file)
 
 
 def edm_pipeline(converted: Converted, sampler: str | None = None) -> ImagePipeline:
@@ -111,7 +116,11 @@ def edm_pipeline(converted: Converted, sampler: str | None = None) -> ImagePipel
         sampler = "imagenet64" if config.num_classes >= 1000 else small
     if sampler not in SAMPLERS:
         raise unknown("sampler", sampler, SAMPLERS)
-    return ImagePipeline(converted.network, SAMPLERS[sampler], denoiser=converted.denoiser)
+    # Trained without dropping labels, as EDM's are, it has no null class to guide with.
+    dropout = {"label dropout": float(converted.settings.get("label_dropout") or 0)}
+    return ImagePipeline(
+        converted.network, SAMPLERS[sampler], denoiser=converted.denoiser, training=dropout
+    )
 
 
 def relay_pipeline(first: Converted, second: Converted) -> RelayPipeline:
@@ -129,10 +138,25 @@ def relay_pipeline(first: Converted, second: Converted) -> RelayPipeline:
     return pipe
 
 
+def _check_size(file: Path, state: dict[str, Tensor], settings: dict[str, Any]) -> None:
+    """The network is built before its tensors are compared: not of any size a file may name."""
+    held = sum(tensor.numel() for tensor in state.values())
+    width, levels = settings.get("model_channels", 1), settings.get("channel_mult", [1])
+    embedding = settings.get("channel_mult_emb", 4)
+    try:
+        least = 9 * sum((width * m) ** 2 for m in levels) + (width * embedding) ** 2
+        least += settings.get("label_dim", 0) * width
+    except TypeError:
+        raise OvertoneError(f"{file}: the settings of its network are damaged.") from None
+    if least > held:
+        raise OvertoneError(
+            f"{file}: its settings are of a network of more than {least / 1e6:.1f} M parameters,"
+            f" and it holds {held / 1e6:.1f} M."
+        )
+
+
 def _plain(value: Any) -> Any:
-    """A setting as JSON has it."""
-    if isinstance(value, bool | int | float | str | None):
-        return value
+    """A setting as JSON has it; what is none becomes nothing."""
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value)
+        return [item for item in value if isinstance(item, bool | int | float | str)]
+    return value if isinstance(value, bool | int | float | str) else None

@@ -4,19 +4,22 @@ A pickle is a program: what it names is imported and called by the loader. Check
 relay diffusion go further and carry Python source that their loader executes. Here the program is
 interpreted by a machine that can make tensors, numbers, strings, bytes, lists, tuples, sets, dicts
 and `Record`s, and nothing else: names stay names, and calling or making anything that is not in the
-tables below is refused. Nothing is imported; `pickletools`, which disassembles pickles without
-executing them, reads the instructions.
+tables below is refused, and so is what would take much more memory than the file. Nothing is
+imported; `pickletools`, which disassembles pickles without executing them, reads the instructions.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import pickletools
 import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
@@ -70,23 +73,35 @@ def read_checkpoint(path: str | Path) -> Any:
     # A damaged program fails in any way a program can; none of it is ours to tell apart.
     except (
         ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, EOFError,
-        struct.error, zipfile.BadZipFile, UnicodeDecodeError, MemoryError, RecursionError,
+        OverflowError, struct.error, zipfile.BadZipFile, zlib.error, MemoryError, RecursionError,
     ) as error:  # fmt: skip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OvertoneError(f"{path} is damaged, or no checkpoint ({reason}).") from None
 
 
-def state_of(record: Record, prefix: str = "") -> dict[str, Tensor]:
-    """The state dictionary of what was a `torch.nn.Module`: parameters, buffers, sub-modules."""
+def state_of(record: Record) -> dict[str, Tensor]:
+    """The state dictionary of what was a `torch.nn.Module`: parameters, buffers, sub-modules.
+
+    Raises `OvertoneError` for what no module's state is; a module is in one place only.
+    """
     tensors: dict[str, Tensor] = {}
-    temporary = record.state.get("_non_persistent_buffers_set") or ()
-    for kind in ("_parameters", "_buffers"):
-        for name, tensor in (record.state.get(kind) or {}).items():
-            if isinstance(tensor, Tensor) and name not in temporary:
-                tensors[prefix + name] = tensor
-    for name, module in (record.state.get("_modules") or {}).items():
-        if isinstance(module, Record):
-            tensors |= state_of(module, f"{prefix}{name}.")
+    waiting, seen = [("", record)], {id(record)}
+    try:
+        while waiting:
+            prefix, module = waiting.pop()
+            temporary = module.state.get("_non_persistent_buffers_set") or ()
+            for kind in ("_parameters", "_buffers"):
+                for name, tensor in _expect(module.state.get(kind) or {}, dict).items():
+                    if isinstance(tensor, Tensor) and name not in temporary:
+                        tensors[prefix + name] = tensor
+            for name, part in _expect(module.state.get("_modules") or {}, dict).items():
+                if isinstance(part, Record):
+                    if id(part) in seen:
+                        raise ValueError("a module in two places")
+                    seen.add(id(part))
+                    waiting.append((f"{prefix}{_expect(name, str)}.", part))
+    except (ValueError, TypeError) as error:
+        raise OvertoneError(f"a module of this checkpoint is damaged ({error}).") from None
     return tensors
 
 
@@ -102,8 +117,12 @@ class _Machine:
         self.load = load
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.budget = 0
 
     def run(self, file: IO[bytes]) -> Any:
+        here = file.tell()
+        self.budget = 4 * (file.seek(0, io.SEEK_END) - here) + 2**16
+        file.seek(here)
         for opcode, argument, _ in pickletools.genops(file):
             if opcode.name == "STOP":
                 return self.stack.pop()
@@ -161,6 +180,10 @@ class _Machine:
                 stack.append(Name(_expect(module, str), _expect(attribute, str)))
             case "REDUCE":
                 arguments, what = _expect(stack.pop(), tuple), stack.pop()
+                # A value may be used again and again: what is made of it is not free.
+                self.budget -= sum(len(a) for a in arguments if isinstance(a, str | bytes | list))
+                if self.budget < 0:
+                    raise RefusedError("it makes much more of its texts and bytes than it holds.")
                 stack.append(_call(what, arguments))
             case "NEWOBJ":
                 arguments, what = _expect(stack.pop(), tuple), stack.pop()
@@ -224,7 +247,11 @@ def _make(what: Any, arguments: tuple) -> Any:
 
 def _build(target: Any, state: Any) -> None:
     """Attributes of a record; those of dictionaries and the like mean nothing here."""
-    if isinstance(target, Record):
+    if isinstance(target, Record) and target.kind == "numpy.dtype":
+        _expect(state, tuple)  # its byte order and so on: those of the code, or refused with it
+        if state[1] not in ("<", "|"):
+            raise RefusedError("numpy's numbers of another byte order are refused.")
+    elif isinstance(target, Record):
         target.state.update(_expect(state, dict))
     elif not isinstance(target, dict | Tensor) or not isinstance(state, dict):
         raise RefusedError(f"setting the state of a {type(target).__name__} is refused.")
@@ -245,8 +272,8 @@ def _persistent(meta: Any) -> Record:
     if not isinstance(facts.get("class_name"), str):
         raise ValueError("a persistent object without a class_name")
     state = facts.get("state") or {}
-    source = facts.get("module_src")
-    return Record(facts["class_name"], dict(_expect(state, dict)), source=str(source or ""))
+    source = _expect(facts.get("module_src") or "", str)
+    return Record(facts["class_name"], dict(_expect(state, dict)), source)
 
 
 def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
@@ -257,14 +284,39 @@ def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> T
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if 0 not in size and last >= len(values):
         raise ValueError("a tensor that reaches beyond its storage")
+    if math.prod(size) > len(values):
+        raise ValueError("a tensor with more elements than its storage")
     return torch.as_strided(values, size, stride, offset)
 
 
 def _latin(text: Any, encoding: Any) -> bytes:
     """How protocol 2, which has no bytes, writes them."""
     if encoding != "latin1":
-        raise RefusedError(f"bytes in {encoding!r} are refused: latin1 is what pickles use.")
+        raise RefusedError("bytes in another encoding than latin1, which pickles use, are refused.")
     return _expect(text, str).encode("latin1")
+
+
+def _scalar(kind: Any, data: Any) -> float | int | bool:
+    """A number of numpy's, as EDM's objects hold them."""
+    code = _expect(_expect(kind, Record).state.get("code"), str)
+    formats = {"f8": "<d", "f4": "<f", "i8": "<q", "i4": "<i", "b1": "<?"}
+    if code not in formats:
+        raise RefusedError(f"a number of numpy's type {code[:10]} is refused.")
+    (number,) = struct.unpack(formats[code], _expect(data, bytes))
+    return number
+
+
+def _size(*sizes: Any) -> tuple:
+    (size,) = sizes
+    return tuple(_expect(n, int) for n in _list(size))
+
+
+def _list(items: Any) -> list[Any]:
+    return list(items) if isinstance(items, tuple) else _expect(items, list)
+
+
+def _items(kind: type, items: Any = ()) -> Any:
+    return kind(_list(items))
 
 
 def _parameter(data: Any, *_: Any) -> Tensor:
@@ -276,12 +328,15 @@ _CALLS: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
     "torch.storage._load_from_bytes": lambda data: _read_stream(io.BytesIO(_expect(data, bytes))),
-    "torch.Size": lambda sizes: tuple(sizes),
-    "torch.device": lambda *parts: ":".join(str(part) for part in parts),
-    "collections.OrderedDict": lambda items=(): OrderedDict(items),
+    "torch.Size": _size,
+    "torch.device": lambda kind, *_: _expect(kind, str),
+    "collections.OrderedDict": partial(_items, OrderedDict),
+    "numpy.dtype": lambda code, *_: Record("numpy.dtype", {"code": _expect(code, str)}),
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy._core.multiarray.scalar": _scalar,
     "_codecs.encode": _latin,
-    "builtins.set": lambda items=(): set(items),
-    "__builtin__.set": lambda items=(): set(items),
+    "builtins.set": partial(_items, set),
+    "__builtin__.set": partial(_items, set),
     "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
 }
 
@@ -296,9 +351,10 @@ _DTYPES = {
 
 
 def _dtype(kind: Any) -> torch.dtype:
-    if str(kind) not in _DTYPES:
-        raise RefusedError(f"a storage of kind {kind} is unknown.")
-    return _DTYPES[str(kind)]
+    name = str(_expect(kind, Name))
+    if name not in _DTYPES:
+        raise RefusedError(f"a storage of kind {name} is unknown.")
+    return _DTYPES[name]
 
 
 def _values(data: bytes, dtype: torch.dtype, count: int) -> Tensor:
@@ -311,6 +367,9 @@ def _read_zip(file: IO[bytes]) -> Any:
     """torch.save's present format: a zip with the pickle and one member a storage."""
     with zipfile.ZipFile(file) as archive:
         members = archive.namelist()
+        # torch.save compresses nothing; what unfolds to more than the file is not its work.
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise RefusedError("its members are compressed, as torch.save never does.")
         (pickle,) = (name for name in members if name.endswith("/data.pkl"))
         folder = pickle.removesuffix("data.pkl")
         order = f"{folder}byteorder"
@@ -321,8 +380,8 @@ def _read_zip(file: IO[bytes]) -> Any:
         def load(identity: tuple) -> _Storage:
             what, kind, key, _, count = identity
             if what != "storage":
-                raise RefusedError(f"a persistent id of kind {what!r} is unknown.")
-            if key not in loaded:
+                raise RefusedError("a persistent id that is no storage's is refused.")
+            if _expect(key, str) not in loaded:
                 data = archive.read(f"{folder}data/{key}")
                 loaded[key] = _Storage(_values(data, _dtype(kind), count))
             return loaded[key]
@@ -336,7 +395,7 @@ _MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save's former format
 def _read_stream(file: IO[bytes]) -> Any:
     """A pickle; or torch.save's former format: five pickles, then the storages."""
     first = _Machine().run(file)
-    if first != _MAGIC:
+    if not isinstance(first, int) or first != _MAGIC:
         return first
     here = file.tell()
     size = file.seek(0, io.SEEK_END)
@@ -349,11 +408,12 @@ def _read_stream(file: IO[bytes]) -> Any:
             return _expect(identity[1], Name)
         what, kind, key, _, count, *view = identity
         if what != "storage" or (view and view[0] is not None):
-            raise RefusedError(f"a persistent id of kind {what!r} is unknown.")
-        if key not in storages:
-            wanted[key] = dtype, count = _dtype(kind), int(count)
-            if not 0 <= count * dtype.itemsize <= size:
-                raise ValueError(f"a storage of {count} numbers in a file of {size} bytes")
+            raise RefusedError("a persistent id that is no storage's is refused.")
+        if _expect(key, str) not in storages:
+            wanted[key] = dtype, count = _dtype(kind), _expect(count, int)
+            bytes_wanted = sum(n * d.itemsize for d, n in wanted.values())
+            if count < 0 or bytes_wanted > size:
+                raise ValueError(f"storages of {bytes_wanted} bytes in a file of {size}")
             # Filled in place, once all tensors are described.
             storages[key] = _Storage(torch.zeros(count, dtype=dtype))
         return storages[key]

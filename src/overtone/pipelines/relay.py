@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -55,8 +55,8 @@ def finished(images: Pixels, name: str) -> Pixels:
 class RelayPipeline(ImagePipeline):
     """Images of a first stage, continued at `process.patch` times their resolution.
 
-        pipe = RelayPipeline.from_pretrained("runs/relay-glyphs/checkpoints/000200000")
-        pipe.first = load_pipeline("runs/relay-glyphs-16/checkpoints/000200000")
+        pipe = RelayPipeline.from_pretrained("runs/relay-glyphs/checkpoints/000060000")
+        pipe.first = load_pipeline("runs/relay-glyphs-16/checkpoints/000150016")
         images = pipe(seeds=range(16), class_labels=3)
         larger = pipe.upscale(pictures, class_labels=[0, 1, 2])
 
@@ -109,10 +109,25 @@ class RelayPipeline(ImagePipeline):
                 raise OvertoneError(
                     f"the stages do not meet: the first has {there} classes, the second {here}."
                 )
+            if first.class_names and self.class_names and first.class_names != self.class_names:
+                raise OvertoneError(
+                    "the stages do not meet: their classes have other names, or another order"
+                    f" ({', '.join(first.class_names[:3])}, ... and"
+                    f" {', '.join(self.class_names[:3])}, ...)."
+                )
             self._check_size(first.channels, first.resolution, first.resolution)
             first.to(self.device)
-        self._stage: Stage | None = None if first is None else _stage(first, self)
+        self._stage: Stage | None = None
+        self._shown: Callable[[Sequence[int]], list[int]] | None = None
         self._first = first
+        if isinstance(first, str | Path):
+            low = self.resolution // self.process.patch
+            data = open_data(str(first), low, self.channels)
+            self._stage = lambda seeds, labels: to_unit(data.fetch(_cycled(seeds, len(data)))[0])
+            if data.num_classes and data.num_classes == self.num_classes:
+                self._shown = lambda seeds: data.fetch(_cycled(seeds, len(data)))[1].tolist()
+        elif first is not None:
+            self._stage = _stage(first)
 
     def upscale(
         self,
@@ -141,15 +156,27 @@ class RelayPipeline(ImagePipeline):
         seeds = range(len(images)) if seeds is None else seeds
         if len(seeds) != len(images):
             raise OvertoneError(f"{len(seeds)} seeds for {len(images)} images.")
-        numbers = {seed: i for i, seed in enumerate(seeds)}
-        own = copy.copy(self)
-        stage = _pick(images)
-        own._stage = lambda part, labels: stage([numbers[seed] for seed in part], labels)
+        own, stage, numbers = copy.copy(self), _pick(images), iter(range(len(images)))
+        # Seeds are taken in order, and may repeat.
+        own._first = own._stage = lambda part, labels: stage([next(numbers) for _ in part], labels)
         return own(seeds, class_labels, **settings)
+
+    def to(self, device: str | torch.device) -> Self:
+        super().to(device)
+        if isinstance(self._first, ImagePipeline):
+            self._first.to(device)
+        return self
+
+    def compile(self) -> Self:
+        super().compile()
+        if isinstance(self._first, ImagePipeline):
+            self._first.compile()
+        return self
 
     def noise_of(self, seeds: Sequence[int]) -> SeededNoise:
         super().noise_of(seeds)  # which checks them
-        return SeededNoise(mix(seed, _SECOND) for seed in seeds)
+        # Another stream than the first stage's, which may be a relay, of another resolution.
+        return SeededNoise(mix(seed, _SECOND, self.resolution) for seed in seeds)
 
     def start(
         self,
@@ -165,7 +192,9 @@ class RelayPipeline(ImagePipeline):
                 "this is a second stage, which goes on from images: set pipe.first to a pipeline"
                 " or to images, or pass --first (a model, a folder of images, ...)."
             )
-        low = self._stage(seeds, class_labels).to(self.device)
+        # It has a precision of its own, which is not the one around this stage's steps.
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            low = self._stage(seeds, class_labels).to(self.device)
         self._check_size(*low.shape[1:])
         upsampled = F.interpolate(low, scale_factor=self.process.patch, mode="nearest")
         return upsampled.add(self.process.noise(upsampled, source), alpha=sigma)
@@ -183,6 +212,19 @@ class RelayPipeline(ImagePipeline):
         if (folder / FIRST_FOLDER).is_dir():
             pipe.first = load_pipeline(folder / FIRST_FOLDER)
         return pipe
+
+    def _labels(
+        self, seeds: list[int], class_labels: Sequence[int] | Tensor | int | None
+    ) -> Tensor | None:
+        if class_labels is None and self.num_classes:
+            if self._shown is not None:
+                class_labels = self._shown(seeds)
+            elif isinstance(self._first, Tensor | str | Path):
+                raise OvertoneError(
+                    f"this model has {self.num_classes} classes: say what the images show, by"
+                    " class_labels (--classes)."
+                )
+        return super()._labels(seeds, class_labels)
 
     def _check_levels(self, sigma: float) -> None:
         highest = float(self.process.schedule.sigma(1.0))
@@ -207,16 +249,14 @@ class RelayPipeline(ImagePipeline):
             )
 
 
-def _stage(first: Any, second: RelayPipeline) -> Stage:
-    """What may be a first stage, as the function that it is."""
+def _stage(first: Any) -> Stage:
+    """What may be a first stage, but for data sets by name, as the function that it is."""
     if isinstance(first, ImagePipeline):
-        return lambda seeds, labels: _last(first.path(seeds, labels))
+        if first.image_resolution is not None and first.vae is None:
+            raise OvertoneError("the first stage makes latents and has no VAE: set its vae first.")
+        return lambda seeds, labels: _last(first, seeds, labels)
     if isinstance(first, Tensor):
         return _pick(first)
-    if isinstance(first, str | Path):
-        low = second.resolution // second.process.patch
-        data = open_data(str(first), low, second.channels)
-        return lambda seeds, labels: to_unit(data.fetch([seed % len(data) for seed in seeds])[0])
     if any(kind.__name__ == "DiffusionPipeline" for kind in type(first).__mro__):
         return _foreign(first)
     if callable(first):
@@ -226,10 +266,15 @@ def _stage(first: Any, second: RelayPipeline) -> Stage:
     )
 
 
-def _last(path: Iterator[Any]) -> Tensor:
-    for step in path:
+def _cycled(seeds: Sequence[int], count: int) -> list[int]:
+    return [seed % count for seed in seeds]
+
+
+def _last(pipe: ImagePipeline, seeds: Sequence[int], labels: Tensor | None) -> Tensor:
+    """The images of a pipeline before they are rounded to bytes."""
+    for step in pipe.path(seeds, labels):
         x = step.x
-    return x
+    return x if pipe.vae is None else pipe.vae.decode(x).float()
 
 
 def _pick(images: Tensor) -> Stage:
@@ -239,7 +284,7 @@ def _pick(images: Tensor) -> Stage:
         )
 
     def stage(seeds: Sequence[int], labels: Tensor | None) -> Tensor:
-        picked = images[[seed % len(images) for seed in seeds]]
+        picked = images[_cycled(seeds, len(images))]
         return to_unit(picked) if picked.dtype == torch.uint8 else picked.float()
 
     return stage
@@ -256,6 +301,10 @@ def _foreign(pipe: Any) -> Stage:
         }
         if "batch_size" in known:
             arguments["batch_size"] = len(seeds)
+        if labels is not None and "class_labels" not in known:
+            raise OvertoneError(
+                "the stages do not meet: the second is asked for classes, and the first has none."
+            )
         if "class_labels" in known:
             if labels is None:
                 raise OvertoneError(

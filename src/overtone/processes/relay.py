@@ -89,7 +89,7 @@ class RelayProcess(Process):
     ) -> Float[Tensor, "*batch pixels_out pixels_in"]:
         """V D V^T of a patch's s^2 pixels, row by row, float64 on sigma's device."""
         k = self._decay(sigma)
-        dct = dct_matrix(self.patch).to(k.device)
+        dct = dct_matrix(self.patch, k.device)
         # e^-lambda is a product of one factor an axis, and so are its matrices.
         axis = dct.T @ (k[..., None] * dct)
         both = torch.einsum("...ik,...jl->...ijkl", axis, axis).flatten(-4, -3).flatten(-2)
@@ -103,12 +103,12 @@ class RelayProcess(Process):
         return torch.exp(-((math.pi * i / self.patch) ** 2) * blur[..., None] ** 2 / 2)
 
 
-def dct_matrix(size: int) -> Float[Tensor, "size size"]:
+def dct_matrix(size: int, device: torch.device | None = None) -> Float[Tensor, "size size"]:
     """The orthonormal DCT-II of `size` points, one frequency a row, float64:
 
     V^T[k, n] = sqrt((1 + [k > 0]) / size) cos(pi k (2 n + 1) / (2 size))
     """
-    n = torch.arange(size, dtype=torch.float64)
+    n = torch.arange(size, dtype=torch.float64, device=device)
     matrix = torch.cos(math.pi / (2 * size) * n[:, None] * (2 * n + 1)) * math.sqrt(2 / size)
     matrix[0] /= math.sqrt(2)
     return matrix
@@ -168,6 +168,11 @@ def per_patch(x: Images, matrices: Float[Tensor, "*batch out in"], size: int) ->
     height, width = x.shape[2:]
     if height % size or width % size:
         raise ValueError(f"{height} x {width} pixels do not divide into patches of {size} x {size}")
-    matrices = matrices.to(x).reshape(-1, size, size, size, size)
+    matrices = matrices.to(x.dtype)
+    if x.is_cuda and not matrices.is_cuda:  # from pinned memory: nothing waits
+        matrices = matrices.pin_memory().to(x.device, non_blocking=True)
+    matrices = matrices.reshape(-1, size, size, size, size)
     patches = x.reshape(len(matrices), -1, size, width // size, size)
-    return torch.einsum("bijkl,bnkwl->bniwj", matrices, patches).reshape(x.shape)
+    # Under autocast these products would be rounded by more than the noise of low levels.
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.einsum("bijkl,bnkwl->bniwj", matrices, patches).reshape(x.shape)

@@ -210,7 +210,7 @@ def relay_celebahq_64() -> Recipe:
 
 def relay_celebahq() -> Recipe:
     recipe = Recipe(
-        about="256 px CelebA-HQ from a first stage's 64 px, published settings; days on 8 GPUs",
+        about="256 px CelebA-HQ from 64 px, trained as published; days on 8 GPUs",
         network=_adm(256, 256, (1, 1, 2, 2, 4, 4), num_cells=2, dropout=0.2),
         augmentation=0.2,
         training=_relay_training(total_images=47_000_000, batch_size=1024),
@@ -234,7 +234,7 @@ def relay_imagenet_64() -> Recipe:
 
 def relay_imagenet() -> Recipe:
     recipe = Recipe(
-        about="256 px ImageNet from a first stage's 64 px, published settings; weeks on 32 GPUs",
+        about="256 px ImageNet from 64 px, trained as published; weeks on 32 GPUs",
         network=_adm(256, 256, (1, 1, 2, 2, 4, 4), num_cells=2, dropout=0.1),
         class_conditional=True,
         label_dropout=0.1,

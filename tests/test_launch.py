@@ -59,7 +59,8 @@ def losses(out):
 
 @pytest.mark.slow
 def test_two_processes_encode_what_one_does(tmp_path):
-    """Three files of latents, shared out: each byte as one process writes it."""
+    """Three files of latents, shared out: as one process writes them, but for the rounding of sums
+    over another number of threads, which may move a half-precision number by its last bit."""
     (tmp_path / "vae").mkdir()
     tiny_vae().write_into(tmp_path / "vae")
     encode = ["data", "encode", "builtin:glyphs", "--vae", tmp_path / "vae", "--resolution", "16"]
@@ -68,8 +69,14 @@ def test_two_processes_encode_what_one_does(tmp_path):
     files = sorted(f.relative_to(tmp_path / "one") for f in (tmp_path / "one").rglob("*.*"))
     assert len(files) == 4 + 4  # each split's index and three files
     for file in files:
-        one, two = ((tmp_path / name / file).read_bytes() for name in ("one", "two"))
-        assert one == two, file
+        one, two = (tmp_path / name / file for name in ("one", "two"))
+        if file.suffix != ".safetensors":
+            assert one.read_bytes() == two.read_bytes(), file
+            continue
+        one, two = load_file(one), load_file(two)
+        assert one.keys() == two.keys()
+        for key, tensor in one.items():
+            assert torch.allclose(tensor.float(), two[key].float(), rtol=2**-9, atol=1e-5), file
 
 
 @pytest.mark.slow

@@ -155,15 +155,15 @@ def relay_glyphs_16() -> Recipe:
         label_dropout=0.1,
         guidance=GuidanceSettings(scale=1.5),
         training=Training(
-            total_images=150_000,
+            total_images=120_000,
             batch_size=64,
             lr=1e-3,
             lr_rampup_images=10_000,
-            lr_rampdown_images=75_000,
+            lr_rampdown_images=60_000,
             ema_halflife_images=10_000,
             ema_rampup_ratio=0.1,
         ),
-        reporting=Reporting(report_images=5_000, checkpoint_images=50_000),
+        reporting=Reporting(report_images=5_000, checkpoint_images=40_000),
     )
 
 
@@ -184,11 +184,11 @@ def relay_glyphs() -> Recipe:
         class_conditional=True,
         label_dropout=0.1,
         training=Training(
-            total_images=60_000,
+            total_images=40_000,
             batch_size=32,
             lr=1e-3,
             lr_rampup_images=5_000,
-            lr_rampdown_images=30_000,
+            lr_rampdown_images=20_000,
             ema_halflife_images=5_000,
             ema_rampup_ratio=0.1,
         ),

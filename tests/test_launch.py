@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from helpers import tiny_vae
 from overtone.errors import OvertoneError

@@ -55,8 +55,8 @@ def finished(images: Pixels, name: str) -> Pixels:
 class RelayPipeline(ImagePipeline):
     """Images of a first stage, continued at `process.patch` times their resolution.
 
-        pipe = RelayPipeline.from_pretrained("runs/relay-glyphs/checkpoints/000060000")
-        pipe.first = load_pipeline("runs/relay-glyphs-16/checkpoints/000150016")
+        pipe = RelayPipeline.from_pretrained("runs/relay-glyphs/checkpoints/000040000")
+        pipe.first = load_pipeline("runs/relay-glyphs-16/checkpoints/000120000")
         images = pipe(seeds=range(16), class_labels=3)
         larger = pipe.upscale(pictures, class_labels=[0, 1, 2])
 

@@ -3,7 +3,9 @@
     overtone train relay-glyphs-16
     overtone train relay-glyphs
     overtone train relay-glyphs --process.block-scale 0 --out runs/relay-glyphs-white
-    python examples/relay_study.py runs/relay-glyphs --white runs/relay-glyphs-white --out study
+    python examples/relay_cascade.py --out runs/cascade-glyphs
+    python examples/relay_study.py runs/relay-glyphs --white runs/relay-glyphs-white \
+        --cascade runs/cascade-glyphs --out study
 
 writes study.json, entry by entry (what it has already is not computed again), and study.md. All
 entries share seeds, classes and first-stage images, but for the split of evaluations.
@@ -12,6 +14,7 @@ entries share seeds, classes and first-stage images, but for the split of evalua
     eta      noise drawn anew, 0 to 0.3
     split    evaluations divided between the stages (the paper's figure 5)
     blocks   block noise against white noise alone
+    cascade  a second stage that starts from noise, the small image beside its input
     bicubic  the first stage's images, enlarged
 """
 
@@ -20,17 +23,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from relay_cascade import cascade_of, enlarged
 
 from overtone import load_pipeline, open_data, storage
 from overtone.data import held_out, to_pixels
 from overtone.metrics import Evaluation
 from overtone.pipelines import RelayPipeline
-from overtone.precision import default_device
+from overtone.precision import autocast, default_device
+from overtone.processes import GaussianProcess
+from overtone.samplers import Sampler
 from overtone.training.classifier import classifier_of
 from overtone.training.rundir import find_checkpoint
 
@@ -43,6 +50,7 @@ class Study:
     def __init__(self, pipe: RelayPipeline, samples: int, file: Path) -> None:
         self.pipe, self.samples, self.file = pipe, samples, file
         self.entries: dict[str, dict[str, Any]] = storage.read_json(file) if file.exists() else {}
+        self.labels = [seed % pipe.num_classes for seed in range(samples)]
         size = pipe.resolution, pipe.channels
         self.evaluation = Evaluation(
             classifier_of(pipe.data, *size), open_data(pipe.data, *size), held_out(pipe.data, *size)
@@ -65,7 +73,7 @@ class Study:
             name,
             lambda: (
                 (batch.images, batch.class_labels)
-                for batch in pipe.stream(range(self.samples), batch_size=BATCH)
+                for batch in pipe.stream(range(self.samples), self.labels, batch_size=BATCH)
             ),
         )
         pipe.sampler, pipe.first = sampler, first
@@ -76,6 +84,21 @@ class Study:
             small = batch.images.float() / 127.5 - 1
             large = F.interpolate(small, scale_factor=self.pipe.process.patch, mode="bicubic")
             yield to_pixels(large.clamp(-1, 1)), batch.class_labels
+
+    def cascade(self, denoiser: Any, low: torch.Tensor, steps: int) -> Iterator[Any]:
+        """A cascade's images, from the same small ones and as many evaluations."""
+        device, patch = default_device(), self.pipe.process.patch
+        sampler = Sampler(num_steps=steps, estimate="two_step")
+        for at in range(0, self.samples, BATCH):
+            seeds = range(at, min(at + BATCH, self.samples))
+            beside = enlarged(low[at : at + BATCH], patch).to(device)
+            labels = torch.tensor([seed % denoiser.num_classes for seed in seeds]).to(device)
+            source, process = self.pipe.noise_of(seeds), GaussianProcess()
+            noise = sampler.sigma_start * process.noise(beside, source)
+            start = torch.cat((noise, beside), dim=1)
+            with torch.no_grad(), autocast("auto", device):
+                out = sampler(denoiser, process, start, source, labels)
+            yield to_pixels(out.chunk(2, dim=1)[0].float()).cpu(), labels.cpu()
 
 
 def kept_images(pipe: RelayPipeline, samples: int) -> torch.Tensor:
@@ -105,6 +128,7 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path)
     parser.add_argument("--white", type=Path, help="a second stage trained without block noise")
+    parser.add_argument("--cascade", type=Path, help="a run of relay_cascade.py")
     parser.add_argument("--samples", type=int, default=520)
     parser.add_argument("--out", type=Path, default=Path("study"))
     options = parser.parse_args()
@@ -142,6 +166,12 @@ def main() -> None:
         white.first = low
         study.relay("trained without block noise", white)
         study.relay("trained with block noise", pipe)
+    if options.cascade is not None:
+        denoiser = cascade_of(options.cascade).to(default_device())
+        for steps in (8, 16, 32):
+            study.report(
+                f"cascade, {steps} evaluations", partial(study.cascade, denoiser, low, steps)
+            )
     options.out.with_suffix(".md").write_text(table(study.entries))
 
 

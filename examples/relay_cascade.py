@@ -1,0 +1,130 @@
+"""What a relay is to be compared with: a cascade, whose second stage starts from noise and sees the
+small image beside its input (Ho et al. 2021, arXiv 2106.15282).
+
+    python examples/relay_cascade.py --out runs/cascade-glyphs
+
+trains one on the letters of `relay-glyphs`: the same network but for its input's channels, the same
+number of images. The small image is enlarged and, so that it forgives a first stage its mistakes,
+noised: in training by a level uniform in [0, 0.4] of which the network is not told. `relay_study.py
+--cascade runs/cascade-glyphs` compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from overtone import ADMConfig, ADMUNet, OvertoneError, open_data, settings
+from overtone.data import held_out
+from overtone.denoisers import Denoiser, Estimate
+from overtone.processes import SeededNoise
+from overtone.training.loop import Trainer
+from overtone.training.objectives import Batch, DenoisingObjective
+from overtone.training.recipes import relay_glyphs
+from overtone.training.rundir import find_checkpoint
+
+NETWORK = "network"
+LOW_NOISE = 0.4
+
+
+class CascadeDenoiser(Denoiser):
+    """EDM's preconditioning on the first half of the channels; the other half, the small image
+    enlarged, is shown to the network as it is and comes back as it is."""
+
+    def __init__(self, network: ADMUNet, sigma_data: float = 0.5) -> None:
+        super().__init__()
+        self.network, self.sigma_data = network, sigma_data
+        self.num_classes = network.config.num_classes
+
+    def forward(
+        self, x: Tensor, sigma: float | Tensor, class_labels: Tensor | None = None
+    ) -> Estimate:
+        noisy, low = x.chunk(2, dim=1)
+        levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
+        level = levels[:, None, None, None]
+        variance = level**2 + self.sigma_data**2
+        shown = torch.cat((noisy * variance**-0.5, low / self.sigma_data), dim=1)
+        out = self.network(shown, levels.log() / 4, class_labels)[:, : noisy.shape[1]]
+        estimate = self.sigma_data**2 / variance * noisy
+        estimate = estimate + level * self.sigma_data * variance**-0.5 * out
+        return Estimate(torch.cat((estimate, low), dim=1))
+
+
+@dataclass(frozen=True)
+class CascadeObjective(DenoisingObjective):
+    """The loss on images beside their small ones; these are exact, which halves its value."""
+
+    factor: int = 4
+
+    def draw(self, x_0: Tensor, labels: Tensor, source: SeededNoise) -> Batch:
+        batch = super().draw(x_0, labels, source)
+        small = F.avg_pool2d(batch["x_0"], self.factor)
+        level = LOW_NOISE * source.uniform().float()[:, None, None, None]
+        low = enlarged(small + level * source.normal(small), self.factor)
+        batch["x_0"] = torch.cat((batch["x_0"], low), dim=1)
+        batch["noise"] = torch.cat((batch["noise"], torch.zeros_like(low)), dim=1)
+        return batch
+
+
+def enlarged(small: Tensor, factor: int) -> Tensor:
+    return F.interpolate(small, scale_factor=factor, mode="nearest")
+
+
+def cascade_of(run: Path) -> CascadeDenoiser:
+    """The denoiser of a trained cascade."""
+    return CascadeDenoiser(
+        ADMUNet.from_pretrained(find_checkpoint(run) / NETWORK).eval().to_fast_layout()
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/cascade-glyphs"))
+    parser.add_argument("--images", type=int, help="images to train on, instead of the recipe's")
+    options = parser.parse_args()
+    recipe = relay_glyphs()
+    training = recipe.training
+    if options.images:
+        ramp = min(training.lr_rampdown_images, options.images // 2)
+        training = dataclasses.replace(
+            training, total_images=options.images, lr_rampdown_images=ramp
+        )
+    assert isinstance(recipe.network, ADMConfig)
+    size, channels = recipe.network.resolution, recipe.network.channels
+    data, test = open_data(recipe.data, size, channels), held_out(recipe.data, size, channels)
+    config = dataclasses.replace(
+        recipe.network, channels=2 * channels, num_classes=data.num_classes
+    )
+    torch.manual_seed(training.seed)
+
+    def export(denoiser: Any, folder: Path) -> None:
+        (folder / NETWORK).mkdir()
+        denoiser.network.write_into(folder / NETWORK)
+
+    trainer = Trainer(
+        model=CascadeDenoiser(ADMUNet(config).to_fast_layout()),
+        objective=CascadeObjective(num_classes=data.num_classes, label_dropout=0.1),
+        data=data,
+        held_out=test,
+        identity={"cascade": settings.dump(config), "training": training.identity()},
+        training=training,
+        reporting=recipe.reporting,
+        export=export,
+    )
+    try:
+        trainer.run(options.out)
+    except OvertoneError as error:
+        raise SystemExit(f"relay_cascade: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from overtone import storage
-from overtone.data import open_data, to_unit
+from overtone.data import ImageData, open_data, to_unit
 from overtone.data.images import Pixels
 from overtone.errors import OvertoneError, unknown
 from overtone.pipelines.base import FIRST_FOLDER, ImagePipeline, load_pipeline, to_pil
@@ -117,17 +117,12 @@ class RelayPipeline(ImagePipeline):
                 )
             self._check_size(first.channels, first.resolution, first.resolution)
             first.to(self.device)
-        self._stage: Stage | None = None
-        self._shown: Callable[[Sequence[int]], list[int]] | None = None
-        self._first = first
+        data: ImageData | None = None
         if isinstance(first, str | Path):
             low = self.resolution // self.process.patch
             data = open_data(str(first), low, self.channels)
-            self._stage = lambda seeds, labels: to_unit(data.fetch(_cycled(seeds, len(data)))[0])
-            if data.num_classes and data.num_classes == self.num_classes:
-                self._shown = lambda seeds: data.fetch(_cycled(seeds, len(data)))[1].tolist()
-        elif first is not None:
-            self._stage = _stage(first)
+        stage = None if first is None else _stage(first if data is None else data)
+        self._first, self._stage, self._data = first, stage, data
 
     def upscale(
         self,
@@ -217,8 +212,8 @@ class RelayPipeline(ImagePipeline):
         self, seeds: list[int], class_labels: Sequence[int] | Tensor | int | None
     ) -> Tensor | None:
         if class_labels is None and self.num_classes:
-            if self._shown is not None:
-                class_labels = self._shown(seeds)
+            if self._data is not None and self._data.num_classes == self.num_classes:
+                class_labels = self._data.fetch(_cycled(seeds, len(self._data)))[1]
             elif isinstance(self._first, Tensor | str | Path):
                 raise OvertoneError(
                     f"this model has {self.num_classes} classes: say what the images show, by"
@@ -250,13 +245,15 @@ class RelayPipeline(ImagePipeline):
 
 
 def _stage(first: Any) -> Stage:
-    """What may be a first stage, but for data sets by name, as the function that it is."""
+    """What may be a first stage as the function that it is."""
     if isinstance(first, ImagePipeline):
         if first.image_resolution is not None and first.vae is None:
             raise OvertoneError("the first stage makes latents and has no VAE: set its vae first.")
         return lambda seeds, labels: _last(first, seeds, labels)
     if isinstance(first, Tensor):
         return _pick(first)
+    if isinstance(first, ImageData):
+        return lambda seeds, labels: to_unit(first.fetch(_cycled(seeds, len(first)))[0])
     if any(kind.__name__ == "DiffusionPipeline" for kind in type(first).__mro__):
         return _foreign(first)
     if callable(first):

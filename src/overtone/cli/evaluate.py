@@ -152,6 +152,9 @@ def facts_of(pipe: ImagePipeline, model: str, sampling: Sampling) -> dict:
     made["sampler"]["num_steps"] = sampling.steps or pipe.sampler.num_steps
     if pipe.vae is not None:
         made["vae_weights"] = pipe.vae.digest
+    first = getattr(pipe, "first", None)
+    if isinstance(first, ImagePipeline):
+        made["first_weights"] = digest_of(first.network)
     return made | {"guidance": settings.dump(pipe.guidance)}
 
 

@@ -296,7 +296,7 @@ A checkpoint of another architecture
     these are not the weights of a latent DiffiT
 A checkpoint that could run code
     overtone convert diffit-latent {place}/weights.pt out
-    weights.pt is no .safetensors file, which is what
+    weights.pt is no .safetensors file, which is what the latent DiffiT was published as
 A checkpoint that does not exist
     overtone convert diffit-latent {place}/none.safetensors out
     none.safetensors does not exist
@@ -315,6 +315,9 @@ A relay of one stage
 An option of another conversion
     overtone convert edm {place}/evil.pkl out --vae {place}/vae
     --vae is for diffit-latent, not for edm
+A scaling factor for what has no latents
+    overtone convert edm {place}/evil.pkl out --scaling-factor 0.2
+    --scaling-factor is for diffit-latent, not for edm
 A first stage for a model that begins with noise
     overtone sample {place}/model --first {place}/plain
     model begins with noise, not with images

@@ -20,7 +20,7 @@ COMMANDS = {
     "info": "what a directory holds: a run, a pipeline, a network",
     "data": "data inspect NAME: what is in a data set; data encode NAME: its latents under a VAE",
     "evaluate": "Frechet distance, precision and recall, share of classes recognised",
-    "analyze": "analyze guidance MODEL: the distance at several guidance scales, as a picture",
+    "analyze": "figures: analyze guidance MODEL, analyze snr DATA",
     "convert": "published weights as a pipeline, with a certificate of what was done",
 }
 

@@ -53,9 +53,15 @@ def main(arguments: Sequence[str]) -> None:
             f"overtone convert {options.kind} {names} OUT takes {wanted} paths, not"
             f" {len(options.paths)}."
         )
-    for name, kind in (("vae", "diffit-latent"), ("sampler", "edm")):
+    for name, kind in (
+        ("vae", "diffit-latent"),
+        ("scaling_factor", "diffit-latent"),
+        ("sampler", "edm"),
+    ):
         if getattr(options, name) is not None and options.kind != kind:
-            raise OvertoneError(f"--{name} is for {kind}, not for {options.kind}.")
+            raise OvertoneError(
+                f"--{name.replace('_', '-')} is for {kind}, not for {options.kind}."
+            )
     *files, out = options.paths
     for file in files:
         if not file.is_file():

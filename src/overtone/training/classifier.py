@@ -57,9 +57,11 @@ def classifier_of(
             f"{data} has no classes, and the metrics are computed on a classifier of the data:"
             " evaluate with data that is sorted into sub-folders, or with --extractor inception."
         )
-    widths = (32, 64, 128) if resolution <= 16 else (32, 64, 128, 128)
     config = ClassifierConfig(
-        resolution=resolution, channels=channels, num_classes=images.num_classes, widths=widths
+        resolution=resolution,
+        channels=channels,
+        num_classes=images.num_classes,
+        widths=_widths(resolution),
     )
     recipe = ClassifierRecipe(data, config)
     identity: dict[str, Any] = settings.dump(recipe) | {"images": images.fingerprint}
@@ -77,6 +79,13 @@ def classifier_of(
         shutil.rmtree(run)
     among.wait()
     return ClassifierExtractor.from_pretrained(folder)
+
+
+def _widths(resolution: int) -> tuple[int, ...]:
+    if resolution <= 16:
+        return (32, 64, 128)
+    # From 64 px on, half of the time would go into 32 channels at full size.
+    return (32, 64, 128, 128) if resolution <= 32 else (16, 32, 64, 128, 128)
 
 
 def _trainer(recipe: ClassifierRecipe, data: ImageData, test: ImageData | None) -> Trainer:

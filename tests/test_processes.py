@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given
@@ -144,6 +147,28 @@ def test_noise_is_the_same_in_a_batch_of_1_and_of_64():
     together = SeededNoise(range(64)).normal(like)
     for seed in range(64):
         assert torch.equal(SeededNoise([seed]).normal(like[:1])[0], together[seed])
+
+
+def test_large_images_drawn_on_threads_are_their_generators_draws(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    like = torch.empty(3, 3, 96, 96)
+    for image, seed in zip(SeededNoise([7, 8, 9]).normal(like), (7, 8, 9), strict=True):
+        generator = torch.Generator().manual_seed(seed)
+        assert torch.equal(image, torch.randn(3, 96, 96, generator=generator))
+
+
+def test_a_forked_child_draws_too():
+    code = """if True:
+        import os, sys, torch
+        from overtone.processes import SeededNoise
+        torch.set_num_threads(2)
+        draw = lambda: SeededNoise([1, 2]).normal(torch.empty(2, 3, 96, 96))
+        here = draw()
+        if child := os.fork():
+            sys.exit(os.waitpid(child, 0)[1])
+        os._exit(not torch.equal(draw(), here))
+    """
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
 
 
 def test_noise_refuses_seeds_it_would_confuse():

@@ -39,7 +39,8 @@ class Process(ABC):
 
         mean(x_0, sigma_next) + gamma (x - mean(x_0, sigma))
 
-        Processes that can take it in one pass over the images do so.
+        in new memory, which the caller may change. Processes that can take it in one pass over
+        the images do so.
         """
         residual = x - self.mean(x_0, sigma)
         return torch.add(self.mean(x_0, sigma_next), residual, alpha=gamma)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
@@ -69,15 +70,14 @@ class RelayProcess(Process):
         noise = source.normal(like)
         if not self.block_scale:
             return noise
-        noise = noise.add(block_noise(source.normal(like), self.patch), alpha=self.block_scale)
+        noise.add_(block_noise(source.normal(like), self.patch), alpha=self.block_scale)
         return noise.mul_((1 + self.block_scale**2) ** -0.5) if self.normalised else noise
 
     def reverse(
         self, x: Images, x_0: Images, sigma: float, sigma_next: float, gamma: float
     ) -> Images:
-        # Both means of x_0 are products with one matrix a patch: so is their difference.
-        blur = self.blur(sigma_next) - gamma * self.blur(sigma)
-        return per_patch(x_0, blur, self.patch).add_(x, alpha=gamma)
+        matrix = _reversing(self, sigma, sigma_next, gamma, x.dtype, x.device)
+        return per_patch(x_0, matrix, self.patch).add_(x, alpha=gamma)
 
     def kept(self, sigma: float | Float[Tensor, " batch"]) -> Float[Tensor, "*batch patch patch"]:
         """D: what is kept of each coefficient at a noise level, float64."""
@@ -101,6 +101,19 @@ class RelayProcess(Process):
         blur = self.blur_sigma_max * torch.sin(math.pi / 2 * self.schedule.t(sigma)) ** 2
         i = torch.arange(self.patch, dtype=torch.float64, device=blur.device)
         return torch.exp(-((math.pi * i / self.patch) ** 2) * blur[..., None] ** 2 / 2)
+
+
+@lru_cache(maxsize=1024)  # a grid's steps are the same for every batch
+def _reversing(
+    process: RelayProcess,
+    sigma: float,
+    sigma_next: float,
+    gamma: float,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Float[Tensor, "pixels pixels"]:
+    """Both means of a step are products with one matrix a patch: so is their difference."""
+    return _moved(process.blur(sigma_next) - gamma * process.blur(sigma), dtype, device)
 
 
 def dct_matrix(size: int, device: torch.device | None = None) -> Float[Tensor, "size size"]:
@@ -168,11 +181,15 @@ def per_patch(x: Images, matrices: Float[Tensor, "*batch out in"], size: int) ->
     height, width = x.shape[2:]
     if height % size or width % size:
         raise ValueError(f"{height} x {width} pixels do not divide into patches of {size} x {size}")
-    matrices = matrices.to(x.dtype)
-    if x.is_cuda and not matrices.is_cuda:  # from pinned memory: nothing waits
-        matrices = matrices.pin_memory().to(x.device, non_blocking=True)
-    matrices = matrices.reshape(-1, size, size, size, size)
+    matrices = _moved(matrices, x.dtype, x.device).reshape(-1, size, size, size, size)
     patches = x.reshape(len(matrices), -1, size, width // size, size)
     # Under autocast these products would be rounded by more than the noise of low levels.
     with torch.autocast(x.device.type, enabled=False):
         return torch.einsum("bijkl,bnkwl->bniwj", matrices, patches).reshape(x.shape)
+
+
+def _moved(matrices: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    matrices = matrices.to(dtype)
+    if device.type == "cuda" and not matrices.is_cuda:  # from pinned memory: nothing waits
+        return matrices.pin_memory().to(device, non_blocking=True)
+    return matrices

@@ -197,7 +197,7 @@ class Sampler(SamplingLoop):
         gamma = math.sqrt(1 - self.eta**2) * sigma_next / sigma
         x_next = process.reverse(x, x_0, sigma, sigma_next, gamma)
         if self.eta:
-            x_next = x_next.add(process.noise(x, source), alpha=self.eta * sigma_next)
+            x_next.add_(process.noise(x, source), alpha=self.eta * sigma_next)
         return x_next
 
     def churn(

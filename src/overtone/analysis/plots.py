@@ -95,7 +95,7 @@ def denoising_path(
     `columns` steps are shown, spread evenly from sigma = 10 on, above which there is only noise to
     see; the last is the image. `arguments` go to the pipeline's `path`.
     """
-    sigma_data, frames = getattr(pipe.denoiser.settings, "sigma_data", 0.5), []
+    sigma_data, frames = getattr(pipe.denoiser_settings, "sigma_data", 0.5), []
     for step in pipe.path(seeds, **arguments):
         if step.sigma < 10 and pipe.vae is not None:
             frames.append(pipe.pixels(step.x_0).cpu())

@@ -75,7 +75,7 @@ class Sampling:
                 raise OvertoneError(f"--first: {model} begins with noise, not with images.")
             pipe.first = self.first if is_images(self.first) else open_model(self.first)
         if self.scheduler is not None:
-            own = pipe.denoiser.settings
+            own = pipe.denoiser_settings
             if not isinstance(own, VPSettings):
                 raise OvertoneError(
                     f"--scheduler is for models of discrete steps, and {model} has"

@@ -12,7 +12,10 @@ from overtone.convert.diffit import latent_transformer
 from overtone.denoisers import Denoiser, EDMDenoiser
 from overtone.errors import OvertoneError, unknown
 from overtone.networks import ADMConfig, ADMUNet, SongConfig, SongUNet
+from overtone.networks.inception import InceptionCell, InceptionMixer
 from overtone.networks.network import Network
+
+Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 def from_published(
@@ -27,6 +30,9 @@ def from_published(
     |                 | (DDPM++ and NCSN++); EDM's defaults for the rest |                     |
     | "diffit-latent" | not needed: read off the tensors; what is given  | `DiffiTTransformer` |
     |                 | of the published arguments is compared           |                     |
+    | "iformer-mixer" | `dim`, `num_heads`, `attention_head`,            | `InceptionMixer`    |
+    |                 | `pool_size` (1)                                  |                     |
+    | "iformer-block" | those, `mlp_ratio` (4), `layer_scale` (False)    | `InceptionCell`     |
 
     Raises `OvertoneError` for an unknown kind or network, for settings that are not implemented,
     and for weights that do not fit.
@@ -52,9 +58,43 @@ def _edm(state_dict: dict[str, Tensor], config: dict[str, Any]) -> Denoiser:
     return EDMDenoiser(network, config.get("sigma_data", 0.5)).eval()
 
 
+def _iformer_mixer(state_dict: dict[str, Tensor], config: dict[str, Any]) -> nn.Module:
+    return _inception(InceptionMixer, keys.mixer, state_dict, config)
+
+
+def _iformer_block(state_dict: dict[str, Tensor], config: dict[str, Any]) -> nn.Module:
+    options = {
+        "mlp_ratio": config.get("mlp_ratio", 4),
+        "layer_scale": 1.0 if config.get("layer_scale") else None,
+    }
+    return _inception(InceptionCell, keys.inception, state_dict, config, **options)
+
+
+def _inception(
+    kind: type[nn.Module],
+    rename: Rename,
+    state: dict[str, Tensor],
+    config: dict[str, Any],
+    **options: Any,
+) -> nn.Module:
+    name = kind.__name__
+    lacking = [key for key in ("dim", "num_heads", "attention_head") if key not in config]
+    if lacking:
+        raise OvertoneError(f"the settings of an {name} lack '{lacking[0]}'.")
+    heads, low_heads = config["num_heads"], config["attention_head"]
+    try:
+        module = kind(config["dim"], heads, low_heads, config.get("pool_size", 1), **options)
+        module.load_state_dict(rename(state))
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise OvertoneError(f"not the weights of an {name}: {error}") from None
+    return module.eval()
+
+
 _KINDS: dict[str, Callable[[dict[str, Tensor], dict[str, Any]], nn.Module]] = {
     "edm": _edm,
     "diffit-latent": lambda state, config: latent_transformer(state, config).network,
+    "iformer-mixer": _iformer_mixer,
+    "iformer-block": _iformer_block,
 }
 
 # What EDM's constructors take where nothing is said.
@@ -85,8 +125,6 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "resample_filter": [1, 1],
     },
 }
-
-Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 def _adm(config: dict[str, Any]) -> tuple[Network, Rename]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 # Parts of a residual cell, in EDM's names and in ours.
@@ -135,3 +136,43 @@ def _packed(name: str, tensor: Tensor, packing: tuple[int, int, int]) -> Tensor:
     if ".qkv." in name or ".proj." in name:
         return tensor.flatten(1) if tensor.dim() == 4 else tensor
     return tensor
+
+
+# Parts of the inception transformer's mixer and block, in the published names and in ours.
+MIXER = {
+    "high_mixer.conv1": "conv_in",
+    "high_mixer.proj1": "conv",
+    "high_mixer.proj2": "pool_in",
+    "low_mixer.qkv": "qkv",
+    "conv_fuse": "fuse",
+    "proj": "proj",
+}
+INCEPTION = {
+    "norm1": "norm1",
+    "norm2": "norm2",
+    "mlp.fc1": "mlp.0",
+    "mlp.fc2": "mlp.2",
+} | {f"attn.{theirs}": f"mixer.{ours}" for theirs, ours in MIXER.items()}
+
+
+def mixer(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state of our `InceptionMixer` from the published one's."""
+    return _renamed(state, MIXER)
+
+
+def inception(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state of our `InceptionCell` from the published block's."""
+    scales = [state[name] for name in LAYER_SCALES if name in state]
+    out = _renamed({n: t for n, t in state.items() if n not in LAYER_SCALES}, INCEPTION)
+    return out | ({"scales": torch.stack(scales)} if scales else {})
+
+
+LAYER_SCALES = ("layer_scale_1", "layer_scale_2")
+
+
+def _renamed(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+    out = {}
+    for name, tensor in state.items():
+        module, _, parameter = name.rpartition(".")
+        out[f"{names[module]}.{parameter}"] = tensor
+    return out

@@ -1,6 +1,7 @@
 """Denoisers: what a clean image is expected to be, given a noisy one and its noise level."""
 
 from overtone.denoisers.denoiser import Denoiser, Estimate
+from overtone.denoisers.experts import ExpertDenoiser
 from overtone.denoisers.foreign import DiffusersDenoiser
 from overtone.denoisers.guidance import GuidanceSettings, GuidedDenoiser
 from overtone.denoisers.ideal import IdealDenoiser
@@ -26,6 +27,7 @@ __all__ = [
     "EDMDenoiser",
     "EDMSettings",
     "Estimate",
+    "ExpertDenoiser",
     "GuidanceSettings",
     "GuidedDenoiser",
     "IdealDenoiser",

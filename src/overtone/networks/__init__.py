@@ -8,12 +8,22 @@ from overtone.networks.diffit import (
     DiffiTTransformerConfig,
     DiffiTUNet,
 )
+from overtone.networks.experts import Experts
+from overtone.networks.iunet import IUNet, IUNetConfig
 from overtone.networks.network import Network
 from overtone.networks.song import SongConfig, SongUNet
 
 NETWORKS: dict[str, type[Network]] = {
     network.__name__: network
-    for network in (ADMUNet, Classifier, DiffiTTransformer, DiffiTUNet, SongUNet)
+    for network in (
+        ADMUNet,
+        Classifier,
+        DiffiTTransformer,
+        DiffiTUNet,
+        Experts,
+        IUNet,
+        SongUNet,
+    )
 }
 
 __all__ = [
@@ -26,6 +36,9 @@ __all__ = [
     "DiffiTTransformer",
     "DiffiTTransformerConfig",
     "DiffiTUNet",
+    "Experts",
+    "IUNet",
+    "IUNetConfig",
     "Network",
     "SongConfig",
     "SongUNet",

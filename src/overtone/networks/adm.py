@@ -1,9 +1,10 @@
-"""ADM's U-Net (Dhariwal & Nichol 2021, arXiv 2105.05233) in the form EDM trains it."""
+"""ADM's U-Net (Dhariwal & Nichol 2021, arXiv 2105.05233) in the form EDM trains it, and latent
+diffusion's (Rombach et al. 2022, arXiv 2112.10752), which is its predecessor."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -11,9 +12,18 @@ from torch import Tensor, nn
 
 from overtone.networks.attention import SelfAttention
 from overtone.networks.cells import ResidualCell
-from overtone.networks.layers import ClassEmbedding, Features, Resample, sinusoids
+from overtone.networks.layers import (
+    ClassEmbedding,
+    Downsample,
+    Features,
+    Resample,
+    Upsample,
+    sinusoids,
+)
 from overtone.networks.network import Network
 from overtone.networks.unet import Cells, Place, UNet
+
+C = TypeVar("C", bound="ADMConfig")
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,24 @@ class ADMConfig:
     """number of augmentation conditions (EDM: 9)"""
     dropout: float = 0.1
     """probability of dropping a feature in training"""
+    layout: Literal["adm", "ldm"] = "adm"
+    """ldm: the time is added to features, not modulating them, and plain convolutions lead from
+    level to level"""
+
+    @classmethod
+    def ldm(cls: type[C], width: int = 224, **changes: Any) -> C:
+        """The U-Net of LDM-4 for 256 px faces: of 64 px latents with 3 channels, 274 M parameters;
+        of width 128 it is MEME's LDM-S."""
+        usual: dict[str, Any] = {
+            "resolution": 64,
+            "widths": (width, 2 * width, 3 * width, 4 * width),
+            "attention_resolutions": (32, 16, 8),
+            "head_channels": 32,
+            "embedding_width": 4 * width,
+            "dropout": 0.0,
+            "layout": "ldm",
+        }
+        return cls(**usual | changes)
 
     def __post_init__(self) -> None:
         for name in ("resolution", "channels", "head_channels", "embedding_width"):
@@ -52,29 +80,41 @@ class ADMConfig:
             raise ValueError(f"the first of widths must be even, for the embedding: {self.widths}")
 
 
-class _ADMCells(Cells):
+class ADMCells(Cells):
+    """The parts of ADM's U."""
+
     def __init__(self, config: ADMConfig) -> None:
         self.config = config
+        self.adm = config.layout == "adm"
 
     def cell(self, in_channels: int, out_channels: int, place: Place) -> nn.Module:
         config = self.config
-        attends = place.resolution in config.attention_resolutions
-        if place.stage == "middle":
-            attends = place.number == 0
+        attends = self.attends(place)
         heads = out_channels // config.head_channels if attends else 0
         if attends and (heads == 0 or out_channels % config.head_channels):
             raise ValueError(f"width {out_channels} does not divide into heads of"
                              f" {config.head_channels} channels")  # fmt: skip
         attention = SelfAttention(out_channels, heads) if attends else None
         return ResidualCell(
-            in_channels, out_channels, config.embedding_width, attention, config.dropout
+            in_channels,
+            out_channels,
+            config.embedding_width,
+            attention,
+            config.dropout,
+            modulation="scale_shift" if self.adm else "add",
         )
 
+    def attends(self, place: Place) -> bool:
+        """Whether the cell at a place ends in attention."""
+        if place.stage == "middle":
+            return place.number == 0
+        return place.resolution in self.config.attention_resolutions
+
     def down(self, channels: int) -> nn.Module:
-        return self._transition(channels, "down")
+        return self._transition(channels, "down") if self.adm else Downsample(channels)
 
     def up(self, channels: int) -> nn.Module:
-        return self._transition(channels, "up")
+        return self._transition(channels, "up") if self.adm else Upsample(channels)
 
     def _transition(self, channels: int, direction: Literal["down", "up"]) -> nn.Module:
         config, resample = self.config, Resample(direction)
@@ -115,15 +155,16 @@ class ADMUNet(Network):
     time (batch,), labels integers in [0, num_classes], where num_classes or None asks for no class.
     """
 
-    config_class = ADMConfig
+    config_class: ClassVar[type[ADMConfig]] = ADMConfig
     config: ADMConfig
+    cells: ClassVar[type[ADMCells]] = ADMCells
 
     def __init__(self, config: ADMConfig | None = None) -> None:
-        config = config or ADMConfig()
+        config = config or self.config_class()
         super().__init__(config)
         self.embedding = ADMEmbedding(config)
         self.unet = UNet(
-            _ADMCells(config),
+            self.cells(config),
             config.resolution,
             config.channels,
             config.channels,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -31,6 +32,22 @@ def compile_network(model: nn.Module, **options: Any) -> None:
     networks = [module for module in model.modules() if isinstance(module, Network)]
     for part in [block for network in networks for block in network.repeated_blocks()] or [model]:
         part.compile(**options)
+
+
+def multiply_adds(network: Network) -> int:
+    """Multiply-adds of one image: half of what torch's flop counter counts in convolutions and
+    linear layers. Attention's two products are left out, as in the figures that papers give.
+    Nothing is computed."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = network.config
+    shadow = copy.deepcopy(network).to("meta")
+    x = torch.empty(1, config.channels, config.resolution, config.resolution, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        shadow(x, torch.empty(1, device="meta"))
+    counts = counter.get_flop_counts()["Global"]
+    products = ("bmm", "attention")  # on this device attention is computed as batched products
+    return sum(n for kind, n in counts.items() if not any(p in str(kind) for p in products)) // 2
 
 
 class Network(nn.Module):

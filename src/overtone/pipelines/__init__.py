@@ -2,12 +2,14 @@
 
 from overtone.pipelines.base import ImagePipeline, load_pipeline
 from overtone.pipelines.diffit import DiffiTPipeline, LatentDiffiTPipeline
+from overtone.pipelines.meme import MEMEPipeline
 from overtone.pipelines.relay import RelayPipeline
 
 __all__ = [
     "DiffiTPipeline",
     "ImagePipeline",
     "LatentDiffiTPipeline",
+    "MEMEPipeline",
     "RelayPipeline",
     "load_pipeline",
 ]

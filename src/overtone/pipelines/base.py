@@ -35,14 +35,24 @@ from overtone.denoisers import (
     Denoiser,
     DenoiserSettings,
     EDMSettings,
+    ExpertDenoiser,
     GuidanceSettings,
     GuidedDenoiser,
     NetworkDenoiser,
     VESettings,
     VPSettings,
 )
+from overtone.denoisers.experts import intervals_of
 from overtone.errors import OvertoneError, unknown
-from overtone.networks import NETWORKS, ADMUNet, DiffiTTransformer, DiffiTUNet, Network, SongUNet
+from overtone.networks import (
+    NETWORKS,
+    ADMUNet,
+    DiffiTTransformer,
+    DiffiTUNet,
+    Experts,
+    Network,
+    SongUNet,
+)
 from overtone.networks.network import compile_network
 from overtone.networks.vae import FOLDER as VAE_FOLDER
 from overtone.networks.vae import VAE
@@ -103,6 +113,7 @@ class ImagePipeline:
         ADMUNet,
         DiffiTTransformer,
         DiffiTUNet,
+        Experts,
         SongUNet,
     )
 
@@ -139,9 +150,10 @@ class ImagePipeline:
                 f"a {type(network).__name__} with learned_variance needs a VP denoiser, not"
                 f" {denoiser.kind}: pass denoiser=ADM_DIFFUSION, say."
             )
-        self.denoiser: NetworkDenoiser = PRECONDITIONERS[denoiser.kind](self.network, denoiser)
+        self.denoiser = denoiser_of(self.network, denoiser)
         # A network that was never shown the null class can't be asked for it.
         self.denoiser.has_null_class = (training or {}).get("label dropout", 1.0) != 0.0
+        self.denoiser_settings = denoiser
         self.process: GaussianProcess | RelayProcess = process or self.default_process
         self.sampler: SamplingLoop = sampler or self.default_sampler
         self.guidance = guidance or GuidanceSettings()
@@ -158,6 +170,8 @@ class ImagePipeline:
 
     @property
     def device(self) -> torch.device:
+        if isinstance(self.denoiser, ExpertDenoiser) and self.denoiser.residence is not None:
+            return self.denoiser.residence.device
         return next(self.network.parameters()).device
 
     @property
@@ -196,9 +210,23 @@ class ImagePipeline:
         """Channels of the images."""
         return self.network.config.channels if self.vae is None else self.vae.image_channels
 
-    def to(self, device: str | torch.device) -> Self:
-        """Move the network; images are made where it is. Their noise is the same everywhere."""
-        self.network.to(device)
+    def to(self, device: str | torch.device, resident: int | None = None) -> Self:
+        """Move the network; images are made where it is. Their noise is the same everywhere.
+
+        Of a model of experts at most `resident` are on the device at a time; with two or more the
+        next one is fetched while one works.
+        """
+        if resident is None:
+            if isinstance(self.denoiser, ExpertDenoiser):
+                self.denoiser.residence = None
+            self.network.to(device)
+        elif isinstance(self.denoiser, ExpertDenoiser):
+            try:
+                self.denoiser.reside(device, resident)
+            except ValueError as error:
+                raise OvertoneError(f"{error}.") from None
+        else:
+            raise OvertoneError("resident is of a model of experts, and this one has one network.")
         if self.vae is not None:
             self.vae.to(device)
         return self
@@ -371,7 +399,7 @@ class ImagePipeline:
             pipeline=type(self).__name__,
             network=type(self.network).__name__,
             sampler=self.sampler,
-            denoiser=self.denoiser.settings,
+            denoiser=self.denoiser_settings,
             process=self.process,
             guidance=self.guidance,
             image_resolution=self.image_resolution,
@@ -426,7 +454,7 @@ class ImagePipeline:
             {
                 "trained on": index.data,
                 **self.training,
-                "denoiser": _brief(self.denoiser.settings),
+                "denoiser": _brief(self.denoiser_settings),
                 "guidance": _brief(self.guidance) if self.guidance.scale != 1.0 else "",
                 "sampler": _brief(self.sampler),
                 "written by": f"overtone {index.overtone}",
@@ -459,12 +487,31 @@ class ImagePipeline:
         return labels
 
 
+def denoiser_of(
+    network: Network, settings: EDMSettings | VPSettings | VESettings
+) -> NetworkDenoiser | ExpertDenoiser:
+    """The network's denoiser, or its networks', each for its interval.
+
+    Raises `OvertoneError` for networks that do not belong together.
+    """
+    if not isinstance(network, Experts):
+        return PRECONDITIONERS[settings.kind](network, settings)
+    try:
+        return ExpertDenoiser(
+            [PRECONDITIONERS[settings.kind](expert, settings) for expert in network.networks],
+            intervals_of(network.config.boundaries),
+        )
+    except ValueError as error:
+        raise OvertoneError(f"{error}.") from None
+
+
 def load_pipeline(name: str | Path, revision: str | None = None) -> ImagePipeline:
     """The saved pipeline, as the class that its pipeline.json names."""
     from overtone.pipelines.diffit import DiffiTPipeline, LatentDiffiTPipeline
+    from overtone.pipelines.meme import MEMEPipeline
     from overtone.pipelines.relay import RelayPipeline
 
-    kinds = (DiffiTPipeline, LatentDiffiTPipeline, RelayPipeline, ImagePipeline)
+    kinds = (DiffiTPipeline, LatentDiffiTPipeline, MEMEPipeline, RelayPipeline, ImagePipeline)
     known: dict[str, type[ImagePipeline]] = {kind.__name__: kind for kind in kinds}
     folder = storage.locate(name, revision)
     if not (folder / INDEX_FILE).exists():

@@ -156,8 +156,8 @@ class RelayPipeline(ImagePipeline):
         own._first = own._stage = lambda part, labels: stage([next(numbers) for _ in part], labels)
         return own(seeds, class_labels, **settings)
 
-    def to(self, device: str | torch.device) -> Self:
-        super().to(device)
+    def to(self, device: str | torch.device, resident: int | None = None) -> Self:
+        super().to(device, resident)
         if isinstance(self._first, ImagePipeline):
             self._first.to(device)
         return self

@@ -1,0 +1,114 @@
+"""iU-Net: a U-Net whose encoder mixes convolution and attention in a ratio of its own each level.
+
+MEME (Lee et al. 2023, arXiv 2306.04990). Near the clean image convolution restores high
+frequencies, near noise attention restores low ones: each expert, and each level of it, has its
+ratio. Replacing cells of the encoder only is the paper's finding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from overtone.networks.adm import ADMCells, ADMConfig, ADMUNet
+from overtone.networks.inception import InceptionCell
+from overtone.networks.unet import Place
+
+RATIOS = {(1, 2): 5 / 8, (4, 2): 1 / 4, (1, 4): 1 / 3, (4, 4): 1 / 15}
+"""The published d_h : d_l by (expert, level), of 4 experts, the first nearest the clean image, and
+4 levels, the first at full resolution."""
+
+
+def ratio(expert: float, level: float) -> float:
+    """d_h : d_l, interpolated geometrically between the published points; both from 1 to 4."""
+    u, v = (expert - 1) / 3, (level - 2) / 2
+    shares = {(1, 2): (1 - u) * (1 - v), (4, 2): u * (1 - v), (1, 4): (1 - u) * v, (4, 4): u * v}
+    return math.exp(sum(share * math.log(RATIOS[point]) for point, share in shares.items()))
+
+
+def inception_heads(
+    widths: Sequence[int], head_channels: int, expert: int = 1, experts: int = 1
+) -> tuple[int, ...]:
+    """Heads of attention a level of expert `expert` of `experts`, counted from the clean image.
+
+    Experts and levels are spread over the published four; a single network for all of time stands
+    in their middle. d_l is rounded to whole heads, and one head's width at least is left to
+    convolution. Raises `ValueError` for an expert that is none, or a width of less than two heads.
+    """
+    if not 1 <= expert <= experts:
+        raise ValueError(f"expert {expert} is not one of 1 to {experts}")
+    place = 1 + 3 * (expert - 1) / (experts - 1) if experts > 1 else 2.5
+    heads = []
+    for level, width in enumerate(widths):
+        count = width // head_channels
+        if width % head_channels or count < 2:
+            raise ValueError(
+                f"width {width} does not divide into two heads of {head_channels} channels or more"
+            )
+        depth = 1 + 3 * level / (len(widths) - 1) if len(widths) > 1 else 4.0
+        wanted = count / (1 + ratio(place, depth))
+        heads.append(min(max(round(wanted), 1), count - 1))
+    return tuple(heads)
+
+
+@dataclass(frozen=True)
+class IUNetConfig(ADMConfig):
+    """Settings of `IUNet`: those of the U-Net that it is made from, and its inception cells'."""
+
+    kind: Literal["IUNet"] = "IUNet"  # type: ignore[assignment]
+    inception_heads: tuple[int, ...] = (2, 3, 3)
+    """heads of attention a level in the inception cells; the other channels convolve and pool"""
+    pool_above: int = 16
+    """at resolutions above, inception cells attend to averages of 2 x 2 pixels"""
+    mlp_ratio: float = 4.0
+    """width of the inception cells' MLP beside their own"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.inception_heads) != len(self.widths):
+            raise ValueError(
+                f"inception_heads has {len(self.inception_heads)} entries for"
+                f" {len(self.widths)} levels"
+            )
+        if self.num_cells < 2:
+            raise ValueError(
+                "an iU-Net has 2 cells a level or more: a residual cell, then an inception cell"
+            )
+
+
+class _IUNetCells(ADMCells):
+    """In the encoder a residual cell without attention, then an inception cell, and so on."""
+
+    config: IUNetConfig
+
+    def cell(self, in_channels: int, out_channels: int, place: Place) -> nn.Module:
+        if place.stage != "encoder" or place.number % 2 == 0:
+            return super().cell(in_channels, out_channels, place)
+        config = self.config
+        if out_channels % config.head_channels:
+            raise ValueError(f"width {out_channels} does not divide into heads of"
+                             f" {config.head_channels} channels")  # fmt: skip
+        return InceptionCell(
+            out_channels,
+            out_channels // config.head_channels,
+            config.inception_heads[place.level],
+            pool=2 if place.resolution > config.pool_above else 1,
+            mlp_ratio=config.mlp_ratio,
+            embedding_width=config.embedding_width,
+            dropout=config.dropout,
+        )
+
+    def attends(self, place: Place) -> bool:
+        return place.stage != "encoder" and super().attends(place)
+
+
+class IUNet(ADMUNet):
+    """ADM's or latent diffusion's U-Net with inception cells in its encoder; called alike."""
+
+    config_class = IUNetConfig
+    config: IUNetConfig
+    cells: ClassVar[type[ADMCells]] = _IUNetCells

@@ -1,0 +1,377 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from helpers import TINY_ADM, TINY_DIFFIT, Golden, awake, deviation
+from overtone.convert import from_published
+from overtone.denoisers import EDMDenoiser, ExpertDenoiser, GuidedDenoiser, VPDenoiser
+from overtone.denoisers.experts import Residence, intervals_of, step_shares, vp_shares
+from overtone.errors import OvertoneError
+from overtone.networks import ADMConfig, ADMUNet, DiffiTUNet, IUNet, IUNetConfig
+from overtone.networks.inception import InceptionCell, InceptionMixer
+from overtone.networks.iunet import RATIOS, inception_heads, ratio
+from overtone.networks.network import multiply_adds
+from overtone.pipelines import ImagePipeline, MEMEPipeline, load_pipeline
+from overtone.processes import GaussianProcess, SeededNoise
+from overtone.samplers import Sampler
+
+TINY = IUNetConfig(
+    resolution=8,
+    channels=1,
+    num_classes=3,
+    widths=(16, 32),
+    num_cells=2,
+    attention_resolutions=(4,),
+    head_channels=8,
+    embedding_width=32,
+    dropout=0.0,
+    inception_heads=(1, 3),
+    pool_above=4,
+)
+
+
+@pytest.mark.parametrize("name", ["mixer_pool1", "mixer_pool2", "block"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_published_inception_outputs(name, layout):
+    golden = Golden(f"iformer_{name}")
+    module = from_published(f"iformer-{name.split('_')[0]}", golden.state, golden.config)
+    module.to(memory_format=layout)
+    x = golden["in"].permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    with torch.no_grad():
+        out = module(x)
+    assert deviation(out.permute(0, 2, 3, 1), golden["out"]) < 2e-6
+
+
+def test_published_inception_settings_and_weights_are_checked():
+    golden = Golden("iformer_mixer_pool1")
+    with pytest.raises(OvertoneError, match="lack 'num_heads'"):
+        from_published("iformer-mixer", golden.state, {"dim": 32, "attention_head": 6})
+    with pytest.raises(OvertoneError, match="not the weights of an InceptionMixer"):
+        from_published("iformer-mixer", golden.state, golden.config | {"attention_head": 5})
+    with pytest.raises(OvertoneError, match="not the weights of an InceptionCell"):
+        from_published("iformer-block", golden.state, golden.config)
+
+
+@pytest.mark.parametrize(("height", "width", "pool"), [(7, 5, 1), (7, 5, 2), (6, 10, 3), (1, 1, 2)])
+def test_mixer_takes_any_height_and_width(height, width, pool):
+    torch.manual_seed(0)
+    mixer = InceptionMixer(16, heads=4, low_heads=2, pool=pool)
+    low = torch.randn(2, 8, height, width)
+    out = mixer.attend(low)
+    assert mixer(torch.randn(2, 16, height, width)).shape == (2, 16, height, width)
+    # By hand: means over what of each window there is, and all its pixels get what it gets.
+    for y in range(height):
+        for x in range(width):
+            top, left = y // pool * pool, x // pool * pool
+            assert torch.equal(out[:, :, y, x], out[:, :, top, left])
+    windows = [
+        low[:, :, y : y + pool, x : x + pool].mean(dim=(2, 3))
+        for y in range(0, height, pool)
+        for x in range(0, width, pool)
+    ]
+    q, k, v = mixer.qkv(torch.stack(windows, 1)).view(2, -1, 3, 2, 4).permute(2, 0, 3, 1, 4)
+    weights = (q @ k.mT / math.sqrt(4)).softmax(-1)
+    expected = (weights @ v).transpose(1, 2).reshape(2, -1, 8)
+    assert torch.allclose(out[:, :, ::pool, ::pool].flatten(2).mT, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("heads", "low_heads"), [(4, 0), (4, 4), (4, 5), (3, 1), (0, 0), (16, 15)])
+def test_mixer_refuses_splits_that_leave_a_branch_nothing(heads, low_heads):
+    with pytest.raises(ValueError, match=r"attention needs one head|does not divide into"):
+        InceptionMixer(16, heads, low_heads)
+
+
+def test_a_cell_starts_as_the_identity_and_hears_the_time():
+    torch.manual_seed(0)
+    cell = InceptionCell(16, 4, 2, pool=2, embedding_width=8)
+    x, embedding = torch.randn(2, 16, 6, 6), torch.randn(2, 8)
+    assert torch.equal(cell(x, embedding), x)
+    awake(cell)
+    assert not torch.allclose(cell(x, embedding), cell(x, embedding + 1))
+
+
+def test_ratios_pass_through_the_published_points_and_fall_with_depth_and_time():
+    for (expert, level), value in RATIOS.items():
+        assert ratio(expert, level) == pytest.approx(value)
+    for expert in range(1, 5):
+        falling = [ratio(expert, level) for level in range(1, 5)]
+        assert falling == sorted(falling, reverse=True)
+    for level in range(1, 5):
+        falling = [ratio(expert, level) for expert in range(1, 5)]
+        assert falling == sorted(falling, reverse=True)
+    # d_h : d_l of the deepest level comes out as published: 128 : 384 and 32 : 480.
+    widths = (128, 256, 384, 512)
+    assert inception_heads(widths, 32, 1, 4)[3] == 12
+    assert inception_heads(widths, 32, 4, 4)[3] == 15
+
+
+def test_every_expert_keeps_channels_for_both_branches():
+    for widths in ((64, 64), (32, 64, 64), (128, 256, 384, 512), (64,)):
+        for experts in (1, 2, 3, 4, 8):
+            for expert in range(1, experts + 1):
+                heads = inception_heads(widths, 32 if min(widths) > 32 else 16, expert, experts)
+                for width, count in zip(widths, heads, strict=True):
+                    InceptionMixer(width, width // (32 if min(widths) > 32 else 16), count)
+    with pytest.raises(ValueError, match="expert 5 is not one of 1 to 4"):
+        inception_heads((64,), 32, 5, 4)
+    with pytest.raises(ValueError, match="width 32 does not divide into two heads"):
+        inception_heads((32,), 32)
+
+
+def test_the_published_sizes():
+    """Parameters and, three forward passes' worth as the paper counts, multiply-adds."""
+    widths = (128, 256, 384, 512)
+    iunet = IUNetConfig.ldm(128, inception_heads=inception_heads(widths, 32))
+    for config, parameters, published, tolerance in (
+        (ADMConfig.ldm(), 274.1e6, 288.2e9, 0.01),
+        (ADMConfig.ldm(128), 89.5e6, 94.2e9, 0.01),
+        (iunet, 82.6e6, 90.5e9, 0.05),
+    ):
+        with torch.device("meta"):
+            network = (IUNet if config is iunet else ADMUNet)(config)
+        assert network.num_parameters == pytest.approx(parameters, rel=tolerance)
+        assert 3 * multiply_adds(network) == pytest.approx(published, rel=tolerance)
+
+
+def test_an_iunet_mixes_in_the_encoder_alone():
+    network = IUNet(TINY)
+    kinds = {
+        stage: [
+            type(cell).__name__ for level in getattr(network.unet, stage) for cell in level.cells
+        ]
+        for stage in ("encoder", "decoder")
+    }
+    assert kinds["encoder"] == ["ResidualCell", "InceptionCell"] * 2
+    assert set(kinds["decoder"]) == {"ResidualCell"}
+    mixers = [m for m in network.modules() if isinstance(m, InceptionMixer)]
+    assert [(m.low_heads, m.pool) for m in mixers] == [(1, 2), (3, 1)]
+    assert all(cell.attention is None for cell in network.unet.encoder[1].cells[::2])
+
+
+@pytest.mark.parametrize("layout", ["adm", "ldm"])
+def test_an_iunet_trains_and_is_saved(tmp_path, layout):
+    network = awake(IUNet(dataclasses.replace(TINY, layout=layout)))
+    x, time = torch.randn(2, 1, 8, 8), torch.tensor([0.1, 0.7])
+    network(x, time, torch.tensor([0, 3])).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())
+    network.eval().save_pretrained(tmp_path / "network")
+    again = IUNet.from_pretrained(tmp_path / "network")
+    with torch.no_grad():
+        assert torch.equal(again(x, time), network(x, time))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inception_heads": (1,)}, "1 entries for 2 levels"),
+        ({"num_cells": 1}, "2 cells a level or more"),
+        ({"inception_heads": (2, 3)}, "leave 16 of 16 channels to attention"),
+        ({"inception_heads": (1, 0)}, "leave 0 of 32 channels to attention"),
+        ({"head_channels": 12}, "does not divide into heads of 12"),
+    ],
+)
+def test_iunet_settings_that_can_not_be(changes, message):
+    with pytest.raises(ValueError, match=message):
+        IUNet(dataclasses.replace(TINY, **changes))
+
+
+def experts_of(boundaries, kind=EDMDenoiser):
+    torch.manual_seed(0)
+    networks = [
+        awake(IUNet(TINY)),
+        awake(DiffiTUNet(TINY_DIFFIT)),
+        awake(ADMUNet(dataclasses.replace(TINY_ADM, widths=(32, 64)))),
+    ]
+    denoisers = [kind(network.eval()) for network in networks]
+    return ExpertDenoiser(denoisers, intervals_of(boundaries)), denoisers
+
+
+@pytest.mark.parametrize("kind", [EDMDenoiser, VPDenoiser])
+def test_a_mixed_batch_is_split_and_put_back_in_order(kind):
+    denoiser, alone = experts_of((0.5, 3.0), kind)
+    x = torch.randn(7, 1, 8, 8)
+    sigma = torch.tensor([2.0, 0.1, 50.0, 0.5, 0.50001, 3.0, 3.1])
+    labels = torch.tensor([0, 1, 2, 3, 2, 1, 0])
+    which = [1, 0, 2, 0, 1, 1, 2]
+    with torch.no_grad():
+        out = denoiser(x, sigma, labels).x_0
+        assert denoiser.experts_at(sigma).tolist() == which
+        for i, n in enumerate(which):
+            one = slice(i, i + 1)
+            own = alone[n](x[one], sigma[one], labels[one]).x_0
+            assert deviation(out[one], own) < 1e-5
+            number = float(sigma[i])
+            assert denoiser.expert_at(number) == n
+            assert torch.equal(
+                denoiser(x[one], number, labels[one]).x_0, alone[n](x[one], number, labels[one]).x_0
+            )
+
+
+def test_gradients_reach_the_experts_that_were_asked():
+    denoiser, alone = experts_of((0.5, 3.0))
+    sigma = torch.tensor([0.1, 9.0, 0.2])
+    denoiser(torch.randn(3, 1, 8, 8), sigma, torch.zeros(3, dtype=torch.long)).x_0.sum().backward()
+    asked = [any(p.grad is not None for p in d.parameters()) for d in alone]
+    assert asked == [True, False, True]
+
+
+def test_learned_variances_are_put_back_in_order():
+    class Learned(EDMDenoiser):
+        def forward(self, x, sigma, class_labels=None):
+            return super().forward(x, sigma, class_labels)._replace(variance=x * self.factor)
+
+    denoisers = [Learned(ADMUNet(TINY_ADM)) for _ in range(2)]
+    for factor, denoiser in enumerate(denoisers, 2):
+        denoiser.factor = factor
+    x = torch.randn(3, 1, 8, 8)
+    out = ExpertDenoiser(denoisers, intervals_of((1.0,)))(x, torch.tensor([5.0, 0.1, 7.0]))
+    assert torch.equal(out.variance, x * torch.tensor([3.0, 2.0, 3.0])[:, None, None, None])
+
+
+def test_samplers_and_guidance_take_experts_as_any_denoiser():
+    denoiser, alone = experts_of((0.5, 3.0))
+    calls = []
+    for n, expert in enumerate(alone):
+        expert.register_forward_hook(lambda *_, n=n: calls.append(n))
+    sampler = Sampler(num_steps=6, estimate="single")
+    source = SeededNoise([1, 2])
+    start = sampler.sigma_start * GaussianProcess().noise(torch.empty(2, 1, 8, 8), source)
+    labels = torch.tensor([0, 1])
+    guided = GuidedDenoiser(denoiser, 1.5)
+    with torch.no_grad():
+        out = sampler(guided, GaussianProcess(), start, source, labels)
+    assert out.isfinite().all()
+    assert calls == [sum(sigma > b for b in (0.5, 3.0)) for sigma in sampler.sigmas[:-1]]
+
+
+@pytest.mark.parametrize(
+    ("intervals", "message"),
+    [
+        (((0.0, 1.0), (1.0, 2.0)), "2 intervals of noise levels for 3 experts"),
+        (((0.0, 1.0), (0.5, 2.0), (2.0, math.inf)), "experts 1 and 2 overlap"),
+        (((0.0, 1.0), (1.0, 2.0), (3.0, math.inf)), "experts 2 and 3 leave a gap"),
+        (((0.1, 1.0), (1.0, 2.0), (2.0, math.inf)), "reach from sigma 0.1 to inf"),
+        (((0.0, 1.0), (1.0, 2.0), (2.0, 80.0)), "reach from sigma 0 to 80"),
+        (((0.0, 1.0), (1.0, 1.0), (1.0, math.inf)), "interval of expert 2 is empty"),
+    ],
+)
+def test_intervals_cover_every_level_once(intervals, message):
+    with pytest.raises(ValueError, match=message):
+        ExpertDenoiser([EDMDenoiser(ADMUNet(TINY_ADM)) for _ in range(3)], intervals)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"channels": 3}, "channels: 1, 3"),
+        ({"resolution": 16}, "image size: 8, 16"),
+        ({"num_classes": 0}, "number of classes: 3, 0"),
+    ],
+)
+def test_experts_belong_together(changes, what):
+    networks = ADMUNet(TINY_ADM), ADMUNet(dataclasses.replace(TINY_ADM, **changes))
+    with pytest.raises(ValueError, match=f"experts differ in their {what}"):
+        ExpertDenoiser([EDMDenoiser(n) for n in networks], intervals_of((1.0,)))
+
+
+def test_boundaries_rise():
+    assert intervals_of(()) == ((0.0, math.inf),)
+    for wrong in ((2.0, 1.0), (0.0,), (1.0, 1.0), (-1.0,), (math.inf,)):
+        with pytest.raises(ValueError, match="boundaries between experts rise"):
+            intervals_of(wrong)
+
+
+def test_presets_of_boundaries():
+    assert vp_shares(4) == pytest.approx((0.948, 3.40, 17.0), rel=2e-2)
+    for experts in (2, 3, 4):
+        for steps in (6, 18):
+            levels = Sampler(num_steps=steps).sigmas[:-1]
+            intervals = intervals_of(step_shares(levels, experts))
+            counts = [sum(low < s <= high for s in levels) for low, high in intervals]
+            assert max(counts) - min(counts) <= 1
+    with pytest.raises(ValueError, match="3 steps can't be shared by 4 experts"):
+        step_shares((1.0, 2.0, 3.0, 0.0), 4)
+
+
+@pytest.mark.parametrize("resident", [1, 2, 3])
+def test_no_more_experts_are_on_the_device_than_may_reside_there(resident):
+    class Device(Residence):
+        """Counts what was fetched, and marks it: there is but one device here."""
+
+        def __init__(self, *arguments):
+            self.log = []
+            super().__init__(*arguments)
+
+        def _fetch(self, number):
+            assert len(self.there) < self.resident
+            self.log.append(number)
+            for tensor, kept in zip(self.tensors[number], self.host[number], strict=True):
+                tensor.data = kept.clone()
+
+    denoiser, alone = experts_of((0.5, 3.0))
+    x, levels = torch.randn(1, 1, 8, 8), (40.0, 9.0, 2.0, 1.0, 0.4, 0.1, 60.0)
+    labels = torch.tensor([1])
+    with torch.no_grad():
+        expected = [denoiser(x, sigma, labels).x_0 for sigma in levels]
+        residence = Device(alone, torch.device("cpu"), resident)
+        denoiser.residence = residence
+        for sigma, reference in zip(levels, expected, strict=True):
+            assert torch.equal(denoiser(x, sigma, labels).x_0, reference)
+            number = denoiser.expert_at(sigma)
+            assert number in residence.there
+            assert len(residence.there) <= resident
+            for n, tensors in enumerate(residence.tensors):
+                moved = [
+                    t.data_ptr() != h.data_ptr()
+                    for t, h in zip(tensors, residence.host[n], strict=True)
+                ]
+                assert set(moved) == {n in residence.there}
+    # Room for two: the next one down is there before it is asked for.
+    assert residence.log == {1: [2, 1, 0, 2], 2: [2, 1, 0, 2, 1], 3: [2, 1, 0]}[resident]
+
+
+def test_resident_is_checked():
+    denoiser, _ = experts_of((0.5, 3.0))
+    for wrong in (0, 4):
+        with pytest.raises(ValueError, match=r"resident is in \[1, 3\]"):
+            denoiser.reside("cpu", wrong)
+
+
+def pipelines():
+    torch.manual_seed(0)
+    return [
+        ImagePipeline(awake(network), Sampler(num_steps=4), class_names=("a", "b", "c"))
+        for network in (IUNet(TINY), DiffiTUNet(TINY_DIFFIT))
+    ]
+
+
+def test_a_merged_pipeline_is_saved_and_comes_back(tmp_path):
+    near, far = pipelines()
+    pipe = MEMEPipeline.merged([near, far], (1.5,))
+    before = [t for b in pipe.stream(range(3)) for t in b.images]
+    pipe.save_pretrained(tmp_path / "meme")
+    again = load_pipeline(tmp_path / "meme")
+    assert isinstance(again, MEMEPipeline)
+    assert again.network.config.boundaries == (1.5,)
+    assert again.network.config.networks == ("IUNet", "DiffiTUNet")
+    after = [t for b in again.to("cpu", resident=1).stream(range(3)) for t in b.images]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert again.device.type == "cpu"
+    assert again.num_classes == 3
+    with pytest.raises(OvertoneError, match="resident is of a model of experts"):
+        near.to("cpu", resident=1)
+    with pytest.raises(OvertoneError, match=r"resident is in \[1, 2\]"):
+        again.to("cpu", resident=3)
+
+
+def test_merged_pipelines_belong_together():
+    near, far = pipelines()
+    far.class_names = ("a", "b", "d")
+    with pytest.raises(OvertoneError, match="experts 1 and 2 do not belong together: their class"):
+        MEMEPipeline.merged([near, far], (1.5,))
+    with pytest.raises(OvertoneError, match="no experts to merge"):
+        MEMEPipeline.merged([], ())
+    with pytest.raises(OvertoneError, match="2 intervals of noise levels for 1 experts"):
+        MEMEPipeline.merged([near], (1.5,))

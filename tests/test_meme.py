@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from helpers import TINY_ADM, TINY_DIFFIT, Golden, awake, deviation
+from overtone import settings, storage
+from overtone.cli.app import main
 from overtone.convert import from_published
 from overtone.denoisers import EDMDenoiser, ExpertDenoiser, GuidedDenoiser, VPDenoiser
 from overtone.denoisers.experts import Residence, intervals_of, step_shares, vp_shares
@@ -14,8 +16,19 @@ from overtone.networks.inception import InceptionCell, InceptionMixer
 from overtone.networks.iunet import RATIOS, inception_heads, ratio
 from overtone.networks.network import multiply_adds
 from overtone.pipelines import ImagePipeline, MEMEPipeline, load_pipeline
-from overtone.processes import GaussianProcess, SeededNoise
+from overtone.processes import (
+    DiscreteSchedule,
+    GaussianProcess,
+    QuantileSchedule,
+    SeededNoise,
+    VPLinearSchedule,
+)
 from overtone.samplers import Sampler
+from overtone.training.experts import finished_experts, merged_run, train_experts
+from overtone.training.loop import Reporting, Trainer, Training
+from overtone.training.objectives import soft_interval
+from overtone.training.recipe import ExpertSettings, Recipe
+from overtone.training.rundir import find_checkpoint
 
 TINY = IUNetConfig(
     resolution=8,
@@ -169,7 +182,7 @@ def test_an_iunet_trains_and_is_saved(tmp_path, layout):
         ({"num_cells": 1}, "2 cells a level or more"),
         ({"inception_heads": (2, 3)}, "leave 16 of 16 channels to attention"),
         ({"inception_heads": (1, 0)}, "leave 0 of 32 channels to attention"),
-        ({"head_channels": 12}, "does not divide into heads of 12"),
+        ({"head_channels": 12}, "does not divide into two heads of 12"),
     ],
 )
 def test_iunet_settings_that_can_not_be(changes, message):
@@ -375,3 +388,174 @@ def test_merged_pipelines_belong_together():
         MEMEPipeline.merged([], ())
     with pytest.raises(OvertoneError, match="2 intervals of noise levels for 1 experts"):
         MEMEPipeline.merged([near], (1.5,))
+
+
+EXPERTS = Recipe(
+    about="",
+    data="builtin:digits",
+    network=dataclasses.replace(TINY, num_classes=0, head_channels=4),
+    class_conditional=True,
+    label_dropout=0.1,
+    experts=ExpertSettings((0.3, 2.0), (0.8, 0.4, 0.2)),
+    training=Training(
+        total_images=64, batch_size=32, lr=1e-3, lr_rampup_images=32, ema_halflife_images=100,
+        precision="fp32",
+    ),
+    reporting=Reporting(report_images=32, checkpoint_images=64, held_out_images=32, keep=1),
+)  # fmt: skip
+
+
+def with_experts(**changes):
+    return dataclasses.replace(EXPERTS, experts=dataclasses.replace(EXPERTS.experts, **changes))
+
+
+@pytest.mark.parametrize("probabilities", [(1.0, 1.0, 1.0), (0.5, 0.5, 0.5), (0.8, 0.4, 0.0)])
+@pytest.mark.parametrize("schedule", [QuantileSchedule(), VPLinearSchedule(), DiscreteSchedule()])
+def test_times_are_drawn_from_each_interval_with_its_exact_probability(probabilities, schedule):
+    """p_n + (1 - p_n) |I_n| of the mass on its own interval, (1 - p_n) |I_m| on another."""
+    recipe = dataclasses.replace(with_experts(probabilities=probabilities), schedule=schedule)
+    count = 2**16
+    uniform = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    intervals = [recipe.expert(m).interval for m in (1, 2, 3)]
+    shares = [high - low for low, high in (recipe.expert(m).shares for m in (1, 2, 3))]
+    for n, p in enumerate(probabilities, 1):
+        own = recipe.expert(n)
+        t = schedule.drawn(soft_interval(uniform, own.shares, own.probability))
+        assert bool((t.diff() >= 0).all())
+        sigma = schedule.sigma(t)
+        for m, ((low, high), share) in enumerate(zip(intervals, shares, strict=True), 1):
+            drawn = float(((sigma > low) & (sigma <= high)).double().mean())
+            # A discrete schedule's steps are whole: one of its 1000 may straddle the boundary.
+            near = 2e-3 if isinstance(schedule, DiscreteSchedule) else 1e-4
+            assert drawn == pytest.approx((1 - p) * share + p * (n == m), abs=near)
+            # Within an interval the draws are even.
+            inside = soft_interval(uniform, own.shares, own.probability)
+            a, b = recipe.expert(m).shares
+            within = inside[(inside > a) & (inside < b)]
+            if len(within) > 1000:
+                assert float(within.mean()) == pytest.approx((a + b) / 2, abs=1e-3)
+
+
+def test_an_expert_that_could_learn_nothing_is_refused():
+    relay = QuantileSchedule(prob_length=0.5)  # ends below sigma 2
+    with pytest.raises(ValueError, match="expert 3 has nothing to learn"):
+        dataclasses.replace(EXPERTS, schedule=relay)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"boundaries": (2.0, 0.3)}, "boundaries between experts rise"),
+        ({"probabilities": (1.0, 1.0)}, "probabilities has 2 entries for 3 experts"),
+        ({"probabilities": (1.0, 1.0, 1.5)}, r"probabilities are in \[0, 1\]"),
+        ({"networks": (TINY_ADM,)}, "networks has 1 entries for 3 experts"),
+        ({"networks": (TINY_ADM,) * 3, "shapes": "published"}, "published shapes are an IUNet's"),
+    ],
+)
+def test_expert_settings_that_can_not_be(changes, message):
+    with pytest.raises(ValueError, match=message):
+        with_experts(**changes)
+
+
+def test_published_shapes_give_each_expert_its_ratios():
+    recipe = dataclasses.replace(
+        EXPERTS,
+        network=dataclasses.replace(EXPERTS.network, inception_heads=()),
+        experts=dataclasses.replace(EXPERTS.experts, shapes="published"),
+    )
+    heads = [recipe.expert(n).network.inception_heads for n in (1, 2, 3)]
+    assert heads == [inception_heads((16, 32), 4, n, 3) for n in (1, 2, 3)]
+    assert heads[0] != heads[2]
+    with pytest.raises(ValueError, match="numbered 1 to 3, not 4"):
+        recipe.expert(4)
+
+
+def test_experts_of_any_kind_are_trained_and_merged(tmp_path):
+    networks = TINY, TINY_DIFFIT, dataclasses.replace(TINY_ADM, widths=(32, 64))
+    networks = tuple(dataclasses.replace(n, num_classes=0) for n in networks)
+    recipe = with_experts(networks=networks)
+    assert train_experts(recipe, tmp_path / "run", only=2) == [2]
+    with pytest.raises(OvertoneError, match=r"lacks expert 1, 3: overtone train .* --expert 1"):
+        merged_run(tmp_path / "run")
+    with pytest.raises(OvertoneError, match="holds experts, not merged yet: overtone merge"):
+        find_checkpoint(tmp_path / "run")
+    second = (tmp_path / "run" / "expert-2" / "log.jsonl").read_bytes()
+    assert train_experts(recipe, tmp_path / "run") == [1, 2, 3]
+    assert (tmp_path / "run" / "expert-2" / "log.jsonl").read_bytes() == second
+    pipe = merged_run(tmp_path / "run")
+    kinds = [type(network).__name__ for network in pipe.network.networks]
+    assert kinds == ["IUNet", "DiffiTUNet", "ADMUNet"]
+    assert pipe.training["images seen"] == 3 * 64
+    assert "expert" not in pipe.training
+    assert len(pipe(range(2), class_labels=3, guidance_scale=1.5, steps=4)) == 2
+
+
+def test_an_expert_that_fails_leaves_the_others_alone(tmp_path, monkeypatch):
+    real = Trainer.run
+
+    def run(self, directory):
+        if directory.name == "expert-2":
+            raise RuntimeError("out of memory, say")
+        return real(self, directory)
+
+    monkeypatch.setattr(Trainer, "run", run)
+    with pytest.raises(OvertoneError, match=r"not all experts were trained \(expert 2: out of mem"):
+        train_experts(EXPERTS, tmp_path / "run")
+    assert finished_experts(tmp_path / "run", EXPERTS) == [1, 3]
+    monkeypatch.undo()
+    assert train_experts(EXPERTS, tmp_path / "run") == [1, 2, 3]
+
+
+def test_a_run_of_experts_goes_on_only_as_it_began(tmp_path):
+    train_experts(EXPERTS, tmp_path / "run", only=1)
+    with pytest.raises(OvertoneError, match="made with other settings"):
+        train_experts(with_experts(boundaries=(0.3, 2.5)), tmp_path / "run", only=1)
+    # Other probabilities of another expert do not matter to this one; its own do.
+    train_experts(with_experts(probabilities=(0.8, 0.1, 0.2)), tmp_path / "run", only=1)
+    with pytest.raises(OvertoneError, match=r"expert 1: .* was made with other settings"):
+        train_experts(with_experts(probabilities=(0.9, 0.4, 0.2)), tmp_path / "run", only=1)
+
+
+def test_an_expert_resumes_bit_for_bit(tmp_path):
+    whole = dataclasses.replace(
+        EXPERTS, training=dataclasses.replace(EXPERTS.training, total_images=128)
+    )
+    train_experts(whole, tmp_path / "whole", only=3)
+    train_experts(EXPERTS, tmp_path / "parts", only=3)
+    train_experts(whole, tmp_path / "parts", only=3)
+    a, b = (find_checkpoint(tmp_path / run / "expert-3") for run in ("whole", "parts"))
+    for file in ("training/weights.safetensors", "training/ema.safetensors"):
+        assert (a / file).read_bytes() == (b / file).read_bytes()
+
+
+def test_the_commands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    storage.write_json(tmp_path / "tiny.json", settings.dump(EXPERTS))
+    main(["train", "tiny.json"])
+    assert "3 experts: runs/tiny/merged" in capsys.readouterr().out
+    main(
+        [
+            "sample",
+            "runs/tiny",
+            "--seeds",
+            "0-3",
+            "--steps",
+            "4",
+            "--resident",
+            "1",
+            "--out",
+            "a.png",
+        ]
+    )
+    main(["merge", "runs/tiny", "--out", "models/tiny"])
+    main(["sample", "models/tiny", "--seeds", "0-3", "--steps", "4", "--out", "b.png"])
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    main(
+        ["merge", *(f"runs/tiny/expert-{n}" for n in (1, 3)), "--boundaries", "1.5", "--out", "two"]
+    )
+    assert len(load_pipeline("two").network.networks) == 2
+    main(["info", "runs/tiny"])
+    main(["info", "models/tiny"])
+    said = capsys.readouterr().out
+    assert "run of experts" in said
+    assert "expert 3" in said

@@ -63,8 +63,11 @@ def _run(folder: Path) -> dict[str, Any]:
     from overtone.training.rundir import checkpoints_of, read_log
 
     recipe = storage.read_json(folder / "recipe.json", dict)
-    log, checkpoints = read_log(folder), checkpoints_of(folder)
     found: dict[str, Any] = {"kind": "run", "data": recipe.get("data")}
+    if experts := sorted(folder.glob("expert-*")):
+        found |= {"kind": "run of experts"} | storage.read_json(folder / "run.json", dict)
+        return found | {expert.name: _run(expert) for expert in experts}
+    log, checkpoints = read_log(folder), checkpoints_of(folder)
     if checkpoints:
         progress = storage.read_json(checkpoints[-1] / "training" / "progress.json", dict)
         total = recipe.get("training", {}).get("total_images")
@@ -91,6 +94,10 @@ def _network(folder: Path) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     config, file = storage.read_json(folder / "config.json", dict), folder / "model.safetensors"
+    if config.get("kind") == "Experts":
+        found = {"kind": "Experts", "noise levels between them": config.get("boundaries")}
+        numbers = range(1, len(config.get("networks", ())) + 1)
+        return found | {f"expert {n}": _network(folder / str(n)) for n in numbers}
     if not file.exists():
         file = folder / "diffusion_pytorch_model.safetensors"  # diffusers'
     try:

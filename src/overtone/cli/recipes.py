@@ -1,41 +1,102 @@
-"""`overtone recipes`: what can be trained."""
+"""`overtone recipes`: what can be trained; `overtone recipes NAME`: the networks of one of them."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser("overtone recipes", description=__doc__)
-    parser.parse_args(arguments)
+    parser.add_argument("name", nargs="?", help="of a recipe, or a .json file with one")
+    name = parser.parse_args(arguments).name
 
+    from overtone.training.recipes import RECIPES, find_recipe
+
+    if name is not None:
+        _experts(find_recipe(name))
+        return
+    rows = []
+    for name, make in RECIPES.items():
+        recipe: Any = make()
+        several = getattr(recipe, "experts", None)
+        rows.append(
+            (
+                name,
+                f"{several.count} x {recipe.network.kind}" if several else recipe.network.kind,
+                f"{_network(recipe.network).num_parameters / 1e6:.1f} M",
+                f"{recipe.training.total_images / 1e6:,.1f} M",
+                str(recipe.training.batch_size),
+                recipe.about,
+            )
+        )
+    _print(("recipe", "network", "parameters", "images", "batch", "about"), rows)
+
+
+def _experts(recipe: Any) -> None:
+    """Each network, where it acts, its split of channels, its size."""
+    from overtone.networks import IUNetConfig
+    from overtone.networks.iunet import inception_heads
+    from overtone.networks.network import multiply_adds
+
+    rows = []
+    experts = getattr(recipe, "experts", None)
+    for number in range(1, experts.count + 1) if experts else (1,):
+        config, levels, drawn = recipe.network, "0 to inf", ""
+        if experts:
+            own = recipe.expert(number)
+            config, drawn = own.network, f"{own.probability:g}"
+            levels = "{:.3g} to {:.3g}".format(*own.interval)
+        network, split = _network(config), ""
+        if isinstance(config, IUNetConfig):
+            heads = config.inception_heads or inception_heads(config.widths, config.head_channels)
+            low = [count * config.head_channels for count in heads]
+            split = "  ".join(f"{w - d}:{d}" for w, d in zip(config.widths, low, strict=True))
+        rows.append(
+            (
+                str(number),
+                levels,
+                drawn,
+                config.kind,
+                split,
+                f"{network.num_parameters / 1e6:.2f} M",
+                f"{multiply_adds(network) / 1e9:.3g} G" if config.kind != "VAE" else "",
+            )
+        )
+    _print(
+        (
+            "expert",
+            "noise levels",
+            "drawn there",
+            "network",
+            "convolution:attention by level",
+            "parameters",
+            "multiply-adds",
+        ),
+        rows,
+    )
+
+
+def _network(config: Any) -> Any:
     import torch
-    from rich.console import Console
-    from rich.table import Table
 
     from overtone.networks import NETWORKS
     from overtone.networks.vae import VAE
-    from overtone.training.recipes import RECIPES
+
+    with torch.device("meta"):
+        return VAE.build(config) if config.kind == "VAE" else NETWORKS[config.kind](config)
+
+
+def _print(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
 
     table = Table(box=None)
-    for column in ("recipe", "network", "parameters", "images", "batch"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("about")
-    for name, make in RECIPES.items():
-        recipe = make()
-        config: Any = recipe.network
-        with torch.device("meta"):
-            network = VAE.build(config) if config.kind == "VAE" else NETWORKS[config.kind](config)
-        table.add_row(
-            name,
-            recipe.network.kind,
-            f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M",
-            f"{recipe.training.total_images / 1e6:,.1f} M",
-            str(recipe.training.batch_size),
-            recipe.about,
-        )
+    for column in columns:
+        table.add_column(column, no_wrap=column != "about")
+    for row in rows:
+        table.add_row(*row)
     console = Console()
     # A file or a pipe has no width of its own: give the descriptions room.
     (console if console.is_terminal else Console(width=150)).print(table)

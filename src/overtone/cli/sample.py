@@ -51,6 +51,8 @@ class Sampling:
     finish: str | None = None
     """change colours as the published generators of relay diffusion do before they save an image:
     relay-imagenet (brightness), relay-celebahq (contrast, brightness, colour)"""
+    resident: int | None = None
+    """of a model of experts: at most so many on the device at a time; all, if left out"""
     compile: bool = False
     """torch.compile the network first; pays for many images on a GPU"""
     batch_size: int = 64
@@ -63,7 +65,7 @@ class Sampling:
         from overtone.denoisers import VPSettings
         from overtone.samplers import SchedulerSampler, scheduler_of
 
-        pipe = open_model(model, self.checkpoint)
+        pipe = open_model(model, self.checkpoint, self.resident)
         if self.vae is not None:
             if pipe.image_resolution is None:
                 raise OvertoneError(f"--vae: {model} makes pixels, which no VAE has to decode.")
@@ -186,7 +188,7 @@ def _finished(name: str, batch: SampleBatch) -> SampleBatch:
     return batch._replace(images=finished(batch.images, name))
 
 
-def open_model(name: str, checkpoint: str = "last") -> ImagePipeline:
+def open_model(name: str, checkpoint: str = "last", resident: int | None = None) -> ImagePipeline:
     """A pipeline from a directory, a run or the Hub, where it runs fastest."""
     from overtone import precision
     from overtone.training.rundir import RUN_FILE, find_checkpoint
@@ -196,7 +198,7 @@ def open_model(name: str, checkpoint: str = "last") -> ImagePipeline:
         raise OvertoneError(f"--checkpoint is last or best, not '{checkpoint}'.")
     if (Path(name) / RUN_FILE).exists():
         name = str(find_checkpoint(Path(name), checkpoint))
-    return load_pipeline(name).to(precision.default_device())
+    return load_pipeline(name).to(precision.default_device(), resident)
 
 
 def is_images(name: str) -> bool:

@@ -12,10 +12,12 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from overtone.cli.options import parse
-from overtone.errors import RunInterruptedError
+from overtone.errors import OvertoneError, RunInterruptedError
+from overtone.launch import processes
+from overtone.training.loop import Trainer
 from overtone.training.recipe import Recipe, trainer_of
 from overtone.training.recipes import RECIPES, find_recipe
-from overtone.training.rundir import find_checkpoint
+from overtone.training.rundir import MERGED_FOLDER, find_checkpoint
 from overtone.training.vae import VAERecipe
 
 R = TypeVar("R", Recipe, VAERecipe)
@@ -26,6 +28,9 @@ class Options(Generic[R]):
     recipe: Annotated[R, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
     out: Path | None = None
     """directory of the run; runs/RECIPE if left out"""
+    expert: int | None = None
+    """of a recipe of experts, train this one, counted from the clean image; all, one after another
+    or one a process, if left out"""
     dry_run: bool = False
     """build everything, train three steps, say how long the run would take; no run is made"""
 
@@ -36,6 +41,57 @@ def _classes(recipe: Recipe | VAERecipe, known: int) -> str:
     if recipe.class_conditional:
         return f"{known} classes"
     return f"its {known} classes not used (--class-conditional)" if known else "no classes"
+
+
+def _introduce(trainer: Trainer, recipe: Recipe | VAERecipe, name: str = "") -> None:
+    millions = sum(p.numel() for p in trainer.model.parameters()) / 1e6
+    count = "any number of" if trainer.data.endless else f"{len(trainer.data):,}"
+    among = trainer.processes
+    where = f"{among.count} processes on {trainer.device.type}"
+    network = getattr(trainer.model, "network", None)
+    kind = recipe.network.kind if network is None else type(network).__name__
+    if among.is_main:
+        print(
+            f"{name + ': ' if name else ''}{kind}, {millions:.2f} M parameters, on"
+            f" {trainer.device if among.count == 1 else where}; {count} images of"
+            f" {recipe.data}, {_classes(recipe, trainer.data.num_classes)}",
+            file=sys.stderr,
+        )
+
+
+def _rehearse(trainer: Trainer, name: str = "") -> None:
+    rehearsal = trainer.rehearse()
+    if trainer.processes.is_main:
+        print(
+            f"{name or 'dry run'}: {rehearsal['images_per_second']:,.0f} images/s,"
+            f" {rehearsal['hours']:.2f} hours for {trainer.training.total_images:,} images."
+        )
+
+
+def _train_experts(recipe: Recipe, out: Path, options: Options[Any], command: str) -> None:
+    from overtone.training.experts import merged_run, train_experts
+
+    experts = recipe.experts
+    assert experts is not None
+    if options.dry_run:
+        for number in [options.expert] if options.expert else range(1, experts.count + 1):
+            _rehearse(trainer_of(recipe, expert=number), f"expert {number}")
+        return
+    try:
+        trained = train_experts(
+            recipe, out, options.expert, lambda t, name: _introduce(t, recipe, name)
+        )
+    except RunInterruptedError as error:
+        raise RunInterruptedError(f"{error}\n  {command}") from None
+    if not processes().is_main:
+        return
+    if len(trained) < experts.count:
+        missing = [n for n in range(1, experts.count + 1) if n not in trained]
+        print(f"{out}: expert {options.expert} is trained; to come: {missing}")
+        return
+    folder = out / MERGED_FOLDER
+    merged_run(out).save_pretrained(folder)
+    print(f"{experts.count} experts: {folder}")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -49,30 +105,20 @@ def main(arguments: Sequence[str]) -> None:
     kind: Any = Options[type(recipe)]  # type: ignore[misc]
     options = parse(kind, f"train {name}", about, rest, default=kind(recipe))
     out = options.out or Path("runs") / Path(name).stem
+    if isinstance(options.recipe, Recipe) and options.recipe.experts is not None:
+        _train_experts(options.recipe, out, options, shlex.join(["overtone", "train", *arguments]))
+        return
+    if options.expert is not None:
+        raise OvertoneError("--expert: this recipe has one network, and no experts.")
     trainer = trainer_of(options.recipe)
-    millions = sum(p.numel() for p in trainer.model.parameters()) / 1e6
-    count = "any number of" if trainer.data.endless else f"{len(trainer.data):,}"
-    among = trainer.processes
-    where = f"{among.count} processes on {trainer.device.type}"
-    if among.is_main:
-        print(
-            f"{options.recipe.network.kind}, {millions:.2f} M parameters, on"
-            f" {trainer.device if among.count == 1 else where}; {count} images of"
-            f" {options.recipe.data}, {_classes(options.recipe, trainer.data.num_classes)}",
-            file=sys.stderr,
-        )
+    _introduce(trainer, options.recipe)
     if options.dry_run:
-        rehearsal = trainer.rehearse()
-        if among.is_main:
-            print(
-                f"dry run: {rehearsal['images_per_second']:,.0f} images/s,"
-                f" {rehearsal['hours']:.2f} hours for {trainer.training.total_images:,} images."
-            )
+        _rehearse(trainer)
         return
     try:
         progress = trainer.run(out)
     except RunInterruptedError as error:
         command = shlex.join(["overtone", "train", *arguments])
         raise RunInterruptedError(f"{error}\n  {command}") from None
-    if among.is_main:
+    if trainer.processes.is_main:
         print(f"{progress.images:,} images in {progress.seconds:,.0f} s: {find_checkpoint(out)}")

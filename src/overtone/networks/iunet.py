@@ -60,8 +60,9 @@ class IUNetConfig(ADMConfig):
     """Settings of `IUNet`: those of the U-Net that it is made from, and its inception cells'."""
 
     kind: Literal["IUNet"] = "IUNet"  # type: ignore[assignment]
-    inception_heads: tuple[int, ...] = (2, 3, 3)
-    """heads of attention a level in the inception cells; the other channels convolve and pool"""
+    inception_heads: tuple[int, ...] = ()
+    """heads of attention a level in the inception cells, whose other channels convolve and pool;
+    none: those between the published experts'"""
     pool_above: int = 16
     """at resolutions above, inception cells attend to averages of 2 x 2 pixels"""
     mlp_ratio: float = 4.0
@@ -69,7 +70,7 @@ class IUNetConfig(ADMConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.inception_heads) != len(self.widths):
+        if self.inception_heads and len(self.inception_heads) != len(self.widths):
             raise ValueError(
                 f"inception_heads has {len(self.inception_heads)} entries for"
                 f" {len(self.widths)} levels"
@@ -85,17 +86,19 @@ class _IUNetCells(ADMCells):
 
     config: IUNetConfig
 
+    def __init__(self, config: IUNetConfig) -> None:
+        super().__init__(config)
+        usual = inception_heads(config.widths, config.head_channels)
+        self.low_heads = config.inception_heads or usual
+
     def cell(self, in_channels: int, out_channels: int, place: Place) -> nn.Module:
         if place.stage != "encoder" or place.number % 2 == 0:
             return super().cell(in_channels, out_channels, place)
         config = self.config
-        if out_channels % config.head_channels:
-            raise ValueError(f"width {out_channels} does not divide into heads of"
-                             f" {config.head_channels} channels")  # fmt: skip
         return InceptionCell(
             out_channels,
             out_channels // config.head_channels,
-            config.inception_heads[place.level],
+            self.low_heads[place.level],
             pool=2 if place.resolution > config.pool_above else 1,
             mlp_ratio=config.mlp_ratio,
             embedding_width=config.embedding_width,

@@ -65,6 +65,9 @@ class DenoisingObjective(Objective):
         N / 1000 L_t,   L_t from `variational_bound`, the mean held fixed
 
     so that it trains the variance alone. `bounded` says that values lie in [-1, 1], as pixels do.
+
+    An expert of an `interval` of times draws t from it with probability `interval_probability`,
+    and else from all of (0, 1): see `soft_interval`.
     """
 
     schedule: Schedule = field(default_factory=QuantileSchedule)
@@ -77,6 +80,8 @@ class DenoisingObjective(Objective):
     augmentation: float = 0.0
     hybrid: bool = False
     bounded: bool = True
+    interval: tuple[float, float] = (0.0, 1.0)
+    interval_probability: float = 1.0
 
     @cached_property
     def steps(self) -> ReverseSteps:
@@ -86,7 +91,8 @@ class DenoisingObjective(Objective):
         return ReverseSteps(self.schedule.levels)
 
     def draw(self, x_0: Images, labels: Int[Tensor, " batch"], source: SeededNoise) -> Batch:
-        t = self.schedule.drawn(source.uniform())
+        uniform = soft_interval(source.uniform(), self.interval, self.interval_probability)
+        t = self.schedule.drawn(uniform)
         flipped, dropped = source.uniform() < 0.5, source.uniform() < self.label_dropout
         if self.mirror:
             x_0 = torch.where(flipped[:, None, None, None], x_0.flip(3), x_0)
@@ -125,6 +131,25 @@ class DenoisingObjective(Objective):
             bounded=self.bounded,
         )
         return loss + len(self.steps.ratio) / 1000 * bound.mean(dim=(1, 2, 3))
+
+
+def soft_interval(
+    uniform: Float[Tensor, " batch"], interval: tuple[float, float], probability: float
+) -> Float[Tensor, " batch"]:
+    """Times from p U(low, high) + (1 - p) U(0, 1), of draws from U(0, 1): the inverse of
+
+        F(t) = (1 - p) t + p clamp((t - low) / (high - low), 0, 1)
+
+    MEME's strategy for an expert of the interval (low, high) (Lee et al. 2023, arXiv 2306.04990).
+    """
+    low, high = interval
+    if (low, high) == (0.0, 1.0) or not probability:
+        return uniform
+    rest = 1 - probability
+    inside = low + (uniform - rest * low) / (rest + probability / (high - low))
+    t = torch.where(uniform < rest * low, uniform / rest if rest else uniform, inside)
+    above = (uniform - probability) / rest if rest else uniform
+    return torch.where(uniform > rest * high + probability, above, t)
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
 
 import pydantic
 import torch
@@ -31,6 +32,7 @@ from overtone.denoisers import (
     GuidanceSettings,
     VPSettings,
 )
+from overtone.denoisers.experts import intervals_of
 from overtone.errors import OvertoneError
 from overtone.launch import processes
 from overtone.networks import (
@@ -38,8 +40,10 @@ from overtone.networks import (
     ADMConfig,
     DiffiTConfig,
     DiffiTTransformerConfig,
+    IUNetConfig,
     SongConfig,
 )
+from overtone.networks.iunet import inception_heads
 from overtone.networks.vae import VAE
 from overtone.pipelines import (
     DiffiTPipeline,
@@ -67,6 +71,43 @@ from overtone.training.vae import VAERecipe, open_vae, vae_trainer_of
 GRID_ROWS = 8
 
 
+AnyNetwork = Annotated[
+    DiffiTConfig | DiffiTTransformerConfig | ADMConfig | IUNetConfig | SongConfig,
+    pydantic.Field(discriminator="kind"),
+]
+
+
+@dataclass(frozen=True)
+class ExpertSettings:
+    """Which experts there are, counted from 1, the one nearest the clean image."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    boundaries: tuple[float, ...]
+    """noise levels between one expert and the next, rising"""
+    probabilities: tuple[float, ...]
+    """of each expert: the share of its training drawn from its own interval of noise levels; the
+    rest is drawn from all"""
+    shapes: Literal["published", "same"] = "same"
+    """published: each expert's iU-Net has its own ratios of convolution to attention; same: all
+    have the recipe's network"""
+    networks: Annotated[tuple[AnyNetwork, ...], tyro.conf.Suppress] = ()
+    """of each expert: a network of its own, instead of the recipe's"""
+
+    def __post_init__(self) -> None:
+        intervals_of(self.boundaries)
+        for name in ("probabilities", "networks"):
+            entries = getattr(self, name)
+            if len(entries) != self.count and (entries or name == "probabilities"):
+                raise ValueError(f"{name} has {len(entries)} entries for {self.count} experts")
+        if not all(0 <= p <= 1 for p in self.probabilities):
+            raise ValueError(f"probabilities are in [0, 1], not {self.probabilities}")
+
+    @property
+    def count(self) -> int:
+        return len(self.boundaries) + 1
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides what a training run makes. Each field is an option of the command.
@@ -79,10 +120,7 @@ class Recipe:
 
     about: Annotated[str, tyro.conf.Suppress]
     """what it is for, and what it needs"""
-    network: Annotated[
-        DiffiTConfig | DiffiTTransformerConfig | ADMConfig | SongConfig,
-        pydantic.Field(discriminator="kind"),
-    ]
+    network: AnyNetwork
     data: str = ""
     """builtin:digits, builtin:glyphs, fashion-mnist, a folder or zip of images, hf:..., or a
     directory of latents"""
@@ -110,6 +148,8 @@ class Recipe:
     """sampler saved with the pipeline, and of the grids"""
     guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
     """guidance saved with the pipeline, and of the grids"""
+    experts: ExpertSettings | None = None
+    """train several networks, each for an interval of noise levels; none: one for all"""
     vae: str = ""
     """train on the latents of this VAE: a directory, the run of a VAE's recipe, or a repository of
     the Hub; none: on pixels"""
@@ -137,6 +177,40 @@ class Recipe:
                 )
         elif self.first:
             raise ValueError("a first stage is what a relay goes on from: leave it out")
+        if self.experts is not None:
+            for number in range(1, self.experts.count + 1):
+                self.expert(number)
+
+    def expert(self, number: int) -> Expert:
+        """What expert `number`, counted from 1, is and trains on.
+
+        Raises `ValueError` for a number that is none, and for an interval without training.
+        """
+        experts = self.experts
+        if experts is None:
+            raise ValueError("this recipe has one network, and no experts")
+        if not 1 <= number <= experts.count:
+            raise ValueError(f"the experts are numbered 1 to {experts.count}, not {number}")
+        low, high = intervals_of(experts.boundaries)[number - 1]
+        shares = (
+            self.schedule.share_below(low) if low else 0.0,
+            self.schedule.share_below(high) if high < math.inf else 1.0,
+        )
+        if not shares[0] < shares[1]:
+            raise ValueError(
+                f"expert {number} has nothing to learn: no noise level of training lies in its"
+                f" interval, sigma {low:g} to {high:g}"
+            )
+        network = experts.networks[number - 1] if experts.networks else self.network
+        if experts.shapes == "published":
+            if not isinstance(network, IUNetConfig) or network.inception_heads:
+                raise ValueError(
+                    "the published shapes are an IUNet's, and give its inception_heads: choose"
+                    " --experts.shapes same"
+                )
+            heads = inception_heads(network.widths, network.head_channels, number, experts.count)
+            network = dataclasses.replace(network, inception_heads=heads)
+        return Expert(network, (low, high), shares, experts.probabilities[number - 1])
 
     def identity(self) -> dict[str, Any]:
         """The settings that the weights depend on: a run goes on only with the same ones."""
@@ -149,6 +223,7 @@ class Recipe:
             "guidance",
             "skip_bad_images",
             "first",
+            "experts",
         ):
             del recipe[free]
         for free in ("vae", "scaling_factor", "encoded_images"):  # the latents themselves tell
@@ -156,19 +231,73 @@ class Recipe:
         return recipe
 
 
-def trainer_of(recipe: Recipe | VAERecipe, *, show: bool = True) -> Trainer:
-    """The trainer of a recipe: data opened and checked, the network built."""
+@dataclass(frozen=True)
+class Expert:
+    """One of a recipe's networks and what it trains on; by itself it is for all noise levels."""
+
+    network: Any
+    interval: tuple[float, float] = (0.0, math.inf)
+    """noise levels"""
+    shares: tuple[float, float] = (0.0, 1.0)
+    """the interval as times of training"""
+    probability: float = 1.0
+    """of training on the interval rather than on all"""
+
+
+class Material(NamedTuple):
+    """What a recipe trains on."""
+
+    data: ImageData
+    held_out: ImageData | None
+    vae: VAE | None
+
+
+def material_of(recipe: Recipe | VAERecipe, *, show: bool = True) -> Material:
+    """The data of a recipe, opened and checked, and the VAE under which it will be encoded."""
     if not recipe.data:
         raise OvertoneError(
             "this recipe has no data of its own: pass --data FOLDER, a zip, or hf:OWNER/NAME."
         )
-    show = show and processes().is_main
     vae = None
     if isinstance(recipe, Recipe) and recipe.vae:
         vae = open_vae(recipe.vae, recipe.scaling_factor)
-    data, test = data_of(recipe, vae, show=show)
+    return Material(*data_of(recipe, vae, show=show and processes().is_main), vae)
+
+
+def trainer_of(
+    recipe: Recipe | VAERecipe,
+    *,
+    expert: int | None = None,
+    material: Material | None = None,
+    show: bool = True,
+) -> Trainer:
+    """The trainer of a recipe, or of one of its experts: data opened and checked, the network
+    built. An expert trains in this process alone; `material` is there if it was opened before."""
+    data, test, vae = material or material_of(recipe, show=show)
+    show = show and processes().is_main
     if isinstance(recipe, VAERecipe):
         return vae_trainer_of(recipe, data, test, show=show)
+    own, facts = Expert(recipe.network), dict[str, Any]()
+    written, identity = settings.dump(recipe), recipe.identity()
+    if (expert is None) != (recipe.experts is None):
+        raise OvertoneError(
+            "this recipe has one network, and no experts."
+            if recipe.experts is None
+            else "this recipe trains experts: say which, --expert 1, or none for all of them."
+        )
+    if recipe.experts is not None and expert is not None:
+        try:
+            own = recipe.expert(expert)
+        except ValueError as error:
+            raise OvertoneError(f"{error}.") from None
+        low, high = own.interval
+        facts = {
+            "expert": f"{expert} of {recipe.experts.count}",
+            "its noise levels": f"{low:.4g} to {high:.4g}",
+            "trained on them": own.probability,
+        }
+        recipe = dataclasses.replace(recipe, network=own.network, experts=None)
+        identity = recipe.identity() | facts
     if recipe.class_conditional and not data.num_classes:
         raise OvertoneError(
             f"{recipe.data} has no classes: sort its images into sub-folders,"
@@ -207,7 +336,6 @@ def trainer_of(recipe: Recipe | VAERecipe, *, show: bool = True) -> Trainer:
     except ValueError as error:
         raise OvertoneError(f"network settings: {error}.") from None
     first = _first_of(recipe)
-    identity = recipe.identity()
     if vae is not None:
         data, test = encoded(recipe, vae, data, test, show=show)
         identity["latents"] = data.facts()
@@ -246,7 +374,7 @@ def trainer_of(recipe: Recipe | VAERecipe, *, show: bool = True) -> Trainer:
             "label dropout": recipe.label_dropout,
             "EMA half-life in images": training.ema_halflife_images,
             "seed": training.seed,
-        }
+        } | facts
 
     def picture(denoiser: Any) -> Image:
         columns = min(num_classes, 10) or GRID_ROWS
@@ -273,6 +401,8 @@ def trainer_of(recipe: Recipe | VAERecipe, *, show: bool = True) -> Trainer:
         augmentation=recipe.augmentation,
         hybrid=hybrid,
         bounded=vae is None,
+        interval=own.shares,
+        interval_probability=own.probability,
     )
     trainer = Trainer(
         model=PRECONDITIONERS[recipe.denoiser.kind](network, recipe.denoiser),
@@ -280,12 +410,14 @@ def trainer_of(recipe: Recipe | VAERecipe, *, show: bool = True) -> Trainer:
         data=data,
         held_out=test,
         identity=identity,
-        recipe=settings.dump(recipe),
+        recipe=written,
         training=recipe.training,
         reporting=recipe.reporting,
         export=lambda denoiser, folder: pipeline(denoiser).write_into(folder),
-        picture=picture,
+        # By itself an expert makes no images: it knows its own interval, or hardly more.
+        picture=picture if expert is None else None,
         show=show,
+        alone=expert is not None,
     )
     pipeline(trainer.model)  # so that what it can't be saved with is told of now
     return trainer

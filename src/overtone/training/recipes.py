@@ -11,14 +11,21 @@ from overtone import settings, storage
 from overtone.convert.diffit import GUIDANCE
 from overtone.convert.edm import SAMPLERS
 from overtone.denoisers import ADM_DIFFUSION, EDMSettings, GuidanceSettings
+from overtone.denoisers.experts import step_shares
 from overtone.errors import unknown
-from overtone.networks import ADMConfig, DiffiTConfig, DiffiTTransformerConfig, SongConfig
+from overtone.networks import (
+    ADMConfig,
+    DiffiTConfig,
+    DiffiTTransformerConfig,
+    IUNetConfig,
+    SongConfig,
+)
 from overtone.networks.vae import VAEConfig
 from overtone.pipelines import RelayPipeline
 from overtone.processes import QuantileSchedule, RelayProcess
 from overtone.samplers import AncestralSampler, Sampler
 from overtone.training.loop import Reporting, Training
-from overtone.training.recipe import Recipe
+from overtone.training.recipe import ExpertSettings, Recipe
 from overtone.training.vae import VAERecipe
 
 
@@ -135,6 +142,83 @@ def diffit_ffhq64() -> Recipe:
         training=Training(total_images=200_000 * 256, batch_size=256, lr=2e-4, clip_norm=None),
         reporting=Reporting(workers=4),
     )
+
+
+def meme_digits() -> Recipe:
+    recipe = diffit_digits()
+    return _meme(
+        "the same digits by four experts; minutes on 2 CPU cores",
+        recipe,
+        IUNetConfig(
+            resolution=8,
+            channels=1,
+            widths=(64, 64),
+            num_cells=2,
+            attention_resolutions=(4,),
+            head_channels=16,
+            embedding_width=128,
+            dropout=0.0,
+        ),
+    )
+
+
+def meme_fashion_mnist() -> Recipe:
+    recipe = diffit_fashion_mnist()
+    return _meme(
+        "32 px Fashion-MNIST by four experts; hours on 2 CPU cores",
+        recipe,
+        IUNetConfig(
+            resolution=32,
+            channels=1,
+            widths=(32, 64, 96),
+            num_cells=2,
+            attention_resolutions=(16, 8),
+            head_channels=16,
+            embedding_width=192,
+            dropout=0.0,
+        ),
+    )
+
+
+def meme_celeba64() -> Recipe:
+    recipe = Recipe(
+        about="",
+        network=ADMConfig(),
+        mirror=True,
+        training=Training(
+            total_images=500_000 * 128,
+            batch_size=128,
+            lr=1e-4,
+            lr_rampup_images=0,
+            clip_norm=None,
+            ema_halflife_images=round(128 * math.log(2) / -math.log(0.9999)),
+            ema_rampup_ratio=None,
+        ),
+        reporting=Reporting(workers=4),
+    )
+    return _meme(
+        "64 px CelebA from a folder, zip or hf: by four small ADM experts; days on four GPUs",
+        recipe,
+        IUNetConfig(
+            resolution=64,
+            widths=(64, 128, 192, 256),
+            num_cells=2,
+            attention_resolutions=(32, 16, 8),
+            head_channels=32,
+            embedding_width=256,
+        ),
+    )
+
+
+def _meme(about: str, recipe: Recipe, network: IUNetConfig) -> Recipe:
+    """`recipe` by four experts, which share the sampler's steps, in the published ratios of
+    convolution to attention and with the published soft intervals."""
+    experts = ExpertSettings(
+        boundaries=step_shares(Sampler().sigmas, 4),
+        probabilities=(0.8, 0.4, 0.2, 0.1),
+        shapes="published",
+    )
+    return dataclasses.replace(recipe, about=about, network=network, experts=experts)
 
 
 def relay_glyphs_16() -> Recipe:
@@ -396,6 +480,9 @@ RECIPES: dict[str, Callable[[], Recipe | VAERecipe]] = {
     "ddpmpp-cifar10": ddpmpp_cifar10,
     "ncsnpp-cifar10": ncsnpp_cifar10,
     "diffit-ffhq64": diffit_ffhq64,
+    "meme-digits": meme_digits,
+    "meme-fashion-mnist": meme_fashion_mnist,
+    "meme-celeba64": meme_celeba64,
     "relay-glyphs-16": relay_glyphs_16,
     "relay-glyphs": relay_glyphs,
     "relay-celebahq-64": relay_celebahq_64,

@@ -34,6 +34,8 @@ RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.json"
 LOCK_FILE = "lock"
 LOG_FILE = "log.jsonl"
+MERGED_FOLDER = "merged"
+"""in a run of experts (`overtone.training.experts`), the pipeline of all"""
 
 
 @dataclass
@@ -203,7 +205,11 @@ def checkpoints_of(run: Path) -> list[Path]:
 
 def find_checkpoint(run: Path, which: str = "last") -> Path:
     """The 'last' or 'best' checkpoint of a run, itself the directory of a pipeline."""
+    if (run / MERGED_FOLDER).is_dir():
+        return run / MERGED_FOLDER
     folders = checkpoints_of(run)
+    if not folders and list(run.glob("expert-*")):
+        raise OvertoneError(f"{run} holds experts, not merged yet: overtone merge {run}.")
     if not folders:
         raise OvertoneError(f"{run} has no checkpoint yet.")
     if which == "best":

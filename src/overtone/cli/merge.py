@@ -1,0 +1,55 @@
+"""`overtone merge RUN` or `overtone merge MODEL MODEL ...`: experts made one pipeline."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from overtone.cli.options import parse
+from overtone.errors import OvertoneError
+
+
+@dataclass(frozen=True)
+class Options:
+    models: tyro.conf.Positional[tuple[str, ...]]
+    """a run of experts; or models, that for the lowest noise levels first"""
+    boundaries: tuple[float, ...] = ()
+    """of models: noise levels between one and the next, rising"""
+    checkpoint: str = "last"
+    """of runs: last, or best by held-out loss"""
+    out: Path | None = None
+    """directory of the pipeline; RUN/merged, where sample and evaluate look, if left out"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse(Options, "merge", __doc__, arguments)
+    from overtone.cli.sample import open_model
+    from overtone.training.experts import is_run_of_experts, merged, merged_run
+    from overtone.training.rundir import MERGED_FOLDER
+
+    if not options.models:
+        raise OvertoneError("overtone merge RUN, or overtone merge MODEL MODEL ... --boundaries")
+    if options.checkpoint not in ("last", "best"):
+        raise OvertoneError(f"--checkpoint is last or best, not '{options.checkpoint}'.")
+    run = Path(options.models[0])
+    if len(options.models) == 1 and is_run_of_experts(run):
+        if options.boundaries:
+            raise OvertoneError("--boundaries: a run of experts has its own.")
+        pipe = merged_run(run, options.checkpoint)
+        out = options.out or run / MERGED_FOLDER
+    else:
+        if options.out is None:
+            raise OvertoneError("--out: say where the pipeline of these models goes.")
+        if len(options.boundaries) != len(options.models) - 1 or not options.boundaries:
+            raise OvertoneError(
+                f"{len(options.models)} models need {len(options.models) - 1} --boundaries, one or"
+                f" more, not {len(options.boundaries)}."
+            )
+        models = [open_model(name, options.checkpoint).to("cpu") for name in options.models]
+        pipe, out = merged(models, options.boundaries), options.out
+    pipe.save_pretrained(out)
+    print(f"{len(pipe.network.networks)} experts: {out}", file=sys.stderr)

@@ -1,0 +1,149 @@
+"""Training the experts of a recipe, each by itself, and making one pipeline of them.
+
+A run of experts is a directory with a run in it for each,
+
+    run.json          how many there are, and the noise levels between them
+    recipe.json       all settings
+    expert-1/         a run: the expert nearest the clean image
+    expert-2/         ...
+    merged/           the pipeline of all, once all are trained
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from overtone import settings, storage
+from overtone.errors import OvertoneError, RunInterruptedError
+from overtone.launch import processes
+from overtone.networks import NETWORKS
+from overtone.pipelines import MEMEPipeline, load_pipeline
+from overtone.training.loop import Trainer
+from overtone.training.recipe import Material, Recipe, encoded, material_of, trainer_of
+from overtone.training.rundir import RECIPE_FILE, RUN_FILE, find_checkpoint
+
+
+def expert_folder(run: Path, number: int) -> Path:
+    """The run of an expert, counted from 1, within the run of all."""
+    return run / f"expert-{number}"
+
+
+def train_experts(
+    recipe: Recipe,
+    run: Path,
+    only: int | None = None,
+    started: Callable[[Trainer, str], None] = lambda trainer, name: None,
+) -> list[int]:
+    """Train all experts of a recipe, one after another, or those of this process's share where
+    there are several; or the one that is asked for. `started` is told of each.
+
+    An expert that fails does not keep the others from being trained: at the end `OvertoneError`
+    names those that did. Returns the numbers that are trained to the end.
+    """
+    experts = recipe.experts
+    assert experts is not None
+    among, numbers = processes(), range(1, experts.count + 1)
+    if only is not None and only not in numbers:
+        raise OvertoneError(f"--expert is 1 to {experts.count}, not {only}.")
+    material = material_of(recipe)
+    for number in numbers:  # what can't be built is told of now, not hours later
+        config: Any = recipe.expert(number).network
+        try:
+            with torch.device("meta"):
+                NETWORKS[config.kind](config)
+        except ValueError as error:
+            raise OvertoneError(f"network settings of expert {number}: {error}.") from None
+    if material.vae is not None:
+        images = encoded(recipe, material.vae, material.data, material.held_out)
+        material = Material(*images, material.vae)
+    if among.is_main:
+        _claim(run, recipe)
+    among.wait()
+    failed: list[str] = []
+    for number in among.share(numbers) if only is None else [only]:
+        try:
+            trainer = trainer_of(recipe, expert=number, material=material)
+            started(trainer, f"expert {number} of {experts.count}")
+            trainer.run(expert_folder(run, number))
+        except RunInterruptedError:
+            raise
+        except Exception as error:  # whatever it is, the others go on
+            failed.append(f"expert {number}: {error}")
+            print(f"overtone: expert {number} stopped: {error}", file=sys.stderr)
+    if among.any(bool(failed)):  # which waits for the others
+        said = "; ".join(failed) or "one of another process"
+        raise OvertoneError(
+            f"not all experts were trained ({said}). The same command goes on where they stopped."
+        )
+    among.wait()
+    return finished_experts(run, recipe)
+
+
+def finished_experts(run: Path, recipe: Recipe) -> list[int]:
+    """The experts that have seen all of their images."""
+    assert recipe.experts is not None
+    total, found = recipe.training.total_images, []
+    for number in range(1, recipe.experts.count + 1):
+        try:
+            checkpoint = find_checkpoint(expert_folder(run, number))
+        except OvertoneError:
+            continue
+        found += [number] if int(checkpoint.name) >= total else []
+    return found
+
+
+def is_run_of_experts(run: Path) -> bool:
+    return (run / RUN_FILE).exists() and "boundaries" in storage.read_json(run / RUN_FILE, dict)
+
+
+def merged_run(run: Path, which: str = "last") -> MEMEPipeline:
+    """One pipeline of the experts in a run, of their last or best checkpoints.
+
+    Raises `OvertoneError` where one has none yet.
+    """
+    if not is_run_of_experts(run):
+        raise OvertoneError(f"{run} is not a run of experts.")
+    boundaries = [float(b) for b in storage.read_json(run / RUN_FILE)["boundaries"]]
+    folders = [expert_folder(run, number) for number in range(1, len(boundaries) + 2)]
+    missing = [str(n) for n, f in enumerate(folders, 1) if not (f / "checkpoints").is_dir()]
+    if missing:
+        raise OvertoneError(
+            f"{run} lacks expert {', '.join(missing)}: overtone train ... --expert {missing[0]}."
+        )
+    return merged([load_pipeline(find_checkpoint(folder, which)) for folder in folders], boundaries)
+
+
+def merged(pipelines: Sequence[Any], boundaries: Sequence[float]) -> MEMEPipeline:
+    """`MEMEPipeline.merged`, without what was said of an expert alone."""
+    for pipe in pipelines:
+        for fact in ("expert", "its noise levels", "trained on them"):
+            pipe.training.pop(fact, None)
+    return MEMEPipeline.merged(pipelines, boundaries)
+
+
+def _claim(run: Path, recipe: Recipe) -> None:
+    """Make the directory, or see that it is that of the same experts."""
+    experts = recipe.experts
+    assert experts is not None
+    facts = {"experts": experts.count, "boundaries": list(experts.boundaries)}
+    known = run / RUN_FILE
+    if known.exists():
+        differences = list(settings.difference(storage.read_json(known), facts))
+        if differences:
+            raise OvertoneError(
+                f"{run} was made with other settings ({'; '.join(differences)}): use those, or"
+                " another --out."
+            )
+    elif run.is_dir() and any(run.iterdir()):
+        raise OvertoneError(f"{run} is not empty and not a run: choose another --out.")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OvertoneError(f"can't write to {run}: {error.strerror}.") from None
+    storage.write_json(known, facts)
+    storage.write_json(run / RECIPE_FILE, settings.dump(recipe))

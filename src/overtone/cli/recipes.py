@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> None:
             (
                 name,
                 f"{several.count} x {recipe.network.kind}" if several else recipe.network.kind,
-                f"{_network(recipe.network).num_parameters / 1e6:.1f} M",
+                f"{_parameters(_network(recipe.network)) / 1e6:.1f} M",
                 f"{recipe.training.total_images / 1e6:,.1f} M",
                 str(recipe.training.batch_size),
                 recipe.about,
@@ -60,8 +60,8 @@ def _experts(recipe: Any) -> None:
                 drawn,
                 config.kind,
                 split,
-                f"{network.num_parameters / 1e6:.2f} M",
-                f"{multiply_adds(network) / 1e9:.3g} G" if config.kind != "VAE" else "",
+                f"{_parameters(network) / 1e6:.2f} M",
+                "" if config.kind == "VAE" else f"{multiply_adds(network) / 1e6:,.0f} M",
             )
         )
     _print(
@@ -86,6 +86,10 @@ def _network(config: Any) -> Any:
 
     with torch.device("meta"):
         return VAE.build(config) if config.kind == "VAE" else NETWORKS[config.kind](config)
+
+
+def _parameters(network: Any) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _print(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -254,7 +254,7 @@ A VAE without a scaling factor
     config.json has no scaling_factor: pass the one that its latents are diffused at
 A VAE that is none
     overtone train diffit-latent-glyphs --vae {place}/model/network
-    holds a DiffiTUNet, not an AutoencoderKL
+    holds a DiffiTUNet, not an AutoencoderKL or VQModel
 A VAE that does not exist
     overtone train diffit-latent-glyphs --vae {place}/nothing
     nothing does not exist

@@ -463,3 +463,30 @@ def test_a_killed_encoding_leaves_whole_files(tmp_path):
         # What the kill left is swept after a day; nothing of it is taken for latents.
         whole = {f.name for f in folder.iterdir() if not f.name.startswith(".writing")}
         assert whole == {f.name for f in (tmp_path / "latents-whole").iterdir()}
+
+
+def test_a_vq_model_makes_latents_too(tmp_path):
+    from diffusers import VQModel
+
+    torch.manual_seed(0)
+    model = VQModel(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        latent_channels=3,
+        num_vq_embeddings=16,
+    ).eval()
+    model.save_pretrained(tmp_path / "ldm" / "vqvae")
+    vae = VAE.from_pretrained(tmp_path / "ldm", scaling_factor=2.0)
+    assert (vae.channels, vae.factor, vae.scaling_factor) == (3, 2, 0.18215)  # as its config says
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    with torch.no_grad():
+        mean, std = vae.encode(images)
+        assert torch.equal(mean, model.encode(images).latents)
+        assert not std.any()
+        decoded = vae.decode(mean * vae.scaling_factor)
+        assert torch.allclose(decoded, model.decode(mean).sample, atol=1e-6)
+    (tmp_path / "own").mkdir()
+    vae.write_into(tmp_path / "own")
+    assert VAE.from_pretrained(tmp_path / "own").digest == vae.digest

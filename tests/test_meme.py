@@ -9,7 +9,7 @@ from overtone import settings, storage
 from overtone.cli.app import main
 from overtone.convert import from_published
 from overtone.denoisers import EDMDenoiser, ExpertDenoiser, GuidedDenoiser, VPDenoiser
-from overtone.denoisers.experts import Residence, intervals_of, step_shares, vp_shares
+from overtone.denoisers.experts import Residence, intervals_of, step_shares, time_shares
 from overtone.errors import OvertoneError
 from overtone.networks import ADMConfig, ADMUNet, DiffiTUNet, IUNet, IUNetConfig
 from overtone.networks.inception import InceptionCell, InceptionMixer
@@ -297,7 +297,7 @@ def test_boundaries_rise():
 
 
 def test_presets_of_boundaries():
-    assert vp_shares(4) == pytest.approx((0.948, 3.40, 17.0), rel=2e-2)
+    assert time_shares(4) == pytest.approx((0.948, 3.40, 17.0), rel=2e-2)
     for experts in (2, 3, 4):
         for steps in (6, 18):
             levels = Sampler(num_steps=steps).sigmas[:-1]

@@ -16,14 +16,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from overtone.denoisers.denoiser import Denoiser, Estimate, Images, Labels
-from overtone.processes import VPLinearSchedule
+from overtone.processes import DiscreteSchedule, Schedule, VPLinearSchedule
 
 Interval = tuple[float, float]
 
 
-def vp_shares(experts: int) -> tuple[float, ...]:
-    """The boundaries of equal shares of VP time, as published: sigma 0.95, 3.4 and 17 for four."""
-    schedule = VPLinearSchedule()
+def time_shares(experts: int, schedule: Schedule | None = None) -> tuple[float, ...]:
+    """The boundaries of equal shares of a schedule's time, MEME's intervals: sigma 0.95, 3.4 and 17
+    for four experts of continuous VP time, the default."""
+    if isinstance(schedule, DiscreteSchedule):
+        return step_shares(schedule.levels.tolist(), experts)
+    schedule = schedule or VPLinearSchedule()
     return tuple(schedule.sigma(n / experts).item() for n in range(1, experts))
 
 

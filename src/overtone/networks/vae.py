@@ -1,4 +1,4 @@
-"""The latent space: diffusers' `AutoencoderKL` between images and latents of unit scale."""
+"""The latent space: diffusers' `AutoencoderKL` or `VQModel`, and latents of unit scale."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from overtone.networks.network import digest_of
 
 FOLDER = "vae"
 """where a pipeline or a checkpoint keeps it"""
-_HUB_FILES = [f"{where}{what}" for where in ("", f"{FOLDER}/") for what in (
-    "config.json", "diffusion_pytorch_model.safetensors"
-)]  # fmt: skip
+_FOLDERS = (FOLDER, "vqvae")  # the second is latent diffusion's
+_HUB_FILES = [
+    f"{where}{what}"
+    for where in ("", *(f"{folder}/" for folder in _FOLDERS))
+    for what in ("config.json", "diffusion_pytorch_model.safetensors")
+]
 
 DECODED_PIXELS = 2**22
 """decoded at a time: memory stays the same however many images are asked for"""
@@ -63,14 +66,15 @@ class VAEConfig:
 
 
 class VAE(nn.Module):
-    """An `AutoencoderKL`, and the scale that its latents are diffused at.
+    """An `AutoencoderKL` or a `VQModel`, and the scale that its latents are diffused at.
 
     A latent z ~ N(mean, std^2) is stored as it comes and diffused as
 
         x = scaling_factor (z - shift_factor)
 
-    which has about unit variance. Raises `OvertoneError` for a model without a scaling factor,
-    unless one is given: Stable Diffusion's is 0.18215.
+    which has about unit variance. A `VQModel`'s latents, taken before they are quantised, have no
+    variance of their own, std = 0; decoding quantises them. Raises `OvertoneError` for a model
+    without a scaling factor, unless one is given: Stable Diffusion's is 0.18215.
     """
 
     def __init__(self, model: nn.Module, scaling_factor: float | None = None) -> None:
@@ -119,20 +123,20 @@ class VAE(nn.Module):
         """The VAE in a directory (or its sub-folder `vae`), or in a repository of the Hub, in eval
         mode. Reads JSON and safetensors only. `scaling_factor` is for a config.json without one.
 
-        Raises `OvertoneError` if there is none, if it is no `AutoencoderKL`, or if its config.json
-        has no scaling_factor and none is given.
+        Raises `OvertoneError` if there is none, if it is neither an `AutoencoderKL` nor a
+        `VQModel`, or if its config.json has no scaling_factor and none is given.
         """
-        from diffusers import AutoencoderKL
+        from diffusers import AutoencoderKL, VQModel
 
         folder = storage.locate(name, revision, _HUB_FILES)
-        folder = folder / FOLDER if (folder / FOLDER).is_dir() else folder
+        folder = next((folder / f for f in _FOLDERS if (folder / f).is_dir()), folder)
         file = folder / "config.json"
         config = storage.read_json(file, dict)
-        if config.get("_class_name", "AutoencoderKL") != "AutoencoderKL" or (
-            "latent_channels" not in config
-        ):
+        kinds: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
+        kind = config.get("_class_name", "AutoencoderKL")
+        if kind not in kinds or "latent_channels" not in config:
             kind = config.get("_class_name") or config.get("kind") or "something else"
-            raise OvertoneError(f"{folder} holds a {kind}, not an AutoencoderKL.")
+            raise OvertoneError(f"{folder} holds a {kind}, not an AutoencoderKL or VQModel.")
         scale = config.get("scaling_factor", scaling_factor)
         if scale is None:
             raise OvertoneError(
@@ -142,7 +146,7 @@ class VAE(nn.Module):
         if config.get("quantization_config"):
             raise OvertoneError(f"{file} is of a quantised VAE, which is not supported.")
         try:
-            model, loaded = AutoencoderKL.from_pretrained(
+            model, loaded = kinds[kind].from_pretrained(
                 folder, use_safetensors=True, output_loading_info=True
             )
         except Exception as error:  # a broken config.json makes diffusers raise almost anything
@@ -177,8 +181,10 @@ class VAE(nn.Module):
         Float[Tensor, "batch channels rows columns"], Float[Tensor, "batch channels rows columns"]
     ]:
         """Mean and standard deviation of the latents of images in [-1, 1], as they are stored."""
-        posterior = self.model.encode(images).latent_dist
-        return posterior.mean, posterior.std
+        encoded = self.model.encode(images)
+        if "latent_dist" not in encoded:
+            return encoded.latents, torch.zeros_like(encoded.latents)
+        return encoded.latent_dist.mean, encoded.latent_dist.std
 
     def decode(
         self, x: Float[Tensor, "batch channels rows columns"]

@@ -10,8 +10,8 @@ from pathlib import Path
 from overtone import settings, storage
 from overtone.convert.diffit import GUIDANCE
 from overtone.convert.edm import SAMPLERS
-from overtone.denoisers import ADM_DIFFUSION, EDMSettings, GuidanceSettings
-from overtone.denoisers.experts import step_shares
+from overtone.denoisers import ADM_DIFFUSION, EDMSettings, GuidanceSettings, VPSettings
+from overtone.denoisers.experts import step_shares, time_shares
 from overtone.errors import unknown
 from overtone.networks import (
     ADMConfig,
@@ -22,7 +22,7 @@ from overtone.networks import (
 )
 from overtone.networks.vae import VAEConfig
 from overtone.pipelines import RelayPipeline
-from overtone.processes import QuantileSchedule, RelayProcess
+from overtone.processes import DiscreteSchedule, QuantileSchedule, RelayProcess
 from overtone.samplers import AncestralSampler, Sampler
 from overtone.training.loop import Reporting, Training
 from overtone.training.recipe import ExpertSettings, Recipe
@@ -208,6 +208,52 @@ def meme_celeba64() -> Recipe:
             embedding_width=256,
         ),
     )
+
+
+def meme_ffhq() -> Recipe:
+    return _meme_latent(
+        "256 px FFHQ in LDM-4's latents by four iU-LDM-S, as published; days on four GPUs",
+        batch_size=42,
+        steps=635_000,
+        lr=8.4e-5,
+    )
+
+
+def meme_celebahq() -> Recipe:
+    return _meme_latent("the same of CelebA-HQ", batch_size=48, steps=410_000, lr=9.6e-5)
+
+
+def _meme_latent(about: str, batch_size: int, steps: int, lr: float) -> Recipe:
+    """Latent diffusion's training (Rombach et al. 2022, arXiv 2112.10752), of experts. Published
+    images are of DDIM's 200 steps: --scheduler DDIMScheduler --steps 200."""
+    schedule = DiscreteSchedule(betas="scaled_linear", beta_start=0.0015, beta_end=0.0195)
+    levels = schedule.levels.tolist()
+    recipe = Recipe(
+        about="",
+        network=ADMConfig(),
+        denoiser=VPSettings(prediction="eps", schedule=schedule, time_scale=999.0),
+        schedule=schedule,
+        weighting="eps",
+        sampler=Sampler(
+            num_steps=100, sigma_min=levels[0], sigma_max=levels[-1], estimate="two_step"
+        ),
+        vae="CompVis/ldm-celebahq-256",
+        scaling_factor=1.0,  # which that repository's config.json leaves out
+        training=Training(
+            total_images=steps * batch_size,
+            batch_size=batch_size,
+            lr=lr,
+            lr_rampup_images=0,
+            clip_norm=None,
+            ema_halflife_images=round(batch_size * math.log(2) / -math.log(0.9999)),
+            ema_rampup_ratio=None,
+        ),
+        reporting=Reporting(workers=4),
+    )
+    recipe = _meme(about, recipe, IUNetConfig.ldm(128))
+    assert recipe.experts is not None
+    experts = dataclasses.replace(recipe.experts, boundaries=time_shares(4, schedule))
+    return dataclasses.replace(recipe, experts=experts)
 
 
 def _meme(about: str, recipe: Recipe, network: IUNetConfig) -> Recipe:
@@ -483,6 +529,8 @@ RECIPES: dict[str, Callable[[], Recipe | VAERecipe]] = {
     "meme-digits": meme_digits,
     "meme-fashion-mnist": meme_fashion_mnist,
     "meme-celeba64": meme_celeba64,
+    "meme-ffhq": meme_ffhq,
+    "meme-celebahq": meme_celebahq,
     "relay-glyphs-16": relay_glyphs_16,
     "relay-glyphs": relay_glyphs,
     "relay-celebahq-64": relay_celebahq_64,

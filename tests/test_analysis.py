@@ -1,12 +1,27 @@
 import json
+import math
 
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch.nn.functional import interpolate
 
+from helpers import TINY_ADM, tiny_networks
+from overtone.analysis.fourier import (
+    BINS,
+    blocks_of,
+    log_amplitude,
+    relative_log_amplitude,
+    watched,
+)
 from overtone.analysis.spectra import signal_to_noise
 from overtone.cli.app import main
+from overtone.networks import ADMUNet
+from overtone.networks.attention import SelfAttention
+from overtone.pipelines import ImagePipeline, MEMEPipeline
 from overtone.processes.relay import block_noise, dct_matrix
+from overtone.samplers import Sampler
 
 
 def bytes_of(images):
@@ -75,3 +90,103 @@ def test_bad_options_are_told_of(tmp_path):
     for wrong in (["--sigma", "0"], ["--factor", "1"], ["--out", "x.jpg"], ["--resolution", "30"]):
         with pytest.raises(SystemExit):
             main(["analyze", "snr", "builtin:glyphs", "--images", "10", *wrong])
+
+
+def field(amplitude, height, width, count=3):
+    """Real fields whose Fourier coefficients have exactly the given amplitude at each radius."""
+    spectrum = torch.fft.fft2(torch.randn(count, 2, height, width, dtype=torch.float64))
+    k, m = (torch.fft.fftfreq(size).abs() * 2 for size in (height, width))
+    rings = min(height, width) // 2
+    ring = ((k[:, None] ** 2 + m**2).sqrt() * rings).round().clamp(max=rings)
+    return torch.fft.ifft2(spectrum / spectrum.abs() * amplitude(ring / rings)).real
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 9), (32, 32), (16, 32), (12, 9)])
+def test_the_log_amplitude_of_a_field_of_known_spectrum(height, width):
+    torch.manual_seed(0)
+    falling = field(lambda f: math.sqrt(height * width) * torch.exp(-3 * f), height, width)
+    # norm="ortho" divides by sqrt(H W); between rings curves are interpolated linearly.
+    curve = log_amplitude(falling)
+    assert torch.allclose(curve, torch.linspace(0, -3, BINS + 1).double(), atol=2e-5)
+    constant = relative_log_amplitude(field(lambda f: torch.full_like(f, 7.0), height, width))
+    assert torch.allclose(constant, torch.zeros(BINS + 1).double(), atol=2e-5)
+
+
+def test_a_blur_lowers_the_spectrum_by_its_transfer_function():
+    """Convolution: log |F| falls by log |H|, here of (1, 2, 1) / 4 along each axis, circular."""
+    torch.manual_seed(0)
+    size = 32
+    x = torch.randn(8, 4, size, size)
+    line = torch.tensor([1.0, 2.0, 1.0]) / 4
+    kernel = (line[:, None] * line).expand(4, 1, 3, 3)
+    blurred = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), kernel, groups=4)
+    k = torch.fft.fftfreq(size, dtype=torch.float64)
+    transfer = torch.cos(math.pi * k) ** 2
+    transfer = (transfer[:, None] * transfer).clamp(min=1e-12)
+    radius = ((2 * k[:, None]) ** 2 + (2 * k) ** 2).sqrt()
+    difference = log_amplitude(blurred) - log_amplitude(x)
+    for bin in range(BINS - 1):  # the last rings hold coefficients that vanish
+        ring = (radius * (size // 2)).round() == bin
+        assert float(difference[bin]) == pytest.approx(float(transfer[ring].log().mean()), abs=1e-4)
+
+
+def test_attention_lowers_high_frequencies_and_convolution_need_not():
+    """Uniform attention leaves the mean alone; a Laplacian convolution takes it away."""
+    torch.manual_seed(0)
+    x = torch.randn(4, 8, 16, 16) + 1
+    attention = SelfAttention(8, heads=2)
+    with torch.no_grad():
+        attention.qkv.weight[:16] = 0  # all queries and keys alike: each token gets the mean
+        attention.qkv.bias[:16] = 0
+        torch.nn.init.eye_(attention.proj.weight)
+        averaged = attention(x) - x
+    assert relative_log_amplitude(averaged)[2:].max() < -10  # the second is between two rings
+    laplace = torch.tensor([[0.0, -1, 0], [-1, 4.01, -1], [0, -1, 0]]).expand(8, 1, 3, 3)
+    edges = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), laplace, groups=8)
+    curve = relative_log_amplitude(edges)
+    assert (curve.diff() > 0).double().mean() > 0.8
+    assert curve[-1] > 2
+
+
+@pytest.mark.parametrize("network", tiny_networks(), ids=lambda n: type(n).__name__)
+def test_watching_leaves_the_model_as_it_was(network):
+    x, time = torch.randn(2, 1, 8, 8), torch.tensor([0.1, 0.3])
+    with torch.no_grad():
+        before = network.eval()(x, time)
+        with watched(network) as curves:
+            during = network(x, time)
+        after = network(x, time)
+    assert torch.equal(before, during)
+    assert torch.equal(before, after)
+    assert not any(module._forward_hooks for module in network.modules())
+    assert len(curves) == len(blocks_of(network)) > 1
+    assert all(len(curve) == BINS + 1 and curve[0] == 0 for curve in curves.values())
+    with pytest.raises(RuntimeError), watched(network):
+        network(torch.randn(2, 3, 8, 8), time)
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_the_spectrum_of_experts_and_of_a_diffusers_pipeline(tmp_path, capsys):
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    networks = [ADMUNet(TINY_ADM), ADMUNet(TINY_ADM)]
+    pipes = [ImagePipeline(network, Sampler(num_steps=6)) for network in networks]
+    MEMEPipeline.merged(pipes, (1.0,)).save_pretrained(tmp_path / "experts")
+    unet = UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=4,
+        block_out_channels=(8, 8), down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"), attention_head_dim=4,
+    )  # fmt: skip
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "ddpm")
+    for model in ("experts", "ddpm"):
+        out = tmp_path / f"{model}.png"
+        main(["analyze", "spectrum", str(tmp_path / model), "--seeds", "0-3", "--out", str(out)])
+        with Image.open(out) as figure:
+            assert figure.width > 1000
+        found = json.loads(out.with_suffix(".json").read_text())
+        rows = out.with_suffix(".csv").read_text().splitlines()
+        assert len(rows) == 1 + sum(1 + len(layers) for layers in found["features"])
+        if model == "experts":
+            assert sorted(set(found["experts"])) == [1, 2]
+        else:
+            assert any("resnets" in layer for layer in found["layers"])

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from overtone.analysis.fourier import Spectra
 from overtone.data import to_pixels
 from overtone.pipelines import ImagePipeline
 from overtone.pipelines.base import grid
@@ -65,6 +66,40 @@ def snr_curves(curves: Mapping[str, Sequence[float]], size: int, factor: int, pa
         axes.plot(curves[name], style, color=color, label=label)
     axes.axvline(size // factor, color="0.8", linestyle=":")
     axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def spectra_figure(spectra: Spectra, path: Path) -> None:
+    """Three panels: x_t by frequency; features by frequency, a curve a layer, at three noise
+    levels; and the highest frequency of each layer, a curve a noise level (or an expert)."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(14, 3.4), layout="constrained")
+    shown = sorted({0, len(spectra.sigmas) // 2, len(spectra.sigmas) - 1})
+    panels = figure.subplots(1, 2 + len(shown))
+    frequencies = [i / (len(spectra.images[0]) - 1) for i in range(len(spectra.images[0]))]
+    shade = colormaps["viridis"]
+    names = [rf"$\sigma$ = {sigma:.3g}" for sigma in spectra.sigmas]
+    if spectra.experts:
+        pairs = zip(names, spectra.experts, strict=True)
+        names = [f"{name}, expert {expert}" for name, expert in pairs]
+    colors = [shade(i / max(len(names) - 1, 1)) for i in range(len(names))]
+    for name, color, curve in zip(names, colors, spectra.images, strict=True):
+        panels[0].plot(frequencies, curve, color=color, label=name)
+    panels[0].set(title="$x_t$", xlabel="frequency", ylabel="log amplitude")
+    panels[0].legend(frameon=False, fontsize=7)
+    for at, axes in zip(shown, panels[1:-1], strict=True):
+        curves = list(spectra.features[at].values())
+        for depth, curve in enumerate(curves):
+            axes.plot(frequencies, curve, color=shade(depth / max(len(curves) - 1, 1)), lw=0.8)
+        axes.set(title=f"features, {names[at]}", xlabel="frequency")
+    panels[1].set(ylabel="relative log amplitude")
+    for name, color, layers in zip(names, colors, spectra.features, strict=True):
+        panels[-1].plot([curve[-1] for curve in layers.values()], color=color, label=name)
+    panels[-1].set(title="highest frequency", xlabel="layer, as called")
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 
 

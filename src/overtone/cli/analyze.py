@@ -2,6 +2,7 @@
 
 overtone analyze guidance MODEL    the Fréchet distance at several guidance scales
 overtone analyze snr DATA          signal to noise by frequency, at two resolutions
+overtone analyze spectrum MODEL    what frequencies its images and features hold
 """
 
 from __future__ import annotations
@@ -57,6 +58,22 @@ class SNROptions:
     """at most so many, spread over the data"""
     out: Path = Path("snr.png")
     """the figure; its data go into a .json beside it"""
+
+
+@dataclass(frozen=True)
+class SpectrumOptions:
+    """What frequencies images and features hold on the way from noise to image, of an Overtone or a
+    diffusers model (MEME's figures 2, 3 and 6)."""
+
+    model: tyro.conf.Positional[str]
+    """a saved pipeline, a run's directory, a repository of the Hub; or a diffusers pipeline of a
+    U-Net or DiT"""
+    seeds: str = "0-15"
+    """of the images whose curves are averaged"""
+    steps: int = 6
+    """of the sampler's steps, spread evenly"""
+    out: Path = Path("spectrum.png")
+    """the figure; its data go into .json and .csv files beside it"""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -136,7 +153,79 @@ def _guidance(options: GuidanceOptions) -> None:
     print(f"{options.out}: the lowest, {best[0]:.4f}, is at scale {best[1]:g}")
 
 
+def _spectrum(options: SpectrumOptions) -> None:
+    import csv
+
+    from overtone import storage
+    from overtone.analysis.fourier import spectra_of
+    from overtone.analysis.plots import spectra_figure
+    from overtone.cli.sample import parse_seeds
+
+    seeds = parse_seeds(options.seeds)
+    if options.steps < 1:
+        raise OvertoneError(f"--steps is at least 1, not {options.steps}.")
+    denoiser, labels, path = _path_of(options.model, seeds)
+    count = min(options.steps, len(path))
+    places = {round(i * (len(path) - 1) / max(count - 1, 1)) for i in range(count)}
+    spectra = spectra_of(denoiser, [path[at] for at in sorted(places)], labels)
+    facts = {"model": options.model, "seeds": options.seeds}
+    storage.write_json(options.out.with_suffix(".json"), facts | dataclasses.asdict(spectra))
+    with storage.new_file(options.out) as file:
+        spectra_figure(spectra, file)
+    with storage.new_file(options.out.with_suffix(".csv")) as file, file.open("w") as text:
+        table = csv.writer(text)
+        bins = range(len(spectra.images[0]))
+        table.writerow(["sigma", "expert", "what", *(f"{i / (len(bins) - 1):.4f}" for i in bins)])
+        for i, (sigma, image, layers) in enumerate(
+            zip(spectra.sigmas, spectra.images, spectra.features, strict=True)
+        ):
+            expert = spectra.experts[i] if spectra.experts else ""
+            for name, curve in {"x_t": image, **layers}.items():
+                table.writerow([sigma, expert, name, *curve])
+    print(f"{options.out}: {len(spectra.layers)} layers at {len(spectra.sigmas)} noise levels")
+
+
+def _path_of(model: str, seeds: list[int]) -> tuple[Any, Any, list[tuple[float, Any]]]:
+    """A model's denoiser, the labels of its images, and x_t at each step of its sampler."""
+    import torch
+
+    from overtone import storage
+    from overtone.cli.sample import open_model
+    from overtone.denoisers import DiffusersDenoiser
+    from overtone.precision import default_device
+    from overtone.processes import GaussianProcess, SeededNoise
+    from overtone.samplers import Sampler
+
+    if not (Path(model) / "model_index.json").exists():
+        pipe = open_model(model)
+        labels = pipe._labels(seeds, None)
+        steps = [(step.sigma, step.x) for step in pipe.path(seeds, labels) if step.sigma]
+        return pipe.denoiser, labels if labels is None else labels.to(pipe.device), steps
+    from diffusers import DiffusionPipeline
+
+    foreign: Any = DiffusionPipeline.from_pretrained(storage.locate(model), use_safetensors=True)
+    network = getattr(foreign, "unet", None) or getattr(foreign, "transformer", None)
+    if network is None or not hasattr(foreign, "scheduler"):
+        raise OvertoneError(f"{model} has no U-Net or transformer with a scheduler.")
+    device = default_device()
+    denoiser = DiffusersDenoiser(network.to(device).eval(), foreign.scheduler)
+    levels = denoiser.schedule.levels if denoiser.kind == "vp" else torch.tensor([0.002, 80.0])
+    sampler = Sampler(
+        18, sigma_min=float(levels[0]), sigma_max=float(levels[-1]), estimate="two_step"
+    )
+    config, source = network.config, SeededNoise(seeds)
+    shape = (len(seeds), config.in_channels, config.sample_size, config.sample_size)
+    start = sampler.sigma_start * source.normal(torch.empty(shape, device=device))
+    labels = None
+    if denoiser.num_classes:
+        labels = torch.tensor([s % denoiser.num_classes for s in seeds], device=device)
+    with torch.no_grad():
+        taken = sampler.path(denoiser, GaussianProcess(), start, source, labels)
+        return denoiser, labels, [(step.sigma, step.x) for step in taken if step.sigma]
+
+
 _WHAT: dict[str, tuple[Any, Any]] = {
     "guidance": (GuidanceOptions, _guidance),
     "snr": (SNROptions, _snr),
+    "spectrum": (SpectrumOptions, _spectrum),
 }

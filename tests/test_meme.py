@@ -23,7 +23,7 @@ from overtone.processes import (
     SeededNoise,
     VPLinearSchedule,
 )
-from overtone.samplers import Sampler
+from overtone.samplers import Sampler, budget_grid
 from overtone.training.experts import finished_experts, merged_run, train_experts
 from overtone.training.loop import Reporting, Trainer, Training
 from overtone.training.objectives import soft_interval
@@ -559,3 +559,34 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "run of experts" in said
     assert "expert 3" in said
+
+
+def test_each_expert_may_take_a_number_of_steps_of_its_own(tmp_path, capsys):
+    for boundaries, steps in (((0.3, 2.0), (3, 5, 2)), ((0.3, 2.0), (1, 1, 1)), ((), (7,))):
+        levels = budget_grid(boundaries, steps)
+        sampler = Sampler(num_steps=sum(steps), levels=levels)
+        assert sampler.sigmas == (*levels, 0.0)
+        assert sampler.sigma_start == pytest.approx(80.0)
+        counts = [sum(low < s <= high for s in levels) for low, high in intervals_of(boundaries)]
+        assert tuple(counts) == steps
+    # One interval is EDM's grid.
+    assert budget_grid((), (7,)) == pytest.approx(Sampler(num_steps=7).sigmas[:-1], rel=1e-12)
+    for number, pipe in enumerate(pipelines()):
+        pipe.save_pretrained(tmp_path / str(number))
+    models = [str(tmp_path / "0"), str(tmp_path / "1")]
+    out = str(tmp_path / "both")
+    main(["merge", *models, "--boundaries", "1.5", "--steps", "3", "6", "--out", out])
+    sampler = load_pipeline(out).sampler
+    assert sum(s > 1.5 for s in sampler.levels) == 6
+    assert sum(s <= 1.5 for s in sampler.levels) == 3
+    with pytest.raises(OvertoneError, match="9 noise levels are given one by one: 4 steps"):
+        load_pipeline(out)([0], steps=4)
+    for boundaries, steps, message in (
+        ((1.0,), (3,), "2 intervals take one step or more each"),
+        ((1.0,), (3, 0), "2 intervals take one step or more each"),
+        ((100.0,), (3, 3), "do not rise from 0.002 to 80"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            budget_grid(boundaries, steps)
+    with pytest.raises(ValueError, match="levels of a sampler fall"):
+        Sampler(num_steps=2, levels=(1.0, 2.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import tyro
 
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError
+from overtone.pipelines import MEMEPipeline
+from overtone.samplers import Sampler, budget_grid
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,9 @@ class Options:
     """a run of experts; or models, that for the lowest noise levels first"""
     boundaries: tuple[float, ...] = ()
     """of models: noise levels between one and the next, rising"""
+    steps: tuple[int, ...] = ()
+    """noise levels of the sampler in the interval of each expert; the sampler's own grid, if left
+    out"""
     checkpoint: str = "last"
     """of runs: last, or best by held-out loss"""
     out: Path | None = None
@@ -51,5 +57,21 @@ def main(arguments: Sequence[str]) -> None:
             )
         models = [open_model(name, options.checkpoint).to("cpu") for name in options.models]
         pipe, out = merged(models, options.boundaries), options.out
+    if options.steps:
+        pipe.sampler = _budgeted(pipe, options.steps)
     pipe.save_pretrained(out)
     print(f"{len(pipe.network.networks)} experts: {out}", file=sys.stderr)
+
+
+def _budgeted(pipe: MEMEPipeline, steps: tuple[int, ...]) -> Sampler:
+    """The pipeline's sampler with so many steps in the interval of each expert."""
+    own = pipe.sampler
+    if not isinstance(own, Sampler):
+        raise OvertoneError(f"--steps: the models have an {type(own).__name__}, not a Sampler.")
+    try:
+        levels = budget_grid(
+            pipe.network.config.boundaries, steps, own.sigma_min, own.sigma_max, own.rho
+        )
+        return dataclasses.replace(own, num_steps=len(levels), levels=levels)
+    except ValueError as error:
+        raise OvertoneError(f"--steps: {error}.") from None

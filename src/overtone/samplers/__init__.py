@@ -6,7 +6,7 @@ import pydantic
 
 from overtone.samplers.ancestral import AncestralSampler
 from overtone.samplers.estimates import EstimateKind
-from overtone.samplers.sampler import Sampler, SamplingLoop, Step, sigma_grid
+from overtone.samplers.sampler import Sampler, SamplingLoop, Step, budget_grid, sigma_grid
 from overtone.samplers.schedulers import SchedulerSampler, scheduler_of
 
 AnySampler = Annotated[Sampler | AncestralSampler, pydantic.Field(discriminator="kind")]
@@ -20,6 +20,7 @@ __all__ = [
     "SamplingLoop",
     "SchedulerSampler",
     "Step",
+    "budget_grid",
     "scheduler_of",
     "sigma_grid",
 ]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal, NamedTuple
@@ -87,6 +87,36 @@ def sigma_grid(
     return (*((high + r * (low - high)) ** rho for r in ramp), 0.0)
 
 
+def budget_grid(
+    boundaries: Sequence[float],
+    steps: Sequence[int],
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+) -> tuple[float, ...]:
+    """Noise levels with a number of `steps` in each interval, without the final 0.
+
+    Interval n, counted from the clean image, lies above `boundaries[n - 1]` and up to
+    `boundaries[n]`, as experts' do; within it levels are spaced as in `sigma_grid`. Raises
+    `ValueError` for an interval without a step, and where the boundaries do not lie within the
+    grid.
+    """
+    edges = (sigma_min, *boundaries, sigma_max)
+    if len(steps) != len(edges) - 1 or min(steps) < 1:
+        raise ValueError(f"{len(edges) - 1} intervals take one step or more each, not {steps}")
+    if any(not low < high for low, high in pairwise(edges)):
+        raise ValueError(f"boundaries {tuple(boundaries)} do not rise from {sigma_min:g} to"
+                         f" {sigma_max:g}")  # fmt: skip
+    levels: list[float] = []
+    for count, (low, high) in zip(steps, pairwise(edges), strict=True):
+        if low == sigma_min:
+            part = sigma_grid(count, low, high, rho)[:-1] if count > 1 else (high,)
+        else:  # its lower end belongs to the interval below
+            part = sigma_grid(count + 1, low, high, rho)[:-2]
+        levels = [*(min(level, high) for level in part), *levels]  # rounded, one may lie above
+    return tuple(levels)
+
+
 @dataclass(frozen=True)
 class Sampler(SamplingLoop):
     """Settings of the sampling loop. The defaults are EDM's deterministic sampler for CIFAR-10.
@@ -107,6 +137,9 @@ class Sampler(SamplingLoop):
     truncation_sigma: float | None = None
     """levels of the grid from this one up are left out, as where a second stage begins; none: all
     are kept"""
+    levels: tuple[float, ...] = ()
+    """the noise levels themselves, falling, num_steps of them (`budget_grid` makes some); none:
+    those of the four above"""
     estimate: EstimateKind = "averaged_slopes"
     """how the estimate is formed: averaged_slopes is EDM's Heun"""
     eta: float = 0.0
@@ -126,6 +159,13 @@ class Sampler(SamplingLoop):
             raise ValueError(f"eta {self.eta} is not in [0, 1]")
         if self.estimate not in FORMS:
             raise ValueError(f"unknown estimate '{self.estimate}': one of {', '.join(FORMS)}")
+        if self.levels and len(self.levels) != self.num_steps:
+            raise ValueError(
+                f"the sampler's {len(self.levels)} noise levels are given one by one:"
+                f" {self.num_steps} steps can't be made of them"
+            )
+        if any(not low < high for high, low in pairwise((*self.levels, 0.0))):
+            raise ValueError(f"the levels of a sampler fall, and stay above 0: {self.levels}")
         if len(self.sigmas) < 2:
             raise ValueError(
                 f"truncation_sigma {self.truncation_sigma} leaves no level of the grid, whose"
@@ -135,7 +175,9 @@ class Sampler(SamplingLoop):
     @property
     def sigmas(self) -> tuple[float, ...]:
         """The noise levels visited, down to 0."""
-        grid = sigma_grid(self.num_steps, self.sigma_min, self.sigma_max, self.rho)
+        grid = (*self.levels, 0.0)
+        if not self.levels:
+            grid = sigma_grid(self.num_steps, self.sigma_min, self.sigma_max, self.rho)
         limit = math.inf if self.truncation_sigma is None else self.truncation_sigma
         return tuple(sigma for sigma in grid if sigma < limit)
 

@@ -24,6 +24,7 @@ from overtone.pipelines import (
     DiffiTPipeline,
     ImagePipeline,
     LatentDiffiTPipeline,
+    MEMEPipeline,
     RelayPipeline,
 )
 from overtone.processes import RelayProcess
@@ -354,6 +355,63 @@ A truncation below the grid
 A blur that has another time than training
     overtone train relay-glyphs --first= --schedule.prob-length 0.5
     schedule and process.schedule differ
+Boundaries between experts that overlap
+    overtone train meme-digits --experts.boundaries 2 1 30
+    boundaries between experts rise from above 0, the expert of the clean image first, not 2, 1, 30
+Probabilities for other experts than there are
+    overtone train meme-digits --experts.probabilities 1 1
+    probabilities has 2 entries for 4 experts
+Heads that do not divide the width
+    overtone train meme-digits --network.head-channels 48
+    width 64 does not divide into two heads of 48 channels or more
+Shapes of another network
+    overtone train meme-digits --network.inception-heads 4 4
+    the published shapes are an IUNet's, and give its inception_heads
+A branch without channels
+    overtone train meme-digits --experts.shapes same --network.inception-heads 8 4
+    network settings of expert 1: 8 of 8 heads leave 64 of 64 channels to attention and 0 to
+An interval without training
+    overtone train meme-digits --experts.boundaries 1 1e8 1e9
+    expert 3 has nothing to learn: no noise level of training lies in its interval
+An expert that is none
+    overtone train meme-digits --expert 5
+    --expert is 1 to 4, not 5
+An expert of a recipe without
+    overtone train diffit-digits --expert 1
+    --expert: this recipe has one network, and no experts
+Experts that are not trained
+    overtone merge {place}/experts
+    experts lacks expert 2: overtone train ... --expert 2
+Experts that are not merged
+    overtone sample {place}/experts
+    holds experts, not merged yet: overtone merge
+Models without boundaries
+    overtone merge {place}/model {place}/model --out out
+    2 models need 1 --boundaries, one or more, not 0
+Experts of different classes
+    overtone merge {place}/model {place}/other --boundaries 1 --out out
+    experts 1 and 2 do not belong together: their classes differ
+Experts of different sizes
+    overtone merge {place}/unconditional {place}/larger --boundaries 1 --out out
+    experts 1 and 2 do not belong together: their image size differs
+A budget for other experts than there are
+    overtone merge {place}/model {place}/model --boundaries 1 --steps 3 --out out
+    --steps: 2 intervals take one step or more each
+An expert that is missing
+    overtone sample {place}/lacking
+    lacking/network/2 does not exist
+Boundaries of a saved model that leave an expert nothing
+    overtone sample {place}/crossed
+    boundaries between experts rise
+Residence of a model that is no expert
+    overtone sample {place}/model --resident 1
+    resident is of a model of experts, and this one has one network
+Residence of more experts than there are
+    overtone sample {place}/meme --resident 3
+    resident is in [1, 2], not 3
+A spectrum of no step
+    overtone analyze spectrum {place}/model --steps 0
+    --steps is at least 1, not 0
 A noise level of zero
     overtone analyze snr builtin:digits --resolution 8 --channels 1 --sigma 0
     --sigma must be above 0
@@ -463,6 +521,19 @@ def place(tmp_path_factory):
     low = Sampler(num_steps=4, sigma_min=0.01, truncation_sigma=0.9)
     relay = RelayPipeline(DiffiTUNet(TINY_DIFFIT), low, process=RelayProcess(patch=2))
     relay.save_pretrained(root / "relay")
+    pair = [DiffiTPipeline(DiffiTUNet(TINY_DIFFIT), sampler) for _ in range(2)]
+    MEMEPipeline.merged(pair, (1.0,)).save_pretrained(root / "meme")
+    shutil.copytree(root / "meme", root / "lacking")
+    shutil.rmtree(root / "lacking" / "network" / "2")
+    shutil.copytree(root / "meme", root / "crossed")
+    config = json.loads((root / "crossed" / "network" / "config.json").read_text())
+    (root / "crossed" / "network" / "config.json").write_text(
+        json.dumps(config | {"boundaries": [-1.0]})
+    )
+    (root / "experts" / "expert-1" / "checkpoints").mkdir(parents=True)
+    (root / "experts" / "run.json").write_text(json.dumps({"experts": 2, "boundaries": [1.0]}))
+    large = DiffiTUNet(DiffiTConfig(**small | {"resolution": 16}))
+    DiffiTPipeline(large, sampler).save_pretrained(root / "larger")
     (root / "evil.pkl").write_bytes(b"cbuiltins\neval\n(S'1 / 0'\ntR.")
     (root / "list.pkl").write_bytes(pickle.dumps([1]))
     (root / "short.pkl").write_bytes(pickle.dumps({"ema": [1.5] * 100})[:40])

@@ -31,7 +31,8 @@ import torch
 import torch.nn.functional as F
 from relay_cascade import cascade_of, enlarged
 
-from overtone import load_pipeline, open_data, storage
+from overtone import open_data, storage
+from overtone.cli.sample import open_model
 from overtone.data import held_out, to_pixels
 from overtone.metrics import Evaluation
 from overtone.pipelines import RelayPipeline
@@ -39,7 +40,6 @@ from overtone.precision import autocast, default_device
 from overtone.processes import GaussianProcess
 from overtone.samplers import Sampler
 from overtone.training.classifier import classifier_of
-from overtone.training.rundir import find_checkpoint
 
 BATCH = 52
 
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("study"))
     options = parser.parse_args()
 
-    pipe: Any = load_pipeline(find_checkpoint(options.run)).to(default_device())
+    pipe: Any = open_model(str(options.run))
     study = Study(pipe, options.samples, options.out.with_suffix(".json"))
     first = pipe.first
     study.report("first stage, bicubic", study.bicubic)
@@ -162,7 +162,7 @@ def main() -> None:
             first.sampler = sampler
     pipe.first = low
     if options.white is not None:
-        white: Any = load_pipeline(find_checkpoint(options.white)).to(default_device())
+        white: Any = open_model(str(options.white))
         white.first = low
         study.relay("trained without block noise", white)
         study.relay("trained with block noise", pipe)

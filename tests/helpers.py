@@ -16,6 +16,8 @@ from overtone.networks import (
     DiffiTTransformer,
     DiffiTTransformerConfig,
     DiffiTUNet,
+    IUNet,
+    IUNetConfig,
     SongConfig,
     SongUNet,
 )
@@ -43,6 +45,19 @@ TINY_ADM = ADMConfig(
     head_channels=8,
     embedding_width=32,
     dropout=0.0,
+)
+TINY_IUNET = IUNetConfig(
+    resolution=8,
+    channels=1,
+    num_classes=3,
+    widths=(16, 32),
+    num_cells=2,
+    attention_resolutions=(4,),
+    head_channels=8,
+    embedding_width=32,
+    dropout=0.0,
+    inception_heads=(1, 3),
+    pool_above=4,
 )
 TINY_SONG = SongConfig(
     resolution=8,
@@ -114,6 +129,7 @@ def tiny_networks():
         ADMUNet(TINY_ADM),
         SongUNet(TINY_SONG),
         SongUNet(TINY_NCSN),
+        IUNet(TINY_IUNET),
         DiffiTTransformer(dataclasses.replace(TINY_TRANSFORMER, channels=1)),
     ]
 

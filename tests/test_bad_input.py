@@ -368,8 +368,8 @@ Shapes of another network
     overtone train meme-digits --network.inception-heads 4 4
     the published shapes are an IUNet's, and give its inception_heads
 A branch without channels
-    overtone train meme-digits --experts.shapes same --network.inception-heads 8 4
-    network settings of expert 1: 8 of 8 heads leave 64 of 64 channels to attention and 0 to
+    overtone train meme-digits --experts.shapes same --network.inception-heads 16 4
+    network settings of expert 1: 16 of 16 heads leave 64 of 64 channels to attention and 0 to
 An interval without training
     overtone train meme-digits --experts.boundaries 1 1e8 1e9
     expert 3 has nothing to learn: no noise level of training lies in its interval
@@ -387,13 +387,13 @@ Experts that are not merged
     holds experts, not merged yet: overtone merge
 Models without boundaries
     overtone merge {place}/model {place}/model --out out
-    2 models need 1 --boundaries, one or more, not 0
+    2 models need 1 --boundaries, not 0
 Experts of different classes
     overtone merge {place}/model {place}/other --boundaries 1 --out out
     experts 1 and 2 do not belong together: their classes differ
 Experts of different sizes
     overtone merge {place}/unconditional {place}/larger --boundaries 1 --out out
-    experts 1 and 2 do not belong together: their image size differs
+    experts 1 and 2 do not belong together: their image sizes differ
 A budget for other experts than there are
     overtone merge {place}/model {place}/model --boundaries 1 --steps 3 --out out
     --steps: 2 intervals take one step or more each
@@ -530,7 +530,7 @@ def place(tmp_path_factory):
     (root / "crossed" / "network" / "config.json").write_text(
         json.dumps(config | {"boundaries": [-1.0]})
     )
-    (root / "experts" / "expert-1" / "checkpoints").mkdir(parents=True)
+    (root / "experts" / "expert-1" / "checkpoints" / "000000064").mkdir(parents=True)
     (root / "experts" / "run.json").write_text(json.dumps({"experts": 2, "boundaries": [1.0]}))
     large = DiffiTUNet(DiffiTConfig(**small | {"resolution": 16}))
     DiffiTPipeline(large, sampler).save_pretrained(root / "larger")

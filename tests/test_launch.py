@@ -259,3 +259,34 @@ def test_only_a_lost_peer_is_a_lost_connection():
     assert lost_connection(RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by"))
     assert lost_connection(torch.distributed.DistNetworkError("reset"))
     assert not lost_connection(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+@pytest.mark.slow
+def test_processes_share_the_experts_and_one_that_fails_leaves_the_others_alone(tmp_path):
+    command = [
+        "train", "meme-digits", "--network.widths", "16", "16", "--network.embedding-width", "16",
+        "--total-images", "640", "--lr-rampup-images", "64", "--lr-rampdown-images", "64",
+        "--batch-size", "64", "--report-images", "320", "--checkpoint-images", "640",
+        "--held-out-images", "64", "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    stranger = tmp_path / "run" / "expert-2" / "stranger"
+    first = subprocess.run([*PYTHON, *command, "--expert", "1"], cwd=tmp_path, check=False)
+    assert first.returncode == 0
+    stranger.parent.mkdir()
+    stranger.write_text("not a run")
+    failed = subprocess.run([*TORCHRUN, *command], cwd=tmp_path, capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert "expert 2 stopped: " in failed.stderr
+    assert "not empty and not a run" in failed.stderr
+    trained = [
+        n for n in (1, 3, 4) if find_checkpoint(tmp_path / f"run/expert-{n}").name == "000000640"
+    ]
+    assert trained == [1, 3, 4]
+    stranger.unlink()
+    done = subprocess.run([*TORCHRUN, *command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "4 experts: " in done.stdout
+    assert find_checkpoint(tmp_path / "run") == tmp_path / "run" / "merged"
+    apart = [*TORCHRUN, *command, "--expert", "2"]
+    refused = subprocess.run(apart, cwd=tmp_path, capture_output=True, text=True)
+    assert "--expert trains in one process" in refused.stderr

@@ -157,6 +157,14 @@ def test_large_images_drawn_on_threads_are_their_generators_draws(monkeypatch):
         assert torch.equal(image, torch.randn(3, 96, 96, generator=generator))
 
 
+def test_noise_is_drawn_in_inference_mode_too(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    like = torch.empty(2, 3, 96, 96)
+    with torch.inference_mode():
+        inside = SeededNoise([1, 2]).normal(like)
+    assert torch.equal(inside, SeededNoise([1, 2]).normal(like))
+
+
 def test_a_forked_child_draws_too():
     code = """if True:
         import os, sys, torch

@@ -140,7 +140,7 @@ def _host_group() -> Any:
 
     import torch
 
-    return torch.distributed.new_group(backend="gloo", timeout=timedelta(hours=24))
+    return torch.distributed.new_group(backend="gloo", timeout=timedelta(days=365))
 
 
 def _state() -> Any:

@@ -196,14 +196,20 @@ def _path_of(model: str, seeds: list[int]) -> tuple[Any, Any, list[tuple[float, 
     from overtone.processes import GaussianProcess, SeededNoise
     from overtone.samplers import Sampler
 
-    if not (Path(model) / "model_index.json").exists():
+    folder = storage.locate(model)
+    if not (folder / "model_index.json").exists():
         pipe = open_model(model)
         labels = pipe._labels(seeds, None)
         steps = [(step.sigma, step.x) for step in pipe.path(seeds, labels) if step.sigma]
+        if not steps:
+            raise OvertoneError(f"{model} samples in one step: there is no way to look at.")
         return pipe.denoiser, labels if labels is None else labels.to(pipe.device), steps
     from diffusers import DiffusionPipeline
 
-    foreign: Any = DiffusionPipeline.from_pretrained(storage.locate(model), use_safetensors=True)
+    try:
+        foreign: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
+    except Exception as error:  # a broken file makes diffusers raise almost anything
+        raise OvertoneError(f"{folder}: diffusers can't load the pipeline ({error}).") from None
     network = getattr(foreign, "unet", None) or getattr(foreign, "transformer", None)
     if network is None or not hasattr(foreign, "scheduler"):
         raise OvertoneError(f"{model} has no U-Net or transformer with a scheduler.")

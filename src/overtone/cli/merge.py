@@ -12,7 +12,7 @@ import tyro
 
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError
-from overtone.pipelines import MEMEPipeline
+from overtone.pipelines import ImagePipeline, MEMEPipeline
 from overtone.samplers import Sampler, budget_grid
 
 
@@ -34,7 +34,7 @@ class Options:
 def main(arguments: Sequence[str]) -> None:
     options = parse(Options, "merge", __doc__, arguments)
     from overtone.cli.sample import open_model
-    from overtone.training.experts import is_run_of_experts, merged, merged_run
+    from overtone.training.experts import is_run_of_experts, merged_run
     from overtone.training.rundir import MERGED_FOLDER
 
     if not options.models:
@@ -50,20 +50,23 @@ def main(arguments: Sequence[str]) -> None:
     else:
         if options.out is None:
             raise OvertoneError("--out: say where the pipeline of these models goes.")
-        if len(options.boundaries) != len(options.models) - 1 or not options.boundaries:
+        if len(options.models) < 2:
+            raise OvertoneError(f"{run} is no run of experts: name several models to merge.")
+        if len(options.boundaries) != len(options.models) - 1:
             raise OvertoneError(
-                f"{len(options.models)} models need {len(options.models) - 1} --boundaries, one or"
-                f" more, not {len(options.boundaries)}."
+                f"{len(options.models)} models need {len(options.models) - 1} --boundaries,"
+                f" not {len(options.boundaries)}."
             )
         models = [open_model(name, options.checkpoint).to("cpu") for name in options.models]
-        pipe, out = merged(models, options.boundaries), options.out
+        pipe, out = MEMEPipeline.merged(models, options.boundaries), options.out
     if options.steps:
         pipe.sampler = _budgeted(pipe, options.steps)
     pipe.save_pretrained(out)
-    print(f"{len(pipe.network.networks)} experts: {out}", file=sys.stderr)
+    count = len(pipe.network.config.networks)
+    print(f"{count} experts, {pipe.training.get('images seen')} images: {out}", file=sys.stderr)
 
 
-def _budgeted(pipe: MEMEPipeline, steps: tuple[int, ...]) -> Sampler:
+def _budgeted(pipe: ImagePipeline, steps: tuple[int, ...]) -> Sampler:
     """The pipeline's sampler with so many steps in the interval of each expert."""
     own = pipe.sampler
     if not isinstance(own, Sampler):
@@ -72,6 +75,6 @@ def _budgeted(pipe: MEMEPipeline, steps: tuple[int, ...]) -> Sampler:
         levels = budget_grid(
             pipe.network.config.boundaries, steps, own.sigma_min, own.sigma_max, own.rho
         )
-        return dataclasses.replace(own, num_steps=len(levels), levels=levels)
+        return dataclasses.replace(own, num_steps=len(levels), levels=levels, truncation_sigma=None)
     except ValueError as error:
         raise OvertoneError(f"--steps: {error}.") from None

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from overtone.errors import OvertoneError
+
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser("overtone recipes", description=__doc__)
@@ -43,12 +45,17 @@ def _experts(recipe: Any) -> None:
     rows = []
     experts = getattr(recipe, "experts", None)
     for number in range(1, experts.count + 1) if experts else (1,):
-        config, levels, drawn = recipe.network, "0 to inf", ""
+        config, levels, drawn = recipe.network, "0 to inf", "100 %"
         if experts:
             own = recipe.expert(number)
-            config, drawn = own.network, f"{own.probability:g}"
+            share = own.shares[1] - own.shares[0]
+            drawn = f"{own.probability + (1 - own.probability) * share:.0%}"
+            config = own.network
             levels = "{:.3g} to {:.3g}".format(*own.interval)
-        network, split = _network(config), ""
+        try:
+            network, split = _network(config), ""
+        except ValueError as error:
+            raise OvertoneError(f"network settings: {error}.") from None
         if isinstance(config, IUNetConfig):
             heads = config.inception_heads or inception_heads(config.widths, config.head_channels)
             low = [count * config.head_channels for count in heads]
@@ -68,7 +75,7 @@ def _experts(recipe: Any) -> None:
         (
             "expert",
             "noise levels",
-            "drawn there",
+            "trained there",
             "network",
             "convolution:attention by level",
             "parameters",

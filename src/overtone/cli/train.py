@@ -74,7 +74,8 @@ def _train_experts(recipe: Recipe, out: Path, options: Options[Any], command: st
     experts = recipe.experts
     assert experts is not None
     if options.dry_run:
-        for number in [options.expert] if options.expert else range(1, experts.count + 1):
+        every = range(1, experts.count + 1)
+        for number in processes().share(every) if options.expert is None else [options.expert]:
             _rehearse(trainer_of(recipe, expert=number), f"expert {number}")
         return
     try:
@@ -90,7 +91,8 @@ def _train_experts(recipe: Recipe, out: Path, options: Options[Any], command: st
         print(f"{out}: expert {options.expert} is trained; to come: {missing}")
         return
     folder = out / MERGED_FOLDER
-    merged_run(out).save_pretrained(folder)
+    if not folder.is_dir():  # which may have been merged otherwise, by hand
+        merged_run(out).save_pretrained(folder)
     print(f"{experts.count} experts: {folder}")
 
 

@@ -136,7 +136,14 @@ class ExpertDenoiser(Denoiser):
         """
         if not 1 <= resident <= len(self.experts):
             raise ValueError(f"resident is in [1, {len(self.experts)}], not {resident}")
+        self.settle()
         self.residence = Residence(list(self.experts), torch.device(device), resident)
+
+    def settle(self) -> None:
+        """End the residence: all experts are on the host."""
+        if self.residence is not None:
+            self.residence.clear()
+            self.residence = None
 
     def _expert(self, number: int) -> Denoiser:
         return cast(Denoiser, self.experts[number])
@@ -153,19 +160,22 @@ class ExpertDenoiser(Denoiser):
 
 
 class Residence:
-    """Which of several modules are on the device; the others' tensors stay on the host."""
+    """Which of several modules are on the device; the others' tensors stay on the host.
+
+    Modules may share tensors: what one leaves, and another one there has, stays.
+    """
 
     def __init__(self, modules: list[nn.Module], device: torch.device, resident: int) -> None:
-        self.device, self.resident = device, resident
+        self.device = torch.empty(0, device=device).device  # with its index
+        self.resident = resident
         self.tensors = [[*m.parameters(), *m.buffers()] for m in modules]
-        self.host = [[self._rest(t.data) for t in tensors] for tensors in self.tensors]
-        for tensors, host in zip(self.tensors, self.host, strict=True):
-            for tensor, kept in zip(tensors, host, strict=True):
-                tensor.data = kept
-        self.there: list[int] = []  # the one used last at the end
-        cuda = device.type == "cuda"
-        self.stream: Any = torch.cuda.Stream(device) if cuda else None
+        self.host = {id(t): self._rest(t.data) for tensors in self.tensors for t in tensors}
+        cuda = self.device.type == "cuda"
+        self.stream: Any = torch.cuda.Stream(self.device) if cuda else None
         self.ready: dict[int, Any] = {}
+        self.there: list[int] = []  # the one used last at the end
+        for number in range(len(modules)):
+            self._leave(number)
 
     def enter(self, number: int) -> None:
         """Have a module on the device, others gone where there is no room."""
@@ -195,18 +205,31 @@ class Residence:
                 tensor.data.record_stream(here)
         self.there.insert(0, number)
 
+    def clear(self) -> None:
+        """Have all modules on the host, as before they are saved or moved."""
+        while self.there:
+            self._leave(self.there.pop())
+
     def _make_room(self) -> None:
         while len(self.there) >= self.resident:
-            number = self.there.pop(0)
-            self.ready.pop(number, None)
-            # Weights that autocast converted would stay.
-            torch.clear_autocast_cache()
-            for tensor, kept in zip(self.tensors[number], self.host[number], strict=True):
-                tensor.data = kept
+            self._leave(self.there.pop(0))
+
+    def _leave(self, number: int) -> None:
+        self.ready.pop(number, None)
+        torch.clear_autocast_cache()  # weights that autocast converted would stay
+        needed = {id(tensor) for other in self.there for tensor in self.tensors[other]}
+        for tensor in self.tensors[number]:
+            if id(tensor) not in needed:
+                tensor.data = self.host[id(tensor)]
 
     def _fetch(self, number: int) -> None:
-        for tensor, kept in zip(self.tensors[number], self.host[number], strict=True):
-            tensor.data = kept.to(self.device, non_blocking=True)
+        here = {id(tensor) for other in self.there for tensor in self.tensors[other]}
+        for tensor in self.tensors[number]:
+            if id(tensor) not in here:
+                tensor.data = self._moved(self.host[id(tensor)])
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
 
     def _rest(self, tensor: Tensor) -> Tensor:
         tensor = tensor.cpu()

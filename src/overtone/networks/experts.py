@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 from torch import nn
 
 from overtone import settings, storage
-from overtone.errors import unknown
+from overtone.errors import OvertoneError, unknown
 from overtone.networks.adm import ADMUNet
 from overtone.networks.diffit import DiffiTTransformer, DiffiTUNet
 from overtone.networks.iunet import IUNet
@@ -54,6 +54,8 @@ class Experts(Network):
     config: ExpertsConfig
 
     def __init__(self, networks: Sequence[Network], boundaries: Sequence[float]) -> None:
+        if not networks or any(isinstance(network, Experts) for network in networks):
+            raise ValueError("experts are one network or more, and none of them experts itself")
         first: Any = networks[0].config
         super().__init__(
             ExpertsConfig(
@@ -83,7 +85,10 @@ class Experts(Network):
             if kind not in KINDS:
                 raise unknown("network", kind, KINDS)
             networks.append(KINDS[kind].from_pretrained(folder / str(number)))
-        return cls(networks, config.boundaries).eval()
+        try:
+            return cls(networks, config.boundaries).eval()
+        except ValueError as error:
+            raise OvertoneError(f"{file}: {error}.") from None
 
     def repeated_blocks(self) -> list[nn.Module]:
         """The networks themselves, but for those that have blocks of their own."""

@@ -218,7 +218,7 @@ class ImagePipeline:
         """
         if resident is None:
             if isinstance(self.denoiser, ExpertDenoiser):
-                self.denoiser.residence = None
+                self.denoiser.settle()
             self.network.to(device)
         elif isinstance(self.denoiser, ExpertDenoiser):
             try:
@@ -411,6 +411,8 @@ class ImagePipeline:
         storage.write_json(folder / INDEX_FILE, settings.dump(index))
         with storage.new_file(folder / CARD_FILE) as file:
             file.write_text(self._card(index))
+        if isinstance(self.denoiser, ExpertDenoiser) and self.denoiser.residence is not None:
+            self.denoiser.residence.clear()
         (folder / NETWORK_FOLDER).mkdir()
         self.network.write_into(folder / NETWORK_FOLDER)
         if self.vae is not None:

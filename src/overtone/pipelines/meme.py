@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any
 
 from overtone.errors import OvertoneError
 from overtone.networks import Experts
 from overtone.pipelines.base import ImagePipeline
+from overtone.pipelines.relay import RelayPipeline
+
+OF_ONE = ("expert", "its noise levels", "trained on them")
+"""what a pipeline's `training` says of an expert by itself"""
 
 
 class MEMEPipeline(ImagePipeline):
@@ -25,8 +29,11 @@ class MEMEPipeline(ImagePipeline):
     network: Experts
 
     @classmethod
-    def merged(cls, pipelines: Sequence[ImagePipeline], boundaries: Sequence[float]) -> Self:
-        """One pipeline of several, that nearest the clean image first, with its settings.
+    def merged(
+        cls, pipelines: Sequence[ImagePipeline], boundaries: Sequence[float]
+    ) -> ImagePipeline:
+        """One pipeline of several, that nearest the clean image first, with the first one's sampler
+        and guidance: a `RelayPipeline` of second stages, else of this class.
 
         Raises `OvertoneError` where they differ in what an image or a class is.
         """
@@ -34,21 +41,22 @@ class MEMEPipeline(ImagePipeline):
             raise OvertoneError("there are no experts to merge.")
         first = pipelines[0]
         for number, pipe in enumerate(pipelines, 1):
-            for what, own, other in (
-                ("denoiser", pipe.denoiser_settings, first.denoiser_settings),
-                ("process", pipe.process, first.process),
-                ("classes", pipe.class_names, first.class_names),
-                ("image size", pipe.resolution, first.resolution),
-                ("VAE", pipe.vae and pipe.vae.digest, first.vae and first.vae.digest),
-            ):
+            for (what, own), (_, other) in zip(_facts(pipe), _facts(first), strict=True):
                 if own != other:
                     raise OvertoneError(
-                        f"experts 1 and {number} do not belong together: their {what} differs,"
+                        f"experts 1 and {number} do not belong together: their {what} differ,"
                         f" {other} and {own}."
                     )
-        seen = [pipe.training.get("images seen", 0) for pipe in pipelines]
-        return cls(
-            Experts([pipe.network for pipe in pipelines], boundaries),
+        training = {name: fact for name, fact in first.training.items() if name not in OF_ONE}
+        if "images seen" in training:
+            training["images seen"] = sum(int(p.training["images seen"]) for p in pipelines)
+        try:
+            network = Experts([pipe.network for pipe in pipelines], boundaries)
+        except ValueError as error:
+            raise OvertoneError(f"{error}.") from None
+        relay = isinstance(first, RelayPipeline)
+        pipe = (RelayPipeline if relay else cls)(
+            network,
             first.sampler,
             denoiser=first.denoiser_settings,
             process=first.process,
@@ -57,6 +65,24 @@ class MEMEPipeline(ImagePipeline):
             image_resolution=first.image_resolution,
             class_names=first.class_names,
             data=first.data,
-            training=first.training | {"images seen": sum(map(int, seen))},
+            training=training,
             precision=first.precision,
         )
+        if isinstance(first, RelayPipeline) and isinstance(pipe, RelayPipeline):
+            pipe.first = first.first
+        return pipe
+
+
+def _facts(pipe: ImagePipeline) -> list[tuple[str, Any]]:
+    """What experts have to have in common."""
+    vae = pipe.vae
+    scale = None if vae is None else (vae.digest, vae.scaling_factor, vae.shift_factor)
+    return [
+        ("kinds", type(pipe) if isinstance(pipe, RelayPipeline) else ImagePipeline),
+        ("denoisers", pipe.denoiser_settings),
+        ("processes", pipe.process),
+        ("classes", pipe.class_names),
+        ("null classes", pipe.denoiser.has_null_class),
+        ("image sizes", pipe.resolution),
+        ("VAEs", scale),
+    ]

@@ -116,7 +116,8 @@ class RelayPipeline(ImagePipeline):
                     f" {', '.join(self.class_names[:3])}, ...)."
                 )
             self._check_size(first.channels, first.resolution, first.resolution)
-            first.to(self.device)
+            if first.device != self.device:  # experts that reside there stay as they are
+                first.to(self.device)
         data: ImageData | None = None
         if isinstance(first, str | Path):
             low = self.resolution // self.process.patch
@@ -158,7 +159,7 @@ class RelayPipeline(ImagePipeline):
 
     def to(self, device: str | torch.device, resident: int | None = None) -> Self:
         super().to(device, resident)
-        if isinstance(self._first, ImagePipeline):
+        if isinstance(self._first, ImagePipeline) and self._first.device != self.device:
             self._first.to(device)
         return self
 

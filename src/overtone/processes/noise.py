@@ -46,7 +46,8 @@ class SeededNoise(NoiseSource):
     def normal(self, like: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         if len(like) != len(self.generators):
             raise ValueError(f"{len(self.generators)} seeds can't draw for {len(like)} images")
-        noise = torch.empty(like.shape, pin_memory=like.is_cuda)
+        with torch.inference_mode(False):  # which each thread has for itself
+            noise = torch.empty(like.shape, pin_memory=like.is_cuda)
         work = zip(noise, self.generators, strict=True)
         if noise[0].numel() < PARALLEL_DRAW or torch.get_num_threads() == 1:
             for row in work:

@@ -113,7 +113,8 @@ def _reversing(
     device: torch.device,
 ) -> Float[Tensor, "pixels pixels"]:
     """Both means of a step are products with one matrix a patch: so is their difference."""
-    return _moved(process.blur(sigma_next) - gamma * process.blur(sigma), dtype, device)
+    with torch.inference_mode(False):  # kept for callers of any mode
+        return _moved(process.blur(sigma_next) - gamma * process.blur(sigma), dtype, device)
 
 
 def dct_matrix(size: int, device: torch.device | None = None) -> Float[Tensor, "size size"]:

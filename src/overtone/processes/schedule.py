@@ -44,6 +44,10 @@ class Schedule(ABC):
         """The share of training's noise levels that lie below one: its time, where continuous."""
         return float(self.t(sigma))
 
+    def drawn_below(self, sigma: float) -> float:
+        """The probability that training draws a level up to and with this one."""
+        return self.share_below(sigma) if 0 < sigma < math.inf else float(sigma > 0)
+
     @abstractmethod
     def _sigma(self, t: Tensor) -> Tensor: ...
 
@@ -259,6 +263,9 @@ class DiscreteSchedule(Schedule):
         """i / N at step i of N."""
         count = len(self.levels)
         return float(self.t(sigma)) * (count - 1) / count
+
+    def drawn_below(self, sigma: float) -> float:
+        return float((self.levels <= sigma).double().mean())
 
     def _abar(self) -> list[float]:
         count, first, last = self.num_steps, self.beta_start, self.beta_end

@@ -11,10 +11,14 @@ A run of experts is a directory with a run in it for each,
 
 from __future__ import annotations
 
+import dataclasses
+import gc
+import os
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,10 +26,23 @@ from overtone import settings, storage
 from overtone.errors import OvertoneError, RunInterruptedError
 from overtone.launch import processes
 from overtone.networks import NETWORKS
-from overtone.pipelines import MEMEPipeline, load_pipeline
+from overtone.pipelines import ImagePipeline, MEMEPipeline, load_pipeline
 from overtone.training.loop import Trainer
-from overtone.training.recipe import Material, Recipe, encoded, material_of, trainer_of
-from overtone.training.rundir import RECIPE_FILE, RUN_FILE, find_checkpoint
+from overtone.training.recipe import (
+    Material,
+    Recipe,
+    encoded,
+    material_of,
+    network_of,
+    trainer_of,
+)
+from overtone.training.rundir import (
+    MERGED_FOLDER,
+    RECIPE_FILE,
+    RUN_FILE,
+    checkpoints_of,
+    find_checkpoint,
+)
 
 
 def expert_folder(run: Path, number: int) -> Path:
@@ -50,38 +67,73 @@ def train_experts(
     among, numbers = processes(), range(1, experts.count + 1)
     if only is not None and only not in numbers:
         raise OvertoneError(f"--expert is 1 to {experts.count}, not {only}.")
+    if only is not None and among.count > 1:
+        raise OvertoneError(
+            "--expert trains in one process: start it without a launcher, or leave --expert out."
+        )
     material = material_of(recipe)
-    for number in numbers:  # what can't be built is told of now, not hours later
-        config: Any = recipe.expert(number).network
-        try:
-            with torch.device("meta"):
-                NETWORKS[config.kind](config)
-        except ValueError as error:
-            raise OvertoneError(f"network settings of expert {number}: {error}.") from None
+    _check(recipe, material.data.num_classes)
     if material.vae is not None:
         images = encoded(recipe, material.vae, material.data, material.held_out)
         material = Material(*images, material.vae)
     if among.is_main:
         _claim(run, recipe)
     among.wait()
+    if among.is_main and len(finished_experts(run, recipe)) < experts.count:
+        shutil.rmtree(run / MERGED_FOLDER, ignore_errors=True)  # of fewer images than there will be
     failed: list[str] = []
     for number in among.share(numbers) if only is None else [only]:
         try:
-            trainer = trainer_of(recipe, expert=number, material=material)
-            started(trainer, f"expert {number} of {experts.count}")
-            trainer.run(expert_folder(run, number))
+            _train(recipe, run, number, material, started)
         except RunInterruptedError:
             raise
         except Exception as error:  # whatever it is, the others go on
-            failed.append(f"expert {number}: {error}")
-            print(f"overtone: expert {number} stopped: {error}", file=sys.stderr)
+            ours = isinstance(error, OvertoneError)
+            said = str(error) if ours else f"{type(error).__name__}: {error}"
+            failed.append(f"expert {number}: {said}")
+            print(f"overtone: expert {number} stopped: {said}", file=sys.stderr)
+            if not ours or os.environ.get("OVERTONE_DEBUG"):
+                traceback.print_exc()
+        gc.collect()  # a trainer and what it closes over hold each other
     if among.any(bool(failed)):  # which waits for the others
         said = "; ".join(failed) or "one of another process"
         raise OvertoneError(
             f"not all experts were trained ({said}). The same command goes on where they stopped."
         )
-    among.wait()
     return finished_experts(run, recipe)
+
+
+def _train(
+    recipe: Recipe,
+    run: Path,
+    number: int,
+    material: Material,
+    started: Callable[[Trainer, str], None],
+) -> None:
+    assert recipe.experts is not None
+    trainer = trainer_of(recipe, expert=number, material=material)
+    started(trainer, f"expert {number} of {recipe.experts.count}")
+    trainer.run(expert_folder(run, number))
+
+
+def _check(recipe: Recipe, data_classes: int) -> None:
+    """What can't be trained or merged is told of now, not hours later."""
+    experts = recipe.experts
+    assert experts is not None
+    num_classes = data_classes if recipe.class_conditional else 0
+    for number in range(1, experts.count + 1):
+        own = dataclasses.replace(recipe, network=recipe.expert(number).network, experts=None)
+        config = network_of(own, num_classes)
+        try:
+            with torch.device("meta"):
+                network = NETWORKS[config.kind](config)
+        except ValueError as error:
+            raise OvertoneError(f"network settings of expert {number}: {error}.") from None
+        if recipe.training.gradient_checkpointing and not network.repeated_blocks():
+            raise OvertoneError(
+                f"--gradient-checkpointing is for transformers, and expert {number} is a"
+                f" {config.kind}."
+            )
 
 
 def finished_experts(run: Path, recipe: Recipe) -> list[int]:
@@ -101,7 +153,7 @@ def is_run_of_experts(run: Path) -> bool:
     return (run / RUN_FILE).exists() and "boundaries" in storage.read_json(run / RUN_FILE, dict)
 
 
-def merged_run(run: Path, which: str = "last") -> MEMEPipeline:
+def merged_run(run: Path, which: str = "last") -> ImagePipeline:
     """One pipeline of the experts in a run, of their last or best checkpoints.
 
     Raises `OvertoneError` where one has none yet.
@@ -110,20 +162,17 @@ def merged_run(run: Path, which: str = "last") -> MEMEPipeline:
         raise OvertoneError(f"{run} is not a run of experts.")
     boundaries = [float(b) for b in storage.read_json(run / RUN_FILE)["boundaries"]]
     folders = [expert_folder(run, number) for number in range(1, len(boundaries) + 2)]
-    missing = [str(n) for n, f in enumerate(folders, 1) if not (f / "checkpoints").is_dir()]
+    missing = [
+        str(number)
+        for number, folder in enumerate(folders, 1)
+        if not any(int(checkpoint.name) for checkpoint in checkpoints_of(folder))
+    ]
     if missing:
         raise OvertoneError(
             f"{run} lacks expert {', '.join(missing)}: overtone train ... --expert {missing[0]}."
         )
-    return merged([load_pipeline(find_checkpoint(folder, which)) for folder in folders], boundaries)
-
-
-def merged(pipelines: Sequence[Any], boundaries: Sequence[float]) -> MEMEPipeline:
-    """`MEMEPipeline.merged`, without what was said of an expert alone."""
-    for pipe in pipelines:
-        for fact in ("expert", "its noise levels", "trained on them"):
-            pipe.training.pop(fact, None)
-    return MEMEPipeline.merged(pipelines, boundaries)
+    pipes = [load_pipeline(find_checkpoint(folder, which)) for folder in folders]
+    return MEMEPipeline.merged(pipes, boundaries)
 
 
 def _claim(run: Path, recipe: Recipe) -> None:
@@ -145,5 +194,6 @@ def _claim(run: Path, recipe: Recipe) -> None:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OvertoneError(f"can't write to {run}: {error.strerror}.") from None
-    storage.write_json(known, facts)
-    storage.write_json(run / RECIPE_FILE, settings.dump(recipe))
+    if not known.exists():
+        storage.write_json(run / RECIPE_FILE, settings.dump(recipe))
+        storage.write_json(known, facts)

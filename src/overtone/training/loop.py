@@ -321,7 +321,8 @@ class Trainer:
             micro = {name: tensor[at : at + part] for name, tensor in batch.items()}
             # Processes add their gradients up once a step, behind the last micro-batch.
             more = at + part < size
-            with self.accelerator.no_sync(model) if more else nullcontext():
+            together = self.processes.count > 1
+            with self.accelerator.no_sync(model) if more and together else nullcontext():
                 with self._autocast():
                     loss = self.objective.loss(model, self._moved(micro)).sum() / size
                 loss.backward()  # not accelerate's, which scales by its own configuration

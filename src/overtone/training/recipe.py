@@ -192,16 +192,20 @@ class Recipe:
         if not 1 <= number <= experts.count:
             raise ValueError(f"the experts are numbered 1 to {experts.count}, not {number}")
         low, high = intervals_of(experts.boundaries)[number - 1]
-        shares = (
-            self.schedule.share_below(low) if low else 0.0,
-            self.schedule.share_below(high) if high < math.inf else 1.0,
-        )
+        shares = self.schedule.drawn_below(low), self.schedule.drawn_below(high)
         if not shares[0] < shares[1]:
             raise ValueError(
                 f"expert {number} has nothing to learn: no noise level of training lies in its"
                 f" interval, sigma {low:g} to {high:g}"
             )
         network = experts.networks[number - 1] if experts.networks else self.network
+        for name in ("resolution", "channels", "learned_variance"):
+            own, wanted = (getattr(config, name, False) for config in (network, self.network))
+            if own != wanted:
+                raise ValueError(
+                    f"{name} of expert {number} is {own}, of the recipe's network {wanted}: they"
+                    " have to be alike"
+                )
         if experts.shapes == "published":
             if not isinstance(network, IUNetConfig) or network.inception_heads:
                 raise ValueError(
@@ -310,24 +314,8 @@ def trainer_of(
             f" and {plan.lr_rampdown_images:,} images down, are longer than the run.",
             file=sys.stderr,
         )
-    augmented = getattr(recipe.network, "augment_channels", None)
-    if augmented and not recipe.augmentation:
-        raise OvertoneError("--network.augment-channels follows from --augmentation: set that.")
-    if augmented is None and recipe.augmentation:
-        raise OvertoneError(f"a {recipe.network.kind} takes no conditions of --augmentation.")
     num_classes = data.num_classes if recipe.class_conditional else 0
-    if recipe.network.num_classes not in (0, num_classes):
-        raise OvertoneError(
-            f"--network.num-classes is {recipe.network.num_classes}, but {recipe.data} has"
-            f" {num_classes} classes to train with: leave it out."
-        )
-    changes = {"num_classes": num_classes}
-    if recipe.augmentation:
-        changes["augment_channels"] = CONDITIONS
-    try:
-        config: Any = dataclasses.replace(recipe.network, **changes)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise OvertoneError(f"network settings: {error}.") from None
+    config = network_of(recipe, num_classes)
     hybrid = getattr(config, "learned_variance", False)
     _check_steps(recipe, hybrid)
     torch.manual_seed(recipe.training.seed)
@@ -421,6 +409,28 @@ def trainer_of(
     )
     pipeline(trainer.model)  # so that what it can't be saved with is told of now
     return trainer
+
+
+def network_of(recipe: Recipe, num_classes: int) -> Any:
+    """The settings of the network as it will be trained: those of the recipe, and what follows from
+    the data and the augmentation. Raises `OvertoneError` where they contradict each other."""
+    augmented = getattr(recipe.network, "augment_channels", None)
+    if augmented and not recipe.augmentation:
+        raise OvertoneError("--network.augment-channels follows from --augmentation: set that.")
+    if augmented is None and recipe.augmentation:
+        raise OvertoneError(f"a {recipe.network.kind} takes no conditions of --augmentation.")
+    if recipe.network.num_classes not in (0, num_classes):
+        raise OvertoneError(
+            f"--network.num-classes is {recipe.network.num_classes}, but {recipe.data} has"
+            f" {num_classes} classes to train with: leave it out."
+        )
+    changes = {"num_classes": num_classes}
+    if recipe.augmentation:
+        changes["augment_channels"] = CONDITIONS
+    try:
+        return dataclasses.replace(recipe.network, **changes)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise OvertoneError(f"network settings: {error}.") from None
 
 
 def _first_of(recipe: Recipe) -> ImagePipeline | None:

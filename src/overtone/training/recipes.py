@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 from overtone import settings, storage
@@ -155,7 +156,7 @@ def meme_digits() -> Recipe:
             widths=(64, 64),
             num_cells=2,
             attention_resolutions=(4,),
-            head_channels=8,
+            head_channels=4,
             embedding_width=128,
             dropout=0.0,
         ),
@@ -229,8 +230,8 @@ def _meme_latent(about: str, batch_size: int, steps: int, lr: float) -> Recipe:
     schedule = DiscreteSchedule(betas="scaled_linear", beta_start=0.0015, beta_end=0.0195)
     levels = schedule.levels.tolist()
     recipe = Recipe(
-        about="",
-        network=ADMConfig(),
+        about=about,
+        network=IUNetConfig.ldm(128),
         denoiser=VPSettings(prediction="eps", schedule=schedule, time_scale=999.0),
         schedule=schedule,
         weighting="eps",
@@ -250,21 +251,28 @@ def _meme_latent(about: str, batch_size: int, steps: int, lr: float) -> Recipe:
         ),
         reporting=Reporting(workers=4),
     )
-    recipe = _meme(about, recipe, IUNetConfig.ldm(128))
-    assert recipe.experts is not None
-    experts = dataclasses.replace(recipe.experts, boundaries=time_shares(4, schedule))
-    return dataclasses.replace(recipe, experts=experts)
+    return _with_experts(recipe, time_shares(4, schedule))
 
 
 def _meme(about: str, recipe: Recipe, network: IUNetConfig) -> Recipe:
     """`recipe` by four experts, which share the sampler's steps, in the published ratios of
     convolution to attention and with the published soft intervals."""
-    experts = ExpertSettings(
-        boundaries=step_shares(Sampler().sigmas, 4),
-        probabilities=(0.8, 0.4, 0.2, 0.1),
-        shapes="published",
+    return _with_experts(
+        dataclasses.replace(recipe, about=about, network=network), step_shares(Sampler().sigmas, 4)
     )
-    return dataclasses.replace(recipe, about=about, network=network, experts=experts)
+
+
+def _with_experts(recipe: Recipe, boundaries: tuple[float, ...]) -> Recipe:
+    """Four experts in the published shapes, each trained on its own interval as much as published:
+    with p = 0.8, 0.4, 0.2, 0.1 on intervals of a quarter of training's time each, p + (1 - p) / 4
+    of its images. Where the intervals are other shares of training, p differs."""
+    edges = [0.0, *(recipe.schedule.drawn_below(sigma) for sigma in boundaries), 1.0]
+    probabilities = []
+    for published, (low, high) in zip((0.8, 0.4, 0.2, 0.1), pairwise(edges), strict=True):
+        share, wanted = high - low, published + (1 - published) / 4
+        probabilities.append(round(max(0.0, (wanted - share) / (1 - share)), 3))
+    experts = ExpertSettings(boundaries, tuple(probabilities), shapes="published")
+    return dataclasses.replace(recipe, experts=experts)
 
 
 def relay_glyphs_16() -> Recipe:
@@ -283,7 +291,7 @@ def relay_glyphs_16() -> Recipe:
         ),
         class_conditional=True,
         label_dropout=0.1,
-        guidance=GuidanceSettings(scale=1.5),
+        guidance=GuidanceSettings(scale=3.0),
         training=Training(
             total_images=120_000,
             batch_size=64,

@@ -206,6 +206,11 @@ def checkpoints_of(run: Path) -> list[Path]:
 def find_checkpoint(run: Path, which: str = "last") -> Path:
     """The 'last' or 'best' checkpoint of a run, itself the directory of a pipeline."""
     if (run / MERGED_FOLDER).is_dir():
+        if which == "best":
+            raise OvertoneError(
+                f"the experts of {run} are merged already, from their last checkpoints unless you"
+                f" chose: overtone merge {run} --checkpoint best."
+            )
         return run / MERGED_FOLDER
     folders = checkpoints_of(run)
     if not folders and list(run.glob("expert-*")):

@@ -29,6 +29,13 @@ from overtone.training.experts import finished_experts, merged_run, train_expert
 from overtone.training.loop import Reporting, Trainer, Training
 from overtone.training.objectives import soft_interval
 from overtone.training.recipe import ExpertSettings, Recipe
+from overtone.training.recipes import (
+    meme_celeba64,
+    meme_celebahq,
+    meme_digits,
+    meme_fashion_mnist,
+    meme_ffhq,
+)
 from overtone.training.rundir import find_checkpoint
 
 
@@ -621,3 +628,16 @@ def test_each_expert_may_take_a_number_of_steps_of_its_own(tmp_path, capsys):
             budget_grid(boundaries, steps)
     with pytest.raises(ValueError, match="levels of a sampler fall"):
         Sampler(num_steps=2, levels=(1.0, 2.0))
+
+
+def test_recipes_train_their_experts_on_their_intervals_as_published():
+    assert meme_ffhq().experts.probabilities == (0.8, 0.4, 0.2, 0.1)
+    for make in (meme_digits, meme_fashion_mnist, meme_celeba64, meme_ffhq, meme_celebahq):
+        recipe = make()
+        experts = [recipe.expert(n) for n in (1, 2, 3, 4)]
+        for own, published in zip(experts, (0.85, 0.55, 0.4, 0.325), strict=True):
+            share = own.shares[1] - own.shares[0]
+            trained = own.probability + (1 - own.probability) * share
+            assert trained == pytest.approx(max(published, share), abs=1e-3)
+        heads = [own.network.inception_heads for own in experts]
+        assert heads[0] != heads[1] != heads[3]

@@ -148,7 +148,7 @@ def diffit_ffhq64() -> Recipe:
 def meme_digits() -> Recipe:
     recipe = diffit_digits()
     return _meme(
-        "the same digits by four experts; minutes on 2 CPU cores",
+        "the same digits by four experts; forty minutes on 2 CPU cores",
         recipe,
         IUNetConfig(
             resolution=8,

@@ -49,7 +49,7 @@ class SeededNoise(NoiseSource):
         with torch.inference_mode(False):  # which each thread has for itself
             noise = torch.empty(like.shape, pin_memory=like.is_cuda)
         work = zip(noise, self.generators, strict=True)
-        if noise[0].numel() < PARALLEL_DRAW or torch.get_num_threads() == 1:
+        if noise.numel() < PARALLEL_DRAW * len(noise) or torch.get_num_threads() == 1:
             for row in work:
                 _draw(row)
         else:

@@ -146,11 +146,10 @@ def diffit_ffhq64() -> Recipe:
 
 
 def meme_digits() -> Recipe:
-    recipe = diffit_digits()
-    return _meme(
-        "the same digits by four experts; forty minutes on 2 CPU cores",
-        recipe,
-        IUNetConfig(
+    recipe = dataclasses.replace(
+        diffit_digits(),
+        about="the same digits by four experts; forty minutes on 2 CPU cores",
+        network=IUNetConfig(
             resolution=8,
             channels=1,
             widths=(64, 64),
@@ -161,14 +160,14 @@ def meme_digits() -> Recipe:
             dropout=0.0,
         ),
     )
+    return _with_experts(recipe, step_shares(Sampler().sigmas, 4))
 
 
 def meme_fashion_mnist() -> Recipe:
-    recipe = diffit_fashion_mnist()
-    return _meme(
-        "32 px Fashion-MNIST by four experts; hours on 2 CPU cores",
-        recipe,
-        IUNetConfig(
+    recipe = dataclasses.replace(
+        diffit_fashion_mnist(),
+        about="32 px Fashion-MNIST by four experts; hours on 2 CPU cores",
+        network=IUNetConfig(
             resolution=32,
             channels=1,
             widths=(32, 64, 96),
@@ -179,28 +178,13 @@ def meme_fashion_mnist() -> Recipe:
             dropout=0.0,
         ),
     )
+    return _with_experts(recipe, step_shares(Sampler().sigmas, 4))
 
 
 def meme_celeba64() -> Recipe:
     recipe = Recipe(
-        about="",
-        network=ADMConfig(),
-        mirror=True,
-        training=Training(
-            total_images=500_000 * 128,
-            batch_size=128,
-            lr=1e-4,
-            lr_rampup_images=0,
-            clip_norm=None,
-            ema_halflife_images=round(128 * math.log(2) / -math.log(0.9999)),
-            ema_rampup_ratio=None,
-        ),
-        reporting=Reporting(workers=4),
-    )
-    return _meme(
-        "64 px CelebA from a folder, zip or hf: by four small ADM experts; days on four GPUs",
-        recipe,
-        IUNetConfig(
+        about="64 px CelebA from a folder, zip or hf: by four small ADM experts; days on four GPUs",
+        network=IUNetConfig(
             resolution=64,
             widths=(64, 128, 192, 256),
             num_cells=2,
@@ -208,25 +192,28 @@ def meme_celeba64() -> Recipe:
             head_channels=16,
             embedding_width=256,
         ),
+        mirror=True,
+        training=_steady_training(steps=500_000, batch_size=128, lr=1e-4),
+        reporting=Reporting(workers=4),
     )
+    return _with_experts(recipe, step_shares(Sampler().sigmas, 4))
 
 
 def meme_ffhq() -> Recipe:
     return _meme_latent(
         "256 px FFHQ in LDM-4's latents by four iU-LDM-S, as published; days on four GPUs",
-        batch_size=42,
-        steps=635_000,
-        lr=8.4e-5,
+        _steady_training(steps=635_000, batch_size=42, lr=8.4e-5),
     )
 
 
 def meme_celebahq() -> Recipe:
-    return _meme_latent("the same of CelebA-HQ", batch_size=48, steps=410_000, lr=9.6e-5)
+    training = _steady_training(steps=410_000, batch_size=48, lr=9.6e-5)
+    return _meme_latent("the same of CelebA-HQ", training)
 
 
-def _meme_latent(about: str, batch_size: int, steps: int, lr: float) -> Recipe:
-    """Latent diffusion's training (Rombach et al. 2022, arXiv 2112.10752), of experts. Published
-    images are of DDIM's 200 steps: --scheduler DDIMScheduler --steps 200."""
+def _meme_latent(about: str, training: Training) -> Recipe:
+    """Latent diffusion (Rombach et al. 2022, arXiv 2112.10752) by experts. Published images are of
+    DDIM's 200 steps: --scheduler DDIMScheduler --steps 200."""
     schedule = DiscreteSchedule(betas="scaled_linear", beta_start=0.0015, beta_end=0.0195)
     levels = schedule.levels.tolist()
     recipe = Recipe(
@@ -240,26 +227,10 @@ def _meme_latent(about: str, batch_size: int, steps: int, lr: float) -> Recipe:
         ),
         vae="CompVis/ldm-celebahq-256",
         scaling_factor=1.0,  # which that repository's config.json leaves out
-        training=Training(
-            total_images=steps * batch_size,
-            batch_size=batch_size,
-            lr=lr,
-            lr_rampup_images=0,
-            clip_norm=None,
-            ema_halflife_images=round(batch_size * math.log(2) / -math.log(0.9999)),
-            ema_rampup_ratio=None,
-        ),
+        training=training,
         reporting=Reporting(workers=4),
     )
     return _with_experts(recipe, time_shares(4, schedule))
-
-
-def _meme(about: str, recipe: Recipe, network: IUNetConfig) -> Recipe:
-    """`recipe` by four experts, which share the sampler's steps, in the published ratios of
-    convolution to attention and with the published soft intervals."""
-    return _with_experts(
-        dataclasses.replace(recipe, about=about, network=network), step_shares(Sampler().sigmas, 4)
-    )
 
 
 def _with_experts(recipe: Recipe, boundaries: tuple[float, ...]) -> Recipe:
@@ -481,7 +452,7 @@ def diffit_latent_imagenet512() -> Recipe:
         about="the same at 512 px",
         network=DiffiTTransformerConfig.preset("xl-2-512"),
         guidance=GUIDANCE[64],
-        training=_latent_training(batch_size=512, lr=1e-4),
+        training=_steady_training(DIT_STEPS, batch_size=512, lr=1e-4),
     )
 
 
@@ -508,15 +479,19 @@ def _latent(network: DiffiTTransformerConfig) -> Recipe:
         sampler=AncestralSampler(),
         vae="stabilityai/sd-vae-ft-ema",
         scaling_factor=0.18215,  # which that repository's config.json leaves out
-        training=_latent_training(batch_size=256, lr=3e-4),
+        training=_steady_training(DIT_STEPS, batch_size=256, lr=3e-4),
         reporting=Reporting(workers=4),
     )
 
 
-def _latent_training(batch_size: int, lr: float) -> Training:
-    """7 M steps, as DiT was trained: DiffiT's paper names no number."""
+DIT_STEPS = 7_000_000
+"""as DiT was trained: DiffiT's paper names no number"""
+
+
+def _steady_training(steps: int, batch_size: int, lr: float) -> Training:
+    """A constant learning rate from the first step on, EMA 0.9999 a step."""
     return Training(
-        total_images=7_000_000 * batch_size,
+        total_images=steps * batch_size,
         batch_size=batch_size,
         lr=lr,
         lr_rampup_images=0,

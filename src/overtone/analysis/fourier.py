@@ -20,13 +20,13 @@ from overtone.denoisers import Denoiser, ExpertDenoiser
 from overtone.networks.attention import DiffiTBlock
 
 BINS = 16
-"""frequencies that curves of maps of any size are brought to, from 0 to the highest of an axis"""
+"""curves of maps of any size are brought to so many frequencies above 0, up to an axis's highest"""
 _FLOOR = 1e-12
 
 
 @dataclass
 class Spectra:
-    """Curves over `BINS` frequencies, 0 to 1 (the highest an axis has), by noise level."""
+    """Curves over `BINS` + 1 frequencies, 0 to 1 (the highest of an axis), by noise level."""
 
     sigmas: list[float]
     images: list[list[float]] = field(default_factory=list)

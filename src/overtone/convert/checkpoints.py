@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from overtone.convert import keys
+from overtone.convert import dsno, keys
 from overtone.convert.diffit import latent_transformer
 from overtone.denoisers import Denoiser, EDMDenoiser
 from overtone.errors import OvertoneError, unknown
@@ -33,6 +33,9 @@ def from_published(
     | "iformer-mixer" | `dim`, `num_heads`, `attention_head`,            | `InceptionMixer`    |
     |                 | `pool_size` (1)                                  |                     |
     | "iformer-block" | those, `mlp_ratio` (4), `layer_scale` (False)    | `InceptionCell`     |
+    | "dsno"          | the published model's, with `image_size` and     | `DSNOUNet`          |
+    |                 | `num_channels`                                   |                     |
+    | "temporal-conv" | not needed: read off the tensor                  | `TemporalConv`      |
 
     Raises `OvertoneError` for an unknown kind or network, for settings that are not implemented,
     and for weights that do not fit.
@@ -95,6 +98,8 @@ _KINDS: dict[str, Callable[[dict[str, Tensor], dict[str, Any]], nn.Module]] = {
     "diffit-latent": lambda state, config: latent_transformer(state, config).network,
     "iformer-mixer": _iformer_mixer,
     "iformer-block": _iformer_block,
+    "dsno": dsno.operator,
+    "temporal-conv": dsno.temporal_conv,
 }
 
 # What EDM's constructors take where nothing is said.

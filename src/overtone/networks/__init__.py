@@ -8,6 +8,14 @@ from overtone.networks.diffit import (
     DiffiTTransformerConfig,
     DiffiTUNet,
 )
+from overtone.networks.dsno import (
+    DSNOConfig,
+    DSNOUNet,
+    OperatorNetwork,
+    TemporalConfig,
+    TemporalNetwork,
+    temporalize,
+)
 from overtone.networks.experts import Experts
 from overtone.networks.iunet import IUNet, IUNetConfig
 from overtone.networks.network import Network
@@ -18,11 +26,13 @@ NETWORKS: dict[str, type[Network]] = {
     for network in (
         ADMUNet,
         Classifier,
+        DSNOUNet,
         DiffiTTransformer,
         DiffiTUNet,
         Experts,
         IUNet,
         SongUNet,
+        TemporalNetwork,
     )
 }
 
@@ -32,6 +42,8 @@ __all__ = [
     "ADMUNet",
     "Classifier",
     "ClassifierConfig",
+    "DSNOConfig",
+    "DSNOUNet",
     "DiffiTConfig",
     "DiffiTTransformer",
     "DiffiTTransformerConfig",
@@ -40,6 +52,10 @@ __all__ = [
     "IUNet",
     "IUNetConfig",
     "Network",
+    "OperatorNetwork",
     "SongConfig",
     "SongUNet",
+    "TemporalConfig",
+    "TemporalNetwork",
+    "temporalize",
 ]

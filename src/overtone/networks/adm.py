@@ -16,6 +16,7 @@ from overtone.networks.layers import (
     ClassEmbedding,
     Downsample,
     Features,
+    Output,
     Resample,
     Upsample,
     sinusoids,
@@ -179,5 +180,5 @@ class ADMUNet(Network):
         time: Float[Tensor, " batch"],
         class_labels: Int[Tensor, " batch"] | None = None,
         augment_labels: Float[Tensor, "batch conditions"] | None = None,
-    ) -> Features:
+    ) -> Output:
         return self.unet(x, self.embedding(time, class_labels, augment_labels))

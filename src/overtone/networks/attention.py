@@ -66,12 +66,17 @@ class SelfAttention(nn.Module):
     """
 
     def __init__(
-        self, channels: int, heads: int, eps: float = 1e-5, skip_scale: float = 1.0
+        self,
+        channels: int,
+        heads: int,
+        eps: float = 1e-5,
+        skip_scale: float = 1.0,
+        groups: int | None = None,
     ) -> None:
         super().__init__()
         self.heads = heads
         self.skip_scale = skip_scale
-        self.norm = GroupNorm(channels, eps, activation=False)
+        self.norm = GroupNorm(channels, eps, activation=False, groups=groups)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = zero(nn.Linear(channels, channels))
 

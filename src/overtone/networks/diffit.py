@@ -23,6 +23,7 @@ from overtone.networks.layers import (
     Downsample,
     Features,
     FourierFeatures,
+    Output,
     Upsample,
     sinusoids,
     zero,
@@ -240,7 +241,7 @@ class DiffiTUNet(Network):
         time: Float[Tensor, " batch"],
         class_labels: Int[Tensor, " batch"] | None = None,
         augment_labels: Float[Tensor, "batch conditions"] | None = None,
-    ) -> Features:
+    ) -> Output:
         if self.token is None:
             return self.unet(x, x.new_zeros(len(x), self.config.token_width))
         return self.unet(x, self.token(time, class_labels, augment_labels))
@@ -351,7 +352,7 @@ class DiffiTTransformer(Network):
         x: Features,
         time: Float[Tensor, " batch"],
         class_labels: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, "batch out_channels height width"]:
+    ) -> Float[Tensor, "out_batch out_channels height width"]:
         patch = self.config.patch
         if x.shape[2] % patch or x.shape[3] % patch:
             raise ValueError(

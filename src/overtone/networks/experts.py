@@ -11,15 +11,8 @@ from torch import nn
 
 from overtone import settings, storage
 from overtone.errors import OvertoneError, unknown
-from overtone.networks.adm import ADMUNet
-from overtone.networks.diffit import DiffiTTransformer, DiffiTUNet
-from overtone.networks.iunet import IUNet
+from overtone.networks.kinds import KINDS
 from overtone.networks.network import CONFIG_FILE, Network
-from overtone.networks.song import SongUNet
-
-KINDS: dict[str, type[Network]] = {
-    kind.__name__: kind for kind in (ADMUNet, DiffiTTransformer, DiffiTUNet, IUNet, SongUNet)
-}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 Features = Float[Tensor, "batch channels height width"]
+Output = Float[Tensor, "out_batch channels height width"]
+"""of a network; as many as went in, but of a trajectory's times perhaps the last alone"""
 
 
 class GroupNorm(nn.Module):
@@ -25,12 +27,15 @@ class GroupNorm(nn.Module):
 
         y = silu((1 + scale) norm(x) + shift)
 
-    min(32, channels / 4) groups as in EDM, or the next smaller number that divides the channels.
+    min(32, channels / 4) groups as in EDM, if no `groups` are given, or the next smaller number
+    that divides the channels.
     """
 
-    def __init__(self, channels: int, eps: float = 1e-5, activation: bool = True) -> None:
+    def __init__(
+        self, channels: int, eps: float = 1e-5, activation: bool = True, groups: int | None = None
+    ) -> None:
         super().__init__()
-        most = max(1, min(32, channels // 4))
+        most = groups or max(1, min(32, channels // 4))
         self.groups = next(n for n in range(most, 0, -1) if channels % n == 0)
         self.eps = eps
         self.activation = activation

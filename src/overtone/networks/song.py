@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from overtone.networks.attention import SelfAttention, TimeAttention
 from overtone.networks.cells import ResidualCell
-from overtone.networks.layers import Features, FourierFeatures, Resample, sinusoids
+from overtone.networks.layers import Features, FourierFeatures, Output, Resample, sinusoids
 from overtone.networks.network import Network
 from overtone.networks.unet import Cells, Place, UNet
 
@@ -241,5 +241,5 @@ class SongUNet(Network):
         time: Float[Tensor, " batch"],
         class_labels: Int[Tensor, " batch"] | None = None,
         augment_labels: Float[Tensor, "batch conditions"] | None = None,
-    ) -> Features:
+    ) -> Output:
         return self.unet(x, self.embedding(time, class_labels, augment_labels))

@@ -153,6 +153,7 @@ class UNet(Encoder):
         num_middle: int,
         eps: float = 1e-5,
         stem_width: int | None = None,
+        head_groups: int | None = None,
     ) -> None:
         super().__init__(cells, resolution, in_channels, widths, num_cells, stem_width=stem_width)
         depth, skips, width = len(widths), list(self.skip_widths), widths[-1]
@@ -174,14 +175,14 @@ class UNet(Encoder):
             decoder.append(Level(up, column))
         self.decoder = nn.ModuleList(decoder)
 
-        self.head_norm = GroupNorm(width, eps)
+        self.head_norm = GroupNorm(width, eps, groups=head_groups)
         self.head = zero(nn.Conv2d(width, out_channels, 3, padding=1))
 
     def forward(
         self,
         x: Float[Tensor, "batch in_channels height width"],
         embedding: Float[Tensor, "batch embedding_width"],
-    ) -> Float[Tensor, "batch out_channels height width"]:
+    ) -> Float[Tensor, "out_batch out_channels height width"]:
         skips = self.encode(x, embedding, _layout(self.head))
         x = skips[-1]
         for cell in self.middle:

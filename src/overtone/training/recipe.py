@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
 
-import pydantic
 import torch
 import torch.nn.functional as F
 import tyro
@@ -35,15 +34,9 @@ from overtone.denoisers import (
 from overtone.denoisers.experts import intervals_of
 from overtone.errors import OvertoneError
 from overtone.launch import processes
-from overtone.networks import (
-    NETWORKS,
-    ADMConfig,
-    DiffiTConfig,
-    DiffiTTransformerConfig,
-    IUNetConfig,
-    SongConfig,
-)
+from overtone.networks import NETWORKS, IUNetConfig
 from overtone.networks.iunet import inception_heads
+from overtone.networks.kinds import AnyNetwork
 from overtone.networks.vae import VAE
 from overtone.pipelines import (
     DiffiTPipeline,
@@ -69,12 +62,6 @@ from overtone.training.rundir import RUN_FILE, find_checkpoint
 from overtone.training.vae import VAERecipe, open_vae, vae_trainer_of
 
 GRID_ROWS = 8
-
-
-AnyNetwork = Annotated[
-    DiffiTConfig | DiffiTTransformerConfig | ADMConfig | IUNetConfig | SongConfig,
-    pydantic.Field(discriminator="kind"),
-]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,150 @@
+"""DSNO's published network: its settings, its tensors, its checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from overtone.errors import OvertoneError
+from overtone.networks.dsno import DSNOConfig, DSNOUNet
+from overtone.networks.spectral import TemporalCell, TemporalConv
+
+# What the published code can be set to otherwise, and this is not.
+_FIXED = {
+    "conditional": True,
+    "resblock_type": "biggan",
+    "resamp_with_conv": False,
+    "logsnr_type": "inv_cos",
+    "time_conv": True,
+    "with_nin": False,
+    "pred_eps": False,
+    "fourier_feature": False,
+    "nonlinearity": "swish",
+}
+
+
+def operator(state: dict[str, Tensor], settings: dict[str, Any]) -> DSNOUNet:
+    """The published operator with the given settings and weights, in eval mode."""
+    for name, value in _FIXED.items():
+        if settings.get(name, value) != value:
+            raise OvertoneError(f"a DSNO with {name} {settings[name]} is not implemented.")
+    needed = ("nf", "temb_dim", "ch_mult", "num_res_blocks", "attn_resolutions", "num_modes")
+    lacking = [n for n in (*needed, "image_size", "num_channels") if n not in settings]
+    if lacking:
+        raise OvertoneError(f"the settings of a DSNO lack '{lacking[0]}'.")
+    try:
+        network = DSNOUNet(
+            DSNOConfig(
+                resolution=settings["image_size"],
+                channels=settings["num_channels"],
+                num_classes=settings.get("num_classes") or 0,
+                widths=tuple(settings["nf"] * mult for mult in settings["ch_mult"]),
+                num_cells=settings["num_res_blocks"],
+                attention_resolutions=tuple(settings["attn_resolutions"]),
+                heads=settings.get("num_attn_heads") or 1,
+                head_channels=settings.get("head_dim") or 0,
+                frequencies=settings["nf"],
+                embedding_width=settings["temb_dim"],
+                modes=settings["num_modes"],
+                log_snr_min=settings.get("logsnr_min", -20.0),
+                log_snr_max=settings.get("logsnr_max", 20.0),
+                dropout=settings.get("dropout", 0.0),
+            )
+        )
+        weights = _state(state, network)
+    except (KeyError, ValueError, RuntimeError, IndexError, TypeError) as error:
+        raise OvertoneError(f"not the weights of a DSNO: {error}") from None
+    network.load_weights(weights, "DSNO")
+    return network.eval()
+
+
+def temporal_conv(state: dict[str, Tensor], settings: dict[str, Any]) -> TemporalConv:
+    """The published temporal convolution by itself, from {"weights1": (in, out, mode, 2)}."""
+    weights = state.get("weights1")
+    if weights is None or weights.dim() != 4 or weights.shape[3] != 2:
+        raise OvertoneError(
+            "a temporal convolution has one tensor, weights1 (in, out, mode, 2), not"
+            f" { ({name: tuple(t.shape) for name, t in state.items()}) }."
+        )
+    layer = TemporalConv(weights.shape[0], weights.shape[2])
+    layer.load_state_dict({"weight": temporal_weight(weights)})
+    return layer.eval()
+
+
+# Parts of a cell. Modules are numbered in the order of construction.
+_CELL = {
+    "GroupNorm_0": "norm0",
+    "Conv_0": "conv0",
+    "Dense_0": "affine",
+    "GroupNorm_1": "norm1",
+    "Conv_1": "conv1",
+    "NIN_0": "skip",
+}
+_ATTENTION = {"GroupNorm_0": "norm", "NINs": "qkv", "NIN_3": "proj"}
+
+
+def temporal_weight(weights: Tensor) -> Tensor:
+    """The weight of our `TemporalConv` from (in, out, mode, 2): what the constant has of an
+    imaginary part does nothing, and goes."""
+    constant, *waves = weights.movedim(2, 0)
+    parts = [constant[..., 0], *(wave[..., part] for wave in waves for part in (0, 1))]
+    return torch.stack(parts)[:, None]
+
+
+def _state(state: dict[str, Tensor], network: DSNOUNet) -> dict[str, Tensor]:
+    ours: dict[str, Tensor] = {}
+    bias, places = None, _places(network)
+    for name, tensor in state.items():
+        number, part = name.removeprefix("module.").removeprefix("all_modules.").split(".", 1)
+        place = places[int(number)]
+        module, _, kind = part.rpartition(".")
+        kind = {"W": "weight", "b": "bias"}.get(kind, kind)
+        if module == "t_conv":
+            ours[f"{place}.weight"] = temporal_weight(tensor)
+        elif place == "classes":  # a linear layer on one-hot labels is a table of vectors
+            bias = tensor if kind == "bias" else bias
+            ours |= {} if kind == "bias" else {"classes.weight": tensor.T}
+        elif place.endswith("attention"):
+            if module.startswith("NIN"):
+                tensor = tensor.T if kind == "weight" else tensor
+            if module == "NINs":
+                tensor = tensor.unflatten(0, (network.get_submodule(place).heads, 3, -1))
+                tensor = tensor.transpose(0, 1).flatten(0, 2)
+            ours[f"{place}.{_ATTENTION[module]}.{kind}"] = tensor
+        elif module:
+            if module == "NIN_0" and kind == "weight":
+                tensor = tensor.T[:, :, None, None]
+            ours[f"{place}.{_CELL[module]}.{kind}"] = tensor
+        else:
+            ours[f"{place}.{kind}"] = tensor
+    if bias is not None:
+        ours["classes.weight"] = ours["classes.weight"] + bias
+    return {name: tensor.contiguous() for name, tensor in ours.items()}
+
+
+def _places(network: DSNOUNet) -> list[str]:
+    """Our modules in the order in which the published network makes its own."""
+    places = ["lin0", "lin1", *(["classes"] if network.classes is not None else [])]
+    unet: Any = network.unet
+
+    def cell(place: str, cell: Any) -> list[str]:
+        if not isinstance(cell, TemporalCell):
+            return [place]
+        inner: Any = cell.cell
+        attends = [f"{place}.cell.attention"] if inner.attention is not None else []
+        return [f"{place}.cell", *attends, f"{place}.temporal"]
+
+    def column(name: str, level: Any) -> list[str]:
+        return [p for n, c in enumerate(level.cells) for p in cell(f"{name}.cells.{n}", c)]
+
+    places.append("unet.stem")
+    for number, level in enumerate(unet.encoder):
+        places += [f"unet.encoder.{number}.transition"] if number else []
+        places += column(f"unet.encoder.{number}", level)
+    places += [p for n, c in enumerate(unet.middle) for p in cell(f"unet.middle.{n}", c)]
+    for number, level in enumerate(unet.decoder):
+        places += [f"unet.decoder.{number}.transition"] if number else []
+        places += column(f"unet.decoder.{number}", level)
+    return [*places, "unet.head_norm", "unet.head"]

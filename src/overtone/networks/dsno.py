@@ -1,0 +1,345 @@
+"""DSNO: networks that return a whole trajectory (Zheng et al. 2022, arXiv 2211.13449).
+
+Any network becomes one: what it does at each time stays as it is, all times at once in the batch,
+and temporal convolutions between its cells let the times know of each other. Called as
+
+    network(x, times, class_labels, last_only)
+
+x (batch, channels, height, width) the noise that the trajectory begins with, times (M,) the
+network's own time of each state that is wanted; returns (batch, M, channels, height, width), or the
+last of the M alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
+
+import pydantic
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from overtone.networks.attention import SelfAttention
+from overtone.networks.cells import ResidualCell
+from overtone.networks.foreign import DiffusersUNet, DiffusersUNetConfig
+from overtone.networks.kinds import KINDS, AnyNetwork
+from overtone.networks.layers import ClassEmbedding, Features, Resample, sinusoids
+from overtone.networks.network import Network
+from overtone.networks.spectral import TemporalCell, TemporalTokens, TimeAxis
+from overtone.networks.unet import AggregationNet, Cells, Level, Place, UNet
+
+MOST_ADDED = 0.1
+"""share of a network's parameters that its temporal layers may have"""
+
+
+class OperatorNetwork(Network):
+    """What networks of trajectories have in common: the times, folded into the batch."""
+
+    axis: TimeAxis
+
+    def forward(
+        self,
+        x: Features,
+        times: Float[Tensor, " times"],
+        class_labels: Int[Tensor, " batch"] | None = None,
+        last_only: bool = False,
+    ) -> Float[Tensor, "batch some_times channels height width"]:
+        batch, count = len(x), len(times)
+        every = x[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
+        if class_labels is not None:
+            class_labels = class_labels.repeat_interleave(count, output_size=batch * count)
+        self.axis.count, self.axis.last_only = count, last_only
+        out = self.at_times(every, times.repeat(batch), class_labels)
+        return out[:, : x.shape[1]].unflatten(0, (batch, -1))
+
+    @abstractmethod
+    def at_times(
+        self, x: Tensor, times: Tensor, class_labels: Tensor | None
+    ) -> Float[Tensor, "some channels height width"]:
+        """The network on (batch times) images, each at its time."""
+
+
+@dataclass(frozen=True)
+class TemporalConfig:
+    """Settings of `TemporalNetwork`."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    network: Annotated[AnyNetwork | DiffusersUNetConfig, pydantic.Field(discriminator="kind")]
+    """the network that temporal layers are in"""
+    modes: int = 2
+    """frequencies over time that they keep, the constant one included"""
+    groups: int = 1
+    """of channels, each mapped by itself"""
+    kind: Literal["TemporalNetwork"] = "TemporalNetwork"
+
+    @property
+    def resolution(self) -> int:
+        return self.network.resolution
+
+    @property
+    def channels(self) -> int:
+        return self.network.channels
+
+    @property
+    def num_classes(self) -> int:
+        return self.network.num_classes
+
+
+class TemporalNetwork(OperatorNetwork):
+    """A network of any kind with a temporal convolution behind each of its cells: in a U behind
+    those of each level and the first of the middle, in a transformer behind each block. Of networks
+    that learn a variance the other half of the channels is returned.
+    """
+
+    config_class = TemporalConfig
+    config: TemporalConfig
+
+    def __init__(self, config: TemporalConfig, network: Network | None = None) -> None:
+        super().__init__(config)
+        if network is None:
+            kinds: dict[str, Any] = KINDS | {"DiffusersUNet": DiffusersUNet}
+            network = cast(Network, kinds[config.network.kind](config.network))
+        self.network = network
+        self.axis = TimeAxis()
+        cell: nn.Module | None = None
+        for spot in list(_spots(network)):
+            kind = TemporalTokens if spot.tokens else TemporalCell
+            inner = spot.parent[spot.number]
+            cell = kind(inner, spot.channels, config.modes, self.axis, config.groups)
+            spot.parent[spot.number] = cell
+        if _ends_alone(network):
+            self.axis.last = cell
+
+    def at_times(self, x: Tensor, times: Tensor, class_labels: Tensor | None) -> Tensor:
+        return self.network(x, times, class_labels)
+
+    def repeated_blocks(self) -> list[nn.Module]:
+        return self.network.repeated_blocks()
+
+
+def temporalize(network: nn.Module, modes: int = 2, groups: int | None = None) -> TemporalNetwork:
+    """A copy of a network, one of Overtone's or a diffusers `UNet2DModel`, with temporal layers in
+    it. They start at zero: at first it is the network, run at each time by itself.
+
+    `groups` of channels: if none are given, as few as add less than a tenth to the parameters.
+    Raises `ValueError` for a network of another kind.
+    """
+    if type(network).__name__ == "UNet2DModel":
+        network = DiffusersUNet.of(network)
+    if type(network).__name__ not in (*KINDS, "DiffusersUNet"):
+        raise ValueError(
+            f"a {type(network).__name__} can't be given temporal layers: {', '.join(KINDS)} and"
+            " diffusers' UNet2DModel can"
+        )
+    network = cast(Network, copy.deepcopy(network))
+    if groups is None:
+        widths = [spot.channels for spot in _spots(network)]
+        most = MOST_ADDED * network.num_parameters
+        fits = (
+            g
+            for g in range(1, min(widths) + 1)
+            if not any(w % g for w in widths)
+            and sum((2 * modes - 1) * w * w // g for w in widths) < most
+        )
+        groups = next(fits, math.gcd(*widths))
+    return TemporalNetwork(TemporalConfig(network.config, modes, groups), network)
+
+
+def _ends_alone(network: Any) -> bool:
+    """Whether what is behind the last layer is computed for one time without the others."""
+    if isinstance(network, DiffusersUNet):  # which divides by every time after Fourier features
+        return network.config.model.get("time_embedding_type") != "fourier"
+    return not isinstance(getattr(network, "unet", None), AggregationNet)
+
+
+class _Spot(NamedTuple):
+    """Where a temporal layer goes: behind `parent[number]`."""
+
+    parent: nn.ModuleList
+    number: int
+    channels: int
+    tokens: bool = False
+
+
+def _spots(network: Any) -> Iterator[_Spot]:
+    """In the order in which they are computed."""
+    if isinstance(network, DiffusersUNet):
+        yield from _spots_of_diffusers(network.model)
+        return
+    if not hasattr(network, "unet"):
+        for number in range(len(network.blocks)):
+            yield _Spot(network.blocks, number, network.config.width, tokens=True)
+        return
+    widths, unet = network.config.widths, network.unet
+    for width, level in zip(widths, unet.encoder, strict=True):
+        for number in range(len(level.cells)):
+            yield _Spot(level.cells, number, width)
+    if isinstance(unet, AggregationNet):
+        return
+    if len(unet.middle):
+        yield _Spot(unet.middle, 0, widths[-1])
+    for width, level in zip(reversed(widths), unet.decoder, strict=True):
+        for number in range(len(cast(Level, level).cells)):
+            yield _Spot(cast(Level, level).cells, number, width)
+
+
+def _spots_of_diffusers(model: Any) -> Iterator[_Spot]:
+    for block in (*model.down_blocks, model.mid_block, *model.up_blocks):
+        if block is None:
+            continue
+        if hasattr(block, "skip_conv"):
+            raise ValueError(f"diffusers' {type(block).__name__} can't be given temporal layers")
+        middle = block is model.mid_block
+        attentions = getattr(block, "attentions", None)
+        for number in range(1 if middle else len(block.resnets)):
+            attends = attentions is not None and attentions[number] is not None
+            parent: Any = attentions if attends else block.resnets
+            yield _Spot(parent, number, block.resnets[number].out_channels)
+
+
+@dataclass(frozen=True)
+class DSNOConfig:
+    """Settings of `DSNOUNet`; the defaults are a small CIFAR-10 network."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    kind: Literal["DSNOUNet"] = "DSNOUNet"
+    resolution: int = 32
+    """image height and width in pixels"""
+    channels: int = 3
+    """channels of the image"""
+    num_classes: int = 0
+    """0: unconditional"""
+    widths: tuple[int, ...] = (128, 256, 256)
+    """channels a level, full resolution first"""
+    num_cells: int = 2
+    """residual cells a level of the encoder; the decoder has one more"""
+    attention_resolutions: tuple[int, ...] = (16, 8)
+    """levels, by their resolution, whose cells attend; the middle does"""
+    heads: int = 1
+    """attention heads, if there are no head_channels"""
+    head_channels: int = 0
+    """width of an attention head; 0: as heads say"""
+    frequencies: int = 128
+    """number of sinusoids that the time is embedded in"""
+    embedding_width: int = 512
+    """width of the time embedding"""
+    modes: int = 2
+    """frequencies over time that are kept, the constant one included"""
+    log_snr_min: float = -20.0
+    """log(alpha^2 / sigma^2) at time 1"""
+    log_snr_max: float = 20.0
+    """and at time 0"""
+    dropout: float = 0.0
+    """probability of dropping a feature in training"""
+
+    def __post_init__(self) -> None:
+        for name in ("resolution", "channels", "heads", "embedding_width", "modes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.frequencies < 4 or self.frequencies % 2:
+            raise ValueError(f"frequencies must be even and at least 4, not {self.frequencies}")
+        if not self.log_snr_min < self.log_snr_max:
+            raise ValueError(
+                f"log_snr_min < log_snr_max does not hold: {self.log_snr_min}, {self.log_snr_max}"
+            )
+
+
+_EPS, _GROUPS = 1e-6, 32  # of the published network: the groups of attention's and the last norm
+
+
+class _DSNOCells(Cells):
+    """Residual cells with a temporal layer behind each of a level's, and the middle's first."""
+
+    def __init__(self, config: DSNOConfig, axis: TimeAxis) -> None:
+        self.config, self.axis = config, axis
+
+    def cell(self, in_channels: int, out_channels: int, place: Place) -> nn.Module:
+        config, attention = self.config, None
+        middle = place.stage == "middle"
+        first = place.number == 0
+        if first if middle else place.resolution in config.attention_resolutions:
+            width = config.head_channels or out_channels // config.heads
+            if out_channels % width:
+                raise ValueError(f"width {out_channels} does not divide into heads of {width}")
+            heads = out_channels // width
+            attention = SelfAttention(out_channels, heads, _EPS, groups=_GROUPS)
+        cell = self._residual(in_channels, out_channels, attention)
+        if middle and not first:
+            return cell
+        temporal = TemporalCell(cell, out_channels, config.modes, self.axis)
+        self.axis.last = temporal  # cells are made in the order in which they are computed
+        return temporal
+
+    def down(self, channels: int) -> nn.Module:
+        return self._residual(channels, channels, resample=Resample("down"))
+
+    def up(self, channels: int) -> nn.Module:
+        return self._residual(channels, channels, resample=Resample("up"))
+
+    def _residual(
+        self,
+        in_channels: int,
+        out_channels: int,
+        attention: nn.Module | None = None,
+        resample: Resample | None = None,
+    ) -> ResidualCell:
+        config = self.config
+        return ResidualCell(
+            in_channels,
+            out_channels,
+            config.embedding_width,
+            attention,
+            config.dropout,
+            resample,
+            _EPS,
+        )
+
+
+class DSNOUNet(OperatorNetwork):
+    """DSNO's published network. Its time is t in [0, 1] of `VPCosineSchedule` with the same
+    log-SNRs: alpha = cos(a t + b), and the angle is what is embedded."""
+
+    config_class = DSNOConfig
+    config: DSNOConfig
+
+    def __init__(self, config: DSNOConfig | None = None) -> None:
+        config = config or DSNOConfig()
+        super().__init__(config)
+        width = config.embedding_width
+        self.lin0 = nn.Linear(config.frequencies, width)
+        self.lin1 = nn.Linear(width, width)
+        self.classes = ClassEmbedding(config.num_classes, width) if config.num_classes else None
+        self.axis = TimeAxis()
+        self.unet = UNet(
+            _DSNOCells(config, self.axis),
+            config.resolution,
+            config.channels,
+            config.channels,
+            config.widths,
+            (config.num_cells,) * len(config.widths),
+            num_middle=2,
+            eps=_EPS,
+            head_groups=_GROUPS,
+        )
+
+    def at_times(self, x: Tensor, times: Tensor, class_labels: Tensor | None) -> Tensor:
+        low, high = (math.atan(math.exp(-s / 2)) for s in self._log_snrs)
+        angle = (low + times.float() * (high - low)) / (math.pi / 2)
+        waves = sinusoids(1000 * angle, self.config.frequencies, to_the_end=True)
+        embedding = torch.cat(waves.chunk(2, dim=1)[::-1], dim=1)  # here the sines come first
+        embedding = self.lin1(F.silu(self.lin0(embedding)))
+        if self.classes is not None and class_labels is not None:
+            embedding = embedding + self.classes(class_labels)
+        return self.unet(x, F.silu(embedding))
+
+    @property
+    def _log_snrs(self) -> tuple[float, float]:
+        return self.config.log_snr_max, self.config.log_snr_min

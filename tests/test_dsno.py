@@ -1,0 +1,333 @@
+"""Networks of trajectories: the temporal convolution, and what it is put into."""
+
+import copy
+import dataclasses
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from helpers import TINY_DIFFIT, TINY_SONG, Golden, awake, deviation, tiny_networks
+from overtone import settings
+from overtone.convert import from_published
+from overtone.errors import OvertoneError
+from overtone.networks import NETWORKS, DiffiTUNet, SongUNet, TemporalNetwork, temporalize
+from overtone.networks.dsno import DSNOConfig, DSNOUNet
+from overtone.networks.spectral import TemporalConv
+
+SIZES = [(m, j) for m in range(1, 10) for j in range(1, m // 2 + 2)]
+
+
+def a_layer(channels=6, modes=2, groups=1):
+    layer = TemporalConv(channels, modes, groups).double()
+    nn.init.normal_(layer.weight)
+    return layer
+
+
+def complex_weights(layer):
+    """R, (in, out, mode)."""
+    weight = layer.weight[:, 0]
+    parts = [torch.complex(weight[0], torch.zeros_like(weight[0]))]
+    parts += [torch.complex(weight[k], weight[k + 1]) for k in range(1, len(weight), 2)]
+    return torch.stack(parts, dim=-1)
+
+
+def kernel_part(layer, u):
+    """K u, the layer's output before the activation, from the activation's inverse."""
+    out = layer(u) - u
+    return torch.where(out < 0, out / 0.01, out)
+
+
+@pytest.mark.parametrize("modes", [2, 3])
+def test_the_layer_is_the_published_one(modes):
+    golden = Golden("temporal_conv")
+    layer = from_published("temporal-conv", {"weights1": golden[f"modes{modes}.weights"]})
+    with torch.no_grad():
+        out = layer(golden[f"modes{modes}.in"])
+        last = layer(golden[f"modes{modes}.in"], last=True)
+    assert deviation(out, golden[f"modes{modes}.out"]) < 1e-6
+    assert deviation(last, golden[f"modes{modes}.out"][:, -1:]) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["dsno_uncond", "dsno_class_cond"])
+def test_the_network_is_the_published_one(name):
+    golden = Golden(name)
+    network = from_published("dsno", golden.state, golden.config)
+    labels = golden["in.class_labels"] if network.config.num_classes else None
+    with torch.no_grad():
+        out = network(golden["in.noise"], golden["in.t"], labels)
+        last = network(golden["in.noise"], golden["in.t"], labels, last_only=True)
+    assert deviation(out, golden["out.trajectory"]) < 1e-5
+    assert deviation(last, golden["out.trajectory"][:, -1:]) < 1e-5
+
+
+@pytest.mark.parametrize(("times", "modes"), SIZES)
+def test_it_is_a_truncated_product_in_torchs_fourier_space(times, modes):
+    layer, u = a_layer(modes=modes), torch.randn(2, times, 6, 2, 3, dtype=torch.float64)
+    product = torch.zeros_like(torch.fft.rfft(u, dim=1))
+    product[:, :modes] = torch.einsum(
+        "bmihw,iom->bmohw", torch.fft.rfft(u, dim=1)[:, :modes], complex_weights(layer)
+    )
+    expected = torch.fft.irfft(product, n=times, dim=1)
+    torch.testing.assert_close(kernel_part(layer, u), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("times", "modes"), SIZES)
+def test_it_is_a_dense_circular_convolution(times, modes):
+    layer, u = a_layer(modes=modes), torch.randn(2, times, 6, 2, 3, dtype=torch.float64)
+    # Its response to an impulse at time 0 in channel i is its kernel.
+    impulses = torch.zeros(6, times, 6, 1, 1, dtype=torch.float64)
+    impulses[range(6), 0, range(6)] = 1.0
+    kernel = kernel_part(layer, impulses)[..., 0, 0]  # (in, time, out)
+    expected = torch.zeros_like(u)
+    for m in range(times):
+        for n in range(times):
+            expected[:, m] += torch.einsum("bihw,io->bohw", u[:, n], kernel[:, (m - n) % times])
+    torch.testing.assert_close(kernel_part(layer, u), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("times", "modes"), [(3, 2), (4, 2), (5, 3), (7, 4), (8, 4)])
+def test_a_band_limited_signal_gives_the_same_function_at_twice_the_samples(times, modes):
+    layer = a_layer(modes=modes)
+    amplitudes = torch.randn(2 * modes - 1, 2, 6, 2, 3, dtype=torch.float64)
+
+    def signal(count):
+        t = torch.arange(count, dtype=torch.float64) / count
+        waves = [torch.ones_like(t)]
+        for k in range(1, modes):
+            waves += [torch.cos(2 * torch.pi * k * t), torch.sin(2 * torch.pi * k * t)]
+
+        return torch.einsum("km,kbchw->bmchw", torch.stack(waves), amplitudes)
+
+    coarse, fine = layer(signal(times)), layer(signal(2 * times))
+    torch.testing.assert_close(fine[:, ::2], coarse, rtol=1e-9, atol=1e-9)
+
+
+def test_modes_beyond_the_times_are_left_out_and_said_so():
+    layer, u = a_layer(modes=3), torch.randn(1, 2, 6, 1, 1, dtype=torch.float64)
+    with pytest.warns(UserWarning, match="2 times have 2 modes"):
+        out = layer(u)
+    fewer = TemporalConv(6, 2).double()
+    fewer.load_state_dict({"weight": layer.weight[:3]})
+    torch.testing.assert_close(out, fewer(u))
+
+
+def test_groups_of_channels_do_not_mix():
+    layer, u = a_layer(modes=2, groups=3), torch.randn(1, 4, 6, 1, 1, dtype=torch.float64)
+    changed = u.clone()
+    changed[:, :, 2:4] += 1
+    same = (layer(u) == layer(changed)).all(dim=1)[0, :, 0, 0]
+    assert same.tolist() == [True, True, False, False, True, True]
+    parts = [TemporalConv(2, 2).double() for _ in range(3)]
+    for number, part in enumerate(parts):
+        part.load_state_dict({"weight": layer.weight[:, number : number + 1]})
+    apart = torch.cat([part(x) for part, x in zip(parts, u.chunk(3, 2), strict=True)], 2)
+    torch.testing.assert_close(layer(u), apart)
+
+
+def test_it_starts_as_the_identity_and_every_weight_learns():
+    layer, u = TemporalConv(4, 3), torch.randn(2, 8, 4, 2, 2)
+    assert torch.equal(layer(u), u)
+    (layer(u) * torch.randn(2, 8, 4, 2, 2)).sum().backward()
+    assert bool((layer.weight.grad != 0).all())
+
+
+class NoComplex(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        assert not (isinstance(out, torch.Tensor) and out.is_complex()), function
+        return out
+
+
+def test_under_autocast_it_stays_close_and_no_complex_number_is_made():
+    layer, u = a_layer(16, 2).float(), torch.randn(2, 4, 16, 4, 4)
+    exact = layer(u)
+    with NoComplex(), torch.autocast("cpu", torch.bfloat16):
+        rounded = layer(u)
+        half = layer(u.bfloat16())
+    assert deviation(rounded.detach(), exact.detach()) < 0.02
+    assert deviation(half.detach().float(), exact.detach()) < 0.02
+    assert half.dtype == torch.bfloat16
+
+
+def test_what_a_layer_cannot_be():
+    with pytest.raises(ValueError, match="at least one mode"):
+        TemporalConv(4, 0)
+    with pytest.raises(ValueError, match="3 groups"):
+        TemporalConv(4, 2, groups=3)
+
+
+def a_diffusers_unet(**changes):
+    from diffusers import UNet2DModel
+
+    torch.manual_seed(0)
+    usual = {
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "layers_per_block": 1,
+        "block_out_channels": (16, 32),
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "norm_num_groups": 8,
+        "attention_head_dim": 8,
+    }
+    return UNet2DModel(**usual | changes)
+
+
+KINDS = [
+    *tiny_networks(),
+    a_diffusers_unet(),
+    a_diffusers_unet(time_embedding_type="fourier"),
+    DiffiTUNet(dataclasses.replace(TINY_DIFFIT, decoder="aggregation")),
+]
+NAMES = ["diffit", "adm", "song", "ncsn", "iunet", "transformer"]
+NAMES += ["diffusers", "diffusers-fourier", "aggregation"]
+TIMES = torch.tensor([0.9, 0.4, 0.2, 0.1])
+
+
+def inputs(network):
+    config = network.config
+    channels = getattr(config, "channels", None) or config.in_channels
+    labels = torch.tensor([0, 2]) if getattr(config, "num_classes", 0) else None
+    return torch.randn(2, channels, 8, 8), labels
+
+
+@pytest.mark.parametrize("network", KINDS, ids=NAMES)
+def test_at_first_it_is_the_network_at_each_time_by_itself(network):
+    network = awake(copy.deepcopy(network)).eval()
+    operator, (x, labels) = temporalize(network), inputs(network)
+    with torch.no_grad():
+        out = operator.eval()(x, TIMES, labels)
+        alone = []
+        for time in TIMES:
+            own = (x, time.expand(2)) if labels is None else (x, time.expand(2), labels)
+            made = network(*own)
+            alone.append(made if isinstance(made, torch.Tensor) else made.sample)
+    expected = torch.stack(alone, 1)[:, :, : x.shape[1]]
+    assert deviation(out, expected) < 1e-5
+    added = operator.num_parameters / sum(p.numel() for p in network.parameters()) - 1
+    assert 0.02 < added < 0.1
+
+
+@pytest.mark.parametrize("network", KINDS, ids=NAMES)
+def test_times_know_of_each_other_and_the_last_alone_is_the_same(network):
+    operator, (x, labels) = awake(temporalize(network)).eval(), inputs(network)
+    with torch.no_grad():
+        whole = operator(x, TIMES, labels)
+        last = operator(x, TIMES, labels, last_only=True)
+        other = operator(x, torch.cat((TIMES[:1] + 0.5, TIMES[1:])), labels)
+    assert last[:, -1].shape == x.shape
+    assert deviation(last[:, -1], whole[:, -1]) < 1e-6
+    assert deviation(other[:, -1], whole[:, -1]) > 1e-4
+
+
+def test_every_parameter_learns():
+    for network in (*KINDS[:6], DSNOUNet(TINY)):
+        operator = network if isinstance(network, DSNOUNet) else temporalize(network)
+        operator = awake(operator).train()
+        x, labels = inputs(network)
+        operator(x, TIMES, labels).square().sum().backward()
+        # A key's bias, and the time's part of it, cancel in the softmax.
+        for name, parameter in operator.named_parameters():
+            assert parameter.grad is not None, name
+            assert bool((parameter.grad != 0).any()), name
+
+
+TINY = DSNOConfig(
+    resolution=8,
+    channels=1,
+    num_classes=3,
+    widths=(32, 64),
+    num_cells=1,
+    attention_resolutions=(4,),
+    frequencies=16,
+    embedding_width=32,
+)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: temporalize(KINDS[0]), lambda: temporalize(KINDS[6]), lambda: DSNOUNet(TINY)]
+)
+def test_saved_and_loaded_it_is_the_same(make, tmp_path):
+    operator = awake(make()).eval()
+    operator.save_pretrained(tmp_path / "network")
+    again = NETWORKS[type(operator).__name__].from_pretrained(tmp_path / "network")
+    x, labels = inputs(operator)
+    with torch.no_grad():
+        assert torch.equal(again(x, TIMES, labels), operator(x, TIMES, labels))
+    assert settings.dump(again.config) == settings.dump(operator.config)
+
+
+def test_nothing_behind_the_last_layer_is_computed_for_the_other_times():
+    operator = DSNOUNet(TINY).eval()
+    x = torch.randn(1, 1, 8, 8)
+
+    def counted(**options):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            operator(x, TIMES, torch.tensor([0]), **options)
+        return counter.get_total_flops()
+
+    head = 2 * 8 * 8 * 9 * 32  # a 3 x 3 convolution from 32 channels to one
+    synthesis = 2 * 3 * 8 * 8 * 32  # 3 waves to one time
+    assert counted() - counted(last_only=True) == 3 * (head + synthesis)
+
+
+def test_a_copy_is_made_and_its_times_are_its_own():
+    network = KINDS[0]
+    operator = temporalize(network)
+    assert not any(isinstance(m, TemporalConv) for m in network.modules())
+    twin = copy.deepcopy(operator)
+    x, labels = inputs(network)
+    with torch.no_grad():
+        twin(x, TIMES[:2], labels)
+    assert twin.axis is not operator.axis
+    assert twin.axis.last in list(twin.modules())
+
+
+def test_what_cannot_be_given_temporal_layers():
+    with pytest.raises(ValueError, match="a Linear can't be given temporal layers"):
+        temporalize(nn.Linear(1, 1))
+    skipping = a_diffusers_unet(
+        down_block_types=("SkipDownBlock2D", "SkipDownBlock2D"),
+        up_block_types=("SkipUpBlock2D", "SkipUpBlock2D"),
+    )
+    with pytest.raises(ValueError, match="SkipDownBlock2D can't be given temporal layers"):
+        temporalize(skipping)
+
+
+def test_published_settings_that_are_not_implemented_are_named():
+    golden = Golden("dsno_uncond")
+    with pytest.raises(OvertoneError, match="fourier_feature True"):
+        from_published("dsno", golden.state, golden.config | {"fourier_feature": True})
+    config = {k: v for k, v in golden.config.items() if k != "num_modes"}
+    with pytest.raises(OvertoneError, match="lack 'num_modes'"):
+        from_published("dsno", golden.state, config)
+    with pytest.raises(OvertoneError, match="not the weights of a DSNO"):
+        from_published("dsno", {"all_modules.99.weight": torch.zeros(1)}, golden.config)
+    with pytest.raises(OvertoneError, match="weights1"):
+        from_published("temporal-conv", {"weights": torch.zeros(1)})
+
+
+def test_gradient_checkpointing_gives_the_same_gradients():
+    operator = awake(temporalize(KINDS[5]))
+    x, labels = inputs(KINDS[5])
+    gradients = []
+    for keep in (True, False):
+        operator.network.gradient_checkpointing = not keep
+        operator.zero_grad()
+        operator(x, TIMES, labels).square().sum().backward()
+        gradients.append([p.grad.clone() for p in operator.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_network_without_classes_takes_none():
+    network = SongUNet(dataclasses.replace(TINY_SONG, num_classes=0))
+    operator = temporalize(network)
+    assert isinstance(operator, TemporalNetwork)
+    with warnings.catch_warnings(), torch.no_grad():
+        assert operator(torch.randn(3, 1, 8, 8), TIMES[:2]).shape == (3, 2, 1, 8, 8)

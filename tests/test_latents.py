@@ -178,7 +178,7 @@ def test_damaged_latents_are_named(tmp_path):
     with pytest.raises(OvertoneError, match=r"00000.safetensors, of 1 files, is damaged"):
         LatentData(folder)
     storage.save_tensors(file, {"moments": torch.zeros(3, 8, 8, 8), "labels": torch.zeros(3)})
-    with pytest.raises(OvertoneError, match=r"has latents of shape \[3, 8, 8, 8\], not \[20, 8, 8"):
+    with pytest.raises(OvertoneError, match=r"has moments of shape \[3, 8, 8, 8\], not \[20, 8, 8"):
         LatentData(folder)
     file.unlink()
     encoded(folder)

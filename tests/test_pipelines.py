@@ -101,7 +101,7 @@ def test_pipelines_load_as_what_they_were(pipe, tmp_path):
     ImagePipeline(ADMUNet(TINY_ADM)).save_pretrained(tmp_path / "adm")
     assert type(load_pipeline(tmp_path / "diffit")) is DiffiTPipeline
     assert type(load_pipeline(tmp_path / "adm")) is ImagePipeline
-    with pytest.raises(OvertoneError, match="takes ADMUNet or DiffiTTransformer or"):
+    with pytest.raises(OvertoneError, match="takes ADMUNet or DSNOUNet or DiffiTTransformer or"):
         ImagePipeline(Classifier())
     with pytest.raises(OvertoneError, match="DiffiTPipeline takes DiffiTUNet, not ADMUNet"):
         DiffiTPipeline.from_pretrained(tmp_path / "adm")

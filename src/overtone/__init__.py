@@ -17,6 +17,9 @@ _HOME = {
     "AncestralSampler": "samplers",
     "Classifier": "networks",
     "ClassifierConfig": "networks",
+    "DSNOConfig": "networks",
+    "DSNOPipeline": "pipelines",
+    "DSNOUNet": "networks",
     "Denoiser": "denoisers",
     "DiffiTConfig": "networks",
     "DiffiTPipeline": "pipelines",
@@ -39,6 +42,8 @@ _HOME = {
     "ImagePipeline": "pipelines",
     "LatentDiffiTPipeline": "pipelines",
     "MEMEPipeline": "pipelines",
+    "OperatorSampler": "samplers",
+    "OperatorSettings": "denoisers",
     "OvertoneError": "errors",
     "Process": "processes",
     "QuantileSchedule": "processes",
@@ -49,8 +54,11 @@ _HOME = {
     "Schedule": "processes",
     "SchedulerSampler": "samplers",
     "SeededNoise": "processes",
+    "SolutionOperator": "denoisers",
     "SongConfig": "networks",
     "SongUNet": "networks",
+    "TemporalConv": "networks.spectral",
+    "TemporalNetwork": "networks",
     "VAE": "networks.vae",
     "VEDenoiser": "denoisers",
     "VESchedule": "processes",
@@ -62,6 +70,7 @@ _HOME = {
     "from_published": "convert",
     "load_pipeline": "pipelines",
     "open_data": "data",
+    "temporalize": "networks",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -133,11 +133,15 @@ def read_json(path: Path, kind: type = object) -> Any:
         raise OvertoneError(f"{path} is not valid JSON ({error}).") from None
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors. Call inside `new_directory`: this alone is not atomic."""
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors, and facts about them, as safetensors. Call inside `new_directory`: this alone
+    is not atomic."""
     from safetensors.torch import save_file
 
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    save_file(whole, path, dict(facts) if facts else None)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

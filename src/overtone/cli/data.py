@@ -72,6 +72,7 @@ def encode(arguments: Sequence[str]) -> None:
     options = parse(EncodeOptions, "data encode", about, arguments)
     from overtone import precision
     from overtone.data import latents
+    from overtone.data.shards import TEST_FOLDER
     from overtone.launch import processes
     from overtone.training.recipe import images_of
     from overtone.training.vae import open_vae
@@ -88,7 +89,7 @@ def encode(arguments: Sequence[str]) -> None:
     index = latents.latents_index(images, vae, mirror=options.mirror, images=options.images)
     if test is not None:  # first: latents without them would be trained on as they are
         held_out = latents.latents_index(test, vae, images=len(test))
-        latents.encode(test, vae, options.out / latents.TEST_FOLDER, held_out, show=show)
+        latents.encode(test, vae, options.out / TEST_FOLDER, held_out, show=show)
     data = latents.encode(images, vae, options.out, index, show=show)
     if show:
         print(

@@ -23,6 +23,7 @@ from torch import Tensor
 from overtone import settings, storage
 from overtone.data.images import ImageData, to_unit
 from overtone.data.open import public_name
+from overtone.data.shards import Shards, claim
 from overtone.errors import OvertoneError
 from overtone.launch import processes
 from overtone.networks.vae import DECODED_PIXELS, VAE
@@ -30,7 +31,6 @@ from overtone.processes.noise import SeededNoise
 from overtone.progress import Display
 
 INDEX_FILE = "latents.json"
-TEST_FOLDER = "test"
 BLOCK = 1024  # images a file
 BATCH = 32
 
@@ -82,8 +82,8 @@ class LatentData(ImageData):
         self.class_names = self.index.class_names
         self.fingerprint = fingerprint_of(self.index)
         self.resize_rule = "none"
-        self._open: dict[int, Any] = {}
-        self.labels = torch.cat([self._labels(i) for i in range(blocks_of(self.index))])
+        self.shards = shards_of(folder, self.index)
+        self.labels = self.shards.column("labels")
 
     def facts(self) -> dict[str, Any]:
         """What the latents are, beside the images they are of: told where runs differ."""
@@ -94,17 +94,13 @@ class LatentData(ImageData):
     def __len__(self) -> int:
         return self.index.count
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": {}}  # open files are not for other processes
-
     def fetch(
         self, indices: Sequence[int]
     ) -> tuple[Float[Tensor, "batch double rows columns"], Int[Tensor, " batch"]]:
         shape = (len(indices), 2 * self.channels, self.resolution, self.resolution)
         moments = torch.empty(shape, dtype=torch.float16)
         for place, i in enumerate(indices):
-            block, row = divmod(int(i), self.index.block)
-            moments[place] = self._block(block).get_slice("moments")[row]
+            moments[place] = self.shards.row(i, "moments")
         return moments, self.labels[list(indices)]
 
     def clean(
@@ -115,23 +111,18 @@ class LatentData(ImageData):
         z = mean + std * source.normal(mean)
         return (z - self.index.shift_factor) * self.index.scaling_factor
 
-    def _block(self, number: int) -> Any:
-        if number not in self._open:
-            self._open[number] = open_block(self.folder, self.index, number)
-        return self._open[number]
 
-    def _labels(self, number: int) -> Tensor:
-        return self._block(number).get_tensor("labels")
-
-
-def blocks_of(index: LatentsIndex) -> int:
-    """Number of files."""
-    return -(-index.count // index.block)
-
-
-def rows_of(index: LatentsIndex, number: int) -> int:
-    """Number of latents in a file."""
-    return min(index.block, index.count - number * index.block)
+def shards_of(folder: Path, index: LatentsIndex) -> Shards:
+    """The files of latents in a directory."""
+    return Shards(
+        folder,
+        index.count,
+        index.block,
+        "moments",
+        (2 * index.channels, index.resolution, index.resolution),
+        "delete it if it is there, and encode into the same directory again, which makes only what"
+        " is missing",
+    )
 
 
 def fingerprint_of(index: LatentsIndex) -> str:
@@ -139,27 +130,6 @@ def fingerprint_of(index: LatentsIndex) -> str:
     facts = settings.dump(index)
     del facts["images"], facts["block"]
     return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]
-
-
-def open_block(folder: Path, index: LatentsIndex, number: int) -> Any:
-    """A file of latents, not read yet. Raises `OvertoneError`, naming it, for a bad one."""
-    from safetensors import SafetensorError, safe_open
-
-    file = folder / f"{number:05d}.safetensors"
-    shape = [rows_of(index, number), 2 * index.channels, index.resolution, index.resolution]
-    try:
-        block = safe_open(file, "pt")
-        found = block.get_slice("moments").get_shape()
-    except (OSError, SafetensorError) as error:
-        reason = "is missing" if not file.exists() else f"is damaged ({error})"
-    else:
-        if found == shape:
-            return block
-        reason = f"has latents of shape {found}, not {shape}"
-    raise OvertoneError(
-        f"{file}, of {blocks_of(index)} files, {reason}: delete it if it is there, and encode into"
-        " the same directory again, which makes only what is missing."
-    )
 
 
 def is_latents(name: str) -> bool:
@@ -212,34 +182,19 @@ def encode(
     `OvertoneError` if the folder holds latents of another VAE, resolution or data, naming the
     difference.
     """
-    among = processes()
+    among, file = processes(), folder / INDEX_FILE
     if among.is_main:
-        file = folder / INDEX_FILE
-        if file.exists():
-            found = settings.load(LatentsIndex, storage.read_json(file), str(file))
-            old, new = settings.dump(found), settings.dump(index)
-            if fingerprint_of(found) != fingerprint_of(index):
-                changed = "; ".join(settings.difference(old, new))
-                raise OvertoneError(
-                    f"{folder} holds other latents ({changed}): choose another directory, or delete"
-                    " this one."
-                )
-        elif folder.is_dir() and any(not _is_ours(path) for path in folder.iterdir()):
-            raise OvertoneError(f"{folder} holds other files: choose another directory.")
-        else:
-            storage.write_json(file, settings.dump(index))
-        storage.sweep(folder, days=1)
+        claim(file, index, fingerprint_of, "latents")
     among.wait()
-    file = folder / INDEX_FILE
     index = settings.load(LatentsIndex, storage.read_json(file), str(file))
-    # Shared out by number: what others have made by now does not move anybody's share.
-    mine = [n for n in among.share(range(blocks_of(index))) if not _is_there(folder, index, n)]
+    shards = shards_of(folder, index)
+    mine = shards.missing(among)
     images = data.spread(index.count // 2 if index.mirrored else index.count)
-    total, done = sum(rows_of(index, number) for number in mine), 0
+    total, done = sum(len(shards.rows(number)) for number in mine), 0
     shown = show and among.is_main and bool(mine)
     with Display(total, shown=shown, what="images encoded") as display:
         for number in mine:
-            for count in _encode_block(data, images, vae, folder, index, number):
+            for count in _encode_block(data, images, vae, shards, index, number):
                 done += count
                 display.advance(done)
             display.report(done)
@@ -247,30 +202,17 @@ def encode(
     return LatentData(folder)
 
 
-def _is_there(folder: Path, index: LatentsIndex, number: int) -> bool:
-    if not (folder / f"{number:05d}.safetensors").exists():
-        return False
-    open_block(folder, index, number)
-    return True
-
-
-def _is_ours(path: Path) -> bool:
-    """What may be there before latents.json: held-out latents, and what a kill left."""
-    return path.name == TEST_FOLDER or path.name.startswith(storage.TEMPORARY)
-
-
 def _encode_block(
     data: ImageData,
     sources: Sequence[int],
     vae: VAE,
-    folder: Path,
+    shards: Shards,
     index: LatentsIndex,
     number: int,
 ) -> Iterator[int]:
     """Makes a file from the images `sources` of the data; yields the number in each batch of it."""
     device, half = next(vae.parameters()).device, len(sources)
-    first = number * index.block
-    rows = range(first, first + rows_of(index, number))
+    rows = shards.rows(number)
     batch = max(1, min(BATCH, DECODED_PIXELS // index.image_resolution**2))
     moments, labels = [], []
     for at in range(0, len(rows), batch):
@@ -284,5 +226,4 @@ def _encode_block(
         moments.append(pair.to("cpu", torch.float16))
         labels.append(own)
         yield len(part)
-    with storage.new_file(folder / f"{number:05d}.safetensors") as file:
-        storage.save_tensors(file, {"moments": torch.cat(moments), "labels": torch.cat(labels)})
+    shards.write(number, {"moments": torch.cat(moments), "labels": torch.cat(labels)})

@@ -5,6 +5,7 @@ from overtone.denoisers.experts import ExpertDenoiser
 from overtone.denoisers.foreign import DiffusersDenoiser
 from overtone.denoisers.guidance import GuidanceSettings, GuidedDenoiser
 from overtone.denoisers.ideal import IdealDenoiser
+from overtone.denoisers.operator import OperatorSettings, SolutionOperator
 from overtone.denoisers.precond import (
     ADM_DIFFUSION,
     PRECONDITIONERS,
@@ -32,6 +33,8 @@ __all__ = [
     "GuidedDenoiser",
     "IdealDenoiser",
     "NetworkDenoiser",
+    "OperatorSettings",
+    "SolutionOperator",
     "VEDenoiser",
     "VESettings",
     "VPDenoiser",

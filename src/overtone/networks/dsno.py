@@ -120,9 +120,6 @@ class TemporalNetwork(OperatorNetwork):
     def at_times(self, x: Tensor, times: Tensor, class_labels: Tensor | None) -> Tensor:
         return self.network(x, times, class_labels)
 
-    def repeated_blocks(self) -> list[nn.Module]:
-        return self.network.repeated_blocks()
-
 
 def temporalize(network: nn.Module, modes: int = 2, groups: int | None = None) -> TemporalNetwork:
     """A copy of a network, one of Overtone's or a diffusers `UNet2DModel`, with temporal layers in

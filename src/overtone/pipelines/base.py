@@ -32,13 +32,14 @@ from overtone.data import public_name, to_pixels
 from overtone.data.images import Pixels
 from overtone.denoisers import (
     PRECONDITIONERS,
-    Denoiser,
     DenoiserSettings,
     EDMSettings,
     ExpertDenoiser,
     GuidanceSettings,
     GuidedDenoiser,
     NetworkDenoiser,
+    OperatorSettings,
+    SolutionOperator,
     VESettings,
     VPSettings,
 )
@@ -49,9 +50,12 @@ from overtone.networks import (
     ADMUNet,
     DiffiTTransformer,
     DiffiTUNet,
+    DSNOUNet,
     Experts,
     Network,
+    OperatorNetwork,
     SongUNet,
+    TemporalNetwork,
 )
 from overtone.networks.network import compile_network
 from overtone.networks.vae import FOLDER as VAE_FOLDER
@@ -59,7 +63,14 @@ from overtone.networks.vae import VAE
 from overtone.pipelines.card import CARD_FILE, model_card
 from overtone.precision import Precision
 from overtone.processes import AnyProcess, GaussianProcess, RelayProcess, SeededNoise
-from overtone.samplers import AncestralSampler, AnySampler, Sampler, SamplingLoop, Step
+from overtone.samplers import (
+    AncestralSampler,
+    AnySampler,
+    OperatorSampler,
+    Sampler,
+    SamplingLoop,
+    Step,
+)
 
 INDEX_FILE = "pipeline.json"
 NETWORK_FOLDER = "network"
@@ -75,8 +86,8 @@ class PipelineIndex:
 
     pipeline: str
     network: str
-    sampler: AnySampler
-    denoiser: DenoiserSettings = field(default_factory=EDMSettings)
+    sampler: AnySampler | OperatorSampler
+    denoiser: DenoiserSettings | OperatorSettings = field(default_factory=EDMSettings)
     guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
     """where nothing else is asked for"""
     image_resolution: int | None = None
@@ -91,12 +102,26 @@ class PipelineIndex:
     """the version that wrote it"""
 
 
+AroundNetwork = EDMSettings | VPSettings | VESettings | OperatorSettings
+"""Settings of what stands around a network."""
+
+
 class SampleBatch(NamedTuple):
     """Some of the images asked for."""
 
     seeds: list[int]
     class_labels: Tensor | None
     images: Pixels
+
+
+class Beginning(NamedTuple):
+    """What sampling begins with, and what comes of it."""
+
+    start: Tensor
+    sigma: float
+    """noise level of the start"""
+    class_labels: Tensor | None
+    steps: Iterator[Step]
 
 
 class ImagePipeline:
@@ -111,13 +136,15 @@ class ImagePipeline:
 
     networks: ClassVar[tuple[type[Network], ...]] = (
         ADMUNet,
+        DSNOUNet,
         DiffiTTransformer,
         DiffiTUNet,
         Experts,
         SongUNet,
+        TemporalNetwork,
     )
 
-    default_denoiser: ClassVar[EDMSettings | VPSettings | VESettings] = EDMSettings()
+    default_denoiser: ClassVar[AroundNetwork] = EDMSettings()
     default_sampler: ClassVar[SamplingLoop] = Sampler()
     default_process: ClassVar[GaussianProcess | RelayProcess] = GaussianProcess()
 
@@ -126,7 +153,7 @@ class ImagePipeline:
         network: Network,
         sampler: SamplingLoop | None = None,
         *,
-        denoiser: EDMSettings | VPSettings | VESettings | None = None,
+        denoiser: AroundNetwork | None = None,
         process: GaussianProcess | RelayProcess | None = None,
         guidance: GuidanceSettings | None = None,
         vae: VAE | None = None,
@@ -150,9 +177,21 @@ class ImagePipeline:
                 f"a {type(network).__name__} with learned_variance needs a VP denoiser, not"
                 f" {denoiser.kind}: pass denoiser=ADM_DIFFUSION, say."
             )
+        operator = isinstance(network, OperatorNetwork)
+        for what, kind, given in (
+            ("denoiser", OperatorSettings, denoiser),
+            ("sampler", OperatorSampler, sampler or self.default_sampler),
+        ):
+            if isinstance(given, kind) != operator:
+                named = "an operator's" if operator else "not an operator's"
+                raise OvertoneError(
+                    f"a {type(network).__name__} has a {what} that is {named}: pass {what}="
+                    f"{kind.__name__}(...), and only there."
+                )
         self.denoiser = denoiser_of(self.network, denoiser)
         # A network that was never shown the null class can't be asked for it.
-        self.denoiser.has_null_class = (training or {}).get("label dropout", 1.0) != 0.0
+        if not operator:
+            self.denoiser.has_null_class = (training or {}).get("label dropout", 1.0) != 0.0
         self.denoiser_settings = denoiser
         self.process: GaussianProcess | RelayProcess = process or self.default_process
         self.sampler: SamplingLoop = sampler or self.default_sampler
@@ -316,6 +355,21 @@ class ImagePipeline:
     ) -> Iterator[Step]:
         """Every step from noise to image, for one batch; the last step's x is in [-1, 1], or a
         latent, which `pixels` makes images of."""
+        return self.begin(
+            seeds, class_labels, guidance_scale, guidance_interval, steps, guide
+        ).steps
+
+    def begin(
+        self,
+        seeds: Sequence[int],
+        class_labels: Sequence[int] | Tensor | int | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        steps: int | None = None,
+        guide: ImagePipeline | None = None,
+    ) -> Beginning:
+        """Where sampling begins, and the steps that lead on, which are taken as they are asked
+        for."""
         seeds = list(seeds)
         labels = self._labels(seeds, class_labels)
         sampler = self.sampler
@@ -324,7 +378,7 @@ class ImagePipeline:
                 "the guide works on {} px with {} channels, the model on {} px with {}: they have"
                 " to be alike.".format(*_shape(guide), *_shape(self))
             )
-        denoiser: Denoiser = self.denoiser
+        denoiser: Any = self.denoiser  # or the operator, whose own sampler knows it
         try:
             if steps is not None:
                 sampler = dataclasses.replace(sampler, num_steps=steps)  # type: ignore[type-var]
@@ -342,10 +396,13 @@ class ImagePipeline:
             raise OvertoneError(f"{error}.") from None
         start = self.start(seeds, labels, sampler.sigma_start, source)
         labels = None if labels is None else labels.to(self.device)
-        steps_taken = sampler.path(denoiser, self.process, start, source, labels)
+        path = sampler.path(denoiser, self.process, start, source, labels)
+        return Beginning(start, sampler.sigma_start, labels, self._taken(path))
+
+    def _taken(self, path: Iterator[Step]) -> Iterator[Step]:
         while True:  # neither context may stay on while the caller has the step
             with torch.no_grad(), precisions.autocast(self.precision, self.device):
-                step = next(steps_taken, None)
+                step = next(path, None)
             if step is None:
                 return
             yield step
@@ -370,13 +427,18 @@ class ImagePipeline:
         self, guidance: GuidanceSettings, guide: ImagePipeline | None = None
     ) -> GuidedDenoiser:
         """The denoiser under guidance. Raises `OvertoneError` for guidance that it can't have."""
+        weaker = None if guide is None else guide.denoiser
+        if isinstance(self.denoiser, SolutionOperator) or isinstance(weaker, SolutionOperator):
+            raise OvertoneError(
+                "an operator has the guidance that its trajectories were made with: it takes none,"
+                " and guides nothing."
+            )
         channels = self.network.config.channels
         if max(guidance.channels or (0,)) >= channels:
             raise OvertoneError(
                 f"guidance acts on channels {guidance.channels}, and the model has {channels}."
             )
         try:
-            weaker = None if guide is None else guide.denoiser
             return GuidedDenoiser(self.denoiser, guidance, weaker)
         except ValueError as error:
             raise OvertoneError(f"{error}.") from None
@@ -390,7 +452,7 @@ class ImagePipeline:
         """The files of `save_pretrained`, into a directory that exists."""
         from overtone import __version__
 
-        if not isinstance(self.sampler, Sampler | AncestralSampler):
+        if not isinstance(self.sampler, Sampler | AncestralSampler | OperatorSampler):
             raise OvertoneError(
                 "a pipeline is saved with a sampler of Overtone's own: set pipe.sampler to a"
                 " Sampler, and a diffusers scheduler again after loading."
@@ -490,12 +552,15 @@ class ImagePipeline:
 
 
 def denoiser_of(
-    network: Network, settings: EDMSettings | VPSettings | VESettings
-) -> NetworkDenoiser | ExpertDenoiser:
-    """The network's denoiser, or its networks', each for its interval.
+    network: Network, settings: AroundNetwork
+) -> NetworkDenoiser | ExpertDenoiser | SolutionOperator:
+    """The network's denoiser, or its networks', each for its interval; an operator's network's
+    operator.
 
     Raises `OvertoneError` for networks that do not belong together.
     """
+    if isinstance(network, OperatorNetwork) and isinstance(settings, OperatorSettings):
+        return SolutionOperator(network, settings)
     if not isinstance(network, Experts):
         return PRECONDITIONERS[settings.kind](network, settings)
     try:
@@ -510,10 +575,12 @@ def denoiser_of(
 def load_pipeline(name: str | Path, revision: str | None = None) -> ImagePipeline:
     """The saved pipeline, as the class that its pipeline.json names."""
     from overtone.pipelines.diffit import DiffiTPipeline, LatentDiffiTPipeline
+    from overtone.pipelines.dsno import DSNOPipeline
     from overtone.pipelines.meme import MEMEPipeline
     from overtone.pipelines.relay import RelayPipeline
 
-    kinds = (DiffiTPipeline, LatentDiffiTPipeline, MEMEPipeline, RelayPipeline, ImagePipeline)
+    latent = LatentDiffiTPipeline
+    kinds = (DSNOPipeline, DiffiTPipeline, latent, MEMEPipeline, RelayPipeline, ImagePipeline)
     known: dict[str, type[ImagePipeline]] = {kind.__name__: kind for kind in kinds}
     folder = storage.locate(name, revision)
     if not (folder / INDEX_FILE).exists():

@@ -6,6 +6,7 @@ import pydantic
 
 from overtone.samplers.ancestral import AncestralSampler
 from overtone.samplers.estimates import EstimateKind
+from overtone.samplers.operator import OperatorSampler
 from overtone.samplers.sampler import Sampler, SamplingLoop, Step, budget_grid, sigma_grid
 from overtone.samplers.schedulers import SchedulerSampler, scheduler_of
 
@@ -16,6 +17,7 @@ __all__ = [
     "AncestralSampler",
     "AnySampler",
     "EstimateKind",
+    "OperatorSampler",
     "Sampler",
     "SamplingLoop",
     "SchedulerSampler",

@@ -16,14 +16,8 @@ from PIL.Image import Image
 
 from overtone import precision, settings, storage
 from overtone.data import ImageData, held_out, open_data, to_unit
-from overtone.data.latents import (
-    TEST_FOLDER,
-    LatentData,
-    encode,
-    fingerprint_of,
-    is_latents,
-    latents_index,
-)
+from overtone.data.latents import LatentData, encode, fingerprint_of, is_latents, latents_index
+from overtone.data.shards import TEST_FOLDER
 from overtone.denoisers import (
     PRECONDITIONERS,
     DenoiserSettings,

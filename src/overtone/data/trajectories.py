@@ -1,0 +1,144 @@
+"""Trajectories of a teacher, from noise to image, solved once and kept: a directory of
+
+    trajectories.json     the teacher, its solver, the times that are kept
+    00000.safetensors     states, classes and checksums of the first seeds
+    test/                 the same for seeds that are held out
+
+States are in the variance-preserving frame, x / sqrt(1 + sigma^2), the start among them. A file is
+a function of the teacher, the settings and its seeds alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from overtone import settings, storage
+from overtone.data.images import ImageData
+from overtone.data.shards import Shards
+from overtone.errors import OvertoneError
+from overtone.processes.noise import SeededNoise
+
+INDEX_FILE = "trajectories.json"
+
+
+@dataclass(frozen=True)
+class TrajectoriesIndex:
+    """The contents of trajectories.json."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    teacher: str
+    """its name, as it may be published"""
+    teacher_digest: str
+    """of its weights"""
+    made_with: dict[str, Any]
+    """the teacher's solver, guidance and preconditioning"""
+    sigmas: tuple[float, ...]
+    """noise levels of the states, falling: the start's first, the image's 0 last"""
+    count: int
+    first_seed: int
+    """trajectory k is that of seed first_seed + k"""
+    resolution: int
+    channels: int
+    class_names: tuple[str, ...] = ()
+    num_classes: int = 0
+    """seed s has class s modulo this; 0: no classes"""
+    dtype: Literal["float16", "float32"] = "float16"
+    block: int = 1024
+    """trajectories a file"""
+
+    def __post_init__(self) -> None:
+        for name in ("count", "block", "resolution", "channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.first_seed < 0 or self.first_seed + self.count > 2**32:
+            raise ValueError(f"seeds are in [0, 2^32), and first_seed is {self.first_seed}")
+        falls = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
+        if len(self.sigmas) < 2 or not falls or self.sigmas[-1] != 0:
+            raise ValueError(f"the noise levels of a trajectory fall to 0: {self.sigmas}")
+
+    @property
+    def bytes_each(self) -> int:
+        """Of one trajectory on the disk."""
+        values = len(self.sigmas) * self.channels * self.resolution**2
+        return values * (2 if self.dtype == "float16" else 4) + 16
+
+
+def fingerprint_of(index: TrajectoriesIndex) -> str:
+    """Changes with anything that a file depends on; not with how many there are."""
+    facts = settings.dump(index)
+    del facts["teacher"], facts["count"]
+    return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]
+
+
+def shards_of(folder: Path, index: TrajectoriesIndex) -> Shards:
+    """The files of trajectories in a directory."""
+    return Shards(
+        folder,
+        index.count,
+        index.block,
+        "states",
+        (len(index.sigmas), index.channels, index.resolution, index.resolution),
+        "overtone distill collect into the same directory makes what is missing, and with --repair"
+        " what is damaged",
+        fingerprint_of(index),
+    )
+
+
+def checksums(states: Tensor) -> Int[Tensor, " batch"]:
+    """CRC-32 of each trajectory's bytes."""
+    return torch.tensor([zlib.crc32(row.contiguous().numpy().tobytes()) for row in states])
+
+
+class TrajectoryData(ImageData):
+    """The trajectories in a directory, as training data.
+
+    `fetch` returns states (batch, times, channels, height, width) as they are kept, each read
+    through a memory map and compared with its checksum. Raises `OvertoneError` for a directory that
+    is incomplete or damaged, naming the file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        file = folder / INDEX_FILE
+        if not file.exists():
+            raise OvertoneError(f"{folder} holds no trajectories: it has no {INDEX_FILE}.")
+        self.folder = folder
+        self.index = settings.load(TrajectoriesIndex, storage.read_json(file), str(file))
+        self.name = self.index.teacher
+        self.resolution, self.channels = self.index.resolution, self.index.channels
+        self.class_names = self.index.class_names
+        self.fingerprint = f"{fingerprint_of(self.index)}-{self.index.count}"
+        self.shards = shards_of(folder, self.index)
+        self.labels = self.shards.column("labels")
+        self.checksums = self.shards.column("checksums")
+
+    def __len__(self) -> int:
+        return self.index.count
+
+    @property
+    def num_classes(self) -> int:
+        return self.index.num_classes
+
+    def fetch(
+        self, indices: Sequence[int]
+    ) -> tuple[Float[Tensor, "batch times channels rows columns"], Int[Tensor, " batch"]]:
+        states = torch.stack([self.shards.row(i, "states") for i in indices])
+        wrong = (checksums(states) != self.checksums[list(indices)]).nonzero()
+        if len(wrong):
+            number = int(indices[int(wrong[0])]) // self.index.block
+            raise self.shards.bad(number, "is damaged (a trajectory's checksum is another)")
+        return states, self.labels[list(indices)]
+
+    def clean(
+        self, items: Float[Tensor, "batch times channels rows columns"], source: SeededNoise
+    ) -> Float[Tensor, "batch times channels rows columns"]:
+        return items.float()

@@ -16,6 +16,7 @@ from overtone.launch import finish, lost_connection
 COMMANDS = {
     "recipes": "what can be trained, with its size and its length",
     "train": "train a recipe; goes on by itself where it was interrupted",
+    "distill": "a model made an operator: distill collect RECIPE, then distill train RECIPE",
     "sample": "images from a trained model",
     "info": "what a directory holds: a run, a pipeline, a network",
     "data": "data inspect NAME: what is in a data set; data encode NAME: its latents under a VAE",

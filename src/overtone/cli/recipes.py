@@ -22,12 +22,13 @@ def main(arguments: Sequence[str]) -> None:
     rows = []
     for name, make in RECIPES.items():
         recipe: Any = make()
-        several = getattr(recipe, "experts", None)
+        several, network = getattr(recipe, "experts", None), recipe.network
+        kind = f"of {recipe.teacher}" if network is None else network.kind
         rows.append(
             (
                 name,
-                f"{several.count} x {recipe.network.kind}" if several else recipe.network.kind,
-                f"{_parameters(_network(recipe.network)) / 1e6:.1f} M",
+                f"{several.count} x {kind}" if several else kind,
+                f"{_parameters(_network(network)) / 1e6:.1f} M" if network else "",
                 f"{recipe.training.total_images / 1e6:,.1f} M",
                 str(recipe.training.batch_size),
                 recipe.about,
@@ -42,6 +43,8 @@ def _experts(recipe: Any) -> None:
     from overtone.networks.iunet import inception_heads
     from overtone.networks.network import multiply_adds
 
+    if recipe.network is None:
+        raise OvertoneError(f"the network is made from that of the teacher, {recipe.teacher}.")
     rows = []
     experts = getattr(recipe, "experts", None)
     for number in range(1, experts.count + 1) if experts else (1,):

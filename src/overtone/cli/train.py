@@ -14,6 +14,7 @@ import tyro
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError, RunInterruptedError
 from overtone.launch import processes
+from overtone.training.distill import Distillation
 from overtone.training.loop import Trainer
 from overtone.training.recipe import Recipe, trainer_of
 from overtone.training.recipes import RECIPES, find_recipe
@@ -103,6 +104,11 @@ def main(arguments: Sequence[str]) -> None:
         return
     name, *rest = arguments
     recipe = find_recipe(name)
+    if isinstance(recipe, Distillation):
+        raise OvertoneError(
+            f"{name} distils a model: overtone distill collect {name}, then overtone distill train"
+            f" {name}."
+        )
     about = f"{name}: {recipe.about}"
     kind: Any = Options[type(recipe)]  # type: ignore[misc]
     options = parse(kind, f"train {name}", about, rest, default=kind(recipe))

@@ -1,0 +1,282 @@
+"""A teacher's trajectories, solved and kept, or solved when they are asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from overtone import precision as precisions
+from overtone import settings, storage
+from overtone.data.shards import TEST_FOLDER, Shards, claim
+from overtone.data.trajectories import (
+    INDEX_FILE,
+    TrajectoriesIndex,
+    TrajectoryData,
+    checksums,
+    fingerprint_of,
+    shards_of,
+)
+from overtone.errors import OvertoneError
+from overtone.launch import Processes, processes
+from overtone.pipelines.dsno import SCHEDULE
+from overtone.progress import Display
+from overtone.training.teacher import Teacher
+
+if TYPE_CHECKING:
+    from overtone.training.distill import Distillation
+
+BATCH = 64  # trajectories solved at a time: part of what a file is, as rounding depends on it
+
+
+def kept_steps(sigmas: Sequence[float], shares: Sequence[float]) -> list[int]:
+    """The steps of a solver that are kept: the start, then those nearest to times t.
+
+    `sigmas` are the solver's noise levels, falling to 0, `shares` the times over the start's, t
+    being that of the log-SNR cosine schedule. Raises `ValueError` where two times would be the same
+    step.
+    """
+    times = SCHEDULE.t(torch.tensor(list(sigmas))).tolist()
+    kept = [0]
+    for place, share in enumerate(shares):
+        left = len(shares) - place - 1  # of steps that have to stay free behind
+        choice = range(kept[-1] + 1, len(times) - left)
+        if not choice:
+            raise ValueError(
+                f"{len(sigmas) - 1} steps of the solver can't give {len(shares)} times: take more"
+                " steps, or fewer times"
+            )
+        wanted = share * times[0]
+        kept.append(
+            len(times) - 1 if share == 0 else min(choice, key=lambda i: abs(times[i] - wanted))
+        )
+    if kept[-1] != len(times) - 1:
+        raise ValueError("the last of the times has to be 0, the image's")
+    return kept
+
+
+def index_of(
+    recipe: Distillation, teacher: Teacher, *, held_out: bool = False
+) -> TrajectoriesIndex:
+    """What the trajectories of a recipe are, before they are made."""
+    sigmas = teacher.sampler.sigmas
+    try:
+        kept = kept_steps(sigmas, recipe.shares)
+        count = recipe.held_out if held_out else recipe.count
+        return TrajectoriesIndex(
+            teacher=teacher.name,
+            teacher_digest=teacher.digest,
+            made_with=teacher.made_with,
+            sigmas=tuple(sigmas[i] for i in kept),
+            count=count,
+            first_seed=recipe.first_seed - (count if held_out else 0),
+            resolution=teacher.resolution,
+            channels=teacher.channels,
+            class_names=teacher.class_names,
+            num_classes=teacher.num_classes,
+            dtype=recipe.dtype,
+        )
+    except ValueError as error:
+        raise OvertoneError(f"{error}.") from None
+
+
+def solve(
+    teacher: Teacher, seeds: Sequence[int], sigmas: Sequence[float]
+) -> tuple[Float[Tensor, "batch times channels height width"], Int[Tensor, " batch"]]:
+    """A batch of trajectories at the noise levels `sigmas`, which the solver passes, in the
+    variance-preserving frame; and their classes."""
+    labels = teacher.labels(seeds)
+    wanted, states = set(sigmas[1:]), []
+    precision = "auto" if teacher.pipe is None else teacher.pipe.precision
+    with precisions.autocast(precision, teacher.device):
+        begun = teacher.begin(seeds, labels)
+        states.append(begun.start * (1 + begun.sigma**2) ** -0.5)
+        for step in begun.steps:
+            if step.sigma in wanted:
+                states.append(step.x * (1 + step.sigma**2) ** -0.5)
+    if len(states) != len(sigmas):
+        raise OvertoneError("the teacher's solver passes other noise levels than were asked for.")
+    zeros = torch.zeros(len(seeds), dtype=torch.int64)
+    return torch.stack(states, dim=1).float(), zeros if labels is None else labels
+
+
+def collect(
+    recipe: Distillation,
+    teacher: Teacher,
+    folder: Path,
+    *,
+    part: tuple[int, int] = (1, 1),
+    repair: bool = False,
+    show: bool = True,
+) -> TrajectoryData | None:
+    """The trajectories of a recipe in `folder`: made now, or what is missing of them.
+
+    Shared among the processes of a job, and, with `part` (k, n), among n jobs that know nothing of
+    each other. With `repair` the files that are there are read through, and damaged ones made
+    again. Returns None while files are missing that are others' to make.
+    """
+    among = processes()
+    if not 1 <= part[0] <= part[1]:
+        raise OvertoneError(f"--part is K/N with K in 1..N, not {part[0]}/{part[1]}.")
+    among = Processes(
+        (part[0] - 1) * among.count + among.index, part[1] * among.count, among.local_index
+    )
+    jobs = []
+    for held_out in (True, False) if recipe.held_out else (False,):
+        index = index_of(recipe, teacher, held_out=held_out)
+        where = folder / TEST_FOLDER if held_out else folder
+        if processes().is_main:
+            _claim(where, index)
+        jobs.append((where, index))
+    processes().wait()
+    todo = []
+    for where, index in jobs:
+        shards = shards_of(where, index)
+        for number in among.share(range(len(shards))):
+            if not _is_right(shards, number, repair):
+                todo.append((shards, index, number))
+    _check_disk(folder, todo)
+    total = sum(len(shards.rows(number)) for shards, _, number in todo)
+    shown = show and processes().is_main and bool(todo)
+    done = 0
+    with Display(total, shown=shown, what="trajectories") as display:
+        for shards, index, number in todo:
+            for count in _make(teacher, shards, index, number):
+                if shown and not done:
+                    _foretell(teacher, index, count, total, time.perf_counter() - display.began)
+                done += count
+                display.advance(done)
+            display.report(done)
+    processes().wait()
+    missing = sum(not s.file(n).exists() for s in _all(jobs) for n in range(len(s)))
+    return None if missing else TrajectoryData(folder)
+
+
+def _all(jobs: list[tuple[Path, TrajectoriesIndex]]) -> list[Shards]:
+    return [shards_of(where, index) for where, index in jobs]
+
+
+def _claim(folder: Path, index: TrajectoriesIndex) -> None:
+    file = folder / INDEX_FILE
+    if file.exists():
+        there = settings.load(TrajectoriesIndex, storage.read_json(file), str(file))
+        if there.count > index.count and fingerprint_of(there) == fingerprint_of(index):
+            raise OvertoneError(
+                f"{folder} holds {there.count:,} trajectories already: --count can only grow."
+            )
+    claim(file, index, fingerprint_of, "trajectories", grown=("count",))
+
+
+def _is_right(shards: Shards, number: int, thorough: bool) -> bool:
+    """Whether a file is there. One that is not right is named; with `thorough` it counts as not
+    there, and all of it is read."""
+    file = shards.file(number)
+    if not file.exists():
+        return False
+    try:
+        shard = shards.open(number)
+    except OvertoneError:
+        if thorough or _is_shorter(shards, number):
+            return False
+        raise
+    if thorough:
+        sums = checksums(shard.get_tensor("states"))
+        if not torch.equal(sums, shard.get_tensor("checksums")):
+            print(f"{file} is damaged: it is made again", file=sys.stderr)
+            return False
+    return True
+
+
+def _is_shorter(shards: Shards, number: int) -> bool:
+    """Whether a file is whole, but the last of fewer trajectories than are wanted now."""
+    try:
+        with safe_open(shards.file(number), "pt") as shard:
+            rows = shard.get_slice(shards.main).get_shape()[0]
+        count = number * shards.block + rows
+        dataclasses.replace(shards, count=count, _open={}).open(number)
+    except (OSError, SafetensorError, OvertoneError):
+        return False
+    return rows < len(shards.rows(number))
+
+
+def _check_disk(folder: Path, todo: list[tuple[Shards, TrajectoriesIndex, int]]) -> None:
+    needed = sum(len(shards.rows(number)) * index.bytes_each for shards, index, number in todo)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OvertoneError(
+            f"the trajectories need {_size(needed)} in {folder}, and {_size(free)} are free: take"
+            " fewer (--count), fewer times (--num-times), another --out, or --online."
+        )
+
+
+def _foretell(
+    teacher: Teacher, index: TrajectoriesIndex, count: int, total: int, seconds: float
+) -> None:
+    """Size and time, from the first batch."""
+    minutes = seconds / count * total / 60
+    print(
+        f"{total:,} trajectories of {teacher.name} at {len(index.sigmas)} times,"
+        f" {_size(total * index.bytes_each)}: about {minutes:,.0f} minutes",
+        file=sys.stderr,
+    )
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def _make(teacher: Teacher, shards: Shards, index: TrajectoriesIndex, number: int) -> Iterator[int]:
+    """Makes a file; yields the number in each batch of it."""
+    rows = shards.rows(number)
+    dtype = torch.float16 if index.dtype == "float16" else torch.float32
+    parts, labels = [], []
+    for at in range(0, len(rows), BATCH):
+        seeds = [index.first_seed + row for row in rows[at : at + BATCH]]
+        states, own = solve(teacher, seeds, index.sigmas)
+        parts.append(states.to("cpu", dtype))
+        labels.append(own)
+        yield len(seeds)
+    whole = torch.cat(parts)
+    if not bool(torch.isfinite(whole).all()):
+        raise OvertoneError(
+            f"a trajectory of {teacher.name} is not finite in {index.dtype}: try --dtype float32."
+        )
+    shards.write(
+        number, {"states": whole, "labels": torch.cat(labels), "checksums": checksums(whole)}
+    )
+
+
+class OnlineTrajectories(TrajectoryData):
+    """Trajectories solved when they are asked for: trajectory k is that of seed first_seed + k."""
+
+    endless = True
+
+    def __init__(self, teacher: Teacher, index: TrajectoriesIndex) -> None:
+        self.teacher, self.index = teacher, index
+        self.name = index.teacher
+        self.resolution, self.channels = index.resolution, index.channels
+        self.class_names = index.class_names
+        self.fingerprint = fingerprint_of(index)
+
+    def __len__(self) -> int:
+        return 2**32 - self.index.first_seed
+
+    def fetch(
+        self, indices: Sequence[int]
+    ) -> tuple[Float[Tensor, "batch times channels rows columns"], Int[Tensor, " batch"]]:
+        states, labels = [], []
+        for at in range(0, len(indices), BATCH):
+            seeds = [self.index.first_seed + int(i) for i in indices[at : at + BATCH]]
+            made, own = solve(self.teacher, seeds, self.index.sigmas)
+            states.append(made.cpu())
+            labels.append(own)
+        return torch.cat(states), torch.cat(labels)

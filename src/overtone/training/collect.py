@@ -96,8 +96,7 @@ def solve(
     variance-preserving frame; and their classes."""
     labels = teacher.labels(seeds)
     wanted, states = set(sigmas[1:]), []
-    precision = "auto" if teacher.pipe is None else teacher.pipe.precision
-    with precisions.autocast(precision, teacher.device):
+    with precisions.autocast(teacher.precision, teacher.device):
         begun = teacher.begin(seeds, labels)
         states.append(begun.start * (1 + begun.sigma**2) ** -0.5)
         for step in begun.steps:

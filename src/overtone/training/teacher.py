@@ -27,6 +27,7 @@ from overtone.errors import OvertoneError
 from overtone.networks.network import digest_of
 from overtone.pipelines import ImagePipeline, load_pipeline
 from overtone.pipelines.base import Beginning
+from overtone.precision import Precision
 from overtone.processes import DiscreteSchedule, GaussianProcess, SeededNoise
 from overtone.samplers import AncestralSampler, EstimateKind, OperatorSampler, Sampler
 from overtone.training.rundir import RUN_FILE, find_checkpoint
@@ -61,6 +62,7 @@ class Teacher:
     device: torch.device
     denoiser: Any
     made_with: dict[str, Any]
+    precision: Precision = "auto"
     pipe: ImagePipeline | None = None
 
     def labels(self, seeds: Sequence[int]) -> Tensor | None:
@@ -174,6 +176,7 @@ def teacher_of(
         pipe.device,
         pipe.denoiser,
         facts,
+        pipe.precision,
         pipe,
     )
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from helpers import TINY_ADM, tiny_networks
+from helpers import TINY_ADM, awake, tiny_networks
 from overtone.analysis.fourier import (
     BINS,
     blocks_of,
@@ -16,12 +16,15 @@ from overtone.analysis.fourier import (
     watched,
 )
 from overtone.analysis.spectra import signal_to_noise
+from overtone.analysis.trajectories import TemporalSpectrum, compared, temporal_energy
 from overtone.cli.app import main
-from overtone.networks import ADMUNet
+from overtone.denoisers import EDMSettings, OperatorSettings
+from overtone.networks import ADMUNet, temporalize
 from overtone.networks.attention import SelfAttention
-from overtone.pipelines import ImagePipeline, MEMEPipeline
+from overtone.pipelines import DSNOPipeline, ImagePipeline, MEMEPipeline
 from overtone.processes.relay import block_noise, dct_matrix
-from overtone.samplers import Sampler
+from overtone.samplers import OperatorSampler, Sampler
+from overtone.training.teacher import teacher_of
 
 
 def bytes_of(images):
@@ -190,3 +193,76 @@ def test_the_spectrum_of_experts_and_of_a_diffusers_pipeline(tmp_path, capsys):
             assert sorted(set(found["experts"])) == [1, 2]
         else:
             assert any("resnets" in layer for layer in found["layers"])
+
+
+def test_temporal_energy_is_that_of_known_waves():
+    t = torch.arange(8) / 8
+    waves = 3.0 + 2.0 * torch.cos(2 * math.pi * t) + 1.0 * torch.sin(2 * math.pi * 3 * t)
+    states = waves[None, :, None, None, None].expand(2, 8, 1, 2, 2)
+    energy = temporal_energy(states)
+    total = 9 + 4 / 2 + 1 / 2  # mean squares
+    expected = torch.tensor([9, 2, 0, 0.5, 0], dtype=torch.float64) / total
+    torch.testing.assert_close(energy, expected, rtol=1e-6, atol=1e-9)
+    odd = torch.randn(3, 7, 1, 4, 4)
+    assert float(temporal_energy(odd).sum()) == pytest.approx(1.0)
+    highest = torch.tensor([1.0, -1.0]).repeat(4)[None, :, None, None, None]
+    assert temporal_energy(highest).tolist() == pytest.approx([0, 0, 0, 0, 1])
+
+
+def test_a_spectrum_says_how_many_modes_are_wanted():
+    spectrum = TemporalSpectrum("uniform", 8, [0.85, 0.1, 0.03, 0.015, 0.005])
+    assert [spectrum.modes(share) for share in (0.8, 0.9, 0.99)] == [1, 2, 4]
+    assert spectrum.words() == (
+        "uniform times: 90% of the energy in 2 modes (--modes 2 --num-times 3 or more),"
+        " 99% of the energy in 4 modes (--modes 4 --num-times 7 or more)"
+    )
+
+
+def test_a_teachers_spectrum_from_the_command_line(tmp_path, capsys):
+    network = ADMUNet(TINY_ADM)
+    ImagePipeline(network, Sampler(num_steps=4)).save_pretrained(tmp_path / "model")
+    out = tmp_path / "figure.png"
+    main(["analyze", "trajectory", str(tmp_path / "model"), "--times", "6", "--out", str(out)])
+    said = capsys.readouterr().out
+    assert "uniform times: 90% of the energy in" in said
+    assert "quad times: " in said
+    data = json.loads(out.with_suffix(".json").read_text())
+    assert len(data["quad"]["energy"]) == 4
+    assert data["uniform"]["cumulative"][-1] == pytest.approx(1.0)
+    with Image.open(out) as figure:
+        assert figure.size[0] > 800
+
+
+def test_an_operator_beside_its_solver(tmp_path, capsys):
+    """An operator with its teacher's weights and no temporal layers yet: what it returns, and how
+    far that is from the solver's states, is known."""
+    pipe = ImagePipeline(awake(ADMUNet(TINY_ADM)), Sampler(num_steps=4), precision="fp32")
+    pipe.save_pretrained(tmp_path / "teacher")
+    teacher = teacher_of(pipe, "teacher")
+    operator = DSNOPipeline(
+        temporalize(pipe.network),
+        OperatorSampler(tuple(pipe.sampler.sigmas)),
+        denoiser=OperatorSettings(EDMSettings()),
+        precision="fp32",
+        training={"distilled from": "teacher"},
+    )
+    both = compared(operator, teacher, [3, 4])
+    for place, step in enumerate(pipe.path([3, 4])):
+        scale = (1 + step.sigma**2) ** -0.5
+        torch.testing.assert_close(both.solver[:, place], step.x * scale)
+        difference = both.operator[:, place] - step.x * scale
+        relative = difference.square().mean().sqrt() / (step.x * scale).square().mean().sqrt()
+        assert both.errors[place] == pytest.approx(float(relative), rel=1e-4)
+    operator.save_pretrained(tmp_path / "operator")
+    out = tmp_path / "figure.png"
+    command = ["analyze", "trajectory", str(tmp_path / "operator"), "--out", str(out)]
+    main([*command, "--teacher", str(tmp_path / "teacher")])
+    assert f"{out}: the images are " in capsys.readouterr().out
+    assert json.loads(out.with_suffix(".json").read_text())["sigmas"][-1] == 0
+    for more, message in (
+        ([], "is an operator: name the model that it was distilled from (teacher), --teacher"),
+        (["--teacher", str(tmp_path / "teacher"), "--steps", "6"], "passes other noise levels"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*command, *more])
+        assert message in " ".join(capsys.readouterr().err.split())

@@ -104,11 +104,11 @@ def gaussian_teacher(steps=40, network=None):
     denoiser, _, _ = a_gaussian()
     sampler = Sampler(num_steps=steps)
 
-    def begin(seeds, labels):
+    def begin(solver, seeds, labels):
         source = SeededNoise(seeds)
-        start = sampler.sigma_start * source.normal(torch.empty(len(seeds), 1, 4, 4))
-        path = sampler.path(denoiser, GaussianProcess(), start, source)
-        return Beginning(start, sampler.sigma_start, None, path)
+        start = solver.sigma_start * source.normal(torch.empty(len(seeds), 1, 4, 4))
+        path = solver.path(denoiser, GaussianProcess(), start, source)
+        return Beginning(start, solver.sigma_start, None, path)
 
     return Teacher(
         "gaussian", "0", network, EDMSettings(), sampler, begin, 4, 1, 0, (), torch.device("cpu"),
@@ -145,7 +145,7 @@ def test_times_that_cannot_be(times, message):
 def test_the_states_are_those_of_the_closed_form_flow():
     """x(s) = m + V sqrt((e + s^2) / (e + S^2)) V^T (x(S) - m) for a Gaussian."""
     _, mean, covariance = a_gaussian()
-    teacher = gaussian_teacher(steps=80)
+    teacher = gaussian_teacher(steps=160)
     sigmas = index_of(TINY, teacher).sigmas
     states, labels = solve(teacher, range(6), sigmas)
     values, basis = torch.linalg.eigh(covariance)

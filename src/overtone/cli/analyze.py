@@ -3,6 +3,8 @@
 overtone analyze guidance MODEL    the Fréchet distance at several guidance scales
 overtone analyze snr DATA          signal to noise by frequency, at two resolutions
 overtone analyze spectrum MODEL    what frequencies its images and features hold
+overtone analyze trajectory MODEL  how its way from noise to image behaves over time, or, of an
+                                   operator, how near it comes to the solver's
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from overtone.cli.options import parse
 from overtone.cli.sample import Sampling
 from overtone.errors import OvertoneError, unknown
 from overtone.launch import processes
+from overtone.training.teacher import Solver
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,32 @@ class SpectrumOptions:
     """of the sampler's steps, spread evenly"""
     out: Path = Path("spectrum.png")
     """the figure; its data go into .json and .csv files beside it"""
+
+
+@dataclass(frozen=True)
+class TrajectoryOptions:
+    """Of an operator: its trajectories beside the teacher's solver's. Of any other model: the power
+    spectrum of its trajectories over time, which tells how many modes and times an operator needs
+    (DSNO's figures)."""
+
+    model: tyro.conf.Positional[str]
+    """an operator, or a model that may become a teacher: a saved pipeline, a run's directory, a
+    repository of the Hub, or a diffusers pipeline of a U-Net or DiT"""
+    teacher: str | None = None
+    """of an operator, the model that it was distilled from"""
+    seeds: str = "0-3"
+    """of the trajectories"""
+    times: int = 16
+    """of a teacher's trajectories, for their spectrum"""
+    solver: Solver = "own"
+    """the teacher's: its own sampler, or heun, ddim, dpmpp"""
+    steps: int | None = None
+    """noise levels of the solver, as the operator was trained with; the teacher's own number, if
+    left out"""
+    guidance_scale: float | None = None
+    """of the teacher; of an operator's, that which it was trained with, if left out"""
+    out: Path = Path("trajectory.png")
+    """the figure; its data go into a .json beside it"""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -187,51 +216,76 @@ def _spectrum(options: SpectrumOptions) -> None:
 
 def _path_of(model: str, seeds: list[int]) -> tuple[Any, Any, list[tuple[float, Any]]]:
     """A model's denoiser, the labels of its images, and x_t at each step of its sampler."""
-    import torch
-
     from overtone import storage
     from overtone.cli.sample import open_model
-    from overtone.denoisers import DiffusersDenoiser
-    from overtone.precision import default_device
-    from overtone.processes import GaussianProcess, SeededNoise
-    from overtone.samplers import Sampler
+    from overtone.training.teacher import foreign_teacher, is_foreign
 
     folder = storage.locate(model)
-    if not (folder / "model_index.json").exists():
-        pipe = open_model(model)
-        labels = pipe._labels(seeds, None)
-        steps = [(step.sigma, step.x) for step in pipe.path(seeds, labels) if step.sigma]
-        if not steps:
-            raise OvertoneError(f"{model} samples in one step: there is no way to look at.")
-        return pipe.denoiser, labels if labels is None else labels.to(pipe.device), steps
-    from diffusers import DiffusionPipeline
+    if is_foreign(str(folder)):
+        teacher = foreign_teacher(folder, "dpmpp")
+        labels = teacher.labels(seeds)
+        begun = teacher.begin(seeds, labels)
+        steps = [(step.sigma, step.x) for step in begun.steps if step.sigma]
+        return teacher.denoiser, begun.class_labels, steps
+    pipe = open_model(model)
+    labels = pipe._labels(seeds, None)
+    steps = [(step.sigma, step.x) for step in pipe.path(seeds, labels) if step.sigma]
+    if not steps:
+        raise OvertoneError(f"{model} samples in one step: there is no way to look at.")
+    return pipe.denoiser, labels if labels is None else labels.to(pipe.device), steps
 
-    try:
-        foreign: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
-    except Exception as error:  # a broken file makes diffusers raise almost anything
-        raise OvertoneError(f"{folder}: diffusers can't load the pipeline ({error}).") from None
-    network = getattr(foreign, "unet", None) or getattr(foreign, "transformer", None)
-    if network is None or not hasattr(foreign, "scheduler"):
-        raise OvertoneError(f"{model} has no U-Net or transformer with a scheduler.")
-    device = default_device()
-    denoiser = DiffusersDenoiser(network.to(device).eval(), foreign.scheduler)
-    levels = denoiser.schedule.levels if denoiser.kind == "vp" else torch.tensor([0.002, 80.0])
-    sampler = Sampler(
-        18, sigma_min=float(levels[0]), sigma_max=float(levels[-1]), estimate="two_step"
+
+def _trajectory(options: TrajectoryOptions) -> None:
+    from overtone import storage
+    from overtone.analysis.plots import temporal_figure, trajectory_figure
+    from overtone.analysis.trajectories import SPACINGS, compared, temporal_spectrum
+    from overtone.cli.sample import open_model, parse_seeds
+    from overtone.samplers import OperatorSampler
+    from overtone.training.teacher import is_foreign, open_teacher
+
+    seeds = parse_seeds(options.seeds)
+    pipe = None if is_foreign(options.model) else open_model(options.model)
+    facts: dict[str, Any] = {"model": options.model, "seeds": options.seeds}
+    scale = options.guidance_scale
+    if pipe is None or not isinstance(pipe.sampler, OperatorSampler):
+        if options.teacher is not None:
+            raise OvertoneError(f"--teacher: {options.model} is no operator, and has none.")
+        if options.times < 2:
+            raise OvertoneError(f"--times is at least 2, not {options.times}.")
+        teacher = open_teacher(options.model, options.solver, options.steps, scale)
+        spectra = [temporal_spectrum(teacher, seeds, options.times, s) for s in SPACINGS]
+        curves = {s.spacing: {"energy": s.energy, "cumulative": s.cumulative} for s in spectra}
+        said = [s.words() for s in spectra]
+        facts |= {"times": options.times, "words": said}
+        storage.write_json(options.out.with_suffix(".json"), facts | curves)
+        with storage.new_file(options.out) as file:
+            temporal_figure([(s.spacing, s.energy, s.cumulative) for s in spectra], file)
+        print("\n".join((f"{options.out}:", *said)))
+        return
+    if options.teacher is None:
+        raise OvertoneError(
+            f"{options.model} is an operator: name the model that it was distilled from"
+            f" ({pipe.training.get('distilled from', 'not said')}), --teacher."
+        )
+    if scale is None:
+        scale = float(pipe.training.get("teacher's guidance", 1.0))
+    teacher = open_teacher(options.teacher, options.solver, options.steps, scale)
+    both = compared(pipe, teacher, seeds)
+    facts |= {"sigmas": both.sigmas, "relative_errors": both.errors}
+    storage.write_json(options.out.with_suffix(".json"), facts)
+    shape = both.solver.shape[:2]
+    solver, operator = (
+        pipe.pixels(states.flatten(0, 1).to(pipe.device)).cpu().unflatten(0, shape)
+        for states in (both.solver, both.operator)
     )
-    config, source = network.config, SeededNoise(seeds)
-    shape = (len(seeds), config.in_channels, config.sample_size, config.sample_size)
-    start = sampler.sigma_start * source.normal(torch.empty(shape, device=device))
-    labels = None
-    if denoiser.num_classes:
-        labels = torch.tensor([s % denoiser.num_classes for s in seeds], device=device)
-    with torch.no_grad():
-        taken = sampler.path(denoiser, GaussianProcess(), start, source, labels)
-        return denoiser, labels, [(step.sigma, step.x) for step in taken if step.sigma]
+    with storage.new_file(options.out) as file:
+        trajectory_figure(solver, operator, both.sigmas, both.errors, file)
+    print(f"{options.out}: the images are {both.errors[-1]:.1%} off the solver's")
 
 
 _WHAT: dict[str, tuple[Any, Any]] = {
     "guidance": (GuidanceOptions, _guidance),
     "snr": (SNROptions, _snr),
     "spectrum": (SpectrumOptions, _spectrum),
+    "trajectory": (TrajectoryOptions, _trajectory),
 }

@@ -22,7 +22,7 @@ COMMANDS = {
     "data": "data inspect NAME: what is in a data set; data encode NAME: its latents under a VAE",
     "merge": "experts, trained one by one, as one model",
     "evaluate": "Frechet distance, precision and recall, share of classes recognised",
-    "analyze": "figures: analyze guidance MODEL, analyze snr DATA, analyze spectrum MODEL",
+    "analyze": "figures: analyze guidance | spectrum | trajectory MODEL, analyze snr DATA",
     "convert": "published weights as a pipeline, with a certificate of what was done",
 }
 

@@ -45,16 +45,16 @@ FORMS: dict[str, EstimateKind] = {
 class Teacher:
     """A model with a deterministic solver of its probability-flow ODE.
 
-    `begin(seeds, class_labels)` starts on a batch of images. `around` says what stands around the
-    network, where a student's can be told the same times.
+    `start(sampler, seeds, class_labels)` begins a batch of images with a solver. `around` says what
+    stands around the network, where a student's can be told the same times.
     """
 
     name: str
     digest: str
     network: nn.Module
     around: DenoiserSettings | None
-    sampler: Any
-    begin: Callable[[Sequence[int], Tensor | None], Beginning]
+    sampler: Sampler
+    start: Callable[[Sampler, Sequence[int], Tensor | None], Beginning]
     resolution: int
     channels: int
     num_classes: int
@@ -64,6 +64,14 @@ class Teacher:
     made_with: dict[str, Any]
     precision: Precision = "auto"
     pipe: ImagePipeline | None = None
+
+    def begin(self, seeds: Sequence[int], class_labels: Tensor | None) -> Beginning:
+        """Where trajectories begin, and the steps that lead on."""
+        return self.start(self.sampler, seeds, class_labels)
+
+    def solved_by(self, sampler: Sampler) -> Teacher:
+        """The same with another solver."""
+        return dataclasses.replace(self, sampler=sampler)
 
     def labels(self, seeds: Sequence[int]) -> Tensor | None:
         """Seed s has class s modulo their number."""
@@ -150,11 +158,11 @@ def teacher_of(
         if guidance_scale != 1.0:
             pipe.guided(guidance)
         pipe.guidance = guidance
-    own: Any = pipe.denoiser_settings
+    around: Any = pipe.denoiser_settings
     facts: dict[str, Any] = {
         "sampler": settings.dump(sampler),
         "guidance": settings.dump(guidance),
-        "denoiser": settings.dump(own),
+        "denoiser": settings.dump(around),
         "process": settings.dump(pipe.process),
         "precision": pipe.precision,
     }
@@ -162,13 +170,19 @@ def teacher_of(
     if stage is not None:
         weights = digest_of(stage.network) if isinstance(stage, ImagePipeline) else str(stage)
         facts["first"] = weights
+
+    def start(solver: Sampler, seeds: Sequence[int], labels: Tensor | None) -> Beginning:
+        own = copy.copy(pipe)
+        own.sampler = solver
+        return own.begin(seeds, labels)
+
     return Teacher(
         name,
         digest_of(pipe.network),
         pipe.network,
-        own,
+        around,
         sampler,
-        lambda seeds, labels: pipe.begin(seeds, labels),
+        start,
         pipe.network.config.resolution,
         pipe.network.config.channels,
         pipe.num_classes,
@@ -218,13 +232,14 @@ def foreign_teacher(
     config = network.config
     size = config.sample_size
 
-    def begin(seeds: Sequence[int], class_labels: Tensor | None) -> Beginning:
+    def start(solver: Sampler, seeds: Sequence[int], class_labels: Tensor | None) -> Beginning:
         source = SeededNoise(seeds)
         shape = (len(seeds), config.in_channels, size, size)
-        start = sampler.sigma_start * source.normal(torch.empty(shape, device=device))
+        noise = source.normal(torch.empty(shape, device=device))
         labels = None if class_labels is None else class_labels.to(device)
-        path = sampler.path(solved, GaussianProcess(), start, source, labels)
-        return Beginning(start, sampler.sigma_start, labels, without_gradient(path))
+        x = solver.sigma_start * noise
+        path = solver.path(solved, GaussianProcess(), x, source, labels)
+        return Beginning(x, solver.sigma_start, labels, without_gradient(path))
 
     return Teacher(
         public_name(str(folder)),
@@ -232,7 +247,7 @@ def foreign_teacher(
         network,
         around,
         sampler,
-        begin,
+        start,
         size,
         config.in_channels,
         denoiser.num_classes,

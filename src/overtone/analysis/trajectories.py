@@ -1,0 +1,134 @@
+"""How trajectories of the probability-flow ODE behave over time, DSNO's figures (arXiv 2211.13449):
+their spectrum, which says how many modes and times an operator needs, and an operator's beside
+the solver's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from overtone.errors import OvertoneError
+from overtone.pipelines import ImagePipeline
+from overtone.pipelines.dsno import SCHEDULE, operator_states
+from overtone.samplers import OperatorSampler
+from overtone.training.collect import kept_steps, solve
+from overtone.training.distill import Distillation
+from overtone.training.teacher import Teacher
+
+Spacing = Literal["uniform", "quad"]
+SPACINGS: tuple[Spacing, ...] = ("uniform", "quad")
+ENOUGH = (0.9, 0.99)  # shares of the energy that are spoken of
+
+
+def temporal_energy(
+    states: Float[Tensor, "batch times channels height width"],
+) -> Float[Tensor, " modes"]:
+    """The share of each temporal frequency in the energy of trajectories, averaged over pixels.
+
+    E_k = w_k |sum_m u_m exp(-2 pi i k m / M)|^2, w = 2 but for the constant and the highest of an
+    even M, over their sum: by Parseval that of the squares.
+    """
+    times = states.shape[1]
+    power = torch.fft.rfft(states.double(), dim=1).abs().square().sum(dim=(0, 2, 3, 4))
+    power[1 : (times + 1) // 2] *= 2
+    return power / power.sum()
+
+
+def sampled(teacher: Teacher, times: int, spacing: Spacing) -> Teacher:
+    """The teacher with a solver that passes `times` states, evenly or quadratically spaced in t,
+    and twice as many levels between."""
+    start = float(SCHEDULE.t(teacher.sampler.sigma_start))
+    power = 2 if spacing == "quad" else 1
+    steps = 2 * times
+    t = [start * ((steps - j) / steps) ** power for j in range(steps)]
+    own = teacher.sampler
+    levels = tuple(float(SCHEDULE.sigma(x)) for x in t)
+    # Rounded, the first may miss the start's by a bit.
+    levels = (own.sigma_start, *levels[1:])
+    sampler = dataclasses.replace(own, num_steps=len(levels), levels=levels, truncation_sigma=None)
+    return teacher.solved_by(sampler)
+
+
+@dataclass(frozen=True)
+class TemporalSpectrum:
+    """Shares of energy by temporal mode, for trajectories sampled at `times` times."""
+
+    spacing: str
+    times: int
+    energy: list[float]
+    """the constant first"""
+
+    @property
+    def cumulative(self) -> list[float]:
+        total, out = 0.0, []
+        for share in self.energy:
+            total += share
+            out.append(min(total, 1.0))
+        return out
+
+    def modes(self, share: float) -> int:
+        """How many hold this share of the energy."""
+        return next(n for n, held in enumerate(self.cumulative, 1) if held >= share - 1e-12)
+
+    def words(self) -> str:
+        """What it means for an operator: J modes want more than 2 (J - 1) times."""
+        said = []
+        for share in ENOUGH:
+            count = self.modes(share)
+            said.append(
+                f"{share:.0%} of the energy in {count} mode{'s' if count > 1 else ''}"
+                f" (--modes {count} --num-times {max(2 * count - 1, 1)} or more)"
+            )
+        return f"{self.spacing} times: " + ", ".join(said)
+
+
+def temporal_spectrum(
+    teacher: Teacher, seeds: Sequence[int], times: int, spacing: Spacing
+) -> TemporalSpectrum:
+    """Of a teacher's trajectories from `seeds`, the start left out, as an operator learns them."""
+    spaced = sampled(teacher, times, spacing)
+    shares = Distillation("", num_times=times, spacing=spacing).shares
+    sigmas = spaced.sampler.sigmas
+    kept = [sigmas[i] for i in kept_steps(sigmas, shares)]
+    states, _ = solve(spaced, seeds, kept)
+    return TemporalSpectrum(spacing, times, temporal_energy(states[:, 1:].cpu()).tolist())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An operator's states and the solver's, for the same noise."""
+
+    sigmas: tuple[float, ...]
+    """of the states; the start is left out"""
+    solver: Tensor
+    operator: Tensor
+
+    @property
+    def errors(self) -> list[float]:
+        """Root mean square of the difference over that of the solver's state, by time."""
+        difference = (self.operator - self.solver).square().mean(dim=(0, 2, 3, 4)).sqrt()
+        return (difference / self.solver.square().mean(dim=(0, 2, 3, 4)).sqrt()).tolist()
+
+
+def compared(pipe: ImagePipeline, teacher: Teacher, seeds: Sequence[int]) -> Comparison:
+    """An operator beside its teacher's solver. Raises `OvertoneError` where the solver passes other
+    noise levels than the operator knows."""
+    if not isinstance(pipe.sampler, OperatorSampler):
+        raise OvertoneError("only an operator's trajectory can be compared with a solver's.")
+    levels = pipe.sampler.levels
+    own = teacher.sampler.sigmas
+    near = [min(own, key=lambda s: abs(s - level)) for level in levels]
+    if any(abs(s - level) > 1e-6 * max(level, 1e-3) for s, level in zip(near, levels, strict=True)):
+        raise OvertoneError(
+            "the teacher's solver passes other noise levels than the operator was trained on: give"
+            " it the same --solver and --steps as then."
+        )
+    states, labels = solve(teacher, seeds, near)
+    made = operator_states(pipe, seeds, labels if teacher.num_classes else None)
+    return Comparison(tuple(levels[1:]), states[:, 1:].cpu(), made.float().cpu())

@@ -82,7 +82,9 @@ def _teacher(recipe: Distillation) -> Teacher:
     processes()  # which gives each its own device, where there are several
     if not recipe.teacher:
         raise OvertoneError("this recipe has no teacher of its own: pass --teacher MODEL.")
-    return open_teacher(recipe.teacher, recipe.solver, recipe.steps, recipe.guidance_scale)
+    return open_teacher(
+        recipe.teacher, recipe.solver, recipe.steps, recipe.guidance_scale, recipe.first
+    )
 
 
 def _collect(options: CollectOptions, out: Path) -> None:

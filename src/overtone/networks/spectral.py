@@ -78,16 +78,24 @@ class TemporalConv(nn.Module):
         forth, back = bases(times, modes, u.device, u.dtype)
         u = u.contiguous()
         waves = torch.matmul(forth, u.flatten(2)).unflatten(2, (places, channels))
-        weight = _whole(self.weight[: 2 * modes - 1])[:, None].expand(-1, batch, -1, -1)
-        out = [torch.bmm(waves[:, 0], weight[0])]
+        weight = _whole(self.weight[: 2 * modes - 1]).to(u.dtype)
+
+        def every(matrix: Tensor) -> Tensor:
+            return matrix.expand(batch, -1, -1)
+
+        out = [torch.bmm(waves[:, 0], every(weight[0]))]
         for k in range(1, 2 * modes - 1, 2):
             # Three products for the four: a P + b Q = (a + b) P + b (Q - P), and so on.
             a, b, p, q = waves[:, k], waves[:, k + 1], weight[k], weight[k + 1]
-            both = torch.bmm(a + b, p)
-            out += [torch.baddbmm(both, b, q - p), torch.baddbmm(both, a, p + q, alpha=-1)]
+            both = torch.bmm(a + b, every(p))
+            out.append(torch.baddbmm(both, b, every(q - p)))
+            out.append(torch.baddbmm(both, a, every(p + q), alpha=-1))
         back, u = (back[-1:], u[:, -1:]) if last else (back, u)
         kernel = torch.matmul(back, torch.stack(out, dim=1).flatten(2))
-        return u + F.leaky_relu(kernel.unflatten(2, (places, channels)), NEGATIVE_SLOPE)
+        kernel = F.leaky_relu(kernel.unflatten(2, (places, channels)), NEGATIVE_SLOPE, inplace=True)
+        if torch.is_grad_enabled() or kernel.dtype != u.dtype:
+            return u + kernel
+        return kernel.add_(u)  # new memory is half of the time of so small a sum
 
 
 def _whole(weight: Float[Tensor, "waves groups width width"]) -> Tensor:

@@ -41,7 +41,7 @@ from overtone.training.collect import OnlineTrajectories, index_of
 from overtone.training.loop import Reporting, Trainer, Training
 from overtone.training.objectives import Batch, Objective
 from overtone.training.perceptual import perceptual_distance
-from overtone.training.teacher import Solver, Teacher, open_pipeline
+from overtone.training.teacher import Solver, Teacher
 
 MOST_WEIGHT = 1e4
 GRID_COLUMNS, GRID_ROWS = 10, 4
@@ -91,8 +91,8 @@ class Distillation:
     distance: Literal["l1", "lpips"] = "l1"
     """between states; lpips needs the extra of that name"""
     first: str = ""
-    """of a relay's second stage, the first one saved with the student; the teacher's, if left
-    out"""
+    """of a relay's second stage, the first one that trajectories go on from, and that is saved with
+    the student: an operator, say; the teacher's, if left out"""
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
     reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
     kind: Literal["distillation"] = "distillation"
@@ -241,9 +241,6 @@ def distiller_of(
     if recipe.distance == "lpips":
         perceptual = perceptual_distance(precisions.default_device())
     own = teacher.pipe
-    first = None
-    if isinstance(own, RelayPipeline):
-        first = open_pipeline(recipe.first) if recipe.first else own.first
 
     def pipeline(operator: Any) -> ImagePipeline:
         shared: dict[str, Any] = {
@@ -262,7 +259,7 @@ def distiller_of(
         sampler = OperatorSampler(index.sigmas)
         if isinstance(own, RelayPipeline):
             pipe = RelayPipeline(operator.network, sampler, **shared)
-            pipe.first = first
+            pipe.first = own.first
             return pipe
         return DSNOPipeline(operator.network, sampler, **shared)
 

@@ -524,6 +524,45 @@ def dsno_fashion_mnist() -> Distillation:
     )
 
 
+def dsno_glyphs_16() -> Distillation:
+    return Distillation(
+        about="relay-glyphs-16 in one evaluation, for dsno-glyphs; an hour on 2 CPU cores",
+        teacher="runs/relay-glyphs-16",
+        steps=10,
+        training=Training(
+            total_images=80_000,
+            batch_size=64,
+            lr=1e-3,
+            lr_rampup_images=5_000,
+            lr_rampdown_images=60_000,
+            ema_halflife_images=3_000,
+            ema_rampup_ratio=0.1,
+        ),
+        reporting=Reporting(report_images=2_500, checkpoint_images=20_000, held_out_images=256),
+    )
+
+
+def dsno_glyphs() -> Distillation:
+    return Distillation(
+        about="relay-glyphs in two evaluations, of which this is the second; hours on 2 CPU cores",
+        teacher="runs/relay-glyphs",
+        first="runs/dsno-glyphs-16",
+        count=8_000,
+        held_out=128,
+        num_times=2,
+        training=Training(
+            total_images=32_000,
+            batch_size=32,
+            lr=1e-3,
+            lr_rampup_images=2_500,
+            lr_rampdown_images=24_000,
+            ema_halflife_images=2_000,
+            ema_rampup_ratio=0.1,
+        ),
+        reporting=Reporting(report_images=1_000, checkpoint_images=8_000, held_out_images=128),
+    )
+
+
 def dsno_cifar10() -> Distillation:
     return Distillation(
         about="CIFAR-10 in one evaluation, as published: a million trajectories; days on GPUs",
@@ -597,6 +636,8 @@ RECIPES: dict[str, Callable[[], AnyRecipe]] = {
     "relay-imagenet": relay_imagenet,
     "dsno-digits": dsno_digits,
     "dsno-fashion-mnist": dsno_fashion_mnist,
+    "dsno-glyphs-16": dsno_glyphs_16,
+    "dsno-glyphs": dsno_glyphs,
     "dsno-cifar10": dsno_cifar10,
     "dsno-imagenet64": dsno_imagenet64,
     "vae-glyphs": vae_glyphs,

@@ -25,7 +25,7 @@ from overtone.denoisers import (
 )
 from overtone.errors import OvertoneError
 from overtone.networks.network import digest_of
-from overtone.pipelines import ImagePipeline, load_pipeline
+from overtone.pipelines import ImagePipeline, RelayPipeline, load_pipeline
 from overtone.pipelines.base import Beginning
 from overtone.precision import Precision
 from overtone.processes import DiscreteSchedule, GaussianProcess, SeededNoise
@@ -123,7 +123,14 @@ def open_teacher(
         return foreign_teacher(folder, solver, steps, guidance_scale)
     pipe = open_pipeline(str(folder)).to(precisions.default_device())
     if first:
-        pipe.first = open_pipeline(first)  # type: ignore[attr-defined]
+        if not isinstance(pipe, RelayPipeline):
+            raise OvertoneError(f"--first: {name} begins with noise, not with images.")
+        if first.startswith("runs/") and not Path(first).exists():
+            raise OvertoneError(
+                f"the first stage is not there: {first}. Train it, or pass --first MODEL, or"
+                " --first '' for the teacher's own."
+            )
+        pipe.first = open_pipeline(first)
     return teacher_of(pipe, public_name(name), solver, steps, guidance_scale)
 
 

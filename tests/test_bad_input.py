@@ -19,9 +19,16 @@ from PIL import Image
 from helpers import TINY_DIFFIT, TINY_SONG, TINY_TRANSFORMER, tiny_vae
 from overtone.cli.app import main
 from overtone.denoisers import ADM_DIFFUSION
-from overtone.networks import DiffiTConfig, DiffiTTransformer, DiffiTUNet, SongUNet
+from overtone.networks import (
+    DiffiTConfig,
+    DiffiTTransformer,
+    DiffiTUNet,
+    SongUNet,
+    temporalize,
+)
 from overtone.pipelines import (
     DiffiTPipeline,
+    DSNOPipeline,
     ImagePipeline,
     LatentDiffiTPipeline,
     MEMEPipeline,
@@ -29,6 +36,9 @@ from overtone.pipelines import (
 )
 from overtone.processes import RelayProcess
 from overtone.samplers import AncestralSampler, Sampler
+
+OF = "dsno-digits --teacher {place}/model --guidance-scale 1 --num-times 2 --count 16 --held-out 8"
+COLLECT, DISTIL = f"distill collect {OF}", f"distill train {OF}"
 
 CASES = """
 A command that does not exist
@@ -433,6 +443,93 @@ A figure of something else
 A contact sheet of another format
     overtone data inspect builtin:digits --out sheet.gif
     --out is a .png file, not sheet.gif
+A subcommand of distill that does not exist
+    overtone distill colect dsno-digits
+    unknown subcommand of distill 'colect': did you mean 'collect'?
+A recipe that distils nothing
+    overtone distill collect diffit-digits
+    diffit-digits distils nothing: overtone train diffit-digits
+A recipe of a distillation, trained
+    overtone train dsno-digits
+    dsno-digits distils a model: overtone distill collect dsno-digits, then
+A teacher that is not there
+    overtone distill collect dsno-digits
+    the teacher is not there: overtone train diffit-digits makes runs/diffit-digits
+A teacher that is nowhere
+    overtone distill collect dsno-digits --teacher {place}/nowhere
+    {place}/nowhere does not exist
+A teacher that draws noise on its way
+    overtone distill collect dsno-digits --teacher {place}/latent --guidance-scale 1
+    draws noise at each step (AncestralSampler): an operator learns a deterministic one (--solver
+A solver that does not exist
+    overtone distill collect dsno-digits --solver euler
+    invalid choice 'euler'
+Times that do not fall
+    overtone distill collect dsno-digits --times 0.2 0.5 0
+    times fall from below 1 to 0, and are not (0.2, 0.5, 0.0)
+More times than steps
+    overtone {collect} --steps 3 --num-times 4
+    3 steps of the solver can't give 4 times: take more steps, or fewer times
+No modes
+    overtone distill train dsno-digits --modes 0
+    modes must be at least 1, not 0
+A part that is none
+    overtone {collect} --part 3/2
+    --part is K/N with K in 1..N, not 3/2
+A part that is no fraction
+    overtone distill collect dsno-digits --part half
+    --part is like 1/8, not 'half'
+Too little disk
+    overtone {collect} --count 4000000000
+    the trajectories need 1,600.00 GB in runs/dsno-digits-trajectories, and
+A first stage for a model that begins with noise
+    overtone distill collect dsno-digits --teacher {place}/model --first {place}/model
+    begins with noise, not with images
+Trajectories that were not collected
+    overtone distill train dsno-digits --teacher {place}/model
+    there are no trajectories in runs/dsno-digits-trajectories: overtone distill collect dsno-digits
+A directory without trajectories
+    overtone {distil} --data {place}/plain
+    {place}/plain holds no trajectories: it has no trajectories.json
+Trajectories of another teacher
+    overtone {distil} --data {place}/solved --teacher {place}/song
+    {place}/solved holds other trajectories than the recipe asks for
+Trajectories at other times
+    overtone {distil} --data {place}/solved --num-times 1
+    holds other trajectories than the recipe asks for (sigmas: [80.0,
+Trajectories that are damaged
+    overtone {distil} --data {place}/unsolved
+    {place}/unsolved/00000.safetensors, of 1 files, is damaged
+Damaged trajectories, collected again
+    overtone {collect} --out {place}/unsolved
+    and with --repair what is damaged
+Other trajectories collected into a directory
+    overtone {collect} --guidance-scale 2 --out {place}/solved
+    holds other trajectories (
+Fewer trajectories than there are
+    overtone {collect} --count 8 --out {place}/solved
+    holds 16 trajectories already: --count can only grow
+LPIPS without its package
+    overtone {distil} --data {place}/solved --distance lpips
+    pip install 'overtone[lpips]'
+An operator asked for steps
+    overtone sample {place}/operator --steps 4
+    an operator makes images in one evaluation: it has no steps to choose
+An operator asked for guidance
+    overtone sample {place}/operator --guidance-scale 2
+    an operator has the guidance that its trajectories were made with
+An operator as a teacher
+    overtone distill collect dsno-digits --teacher {place}/operator
+    is an operator itself: a teacher solves its way step by step
+An operator's trajectory without its teacher
+    overtone analyze trajectory {place}/operator
+    is an operator: name the model that it was distilled from
+The teacher of a model that is no operator
+    overtone analyze trajectory {place}/model --teacher {place}/model
+    --teacher: {place}/model is no operator, and has none
+One time for a spectrum
+    overtone analyze trajectory {place}/model --times 1
+    --times is at least 2, not 1
 """
 
 
@@ -564,6 +661,12 @@ def place(tmp_path_factory):
     (root / "incomplete" / "00000.safetensors").unlink()
     (root / "weights.pt").write_bytes(b"a pickle, for all we know")
 
+    main([*COLLECT.format(place=root).split(), "--out", str(root / "solved")])
+    shutil.copytree(root / "solved", root / "unsolved")
+    file = root / "unsolved" / "00000.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    DSNOPipeline(temporalize(DiffiTUNet(TINY_DIFFIT))).save_pretrained(root / "operator")
+
     run = ["train", "diffit-digits", "--network.widths", "16", "16", "--network.head-channels", "8"]
     main([*run, "--total-images", "128", "--held-out-images", "64", "--out", str(root / "run")])
     return root
@@ -574,7 +677,8 @@ def test_bad_input_is_answered(place, tmp_path, monkeypatch, capsys, command, an
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     before = sorted(place.rglob("*"))
-    words = command.format(place=place).split()
+    words = command.format(collect=COLLECT, distil=DISTIL, place="{place}").format(place=place)
+    words = words.split()
     if "{place}/run" in command:  # all the settings of the run, but for one
         words += ["--network.widths", "16", "16", "--network.head-channels", "8"]
         words += ["--total-images", "128", "--held-out-images", "64"]

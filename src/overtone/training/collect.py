@@ -129,13 +129,13 @@ def collect(
     among = Processes(
         (part[0] - 1) * among.count + among.index, part[1] * among.count, among.local_index
     )
-    jobs = []
-    for held_out in (True, False) if recipe.held_out else (False,):
-        index = index_of(recipe, teacher, held_out=held_out)
-        where = folder / TEST_FOLDER if held_out else folder
-        if processes().is_main:
+    jobs = [(folder, index_of(recipe, teacher))]
+    if recipe.held_out:
+        jobs.insert(0, (folder / TEST_FOLDER, index_of(recipe, teacher, held_out=True)))
+    if processes().is_main:
+        _check_disk(folder, jobs, part[1])
+        for where, index in jobs:
             _claim(where, index)
-        jobs.append((where, index))
     processes().wait()
     todo = []
     for where, index in jobs:
@@ -143,7 +143,6 @@ def collect(
         for number in among.share(range(len(shards))):
             if not _is_right(shards, number, repair):
                 todo.append((shards, index, number))
-    _check_disk(folder, todo)
     total = sum(len(shards.rows(number)) for shards, _, number in todo)
     shown = show and processes().is_main and bool(todo)
     done = 0
@@ -207,9 +206,14 @@ def _is_shorter(shards: Shards, number: int) -> bool:
     return rows < len(shards.rows(number))
 
 
-def _check_disk(folder: Path, todo: list[tuple[Shards, TrajectoriesIndex, int]]) -> None:
-    needed = sum(len(shards.rows(number)) * index.bytes_each for shards, index, number in todo)
-    free = shutil.disk_usage(folder).free
+def _check_disk(folder: Path, jobs: list[tuple[Path, TrajectoriesIndex]], parts: int) -> None:
+    """Whether there is room for what is missing, before anything is written."""
+    needed = 0
+    for where, index in jobs:
+        there = sum(1 for _ in where.glob("*.safetensors"))
+        needed += max(index.count - there * index.block, 0) * index.bytes_each // parts
+    above = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(above).free
     if needed > free:
         raise OvertoneError(
             f"the trajectories need {_size(needed)} in {folder}, and {_size(free)} are free: take"

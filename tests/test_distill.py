@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from helpers import TINY_ADM, TINY_DIFFIT, TINY_TRANSFORMER, Golden, awake
 from overtone import storage
+from overtone.cli.app import main
 from overtone.data.trajectories import TrajectoriesIndex, TrajectoryData, checksums, shards_of
 from overtone.denoisers import (
     ADM_DIFFUSION,
@@ -481,14 +482,14 @@ def test_it_learns_the_flow_of_a_gaussian(tmp_path):
     """The solution is linear in the noise, and an operator comes close to it within seconds."""
     torch.manual_seed(0)
     config = dataclasses.replace(
-        TINY_ADM, resolution=4, num_classes=0, widths=(32, 32), attention_resolutions=()
+        TINY_ADM, resolution=4, num_classes=0, widths=(32,), attention_resolutions=()
     )
     teacher = gaussian_teacher(20, ADMUNet(config))
     recipe = Distillation(
-        "", count=2048, held_out=128, dtype="float32",
-        training=dataclasses.replace(TRAINING, total_images=30_000, batch_size=64, lr=2e-3,
-                                     lr_rampdown_images=20_000, ema_halflife_images=1000),
-        reporting=Reporting(report_images=10_000, checkpoint_images=30_000, held_out_images=128),
+        "", count=2048, held_out=128, dtype="float32", num_times=2,
+        training=dataclasses.replace(TRAINING, total_images=12_800, batch_size=64, lr=4e-3,
+                                     lr_rampdown_images=10_000, ema_halflife_images=500),
+        reporting=Reporting(report_images=6400, checkpoint_images=12_800, held_out_images=128),
     )  # fmt: skip
     collect(recipe, teacher, tmp_path / "kept", show=False)
     trainer = distilled(recipe, teacher, tmp_path / "kept", tmp_path / "run")
@@ -692,6 +693,44 @@ def test_a_whole_relay_is_distilled_to_two_evaluations(pipe, tmp_path):
     assert images[0].size == (16, 16)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("solver", "scheduler", "settings"),
+    [
+        ("ddim", "DDIMScheduler", {"clip_sample": False}),
+        (
+            "dpmpp",
+            "DPMSolverMultistepScheduler",
+            {"lower_order_final": False, "final_sigmas_type": "zero", "euler_at_final": True},
+        ),
+    ],
+)
+def test_solvers_are_those_of_diffusers(solver, scheduler, settings):
+    """The same noise levels, and the same steps down to the last but one, which leads to 0."""
+    import diffusers
+
+    network = awake(DiffiTUNet(TINY_DIFFIT))
+    pipe = ImagePipeline(
+        network, Sampler(4, levels=(9.0, 4.0, 1.0, 0.1)), denoiser=ADM_DIFFUSION, precision="fp32"
+    )
+    own = getattr(diffusers, scheduler)(beta_end=0.02, timestep_spacing="leading", **settings)
+    own.set_timesteps(8)
+    steps = [int(t) for t in own.timesteps]
+    levels = [float(ADM_DIFFUSION.schedule.levels[t]) for t in steps]
+    pipe.sampler = Sampler(len(levels), levels=tuple(levels))
+    teacher = teacher_of(pipe, "", solver=solver)
+    begun = teacher.begin([1, 2], torch.tensor([0, 1]))
+    ours = [step.x / (1 + step.sigma**2) ** 0.5 for step in begun.steps]
+    x = begun.start / (1 + levels[0] ** 2) ** 0.5
+    for number, step in enumerate(own.timesteps):
+        with torch.no_grad():
+            out = network(x, step.expand(2).float(), torch.tensor([0, 1]))
+        x = own.step(out, step, x).prev_sample
+        if number < len(steps) - 1:
+            assert torch.allclose(x, ours[number], atol=2e-4), number
+
+
 def test_collecting_evaluates_no_more_than_sampling(pipe, teacher):
     counts = []
     for work in (
@@ -736,3 +775,31 @@ def test_the_index_is_read_strictly(kept):
     with safe_open(kept / "00000.safetensors", "pt") as shard:
         assert shard.get_tensor("states").dtype == torch.float16
         assert len(shard.metadata()["made with"]) == 16
+
+
+def test_the_commands_from_a_teacher_to_images(pipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    pipe.save_pretrained(tmp_path / "teacher")
+    of = ["dsno-digits", "--teacher", "teacher", "--guidance-scale", "1", "--count", "40"]
+    of += ["--held-out", "8", "--total-images", "64", "--batch-size", "32"]
+    main(["distill", "collect", *of])
+    assert "runs/dsno-digits-trajectories: 40 trajectories of teacher at sigma 80, " in (
+        capsys.readouterr().out
+    )
+    main(["distill", "train", *of, "--dry-run"])
+    assert "trajectories/s" in capsys.readouterr().out
+    assert not (tmp_path / "runs" / "dsno-digits").exists()
+    main(["distill", "train", *of])
+    said = capsys.readouterr()
+    assert "40 trajectories of teacher" in " ".join(said.err.split())
+    assert "64 trajectories in" in said.out
+    main(["sample", "runs/dsno-digits", "--seeds", "0-5", "--out", "images.png"])
+    assert (tmp_path / "images.png").exists()
+    for folder, kind in (("dsno-digits-trajectories", "trajectories"), ("dsno-digits", "run")):
+        capsys.readouterr()
+        main(["info", f"runs/{folder}", "--json"])
+        assert json.loads(capsys.readouterr().out)["kind"] == kind
+    recipe = json.loads((tmp_path / "runs/dsno-digits/recipe.json").read_text())
+    assert recipe["kind"] == "distillation"
+    main(["distill", "train", "runs/dsno-digits/recipe.json", "--dry-run", "--data",
+          "runs/dsno-digits-trajectories"])  # fmt: skip

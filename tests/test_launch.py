@@ -14,9 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers import tiny_vae
+from helpers import TINY_DIFFIT, tiny_vae
 from overtone.errors import OvertoneError
 from overtone.launch import ALONE, Processes, lost_connection, processes
+from overtone.networks import DiffiTUNet
+from overtone.pipelines import DiffiTPipeline
+from overtone.samplers import Sampler
 from overtone.training.rundir import find_checkpoint, read_log
 
 TRAIN = [
@@ -290,3 +293,41 @@ def test_processes_share_the_experts_and_one_that_fails_leaves_the_others_alone(
     apart = [*TORCHRUN, *command, "--expert", "2"]
     refused = subprocess.run(apart, cwd=tmp_path, capture_output=True, text=True)
     assert "--expert trains in one process" in refused.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_collect_what_one_does(tmp_path):
+    """Trajectories in two files, shared out: each byte as one process writes it."""
+    DiffiTPipeline(DiffiTUNet(TINY_DIFFIT), Sampler(num_steps=4)).save_pretrained(
+        tmp_path / "model"
+    )
+    words = ["distill", "collect", "dsno-digits", "--teacher", tmp_path / "model"]
+    words += ["--guidance-scale", "1", "--count", "1100", "--num-times", "2"]
+    for launcher, name in ((PYTHON, "one"), (TORCHRUN, "two")):
+        run(launcher, *words, "--out", tmp_path / name, OMP_NUM_THREADS="1")
+    files = sorted(f.relative_to(tmp_path / "one") for f in (tmp_path / "one").rglob("*.*"))
+    assert len(files) == 1 + 2 + 1 + 1
+    for file in files:
+        one, two = ((tmp_path / name / file).read_bytes() for name in ("one", "two"))
+        assert one == two, file
+
+
+@pytest.mark.slow
+def test_a_collection_killed_at_any_moment_goes_on(tmp_path):
+    DiffiTPipeline(DiffiTUNet(TINY_DIFFIT), Sampler(num_steps=4)).save_pretrained(
+        tmp_path / "model"
+    )
+    words = ["distill", "collect", "dsno-digits", "--teacher", str(tmp_path / "model")]
+    words += ["--guidance-scale", "1", "--count", "4000", "--num-times", "2"]
+    run(PYTHON, *words, "--out", tmp_path / "whole", OMP_NUM_THREADS="1")
+    for wait in (4.0, 6.0, 5.0):
+        command = [*PYTHON, *words, "--out", str(tmp_path / "parts")]
+        job = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        time.sleep(wait)
+        job.kill()
+        job.wait()
+    run(PYTHON, *words, "--out", tmp_path / "parts", OMP_NUM_THREADS="1")
+    whole = {f.name: f.read_bytes() for f in (tmp_path / "whole").glob("*.safetensors")}
+    assert len(whole) == 4
+    for name, content in whole.items():
+        assert (tmp_path / "parts" / name).read_bytes() == content

@@ -18,8 +18,8 @@ from overtone.errors import OvertoneError
 @dataclass(frozen=True)
 class Options:
     path: tyro.conf.Positional[str]
-    """a saved pipeline, network or VAE, encoded latents, a run's directory, or a repository of the
-    Hub"""
+    """a saved pipeline, network or VAE, encoded latents, trajectories, a run's directory, or a
+    repository of the Hub"""
     json: bool = False
     """print JSON instead of a table"""
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """What stands in the files of a run, a pipeline, a network, a VAE or encoded latents.
+    """What stands in the files of a run, a pipeline, a network, a VAE, latents or trajectories.
 
     Raises `OvertoneError` for a directory that is none of them.
     """
@@ -49,13 +49,16 @@ def describe(folder: Path) -> dict[str, Any]:
         return _pipeline(folder)
     if (folder / "latents.json").exists():
         return {"kind": "latents"} | storage.read_json(folder / "latents.json", dict)
+    if (folder / "trajectories.json").exists():
+        return {"kind": "trajectories"} | storage.read_json(folder / "trajectories.json", dict)
     if (folder / "config.json").exists():
         return _network(folder)
     if (folder / "vae" / "config.json").exists():
         return _network(folder / "vae")
     raise OvertoneError(
-        f"{folder} holds no run.json, pipeline.json, latents.json or config.json: it is neither a"
-        " run, nor a saved pipeline, nor latents, nor a network."
+        f"{folder} holds no run.json, pipeline.json, latents.json, trajectories.json or"
+        " config.json: it is neither a run, nor a saved pipeline, nor latents, nor trajectories,"
+        " nor a network."
     )
 
 

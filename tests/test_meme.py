@@ -334,6 +334,9 @@ def test_no_more_experts_are_on_the_device_than_may_reside_there(resident):
             for n, tensors in enumerate(residence.tensors):
                 moved = {t.data_ptr() != residence.host[id(t)].data_ptr() for t in tensors}
                 assert moved == {n in residence.there}
+                kept = [getattr(m, "_kept", None) is not None for m in alone[n].modules()]
+                assert n in residence.there or not any(kept)
+    assert any(getattr(m, "_kept", None) is not None for m in denoiser.modules())
     # Room for two: the next one down is there before it is asked for.
     assert residence.log == {1: [2, 1, 0, 2], 2: [2, 1, 0, 2, 1], 3: [2, 1, 0]}[resident]
 

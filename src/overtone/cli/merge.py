@@ -33,9 +33,9 @@ class Options:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(Options, "merge", __doc__, arguments)
-    from overtone.cli.sample import open_model
     from overtone.training.experts import is_run_of_experts, merged_run
     from overtone.training.rundir import MERGED_FOLDER
+    from overtone.training.teacher import open_pipeline
 
     if not options.models:
         raise OvertoneError("overtone merge RUN, or overtone merge MODEL MODEL ... --boundaries")
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
                 f"{len(options.models)} models need {len(options.models) - 1} --boundaries,"
                 f" not {len(options.boundaries)}."
             )
-        models = [open_model(name, options.checkpoint).to("cpu") for name in options.models]
+        models = [open_pipeline(name, options.checkpoint) for name in options.models]
         pipe, out = MEMEPipeline.merged(models, options.boundaries), options.out
     if options.steps:
         pipe.sampler = _budgeted(pipe, options.steps)

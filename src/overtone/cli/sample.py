@@ -15,7 +15,7 @@ import tyro
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError, unknown
 from overtone.launch import processes
-from overtone.pipelines import ImagePipeline, RelayPipeline, load_pipeline
+from overtone.pipelines import ImagePipeline, RelayPipeline
 from overtone.pipelines.base import SampleBatch
 from overtone.pipelines.relay import FINISHES, finished
 
@@ -191,14 +191,12 @@ def _finished(name: str, batch: SampleBatch) -> SampleBatch:
 def open_model(name: str, checkpoint: str = "last", resident: int | None = None) -> ImagePipeline:
     """A pipeline from a directory, a run or the Hub, where it runs fastest."""
     from overtone import precision
-    from overtone.training.rundir import RUN_FILE, find_checkpoint
+    from overtone.training.teacher import open_pipeline
 
     processes()  # which gives each its own device, where there are several
     if checkpoint not in ("last", "best"):
         raise OvertoneError(f"--checkpoint is last or best, not '{checkpoint}'.")
-    if (Path(name) / RUN_FILE).exists():
-        name = str(find_checkpoint(Path(name), checkpoint))
-    return load_pipeline(name).to(precision.default_device(), resident)
+    return open_pipeline(name, checkpoint).to(precision.default_device(), resident)
 
 
 def is_images(name: str) -> bool:

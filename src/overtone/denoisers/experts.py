@@ -166,6 +166,7 @@ class Residence:
     """
 
     def __init__(self, modules: list[nn.Module], device: torch.device, resident: int) -> None:
+        self.modules = modules
         self.device = torch.empty(0, device=device).device  # with its index
         self.resident = resident
         self.tensors = [[*m.parameters(), *m.buffers()] for m in modules]
@@ -221,6 +222,10 @@ class Residence:
         for tensor in self.tensors[number]:
             if id(tensor) not in needed:
                 tensor.data = self.host[id(tensor)]
+        for module in self.modules[number].modules():
+            forget = getattr(module, "forget", None)
+            if forget is not None:  # what it computed from its tensors and kept there
+                forget()
 
     def _fetch(self, number: int) -> None:
         here = {id(tensor) for other in self.there for tensor in self.tensors[other]}

@@ -150,6 +150,10 @@ class RelativePositionBias(nn.Module):
             self._kept = (key, spread(self.table, self.size, grid))
         return self._kept[1]
 
+    def forget(self) -> None:
+        """Let go of what is kept, as where the table leaves a device."""
+        self._kept = None
+
 
 def spread(
     table: Float[Tensor, "*some rows heads"], size: int, grid: tuple[int, int]

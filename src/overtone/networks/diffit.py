@@ -379,6 +379,10 @@ class DiffiTTransformer(Network):
     def repeated_blocks(self) -> list[nn.Module]:
         return list(self.blocks)
 
+    def forget(self) -> None:
+        """Let go of the positions kept for another grid."""
+        self._other = None
+
 
 def positions(width: int, grid: tuple[int, int], size: int) -> Float[Tensor, "tokens width"]:
     """2-d positional embedding of a grid of tokens: columns in the first half, rows in the second.

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import warnings
 
 import pytest
@@ -12,11 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from helpers import TINY_DIFFIT, TINY_SONG, Golden, awake, deviation, tiny_networks
 from overtone import settings
+from overtone.cli.app import main
 from overtone.convert import from_published
+from overtone.convert.dsno import SETTINGS, config_of, pipeline_of
 from overtone.errors import OvertoneError
 from overtone.networks import NETWORKS, DiffiTUNet, SongUNet, TemporalNetwork, temporalize
 from overtone.networks.dsno import DSNOConfig, DSNOUNet
 from overtone.networks.spectral import TemporalConv
+from overtone.pipelines import load_pipeline
 
 SIZES = [(m, j) for m in range(1, 10) for j in range(1, m // 2 + 2)]
 
@@ -331,3 +335,62 @@ def test_a_network_without_classes_takes_none():
     assert isinstance(operator, TemporalNetwork)
     with warnings.catch_warnings(), torch.no_grad():
         assert operator(torch.randn(3, 1, 8, 8), TIMES[:2]).shape == (3, 2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["dsno_uncond", "dsno_class_cond"])
+def test_published_checkpoints_convert(name, tmp_path, capsys):
+    """As the published code saves them: state dictionaries in a .pt, settings in a .yaml beside."""
+    golden = Golden(name)
+    own = golden.config
+    state = {f"module.{key}": tensor for key, tensor in golden.state.items()}
+    other = {key: torch.zeros_like(tensor) for key, tensor in state.items()}
+    torch.save({"model": other, "ema": state, "optim": {"state": {}}}, tmp_path / "model.pt")
+    spacing = {"dsno_uncond": "quad", "dsno_class_cond": "uniform"}[name]
+    data = {"image_size": 16, "num_channels": 3, "time_step": spacing, "t_idx": [0, 4, 8, 12, 16]}
+    kept = {k: v for k, v in own.items() if k not in ("image_size", "num_channels", "num_times")}
+    (tmp_path / "own.yaml").write_text(json.dumps({"data": data, "model": kept | {"num_t": 4}}))
+    command = ["convert", "dsno", str(tmp_path / "model.pt"), str(tmp_path / "out")]
+    main([*command, "--settings", str(tmp_path / "own.yaml")])
+    assert "4 times" in capsys.readouterr().err
+    pipe = load_pipeline(tmp_path / "out")
+    pipe.precision = "fp32"
+    z = golden["in.noise"]
+    labels = golden["in.class_labels"] if pipe.num_classes else None
+    with torch.no_grad():
+        made = pipe.denoiser(z, pipe.sampler.levels[1:], labels)
+    assert deviation(made, golden["out.trajectory"]) < 1e-5
+    assert pipe.sampler.sigma_start == pytest.approx(22026.5, rel=1e-4)
+    proof = json.loads((tmp_path / "out" / "certificate.json").read_text())
+    assert proof["kind"] == "dsno"
+    assert proof["parameters"] == pipe.network.num_parameters
+    assert len(pipe([0, 1])) == 2
+
+
+def test_the_published_networks_are_of_the_published_size():
+    """65.8 M and 329.2 M parameters, if the imaginary part of the constant mode's weights, which
+    does nothing, is counted in; without temporal layers 60.0 M and 295.9 M."""
+    for name, whole, without in (("cifar10", 65.8, 60.0), ("imagenet64", 329.2, 295.9)):
+        with torch.device("meta"):
+            network = DSNOUNet(config_of(SETTINGS[name]))
+        layers = [m for m in network.modules() if isinstance(m, TemporalConv)]
+        temporal = sum(layer.weight.numel() for layer in layers)
+        nothing = sum(layer.weight[0].numel() for layer in layers)
+        assert (network.num_parameters - temporal) / 1e6 == pytest.approx(without, abs=0.05)
+        assert (network.num_parameters + nothing) / 1e6 == pytest.approx(whole, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model": {}}, "holds no tensors under 'ema'"),
+        ({"ema": {"a": 1}}, "holds no tensors under 'ema'"),
+        (
+            {"ema": {"all_modules.0.weight": torch.zeros(2)}},
+            "not (the|those)",
+        ),
+    ],
+)
+def test_files_that_are_no_operator(content, message, tmp_path):
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(OvertoneError, match=message):
+        pipeline_of(tmp_path / "model.pt", SETTINGS["cifar10"])

@@ -122,6 +122,12 @@ def test_learning_rate_ramps_up_and_down():
     assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 2e-3 / 3, 1e-3 / 3])
 
 
+def test_learning_rate_is_halved_at_milestones():
+    trainer = trainer_of(changed(lr_halved_images=(96, 160)), show=False)
+    rates = [trainer._lr(n) for n in range(32, 257, 32)]
+    assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4, 2.5e-4, 2.5e-4])
+
+
 def test_accumulation_gives_the_same_weights():
     recipe = changed(network=dataclasses.replace(TINY.network, dropout=0.0), batch_size=32)
     whole = trainer_of(recipe, show=False)

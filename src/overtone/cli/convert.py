@@ -3,6 +3,7 @@
     overtone convert diffit-latent diffit_256.safetensors models/diffit-256
     overtone convert edm edm-cifar10-32x32-cond-vp.pkl models/cifar10
     overtone convert rdm imagenet_first_stage.pkl imagenet_second_stage.pt models/relay-imagenet
+    overtone convert dsno solver-model_400000.pt models/dsno-cifar10 --settings cifar10
 
 Nothing in a file is executed: of pickles only tensors, numbers, texts and containers are read.
 """
@@ -29,9 +30,9 @@ CERTIFICATE_FILE = "certificate.json"
 
 @dataclass(frozen=True)
 class Options:
-    kind: tyro.conf.Positional[Literal["diffit-latent", "edm", "rdm"]]
+    kind: tyro.conf.Positional[Literal["diffit-latent", "edm", "rdm", "dsno"]]
     """whose weights: diffit-latent, the published transformer, 256 or 512 px; edm, a network of
-    EDM's; rdm, both stages of relay diffusion"""
+    EDM's; rdm, both stages of relay diffusion; dsno, an operator"""
     paths: tyro.conf.Positional[tuple[Path, ...]]
     """the published file, of rdm two; then the directory to write the pipeline to"""
     vae: str | None = None
@@ -42,6 +43,8 @@ class Options:
     sampler: str | None = None
     """edm: the published sampler to save with it: cifar10, ffhq64, afhqv2-64, imagenet64; by size
     and classes if left out"""
+    settings: str | None = None
+    """dsno: cifar10 or imagenet64, as published, or the .yaml file that it was trained with"""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -57,6 +60,7 @@ def main(arguments: Sequence[str]) -> None:
         ("vae", "diffit-latent"),
         ("scaling_factor", "diffit-latent"),
         ("sampler", "edm"),
+        ("settings", "dsno"),
     ):
         if getattr(options, name) is not None and options.kind != kind:
             raise OvertoneError(
@@ -118,4 +122,17 @@ def _rdm(options: Options, files: list[Path]) -> Result:
     return pipe, proof, said
 
 
-_CONVERT = {"diffit-latent": _diffit_latent, "edm": _edm, "rdm": _rdm}
+def _dsno(options: Options, files: list[Path]) -> Result:
+    if options.settings is None:
+        raise OvertoneError(
+            "a checkpoint of DSNO does not say its settings: --settings cifar10, imagenet64, or"
+            " the .yaml file that it was trained with."
+        )
+    from overtone.convert.dsno import pipeline_of, settings_of
+
+    pipe, proof = pipeline_of(files[0], settings_of(options.settings))
+    count = len(pipe.sampler.levels) - 1
+    return pipe, proof, f"{count} times, {proof['parameters'] / 1e6:.1f} M parameters"
+
+
+_CONVERT = {"diffit-latent": _diffit_latent, "edm": _edm, "rdm": _rdm, "dsno": _dsno}

@@ -1,15 +1,26 @@
-"""DSNO's published network: its settings, its tensors, its checkpoints."""
+"""DSNO's published network: its settings, its tensors, its checkpoints.
+
+A checkpoint is a dictionary of state dictionaries; the settings are in a YAML file beside, of which
+`SETTINGS` has the two that were published.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from overtone.errors import OvertoneError
+from overtone import storage
+from overtone.convert.unpickle import read_checkpoint
+from overtone.errors import OvertoneError, unknown
 from overtone.networks.dsno import DSNOConfig, DSNOUNet
+from overtone.networks.network import digest_of
 from overtone.networks.spectral import TemporalCell, TemporalConv
+from overtone.pipelines import DSNOPipeline
+from overtone.processes import VPCosineSchedule
+from overtone.samplers import OperatorSampler
 
 # What the published code can be set to otherwise, and this is not.
 _FIXED = {
@@ -25,6 +36,92 @@ _FIXED = {
 }
 
 
+_COMMON = {
+    "logsnr_min": -20.0,
+    "logsnr_max": 20.0,
+    "num_res_blocks": 3,
+    "num_modes": 2,
+    "num_channels": 3,
+    "num_times": 4,
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "cifar10": _COMMON
+    | {
+        "image_size": 32,
+        "nf": 256,
+        "temb_dim": 1024,
+        "ch_mult": [1, 1, 1],
+        "attn_resolutions": [8, 16],
+        "num_attn_heads": 1,
+        "num_classes": 0,
+        "dropout": 0.2,
+        "time_step": "quad",
+    },
+    "imagenet64": _COMMON
+    | {
+        "image_size": 64,
+        "nf": 192,
+        "temb_dim": 768,
+        "ch_mult": [1, 2, 3, 4],
+        "attn_resolutions": [8, 16, 32],
+        "head_dim": 64,
+        "num_classes": 1000,
+        "dropout": 0.1,
+        "time_step": "uniform",
+    },
+}
+"""The published networks, and the spacing of their times."""
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """Settings by name, or from a YAML file of the published code."""
+    if name in SETTINGS:
+        return SETTINGS[name]
+    if not name.endswith((".yaml", ".yml")):
+        raise unknown("settings of a DSNO", name, SETTINGS)
+    import yaml
+
+    try:
+        found = yaml.safe_load(Path(name).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        said = str(error).splitlines()[0]
+        raise OvertoneError(f"{name} can't be read as YAML ({said}).") from None
+    data, model = ((found or {}).get(part) for part in ("data", "model"))
+    if not isinstance(data, dict) or not isinstance(model, dict):
+        raise OvertoneError(f"{name} has no sections 'data' and 'model', as DSNO's settings do.")
+    names = ("image_size", "num_channels", "time_step")
+    own = {key: data[key] for key in names if key in data}
+    return model | own | {"num_times": model.get("num_t", 4)}
+
+
+def pipeline_of(file: Path, settings: dict[str, Any]) -> tuple[DSNOPipeline, dict[str, Any]]:
+    """The operator in a published checkpoint, its averaged weights, and what the certificate says.
+
+    Raises `OvertoneError` for a file that holds anything else; nothing in it is executed.
+    """
+    data = read_checkpoint(file)
+    state = data.get("ema") if isinstance(data, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise OvertoneError(f"{file} holds no tensors under 'ema', as DSNO's checkpoints do.")
+    spacing, count = settings.get("time_step", "quad"), settings.get("num_times", 4)
+    if spacing not in ("quad", "uniform"):
+        raise OvertoneError(f"times spaced as '{spacing}' are not known: quad, or uniform.")
+    network = operator({str(name): tensor.float() for name, tensor in state.items()}, settings)
+    schedule = VPCosineSchedule(network.config.log_snr_min, network.config.log_snr_max)
+    power = 2 if spacing == "quad" else 1
+    times = [((count - j) / count) ** power for j in range(count)]
+    sampler = OperatorSampler((*(float(schedule.sigma(t)) for t in times), 0.0))
+    proof = {
+        "kind": "dsno",
+        "file": file.name,
+        "file_sha256": storage.digest_of_file(file),
+        "settings": settings,
+        "parameters": network.num_parameters,
+        "weights": digest_of(network),
+    }
+    return DSNOPipeline(network, sampler), proof
+
+
 def operator(state: dict[str, Tensor], settings: dict[str, Any]) -> DSNOUNet:
     """The published operator with the given settings and weights, in eval mode."""
     for name, value in _FIXED.items():
@@ -35,29 +132,32 @@ def operator(state: dict[str, Tensor], settings: dict[str, Any]) -> DSNOUNet:
     if lacking:
         raise OvertoneError(f"the settings of a DSNO lack '{lacking[0]}'.")
     try:
-        network = DSNOUNet(
-            DSNOConfig(
-                resolution=settings["image_size"],
-                channels=settings["num_channels"],
-                num_classes=settings.get("num_classes") or 0,
-                widths=tuple(settings["nf"] * mult for mult in settings["ch_mult"]),
-                num_cells=settings["num_res_blocks"],
-                attention_resolutions=tuple(settings["attn_resolutions"]),
-                heads=settings.get("num_attn_heads") or 1,
-                head_channels=settings.get("head_dim") or 0,
-                frequencies=settings["nf"],
-                embedding_width=settings["temb_dim"],
-                modes=settings["num_modes"],
-                log_snr_min=settings.get("logsnr_min", -20.0),
-                log_snr_max=settings.get("logsnr_max", 20.0),
-                dropout=settings.get("dropout", 0.0),
-            )
-        )
+        network = DSNOUNet(config_of(settings))
         weights = _state(state, network)
     except (KeyError, ValueError, RuntimeError, IndexError, TypeError) as error:
         raise OvertoneError(f"not the weights of a DSNO: {error}") from None
     network.load_weights(weights, "DSNO")
     return network.eval()
+
+
+def config_of(settings: dict[str, Any]) -> DSNOConfig:
+    """Our settings from the published ones; `KeyError` or `ValueError` where they can't be."""
+    return DSNOConfig(
+        resolution=settings["image_size"],
+        channels=settings["num_channels"],
+        num_classes=settings.get("num_classes") or 0,
+        widths=tuple(settings["nf"] * mult for mult in settings["ch_mult"]),
+        num_cells=settings["num_res_blocks"],
+        attention_resolutions=tuple(settings["attn_resolutions"]),
+        heads=settings.get("num_attn_heads") or 1,
+        head_channels=settings.get("head_dim") or 0,
+        frequencies=settings["nf"],
+        embedding_width=settings["temb_dim"],
+        modes=settings["num_modes"],
+        log_snr_min=settings.get("logsnr_min", -20.0),
+        log_snr_max=settings.get("logsnr_max", 20.0),
+        dropout=settings.get("dropout", 0.0),
+    )
 
 
 def temporal_conv(state: dict[str, Tensor], settings: dict[str, Any]) -> TemporalConv:

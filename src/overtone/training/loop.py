@@ -62,6 +62,8 @@ class Training:
     """the learning rate rises linearly over this many images"""
     lr_rampdown_images: int = 0
     """and falls linearly to 0 over the run's last ones; 0: stays constant, as in EDM"""
+    lr_halved_images: tuple[int, ...] = ()
+    """and is halved at each of these numbers of images"""
     clip_norm: float | None = 1.0
     """gradients are scaled down to this norm; none: never"""
     ema_halflife_images: int = 500_000
@@ -340,6 +342,7 @@ class Trainer:
         """The learning rate of the step that ends at `images`."""
         training = self.training
         rate = training.lr * min(1.0, images / max(training.lr_rampup_images, 1))
+        rate *= 0.5 ** sum(images > milestone for milestone in training.lr_halved_images)
         if training.lr_rampdown_images:
             left = training.total_images - images + training.batch_size
             rate *= min(1.0, max(left, 0) / training.lr_rampdown_images)

@@ -14,8 +14,6 @@ collect    evaluations of a teacher a second: with its trajectories recorded, ag
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -24,7 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from speed import machine, rates
+from speed import rates, run
 from torch import Tensor, nn
 
 from overtone import precision
@@ -197,18 +195,5 @@ def recording(seconds: float) -> Iterator[dict[str, Any]]:
 CASES = {"conv": conv, "share": share, "operator": operator, "collect": recording}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    options = parser.parse_args()
-    print(json.dumps(machine()), flush=True)
-    for case in options.cases:
-        for line in CASES[case](options.seconds):
-            print(json.dumps(line), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    run(CASES, __doc__)

@@ -13,9 +13,7 @@ residence  on a GPU: peak memory and time of sampling with all experts there, wi
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Iterator
@@ -24,7 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from speed import machine, rates
+from speed import rates, run
 from torch import Tensor, nn
 
 from overtone import precision
@@ -185,18 +183,5 @@ def residence(seconds: float) -> Iterator[dict[str, Any]]:
 CASES = {"block": block, "routing": routing, "residence": residence}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    options = parser.parse_args()
-    print(json.dumps(machine()), flush=True)
-    for case in options.cases:
-        for line in CASES[case](options.seconds):
-            print(json.dumps(line), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    run(CASES, __doc__)

@@ -198,6 +198,20 @@ def machine() -> dict:
     }
 
 
+def run(cases: dict[str, Callable[[float], Iterator[dict]]], about: str) -> None:
+    """The command line of a script with cases that take seconds and yield lines."""
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=10.0, help="on the slowest variant")
+    parser.add_argument("--cases", nargs="+", choices=cases, default=list(cases))
+    options = parser.parse_args()
+    print(json.dumps(machine()), flush=True)
+    for name in options.cases:
+        for line in cases[name](options.seconds):
+            print(json.dumps(line), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=16)

@@ -71,8 +71,15 @@ def entries(images: int) -> dict[str, Recipe]:
             meme.reporting, report_images=max(total // 10, 1), checkpoint_images=max(total // 2, 1)
         )
         own = None if shapes is None else dataclasses.replace(experts, shapes=shapes)
+        # On the same levels, with half of the evaluations.
+        sampler = dataclasses.replace(meme.sampler, estimate="two_step")  # type: ignore[arg-type]
         return dataclasses.replace(
-            meme, network=network, experts=own, training=training, reporting=reporting
+            meme,
+            network=network,
+            experts=own,
+            sampler=sampler,
+            training=training,
+            reporting=reporting,
         )
 
     return {

@@ -509,6 +509,11 @@ def test_online_trajectories_are_the_collected_ones(teacher, kept, tmp_path):
     there, own = TrajectoryData(kept).fetch(range(24))
     torch.testing.assert_close(states, there.float(), rtol=2e-3, atol=2e-3)
     assert torch.equal(labels, own)
+    assert not trainer.held_out.endless  # else its seeds would run into those of training
+    assert len(trainer.held_out) == 8
+    busy = dataclasses.replace(online, reporting=dataclasses.replace(REPORTING, workers=1))
+    with pytest.raises(OvertoneError, match="leave --workers out"):
+        distiller_of(busy, teacher, None, show=False)
     whole = tmp_path / "whole"
     distilled(online, teacher, None, whole)
     distilled(longer(online, total_images=64), teacher, None, tmp_path / "parts")

@@ -259,19 +259,18 @@ def _make(teacher: Teacher, shards: Shards, index: TrajectoriesIndex, number: in
 
 
 class OnlineTrajectories(TrajectoryData):
-    """Trajectories solved when they are asked for: trajectory k is that of seed first_seed + k."""
+    """Trajectories solved when they are asked for: trajectory k is that of seed first_seed + k.
+    There are as many as seeds, or, not `endless`, those of the index."""
 
-    endless = True
-
-    def __init__(self, teacher: Teacher, index: TrajectoriesIndex) -> None:
-        self.teacher, self.index = teacher, index
+    def __init__(self, teacher: Teacher, index: TrajectoriesIndex, *, endless: bool = True) -> None:
+        self.teacher, self.index, self.endless = teacher, index, endless
         self.name = index.teacher
         self.resolution, self.channels = index.resolution, index.channels
         self.class_names = index.class_names
         self.fingerprint = fingerprint_of(index)
 
     def __len__(self) -> int:
-        return 2**32 - self.index.first_seed
+        return 2**32 - self.index.first_seed if self.endless else self.index.count
 
     def fetch(
         self, indices: Sequence[int]

@@ -224,9 +224,14 @@ def distiller_of(
     data: TrajectoryData
     test: TrajectoryData | None = None
     if recipe.online:
+        if recipe.reporting.workers:
+            raise OvertoneError(
+                "--online solves trajectories in the training process: leave --workers out."
+            )
         data = OnlineTrajectories(teacher, index)
         if recipe.held_out:
-            test = OnlineTrajectories(teacher, index_of(recipe, teacher, held_out=True))
+            own_index = index_of(recipe, teacher, held_out=True)
+            test = OnlineTrajectories(teacher, own_index, endless=False)
     else:
         assert folder is not None
         data = TrajectoryData(folder)

@@ -30,6 +30,7 @@ from overtone.denoisers import EDMSettings, OperatorSettings
 from overtone.networks import ADMConfig, ADMUNet, DiffiTConfig, DiffiTUNet, Network, temporalize
 from overtone.networks.spectral import TemporalConv
 from overtone.pipelines import DSNOPipeline, ImagePipeline
+from overtone.processes import FLOW_TIME, spaced
 from overtone.samplers import OperatorSampler, Sampler
 from overtone.training.collect import collect, kept_steps
 from overtone.training.distill import Distillation
@@ -145,7 +146,7 @@ def pipelines() -> tuple[ImagePipeline, DSNOPipeline]:
     device = precision.default_device()
     teacher = ImagePipeline(awake(DiffiTUNet(config))).to(device)
     sigmas = Sampler().sigmas
-    kept = kept_steps(sigmas, Distillation("", num_times=TIMES).shares)
+    kept = kept_steps(sigmas, spaced(TIMES, "quad", float(FLOW_TIME.t(sigmas[0]))))
     operator = DSNOPipeline(
         awake(temporalize(teacher.network, MODES)),
         OperatorSampler(tuple(sigmas[i] for i in kept)),

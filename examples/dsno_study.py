@@ -64,7 +64,9 @@ def subset(whole: Path, folder: Path, index: TrajectoriesIndex) -> None:
     for number in range(len(shards)):
         states, labels = data.fetch(shards.rows(number))
         states = states[:, kept].contiguous()
-        shards.write(number, {"states": states, "labels": labels, "checksums": checksums(states)})
+        shards.write(
+            number, {"states": states, "labels": labels, "checksums": checksums(states, labels)}
+        )
     storage.write_json(folder / INDEX_FILE, dataclasses.asdict(index))
 
 

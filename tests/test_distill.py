@@ -15,7 +15,14 @@ from safetensors import safe_open
 from helpers import TINY_ADM, TINY_DIFFIT, TINY_TRANSFORMER, Golden, awake
 from overtone import storage
 from overtone.cli.app import main
-from overtone.data.trajectories import TrajectoriesIndex, TrajectoryData, checksums, shards_of
+from overtone.data.shards import claim
+from overtone.data.trajectories import (
+    TrajectoriesIndex,
+    TrajectoryData,
+    checksums,
+    fingerprint_of,
+    shards_of,
+)
 from overtone.denoisers import (
     ADM_DIFFUSION,
     EDMSettings,
@@ -39,11 +46,13 @@ from overtone.pipelines import (
 )
 from overtone.pipelines.base import Beginning
 from overtone.processes import (
+    FLOW_TIME,
     GaussianProcess,
     QuantileSchedule,
     RelayProcess,
     SeededNoise,
     VPCosineSchedule,
+    spaced,
 )
 from overtone.samplers import AncestralSampler, OperatorSampler, Sampler
 from overtone.training import collect as collecting
@@ -112,22 +121,34 @@ def gaussian_teacher(steps=40, network=None):
         return Beginning(start, solver.sigma_start, None, path)
 
     return Teacher(
-        "gaussian", "0", network, EDMSettings(), sampler, begin, 4, 1, 0, (), torch.device("cpu"),
-        denoiser, {}, "fp32",
-    )  # fmt: skip
+        name="gaussian",
+        network=denoiser if network is None else network,
+        denoiser=denoiser,
+        around=EDMSettings(),
+        sampler=sampler,
+        start=begin,
+        guidance_scale=1.0,
+        resolution=4,
+        channels=1,
+        device=torch.device("cpu"),
+        precision="fp32",
+    )
 
 
 def test_times_are_the_solvers_steps_nearest_to_those_asked_for():
     levels = [*VPCosineSchedule().sigma(torch.arange(512, 0, -1) / 512).tolist(), 0.0]
     # The published indices: S - 2 i^2 of 512 steps, and every 128th.
-    assert kept_steps(levels, Distillation("", num_times=4).shares) == [0, 224, 384, 480, 512]
-    uniform = Distillation("", num_times=4, spacing="uniform")
-    assert kept_steps(levels, uniform.shares) == [0, 128, 256, 384, 512]
+    assert kept_steps(levels, spaced(4, "quad")) == [0, 224, 384, 480, 512]
+    assert kept_steps(levels, spaced(4, "uniform")) == [0, 128, 256, 384, 512]
     eighteen = Sampler().sigmas
-    kept = kept_steps(eighteen, Distillation("", num_times=4).shares)
+    own = Distillation("", num_times=4).times_from(float(FLOW_TIME.t(80.0)))
+    kept = kept_steps(eighteen, own)
     angles = np.arctan(eighteen) / np.arctan(80.0)
     for place, share in zip(kept[1:], (9 / 16, 1 / 4, 1 / 16, 0), strict=True):
         assert place == np.abs(angles - share).argmin()
+    assert Distillation("", times=(0.5, 0.0)).times_from(0.9) == (0.5, 0.0)
+    with pytest.raises(ValueError, match=r"trajectories begin at t = 0.5, and times come after"):
+        kept_steps((1.0, 0.1, 0.0), (0.6, 0.0))
     assert kept_steps(eighteen, [0.0]) == [0, 18]
     assert kept_steps(Sampler(num_steps=3).sigmas, (0.003, 0.002, 0.0)) == [0, 1, 2, 3]
     with pytest.raises(ValueError, match=r"2 steps of the solver can't give 3 times"):
@@ -278,7 +299,7 @@ def test_too_little_disk_is_said_before_anything_is_solved(teacher, tmp_path, mo
 def test_size_and_time_are_told(teacher, tmp_path, capsys):
     collect(TINY, teacher, tmp_path / "kept")
     said = " ".join(capsys.readouterr().err.split())
-    assert "32 trajectories of tiny at 5 times, 0.0 MB: about 0 minutes" in said
+    assert "32 trajectories of tiny at 5 times, 0.0 MB about 0 minutes" in said
     assert "32 of 32 trajectories" in said
     index = index_of(TINY, teacher)
     assert index.bytes_each == 5 * 64 * 2 + 16
@@ -314,7 +335,7 @@ def test_reading_takes_no_memory_that_grows_with_the_data(teacher, tmp_path):
     for number in range(len(shards)):
         states.fill_(number)
         labels = torch.zeros(4096, dtype=torch.int64)
-        sums = checksums(states)
+        sums = checksums(states, labels)
         shards.write(number, {"states": states, "labels": labels, "checksums": sums})
     size = sum(f.stat().st_size for f in folder.iterdir()) / 1024
     done = subprocess.run(
@@ -458,6 +479,10 @@ def test_all_states_and_other_times(run):
     assert student.trajectory([3], [1], times).shape == (1, 6, 1, 8, 8)
     assert student.at(times).sampler.levels[1] == pytest.approx(np.tan(0.9 * np.pi / 2), rel=1e-3)
     assert len(student([3], [1], times=times)) == 1
+    with pytest.raises(OvertoneError, match=r"no steps to choose"):
+        student([3], [1], return_trajectory=True, steps=4)
+    with pytest.raises(OvertoneError, match=r"at least one image, not 0"):
+        student([3], [1], return_trajectory=True, batch_size=0)
     with pytest.raises(OvertoneError, match=r"times .* fall to 0"):
         student([3], [1], times=(0.1, 0.5, 0.0))
 
@@ -512,8 +537,7 @@ def test_online_trajectories_are_the_collected_ones(teacher, kept, tmp_path):
     assert not trainer.held_out.endless  # else its seeds would run into those of training
     assert len(trainer.held_out) == 8
     busy = dataclasses.replace(online, reporting=dataclasses.replace(REPORTING, workers=1))
-    with pytest.raises(OvertoneError, match="leave --workers out"):
-        distiller_of(busy, teacher, None, show=False)
+    assert distiller_of(busy, teacher, None, show=False).reporting.workers == 0
     whole = tmp_path / "whole"
     distilled(online, teacher, None, whole)
     distilled(longer(online, total_images=64), teacher, None, tmp_path / "parts")
@@ -769,9 +793,11 @@ def test_an_operator_without_a_teachers_time_is_told_t():
 
 def test_checksums_tell_one_bit():
     states = torch.randn(3, 2, 1, 4, 4).half()
-    sums = checksums(states)
+    labels = torch.tensor([0, 1, 2])
+    sums = checksums(states, labels)
     states.view(torch.int16)[1, 0, 0, 0, 0] ^= 1
-    assert (checksums(states) == sums).tolist() == [True, False, True]
+    labels[2] = 0
+    assert (checksums(states, labels) == sums).tolist() == [True, False, False]
 
 
 def test_the_index_is_read_strictly(kept):
@@ -808,3 +834,120 @@ def test_the_commands_from_a_teacher_to_images(pipe, tmp_path, monkeypatch, caps
     assert recipe["kind"] == "distillation"
     main(["distill", "train", "runs/dsno-digits/recipe.json", "--dry-run", "--data",
           "runs/dsno-digits-trajectories"])  # fmt: skip
+
+
+def test_a_part_that_is_done_first_waits_for_the_others(teacher, tmp_path, monkeypatch):
+    small_blocks(monkeypatch)
+    folder = tmp_path / "kept"
+    collect(dataclasses.replace(TINY, count=12), teacher, folder, show=False)
+    # The second file, of 4, is to become one of 8, and is the second part's.
+    assert collect(TINY, teacher, folder, part=(1, 2), show=False) is None
+    assert len(collect(TINY, teacher, folder, part=(2, 2), show=False)) == 24
+
+
+def test_what_else_trajectories_depend_on_is_in_their_mark(pipe, tmp_path):
+    def mark(teacher):
+        return fingerprint_of(index_of(TINY, teacher))
+
+    torch.manual_seed(1)
+    network = ADMUNet(dataclasses.replace(TINY_ADM, resolution=16, attention_resolutions=(8,)))
+    relay = RelayPipeline(network, process=PROCESS, precision="fp32")
+    marks = set()
+    for scale, steps in ((1.0, 4), (4.0, 4), (1.0, 2)):
+        first = DiffiTPipeline(
+            pipe.network, Sampler(num_steps=steps), guidance=GuidanceSettings(scale=scale)
+        )
+        relay.first = first
+        marks.add(mark(teacher_of(relay, "relay")))
+    relay.precision = "bf16"
+    marks.add(mark(teacher_of(relay, "relay")))
+    assert len(marks) == 4
+    relay.first = torch.zeros(4, 1, 8, 8)
+    with pytest.raises(OvertoneError, match="first stage of a teacher is an Overtone model"):
+        teacher_of(relay, "relay")
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
+def test_teachers_that_predict_something_else_are_others(foreign, prediction, tmp_path):
+    one = index_of(TINY, foreign_teacher(foreign))
+    file = foreign / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"prediction_type": prediction}))
+    other = index_of(TINY, foreign_teacher(foreign))
+    assert one.teacher_digest == other.teacher_digest
+    assert fingerprint_of(one) != fingerprint_of(other)
+
+
+def test_a_latent_diffusers_teacher_keeps_its_vae(tmp_path):
+    from diffusers import DDIMScheduler, LDMPipeline, UNet2DModel, VQModel
+
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(16, 16),
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        norm_num_groups=4,
+        layers_per_block=1,
+    )
+    vae = VQModel(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        latent_channels=3,
+        num_vq_embeddings=8,
+    )
+    LDMPipeline(vae, unet, DDIMScheduler()).save_pretrained(tmp_path / "ldm")
+    teacher = open_teacher(str(tmp_path / "ldm"), steps=6)
+    recipe = longer(TINY, total_images=64)
+    collect(recipe, teacher, tmp_path / "kept", show=False)
+    distilled(recipe, teacher, tmp_path / "kept", tmp_path / "run")
+    student = load_pipeline(find_checkpoint(tmp_path / "run"))
+    assert student([0])[0].size == (16, 16)
+    with pytest.raises(OvertoneError, match="is of images, grey or RGB, not of latents"):
+        distiller_of(
+            dataclasses.replace(recipe, distance="lpips"), teacher, tmp_path / "kept", show=False
+        )
+    with pytest.raises(OvertoneError, match="at least one step"):
+        open_teacher(str(tmp_path / "ldm"), steps=0)
+
+
+def test_latents_that_nothing_decodes_are_distilled_without_pictures(tmp_path):
+    network = awake(DiffiTTransformer(TINY_TRANSFORMER))
+    pipe = LatentDiffiTPipeline(
+        network, AncestralSampler(num_steps=4), denoiser=ADM_DIFFUSION, image_resolution=64
+    )
+    teacher = teacher_of(pipe, "latent", solver="ddim", steps=6)
+    recipe = longer(TINY, total_images=64)
+    collect(recipe, teacher, tmp_path / "kept", show=False)
+    distilled(recipe, teacher, tmp_path / "kept", tmp_path / "run")
+    assert not (tmp_path / "run" / "grids").exists()
+    assert load_pipeline(find_checkpoint(tmp_path / "run")).image_resolution == 64
+
+
+def test_jobs_that_begin_together_share_a_directory(tmp_path):
+    """Each writes the index or finds that of another; a hundred times, from eight threads."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    index = TrajectoriesIndex("t", "d", {}, (80.0, 0.0), 8, 0, 8, 1)
+
+    def take(number):
+        file = tmp_path / str(number // 8) / "trajectories.json"
+        claim(file, index, fingerprint_of, "trajectories")
+        (file.parent / f"{number:05d}.safetensors").write_bytes(b"")
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(take, range(800)))
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    (strange / "model.safetensors").write_bytes(b"")
+    with pytest.raises(OvertoneError, match="holds other files"):
+        claim(strange / "trajectories.json", index, fingerprint_of, "trajectories")
+
+
+def test_held_out_trajectories_may_be_left_aside(teacher, kept):
+    trainer = distiller_of(dataclasses.replace(TINY, held_out=0), teacher, kept, show=False)
+    assert trainer.held_out is None

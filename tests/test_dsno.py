@@ -3,7 +3,10 @@
 import copy
 import dataclasses
 import json
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -289,7 +292,7 @@ def test_a_copy_is_made_and_its_times_are_its_own():
     with torch.no_grad():
         twin(x, TIMES[:2], labels)
     assert twin.axis is not operator.axis
-    assert twin.axis.last in list(twin.modules())
+    assert sum(getattr(m, "is_last", False) for m in twin.modules()) == 1
 
 
 def test_what_cannot_be_given_temporal_layers():
@@ -394,3 +397,51 @@ def test_files_that_are_no_operator(content, message, tmp_path):
     torch.save(content, tmp_path / "model.pt")
     with pytest.raises(OvertoneError, match=message):
         pipeline_of(tmp_path / "model.pt", SETTINGS["cifar10"])
+
+
+COMPILED = """
+import sys
+
+import torch
+
+sys.path.insert(0, sys.argv[1])
+from helpers import awake, deviation, tiny_networks
+from overtone.networks import temporalize
+from overtone.networks.network import compile_network
+
+for network in (tiny_networks()[0], tiny_networks()[5]):
+    operator = awake(temporalize(network)).eval()
+    x, times, labels = torch.randn(2, 1, 8, 8), torch.tensor([0.9, 0.4, 0.1]), torch.tensor([0, 2])
+    with torch.no_grad():
+        whole, last = operator(x, times, labels), operator(x, times, labels, last_only=True)
+        compile_network(operator, backend="eager")
+        assert deviation(operator(x, times, labels), whole) < 1e-5
+        assert deviation(operator(x, times, labels, last_only=True), last) < 1e-5
+"""
+
+
+def test_compiled_it_is_the_same():
+    """Blocks are compiled once for all: what the last one does else must not be lost. In a process
+    without the tests' type checks, which are not to be compiled."""
+    folder = str(Path(__file__).parent)
+    subprocess.run([sys.executable, "-c", COMPILED, folder], check=True)
+
+
+def test_what_was_made_in_inference_mode_can_be_trained_with():
+    operator, (x, labels) = temporalize(KINDS[0]), inputs(KINDS[0])
+    with torch.inference_mode():
+        operator(x, TIMES, labels)
+    operator(x, TIMES, labels).sum().backward()
+
+
+def test_conditions_of_augmentation_are_left_behind():
+    config = dataclasses.replace(TINY_DIFFIT, augment_channels=9)
+    network = awake(DiffiTUNet(config))
+    operator, (x, labels) = temporalize(network), inputs(network)
+    assert operator.config.network.augment_channels == 0
+    with torch.no_grad():
+        alone = network(x, TIMES[:1].expand(2), labels)
+        assert deviation(operator(x, TIMES[:1].repeat(2), labels)[:, 0], alone) < 1e-5
+    operator(x, TIMES, labels).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in operator.parameters())
+    assert network.config.augment_channels == 9

@@ -120,6 +120,26 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
+def write_json_once(path: Path, value: Any) -> bool:
+    """Write readable JSON if no file is there; whether it was written. Of several processes that
+    try at once one does."""
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+        _flush(temporary)
+        os.link(temporary, path)  # which, unlike a renaming, never replaces
+        _flush(path.parent)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        _explain(error, path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
 def read_json(path: Path, kind: type = object) -> Any:
     """Read JSON; a file that is missing, damaged or does not hold a `kind` is named."""
     try:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -15,13 +14,12 @@ from torch import Tensor
 
 from overtone.errors import OvertoneError
 from overtone.pipelines import ImagePipeline
-from overtone.pipelines.dsno import SCHEDULE, operator_states
+from overtone.pipelines.dsno import operator_states
+from overtone.processes import FLOW_TIME, Spacing, spaced
 from overtone.samplers import OperatorSampler
 from overtone.training.collect import kept_steps, solve
-from overtone.training.distill import Distillation
 from overtone.training.teacher import Teacher
 
-Spacing = Literal["uniform", "quad"]
 SPACINGS: tuple[Spacing, ...] = ("uniform", "quad")
 ENOUGH = (0.9, 0.99)  # shares of the energy that are spoken of
 
@@ -43,14 +41,10 @@ def temporal_energy(
 def sampled(teacher: Teacher, times: int, spacing: Spacing) -> Teacher:
     """The teacher with a solver that passes `times` states, evenly or quadratically spaced in t,
     and twice as many levels between."""
-    start = float(SCHEDULE.t(teacher.sampler.sigma_start))
-    power = 2 if spacing == "quad" else 1
-    steps = 2 * times
-    t = [start * ((steps - j) / steps) ** power for j in range(steps)]
     own = teacher.sampler
-    levels = tuple(float(SCHEDULE.sigma(x)) for x in t)
-    # Rounded, the first may miss the start's by a bit.
-    levels = (own.sigma_start, *levels[1:])
+    start = float(FLOW_TIME.t(own.sigma_start))
+    passed = spaced(2 * times, spacing, start)[:-1]
+    levels = (own.sigma_start, *(float(FLOW_TIME.sigma(t)) for t in passed))
     sampler = dataclasses.replace(own, num_steps=len(levels), levels=levels, truncation_sigma=None)
     return teacher.solved_by(sampler)
 
@@ -92,11 +86,11 @@ def temporal_spectrum(
     teacher: Teacher, seeds: Sequence[int], times: int, spacing: Spacing
 ) -> TemporalSpectrum:
     """Of a teacher's trajectories from `seeds`, the start left out, as an operator learns them."""
-    spaced = sampled(teacher, times, spacing)
-    shares = Distillation("", num_times=times, spacing=spacing).shares
-    sigmas = spaced.sampler.sigmas
-    kept = [sigmas[i] for i in kept_steps(sigmas, shares)]
-    states, _ = solve(spaced, seeds, kept)
+    passing = sampled(teacher, times, spacing)
+    sigmas = passing.sampler.sigmas
+    start = float(FLOW_TIME.t(sigmas[0]))
+    kept = [sigmas[i] for i in kept_steps(sigmas, spaced(times, spacing, start))]
+    states, _ = solve(passing, seeds, kept)
     return TemporalSpectrum(spacing, times, temporal_energy(states[:, 1:].cpu()).tolist())
 
 

@@ -95,10 +95,11 @@ class TrajectoryOptions:
     times: int = 16
     """of a teacher's trajectories, for their spectrum"""
     solver: Solver = "own"
-    """the teacher's: its own sampler, or heun, ddim, dpmpp"""
+    """the teacher's: its own sampler, or heun, ddim, dpmpp; of an operator's teacher that which it
+    was trained with"""
     steps: int | None = None
-    """noise levels of the solver, as the operator was trained with; the teacher's own number, if
-    left out"""
+    """noise levels of the solver; of an operator's teacher those that it was trained with, else the
+    model's own number, if left out"""
     guidance_scale: float | None = None
     """of the teacher; of an operator's, that which it was trained with, if left out"""
     out: Path = Path("trajectory.png")
@@ -241,7 +242,7 @@ def _trajectory(options: TrajectoryOptions) -> None:
     from overtone.analysis.trajectories import SPACINGS, compared, temporal_spectrum
     from overtone.cli.sample import open_model, parse_seeds
     from overtone.samplers import OperatorSampler
-    from overtone.training.teacher import is_foreign, open_teacher
+    from overtone.training.teacher import FORMS, is_foreign, open_teacher
 
     seeds = parse_seeds(options.seeds)
     pipe = None if is_foreign(options.model) else open_model(options.model)
@@ -267,9 +268,17 @@ def _trajectory(options: TrajectoryOptions) -> None:
             f"{options.model} is an operator: name the model that it was distilled from"
             f" ({pipe.training.get('distilled from', 'not said')}), --teacher."
         )
+    own = pipe.training
+    steps, solver = options.steps, options.solver
     if scale is None:
-        scale = float(pipe.training.get("teacher's guidance", 1.0))
-    teacher = open_teacher(options.teacher, options.solver, options.steps, scale)
+        scale = float(own.get("teacher's guidance", 1.0))
+    if steps is None and "teacher's steps" in own:
+        steps = int(own["teacher's steps"])
+    if solver == "own":
+        names: dict[Any, Solver] = {form: name for name, form in FORMS.items()}
+        solver = names.get(own.get("teacher's solver"), solver)
+    first = getattr(pipe, "first", None) or ""
+    teacher = open_teacher(options.teacher, solver, steps, scale, first=first)
     both = compared(pipe, teacher, seeds)
     facts |= {"sigmas": both.sigmas, "relative_errors": both.errors}
     storage.write_json(options.out.with_suffix(".json"), facts)

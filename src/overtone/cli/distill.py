@@ -83,7 +83,13 @@ def _teacher(recipe: Distillation) -> Teacher:
     if not recipe.teacher:
         raise OvertoneError("this recipe has no teacher of its own: pass --teacher MODEL.")
     return open_teacher(
-        recipe.teacher, recipe.solver, recipe.steps, recipe.guidance_scale, recipe.first
+        recipe.teacher,
+        recipe.solver,
+        recipe.steps,
+        recipe.guidance_scale,
+        first=recipe.first,
+        vae=recipe.vae,
+        precision=recipe.training.precision,
     )
 
 

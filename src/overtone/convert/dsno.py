@@ -19,7 +19,7 @@ from overtone.networks.dsno import DSNOConfig, DSNOUNet
 from overtone.networks.network import digest_of
 from overtone.networks.spectral import TemporalCell, TemporalConv
 from overtone.pipelines import DSNOPipeline
-from overtone.processes import VPCosineSchedule
+from overtone.processes import VPCosineSchedule, spaced
 from overtone.samplers import OperatorSampler
 
 # What the published code can be set to otherwise, and this is not.
@@ -108,8 +108,7 @@ def pipeline_of(file: Path, settings: dict[str, Any]) -> tuple[DSNOPipeline, dic
         raise OvertoneError(f"times spaced as '{spacing}' are not known: quad, or uniform.")
     network = operator({str(name): tensor.float() for name, tensor in state.items()}, settings)
     schedule = VPCosineSchedule(network.config.log_snr_min, network.config.log_snr_max)
-    power = 2 if spacing == "quad" else 1
-    times = [((count - j) / count) ** power for j in range(count)]
+    times = (1.0, *spaced(count, spacing)[:-1])
     sampler = OperatorSampler((*(float(schedule.sigma(t)) for t in times), 0.0))
     proof = {
         "kind": "dsno",

@@ -10,6 +10,7 @@ order, and read through memory maps.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,16 +96,14 @@ class Shards:
 
         return torch.cat([self.open(number).get_tensor(name) for number in range(len(self))])
 
+    def is_there(self, number: int) -> bool:
+        """Whether a file is there; one that is has to be right."""
+        return self.file(number).exists() and self.open(number) is not None
+
     def missing(self, among: Processes) -> list[int]:
         """The files of this process's share that are not there. Shared out by number, so that what
-        others have made by now moves nobody's share; one that is there has to be right."""
-        mine = []
-        for number in among.share(range(len(self))):
-            if self.file(number).exists():
-                self.open(number)
-            else:
-                mine.append(number)
-        return mine
+        others have made by now moves nobody's share."""
+        return [n for n in among.share(range(len(self))) if not self.is_there(n)]
 
     def write(self, number: int, tensors: Mapping[str, Tensor]) -> None:
         with storage.new_file(self.file(number)) as file:
@@ -125,7 +124,11 @@ def claim(
     `OvertoneError` for a directory of something else, naming the difference.
     """
     folder = file.parent
-    if file.exists():
+    strangers = folder.is_dir() and any(not _is_ours(path, file.name) for path in folder.iterdir())
+    if not file.exists() and strangers:
+        raise OvertoneError(f"{folder} holds other files: choose another directory.")
+    # Of several jobs that begin together one makes the index, and the others compare.
+    if not storage.write_json_once(file, settings.dump(index)):
         found = settings.load(type(index), storage.read_json(file), str(file))
         old, new = settings.dump(found), settings.dump(index)
         if fingerprint(found) != fingerprint(index):
@@ -136,13 +139,12 @@ def claim(
             )
         if any(old[name] != new[name] for name in grown):
             storage.write_json(file, new)
-    elif folder.is_dir() and any(not _is_ours(path) for path in folder.iterdir()):
-        raise OvertoneError(f"{folder} holds other files: choose another directory.")
-    else:
-        storage.write_json(file, settings.dump(index))
     storage.sweep(folder, days=1)
 
 
-def _is_ours(path: Path) -> bool:
-    """What may be there before the index: held-out rows, and what a kill left."""
-    return path.name == TEST_FOLDER or path.name.startswith(storage.TEMPORARY)
+def _is_ours(path: Path, index: str) -> bool:
+    """What may be there before the index is: held-out rows, what a kill left, and what a job that
+    began at the same time has made since."""
+    name = path.name
+    own = name in (TEST_FOLDER, index) or name.startswith(storage.TEMPORARY)
+    return own or bool(re.fullmatch(r"\d{5,}\.safetensors", name))

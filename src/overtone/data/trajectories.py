@@ -25,7 +25,7 @@ from overtone import settings, storage
 from overtone.data.images import ImageData
 from overtone.data.shards import Shards
 from overtone.errors import OvertoneError
-from overtone.processes.noise import SeededNoise
+from overtone.processes import SeededNoise, check_levels
 
 INDEX_FILE = "trajectories.json"
 
@@ -62,9 +62,7 @@ class TrajectoriesIndex:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.first_seed < 0 or self.first_seed + self.count > 2**32:
             raise ValueError(f"seeds are in [0, 2^32), and first_seed is {self.first_seed}")
-        falls = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
-        if len(self.sigmas) < 2 or not falls or self.sigmas[-1] != 0:
-            raise ValueError(f"the noise levels of a trajectory fall to 0: {self.sigmas}")
+        check_levels(self.sigmas)
 
     @property
     def bytes_each(self) -> int:
@@ -94,12 +92,34 @@ def shards_of(folder: Path, index: TrajectoriesIndex) -> Shards:
     )
 
 
-def checksums(states: Tensor) -> Int[Tensor, " batch"]:
-    """CRC-32 of each trajectory's bytes."""
-    return torch.tensor([zlib.crc32(row.contiguous().numpy().tobytes()) for row in states])
+def checksums(states: Tensor, labels: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+    """CRC-32 of each trajectory's bytes, its class's included."""
+    parts = zip(states.contiguous().numpy(), labels.numpy(), strict=True)
+    return torch.tensor([zlib.crc32(label.tobytes(), zlib.crc32(row)) for row, label in parts])
 
 
-class TrajectoryData(ImageData):
+class Trajectories(ImageData):
+    """Trajectories as training data: `fetch` returns states (batch, times, channels, height,
+    width)."""
+
+    def __init__(self, index: TrajectoriesIndex, fingerprint: str) -> None:
+        self.index = index
+        self.name = index.teacher
+        self.resolution, self.channels = index.resolution, index.channels
+        self.class_names = index.class_names
+        self.fingerprint = fingerprint
+
+    @property
+    def num_classes(self) -> int:
+        return self.index.num_classes
+
+    def clean(
+        self, items: Float[Tensor, "batch times channels rows columns"], source: SeededNoise
+    ) -> Float[Tensor, "batch times channels rows columns"]:
+        return items.float()
+
+
+class TrajectoryData(Trajectories):
     """The trajectories in a directory, as training data.
 
     `fetch` returns states (batch, times, channels, height, width) as they are kept, each read
@@ -111,34 +131,23 @@ class TrajectoryData(ImageData):
         file = folder / INDEX_FILE
         if not file.exists():
             raise OvertoneError(f"{folder} holds no trajectories: it has no {INDEX_FILE}.")
+        index = settings.load(TrajectoriesIndex, storage.read_json(file), str(file))
+        super().__init__(index, f"{fingerprint_of(index)}-{index.count}")
         self.folder = folder
-        self.index = settings.load(TrajectoriesIndex, storage.read_json(file), str(file))
-        self.name = self.index.teacher
-        self.resolution, self.channels = self.index.resolution, self.index.channels
-        self.class_names = self.index.class_names
-        self.fingerprint = f"{fingerprint_of(self.index)}-{self.index.count}"
-        self.shards = shards_of(folder, self.index)
+        self.shards = shards_of(folder, index)
         self.labels = self.shards.column("labels")
         self.checksums = self.shards.column("checksums")
 
     def __len__(self) -> int:
         return self.index.count
 
-    @property
-    def num_classes(self) -> int:
-        return self.index.num_classes
-
     def fetch(
         self, indices: Sequence[int]
     ) -> tuple[Float[Tensor, "batch times channels rows columns"], Int[Tensor, " batch"]]:
         states = torch.stack([self.shards.row(i, "states") for i in indices])
-        wrong = (checksums(states) != self.checksums[list(indices)]).nonzero()
+        labels = self.labels[list(indices)]
+        wrong = (checksums(states, labels) != self.checksums[list(indices)]).nonzero()
         if len(wrong):
             number = int(indices[int(wrong[0])]) // self.index.block
             raise self.shards.bad(number, "is damaged (a trajectory's checksum is another)")
-        return states, self.labels[list(indices)]
-
-    def clean(
-        self, items: Float[Tensor, "batch times channels rows columns"], source: SeededNoise
-    ) -> Float[Tensor, "batch times channels rows columns"]:
-        return items.float()
+        return states, labels

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from overtone.denoisers.denoiser import Images, Labels
 from overtone.denoisers.precond import PRECONDITIONERS, DenoiserSettings
 from overtone.networks import DSNOUNet, OperatorNetwork
-from overtone.processes import VPCosineSchedule
+from overtone.processes import FLOW_TIME, VPCosineSchedule, from_vp, to_vp
 
 States = Float[Tensor, "batch some_times channels height width"]
 
@@ -32,7 +32,7 @@ class OperatorSettings:
     """what stood around the network that the operator's grew from, whose time it is told; none:
     t in [0, 1] of the log-SNR cosine schedule, as published"""
     sigma_min: float = 0.002
-    """the lowest noise level that the network is told of, in the place of 0"""
+    """the lowest noise level that a teacher's network is told of, in the place of 0"""
     kind: Literal["SolutionOperator"] = "SolutionOperator"
 
     def __post_init__(self) -> None:
@@ -78,16 +78,16 @@ class SolutionOperator(nn.Module):
         last_only: bool = False,
     ) -> list[Tensor]:
         """x at each of `sigmas`, from x at `sigma`; or at the last one alone."""
-        states = self(x * (1 + sigma**2) ** -0.5, sigmas, class_labels, last_only)
+        states = self(to_vp(x, sigma), sigmas, class_labels, last_only)
         levels = sigmas[-1:] if last_only else sigmas
-        return [z * (1 + s**2) ** 0.5 for z, s in zip(states.unbind(1), levels, strict=True)]
+        return [from_vp(z, level) for z, level in zip(states.unbind(1), levels, strict=True)]
 
     def times(self, sigmas: tuple[float, ...], device: torch.device) -> Float[Tensor, " times"]:
         """The network's times at noise levels, sent to each device once."""
         if (sigmas, device) not in self._kept:
-            self._kept[sigmas, device] = torch.tensor(
-                [self.time_of(sigma) for sigma in sigmas], dtype=torch.float32
-            ).to(device)
+            with torch.inference_mode(False):  # else training could not use them later
+                times = torch.tensor([self.time_of(sigma) for sigma in sigmas])
+                self._kept[sigmas, device] = times.to(device, torch.float32)
         return self._kept[sigmas, device]
 
     def time_of(self, sigma: float) -> float:
@@ -97,8 +97,7 @@ class SolutionOperator(nn.Module):
             # Its time does not depend on the network in it.
             teacher = kind(self.network, self.settings.teacher)
             return float(teacher.time_of(max(sigma, self.settings.sigma_min)))
+        if not isinstance(self.network, DSNOUNet):
+            return float(FLOW_TIME.t(sigma))
         config = self.network.config
-        span = {}
-        if isinstance(self.network, DSNOUNet):
-            span = {"log_snr_min": config.log_snr_min, "log_snr_max": config.log_snr_max}
-        return float(VPCosineSchedule(**span).t(sigma))
+        return float(VPCosineSchedule(config.log_snr_min, config.log_snr_max).t(sigma))

@@ -13,6 +13,7 @@ last of the M alone.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -108,14 +109,12 @@ class TemporalNetwork(OperatorNetwork):
             network = cast(Network, kinds[config.network.kind](config.network))
         self.network = network
         self.axis = TimeAxis()
-        cell: nn.Module | None = None
         for spot in list(_spots(network)):
             kind = TemporalTokens if spot.tokens else TemporalCell
             inner = spot.parent[spot.number]
             cell = kind(inner, spot.channels, config.modes, self.axis, config.groups)
             spot.parent[spot.number] = cell
-        if _ends_alone(network):
-            self.axis.last = cell
+        cell.is_last = _ends_alone(network)
 
     def at_times(self, x: Tensor, times: Tensor, class_labels: Tensor | None) -> Tensor:
         return self.network(x, times, class_labels)
@@ -136,6 +135,12 @@ def temporalize(network: nn.Module, modes: int = 2, groups: int | None = None) -
             " diffusers' UNet2DModel can"
         )
     network = cast(Network, copy.deepcopy(network))
+    if getattr(network.config, "augment_channels", 0):
+        # Augmentation was of training images: here nothing would ever call it.
+        network.config = dataclasses.replace(network.config, augment_channels=0)
+        for module in network.modules():
+            if hasattr(module, "augment"):
+                setattr(module, "augment", None)  # noqa: B010, of a type unknown here
     if groups is None:
         widths = [spot.channels for spot in _spots(network)]
         most = MOST_ADDED * network.num_parameters
@@ -271,9 +276,7 @@ class _DSNOCells(Cells):
         cell = self._residual(in_channels, out_channels, attention)
         if middle and not first:
             return cell
-        temporal = TemporalCell(cell, out_channels, config.modes, self.axis)
-        self.axis.last = temporal  # cells are made in the order in which they are computed
-        return temporal
+        return TemporalCell(cell, out_channels, config.modes, self.axis)
 
     def down(self, channels: int) -> nn.Module:
         return self._residual(channels, channels, resample=Resample("down"))
@@ -326,6 +329,8 @@ class DSNOUNet(OperatorNetwork):
             eps=_EPS,
             head_groups=_GROUPS,
         )
+        *_, last = (cell for cell in self.unet.decoder.modules() if isinstance(cell, TemporalCell))
+        last.is_last = True
 
     def at_times(self, x: Tensor, times: Tensor, class_labels: Tensor | None) -> Tensor:
         low, high = (math.atan(math.exp(-s / 2)) for s in self._log_snrs)

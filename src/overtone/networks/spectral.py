@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from functools import cache
 from typing import Any
 
 import torch
@@ -55,6 +54,7 @@ class TemporalConv(nn.Module):
         self.modes = modes
         width = channels // groups
         self.weight = nn.Parameter(torch.zeros(2 * modes - 1, groups, width, width))
+        self._kept: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
 
     def forward(
         self, u: Float[Tensor, "batch times channels height width"], last: bool = False
@@ -75,7 +75,7 @@ class TemporalConv(nn.Module):
                 f" {self.modes} out",
                 stacklevel=2,
             )
-        forth, back = bases(times, modes, u.device, u.dtype)
+        forth, back = self._bases(times, modes, u)
         u = u.contiguous()
         waves = torch.matmul(forth, u.flatten(2)).unflatten(2, (places, channels))
         weight = _whole(self.weight[: 2 * modes - 1]).to(u.dtype)
@@ -97,6 +97,15 @@ class TemporalConv(nn.Module):
             return u + kernel
         return kernel.add_(u)  # new memory is half of the time of so small a sum
 
+    def _bases(self, times: int, modes: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """`bases` where `like` is, made once."""
+        key = times, modes, like.device, like.dtype
+        if key not in self._kept:
+            with torch.inference_mode(False):  # else training could not use them later
+                forth, back = bases(times, modes)
+                self._kept[key] = forth.to(like), back.to(like)
+        return self._kept[key]
+
 
 def _whole(weight: Float[Tensor, "waves groups width width"]) -> Tensor:
     """Matrices over all channels from those of the groups: one product is faster than many."""
@@ -109,12 +118,11 @@ def _whole(weight: Float[Tensor, "waves groups width width"]) -> Tensor:
     return whole.reshape(count, groups * width, groups * width)
 
 
-@cache
 def bases(
-    times: int, modes: int, device: torch.device, dtype: torch.dtype
+    times: int, modes: int
 ) -> tuple[Float[Tensor, "waves times"], Float[Tensor, "times waves"]]:
     """Sums over time that give the waves' amplitudes, and the way back, weights included: 1, then
-    cos and sin of each wave."""
+    cos and sin of each wave; float64."""
     angle = 2 * math.pi / times * torch.arange(times, dtype=torch.float64)
     rows, weights = [torch.ones(times, dtype=torch.float64)], [1.0]
     for k in range(1, modes):
@@ -123,21 +131,20 @@ def bases(
         weights += [1.0, 0.0] if highest else [2.0, 2.0]
     forth = torch.stack(rows)
     back = (forth * torch.tensor(weights, dtype=torch.float64)[:, None] / times).T
-    return forth.to(device, dtype), back.to(device, dtype).contiguous()
+    return forth, back.contiguous()
 
 
 class TimeAxis:
     """How many times the features in a network are of, which only the network's caller knows.
 
-    The batch of every cell is (batch times), times inner. The layer `last`, behind which nothing
-    looks across times, keeps the last time alone if that is all that is wanted. What was said
+    The batch of every cell is (batch times), times inner. The layer behind which nothing looks
+    across times (`is_last`) keeps the last time alone if that is all that is wanted. What was said
     stands until the next call: blocks that are computed again in the backward pass ask as well.
     """
 
     def __init__(self) -> None:
         self.count = 1
         self.last_only = False
-        self.last: nn.Module | None = None
 
 
 class TemporalCell(nn.Module):
@@ -150,6 +157,7 @@ class TemporalCell(nn.Module):
         self.cell = cell
         self.temporal = TemporalConv(channels, modes, groups)
         self.axis = axis
+        self.is_last = False
 
     def forward(self, x: Tensor, *args: Any, **more: Any) -> Tensor:
         x = self.cell(x, *args, **more)
@@ -157,7 +165,7 @@ class TemporalCell(nn.Module):
 
     def across(self, x: Tensor) -> Tensor:
         """The convolution over features (batch times, channels, height, width)."""
-        last = self.axis.last_only and self.axis.last is self
+        last = self.axis.last_only and self.is_last
         return self.temporal(x.unflatten(0, (-1, self.axis.count)), last).flatten(0, 1)
 
 
@@ -165,6 +173,6 @@ class TemporalTokens(TemporalCell):
     """The same of features (batch times, windows, tokens, channels), a transformer's."""
 
     def across(self, x: Tensor) -> Tensor:
-        last = self.axis.last_only and self.axis.last is self
+        last = self.axis.last_only and self.is_last
         u = x.unflatten(0, (-1, self.axis.count)).flatten(2, 3)
         return self.temporal.along(u, last).unflatten(2, x.shape[1:3]).flatten(0, 1)

@@ -17,17 +17,14 @@ from overtone.denoisers import OperatorSettings
 from overtone.errors import OvertoneError
 from overtone.networks import DSNOUNet, TemporalNetwork
 from overtone.pipelines.base import ImagePipeline, to_pil
-from overtone.processes import VPCosineSchedule
+from overtone.processes import FLOW_TIME, to_vp
 from overtone.samplers import OperatorSampler
-
-SCHEDULE = VPCosineSchedule()
-"""whose t in [0, 1] the times of trajectories are"""
 
 
 class DSNOPipeline(ImagePipeline):
     """Images from a network that returns whole trajectories.
 
-        pipe = DSNOPipeline.from_pretrained("runs/dsno-digits/checkpoints/000200000")
+        pipe = load_pipeline("models/dsno-digits")
         images = pipe(seeds=range(16), class_labels=3)                     # one evaluation
         frames = pipe(seeds=range(16), return_trajectory=True)             # a list of each image
         states = pipe.trajectory(range(16), times=(0.8, 0.5, 0.3, 0.0))    # a tensor
@@ -65,11 +62,13 @@ class DSNOPipeline(ImagePipeline):
             return super(DSNOPipeline, pipe).__call__(
                 seeds, class_labels, batch_size=batch_size, **others
             )
+        if batch_size < 1:
+            raise OvertoneError(f"a batch has at least one image, not {batch_size}.")
         seeds, frames = list(seeds), []
         labels = self._labels(seeds, class_labels)
         for at in range(0, len(seeds), batch_size):
             own = None if labels is None else labels[at : at + batch_size]
-            states = pipe.trajectory(seeds[at : at + batch_size], own)
+            states = operator_states(pipe, seeds[at : at + batch_size], own, **others)
             rows = pipe.pixels(states.flatten(0, 1)).cpu().unflatten(0, states.shape[:2])
             frames += [[to_pil(image) for image in row] for row in rows]
         return frames
@@ -88,7 +87,7 @@ class DSNOPipeline(ImagePipeline):
         """This pipeline, asked for the states at other times."""
         if times is None:
             return self
-        levels = [0.0 if t == 0 else float(SCHEDULE.sigma(t)) for t in times]
+        levels = [0.0 if t == 0 else float(FLOW_TIME.sigma(t)) for t in times]
         try:
             sampler = dataclasses.replace(self.sampler, levels=(self.sampler.sigma_start, *levels))
         except ValueError as error:
@@ -99,14 +98,15 @@ class DSNOPipeline(ImagePipeline):
 
 
 def operator_states(
-    pipe: ImagePipeline, seeds: Sequence[int], class_labels: Any = None
+    pipe: ImagePipeline, seeds: Sequence[int], class_labels: Any = None, **others: Any
 ) -> Float[Tensor, "batch times channels height width"]:
-    """All states that the operator in a pipeline knows of, in the variance-preserving frame."""
+    """All states that the operator in a pipeline knows of, in the variance-preserving frame.
+    `others` are those of `ImagePipeline.begin`."""
     if not isinstance(pipe.sampler, OperatorSampler):
         raise OvertoneError("this model has no operator that knows whole trajectories.")
     whole = dataclasses.replace(pipe.sampler, whole=True)
     pipe = copy.copy(pipe)
     pipe.sampler = whole
     with precisions.autocast(pipe.precision, pipe.device):
-        steps = list(pipe.path(seeds, class_labels))
-    return torch.stack([step.x * (1 + step.sigma**2) ** -0.5 for step in steps], dim=1)
+        steps = list(pipe.path(seeds, class_labels, **others))
+    return torch.stack([to_vp(step.x, step.sigma) for step in steps], dim=1)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import pydantic
 
+from overtone.processes.flow import FLOW_TIME, Spacing, check_levels, from_vp, spaced, to_vp
 from overtone.processes.gaussian import GaussianProcess, Process
 from overtone.processes.noise import NoiseSource, ReplayNoise, SeededNoise
 from overtone.processes.relay import RelayProcess
@@ -21,6 +22,7 @@ AnyProcess = Annotated[GaussianProcess | RelayProcess, pydantic.Field(discrimina
 """A process in settings."""
 
 __all__ = [
+    "FLOW_TIME",
     "AnyProcess",
     "AnySchedule",
     "DiscreteSchedule",
@@ -32,7 +34,12 @@ __all__ = [
     "ReplayNoise",
     "Schedule",
     "SeededNoise",
+    "Spacing",
     "VESchedule",
     "VPCosineSchedule",
     "VPLinearSchedule",
+    "check_levels",
+    "from_vp",
+    "spaced",
+    "to_vp",
 ]

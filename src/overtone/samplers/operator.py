@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 from overtone.denoisers.denoiser import Images, Labels
-from overtone.processes import NoiseSource, Process
+from overtone.processes import NoiseSource, Process, check_levels
 from overtone.samplers.sampler import SamplingLoop, Step
 
 
@@ -28,9 +27,7 @@ class OperatorSampler(SamplingLoop):
     kind: Literal["OperatorSampler"] = "OperatorSampler"
 
     def __post_init__(self) -> None:
-        falls = all(high > low for high, low in pairwise(self.levels))
-        if len(self.levels) < 2 or not falls or self.levels[-1] != 0:
-            raise ValueError(f"the noise levels of a trajectory fall to 0: {self.levels}")
+        check_levels(self.levels)
         if self.num_steps != 1:
             raise ValueError(
                 "an operator makes images in one evaluation: it has no steps to choose"

@@ -20,6 +20,7 @@ from overtone import settings, storage
 from overtone.data.shards import TEST_FOLDER, Shards, claim
 from overtone.data.trajectories import (
     INDEX_FILE,
+    Trajectories,
     TrajectoriesIndex,
     TrajectoryData,
     checksums,
@@ -28,7 +29,7 @@ from overtone.data.trajectories import (
 )
 from overtone.errors import OvertoneError
 from overtone.launch import Processes, processes
-from overtone.pipelines.dsno import SCHEDULE
+from overtone.processes import FLOW_TIME, to_vp
 from overtone.progress import Display
 from overtone.training.teacher import Teacher
 
@@ -38,29 +39,27 @@ if TYPE_CHECKING:
 BATCH = 64  # trajectories solved at a time: part of what a file is, as rounding depends on it
 
 
-def kept_steps(sigmas: Sequence[float], shares: Sequence[float]) -> list[int]:
-    """The steps of a solver that are kept: the start, then those nearest to times t.
+def kept_steps(sigmas: Sequence[float], times: Sequence[float]) -> list[int]:
+    """The steps of a solver that are kept: the start, then those nearest to `times`, t of
+    `FLOW_TIME`, falling to 0.
 
-    `sigmas` are the solver's noise levels, falling to 0, `shares` the times over the start's, t
-    being that of the log-SNR cosine schedule. Raises `ValueError` where two times would be the same
-    step.
+    `sigmas` are the solver's noise levels, falling to 0. Raises `ValueError` for times before the
+    start, and where the solver has fewer steps than there are times.
     """
-    times = SCHEDULE.t(torch.tensor(list(sigmas))).tolist()
+    own = FLOW_TIME.t(torch.tensor(list(sigmas))).tolist()
+    if times[0] >= own[0]:
+        raise ValueError(f"the trajectories begin at t = {own[0]:.3g}, and times come after")
     kept = [0]
-    for place, share in enumerate(shares):
-        left = len(shares) - place - 1  # of steps that have to stay free behind
-        choice = range(kept[-1] + 1, len(times) - left)
+    for place, wanted in enumerate(times):
+        left = len(times) - place - 1  # of steps that have to stay free behind
+        choice = range(kept[-1] + 1, len(own) - left)
         if not choice:
             raise ValueError(
-                f"{len(sigmas) - 1} steps of the solver can't give {len(shares)} times: take more"
+                f"{len(sigmas) - 1} steps of the solver can't give {len(times)} times: take more"
                 " steps, or fewer times"
             )
-        wanted = share * times[0]
-        kept.append(
-            len(times) - 1 if share == 0 else min(choice, key=lambda i: abs(times[i] - wanted))
-        )
-    if kept[-1] != len(times) - 1:
-        raise ValueError("the last of the times has to be 0, the image's")
+        nearest = min(choice, key=lambda i: abs(own[i] - wanted))
+        kept.append(len(own) - 1 if wanted == 0 else nearest)
     return kept
 
 
@@ -70,7 +69,7 @@ def index_of(
     """What the trajectories of a recipe are, before they are made."""
     sigmas = teacher.sampler.sigmas
     try:
-        kept = kept_steps(sigmas, recipe.shares)
+        kept = kept_steps(sigmas, recipe.times_from(float(FLOW_TIME.t(sigmas[0]))))
         count = recipe.held_out if held_out else recipe.count
         return TrajectoriesIndex(
             teacher=teacher.name,
@@ -98,10 +97,10 @@ def solve(
     wanted, states = set(sigmas[1:]), []
     with precisions.autocast(teacher.precision, teacher.device):
         begun = teacher.begin(seeds, labels)
-        states.append(begun.start * (1 + begun.sigma**2) ** -0.5)
+        states.append(to_vp(begun.start, begun.sigma))
         for step in begun.steps:
             if step.sigma in wanted:
-                states.append(step.x * (1 + step.sigma**2) ** -0.5)
+                states.append(to_vp(step.x, step.sigma))
     if len(states) != len(sigmas):
         raise OvertoneError("the teacher's solver passes other noise levels than were asked for.")
     zeros = torch.zeros(len(seeds), dtype=torch.int64)
@@ -133,34 +132,46 @@ def collect(
     if recipe.held_out:
         jobs.insert(0, (folder / TEST_FOLDER, index_of(recipe, teacher, held_out=True)))
     if processes().is_main:
-        _check_disk(folder, jobs, part[1])
+        _check_disk(folder, jobs)
         for where, index in jobs:
             _claim(where, index)
     processes().wait()
-    todo = []
-    for where, index in jobs:
-        shards = shards_of(where, index)
-        for number in among.share(range(len(shards))):
-            if not _is_right(shards, number, repair):
-                todo.append((shards, index, number))
+    every = [(shards_of(where, index), index) for where, index in jobs]
+    todo = [
+        (shards, index, number)
+        for shards, index in every
+        for number in among.share(range(len(shards)))
+        if not _is_right(shards, number, repair)
+    ]
     total = sum(len(shards.rows(number)) for shards, _, number in todo)
     shown = show and processes().is_main and bool(todo)
+    if shown:
+        index, size = jobs[-1][1], sum(len(s.rows(n)) * i.bytes_each for s, i, n in todo)
+        print(
+            f"{total:,} trajectories of {teacher.name} at {len(index.sigmas)} times, {_size(size)}",
+            file=sys.stderr,
+        )
     done = 0
     with Display(total, shown=shown, what="trajectories") as display:
         for shards, index, number in todo:
             for count in _make(teacher, shards, index, number):
                 if shown and not done:
-                    _foretell(teacher, index, count, total, time.perf_counter() - display.began)
+                    minutes = (time.perf_counter() - display.began) / count * total / 60
+                    print(f"about {minutes:,.0f} minutes", file=sys.stderr)
                 done += count
                 display.advance(done)
             display.report(done)
     processes().wait()
-    missing = sum(not s.file(n).exists() for s in _all(jobs) for n in range(len(s)))
+    missing = any(not _is_whole(shards, n) for shards, _ in every for n in range(len(shards)))
     return None if missing else TrajectoryData(folder)
 
 
-def _all(jobs: list[tuple[Path, TrajectoriesIndex]]) -> list[Shards]:
-    return [shards_of(where, index) for where, index in jobs]
+def _is_whole(shards: Shards, number: int) -> bool:
+    """Whether a file is there as it should be, whoever has to make it."""
+    try:
+        return shards.is_there(number)
+    except OvertoneError:
+        return False
 
 
 def _claim(folder: Path, index: TrajectoriesIndex) -> None:
@@ -177,21 +188,20 @@ def _claim(folder: Path, index: TrajectoriesIndex) -> None:
 def _is_right(shards: Shards, number: int, thorough: bool) -> bool:
     """Whether a file is there. One that is not right is named; with `thorough` it counts as not
     there, and all of it is read."""
-    file = shards.file(number)
-    if not file.exists():
-        return False
     try:
-        shard = shards.open(number)
+        there = shards.is_there(number)
     except OvertoneError:
         if thorough or _is_shorter(shards, number):
             return False
         raise
-    if thorough:
-        sums = checksums(shard.get_tensor("states"))
-        if not torch.equal(sums, shard.get_tensor("checksums")):
-            print(f"{file} is damaged: it is made again", file=sys.stderr)
-            return False
-    return True
+    if not there or not thorough:
+        return there
+    shard = shards.open(number)
+    sums = checksums(shard.get_tensor("states"), shard.get_tensor("labels"))
+    if torch.equal(sums, shard.get_tensor("checksums")):
+        return True
+    print(f"{shards.file(number)} is damaged: it is made again", file=sys.stderr)
+    return False
 
 
 def _is_shorter(shards: Shards, number: int) -> bool:
@@ -206,12 +216,12 @@ def _is_shorter(shards: Shards, number: int) -> bool:
     return rows < len(shards.rows(number))
 
 
-def _check_disk(folder: Path, jobs: list[tuple[Path, TrajectoriesIndex]], parts: int) -> None:
+def _check_disk(folder: Path, jobs: list[tuple[Path, TrajectoriesIndex]]) -> None:
     """Whether there is room for what is missing, before anything is written."""
     needed = 0
     for where, index in jobs:
         there = sum(1 for _ in where.glob("*.safetensors"))
-        needed += max(index.count - there * index.block, 0) * index.bytes_each // parts
+        needed += max(index.count - there * index.block, 0) * index.bytes_each
     above = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
     free = shutil.disk_usage(above).free
     if needed > free:
@@ -219,18 +229,6 @@ def _check_disk(folder: Path, jobs: list[tuple[Path, TrajectoriesIndex]], parts:
             f"the trajectories need {_size(needed)} in {folder}, and {_size(free)} are free: take"
             " fewer (--count), fewer times (--num-times), another --out, or --online."
         )
-
-
-def _foretell(
-    teacher: Teacher, index: TrajectoriesIndex, count: int, total: int, seconds: float
-) -> None:
-    """Size and time, from the first batch."""
-    minutes = seconds / count * total / 60
-    print(
-        f"{total:,} trajectories of {teacher.name} at {len(index.sigmas)} times,"
-        f" {_size(total * index.bytes_each)}: about {minutes:,.0f} minutes",
-        file=sys.stderr,
-    )
 
 
 def _size(count: float) -> str:
@@ -248,26 +246,22 @@ def _make(teacher: Teacher, shards: Shards, index: TrajectoriesIndex, number: in
         parts.append(states.to("cpu", dtype))
         labels.append(own)
         yield len(seeds)
-    whole = torch.cat(parts)
+    whole, classes = torch.cat(parts), torch.cat(labels)
     if not bool(torch.isfinite(whole).all()):
         raise OvertoneError(
             f"a trajectory of {teacher.name} is not finite in {index.dtype}: try --dtype float32."
         )
-    shards.write(
-        number, {"states": whole, "labels": torch.cat(labels), "checksums": checksums(whole)}
-    )
+    sums = checksums(whole, classes)
+    shards.write(number, {"states": whole, "labels": classes, "checksums": sums})
 
 
-class OnlineTrajectories(TrajectoryData):
+class OnlineTrajectories(Trajectories):
     """Trajectories solved when they are asked for: trajectory k is that of seed first_seed + k.
     There are as many as seeds, or, not `endless`, those of the index."""
 
     def __init__(self, teacher: Teacher, index: TrajectoriesIndex, *, endless: bool = True) -> None:
-        self.teacher, self.index, self.endless = teacher, index, endless
-        self.name = index.teacher
-        self.resolution, self.channels = index.resolution, index.channels
-        self.class_names = index.class_names
-        self.fingerprint = fingerprint_of(index)
+        super().__init__(index, fingerprint_of(index))
+        self.teacher, self.endless = teacher, endless
 
     def __len__(self) -> int:
         return 2**32 - self.index.first_seed if self.endless else self.index.count

@@ -26,6 +26,7 @@ from overtone import precision as precisions
 from overtone import settings
 from overtone.data.shards import TEST_FOLDER
 from overtone.data.trajectories import (
+    Trajectories,
     TrajectoriesIndex,
     TrajectoryData,
 )
@@ -35,7 +36,7 @@ from overtone.launch import processes
 from overtone.networks import DSNOConfig, DSNOUNet, Experts, OperatorNetwork, temporalize
 from overtone.pipelines import DSNOPipeline, ImagePipeline, RelayPipeline
 from overtone.pipelines.base import grid
-from overtone.processes import SeededNoise
+from overtone.processes import SeededNoise, Spacing, spaced
 from overtone.samplers import OperatorSampler
 from overtone.training.collect import OnlineTrajectories, index_of
 from overtone.training.loop import Reporting, Trainer, Training
@@ -66,10 +67,11 @@ class Distillation:
     """trajectory k is that of seed first_seed + k; small seeds are left for looking at samples"""
     num_times: int = 4
     """states of a trajectory that are learned, the image the last"""
-    spacing: Literal["quad", "uniform"] = "quad"
+    spacing: Spacing = "quad"
     """of their times: quad crowds them towards the image"""
     times: tuple[float, ...] = ()
-    """the times themselves, as shares of the start's, falling to 0, instead of the above"""
+    """the times themselves, t in [0, 1] of the log-SNR cosine schedule, falling to 0, instead of
+    the above"""
     solver: Solver = "own"
     """the teacher's: its own sampler, or heun, ddim, dpmpp"""
     steps: int | None = None
@@ -93,6 +95,8 @@ class Distillation:
     first: str = ""
     """of a relay's second stage, the first one that trajectories go on from, and that is saved with
     the student: an operator, say; the teacher's, if left out"""
+    vae: str = ""
+    """what decodes the latents of a teacher that was saved without a VAE"""
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
     reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
     kind: Literal["distillation"] = "distillation"
@@ -107,12 +111,9 @@ class Distillation:
         if self.times and (not falls or self.times[-1] != 0 or self.times[0] >= 1):
             raise ValueError(f"times fall from below 1 to 0, and are not {self.times}")
 
-    @property
-    def shares(self) -> tuple[float, ...]:
-        """The times of the states, as shares of the start's."""
-        count = self.num_times
-        power = 2 if self.spacing == "quad" else 1
-        return self.times or tuple(((count - j) / count) ** power for j in range(1, count + 1))
+    def times_from(self, start: float) -> tuple[float, ...]:
+        """The times of the states, of trajectories that begin at time `start`."""
+        return self.times or spaced(self.num_times, self.spacing, start)
 
     def identity(self) -> dict[str, Any]:
         """The settings that the weights depend on, the trajectories' own aside."""
@@ -221,13 +222,9 @@ def distiller_of(
     """The trainer of a distillation, on the trajectories in `folder` or online."""
     show = show and processes().is_main
     index = index_of(recipe, teacher)
-    data: TrajectoryData
-    test: TrajectoryData | None = None
+    data: Trajectories
+    test: Trajectories | None = None
     if recipe.online:
-        if recipe.reporting.workers:
-            raise OvertoneError(
-                "--online solves trajectories in the training process: leave --workers out."
-            )
         data = OnlineTrajectories(teacher, index)
         if recipe.held_out:
             own_index = index_of(recipe, teacher, held_out=True)
@@ -236,7 +233,7 @@ def distiller_of(
         assert folder is not None
         data = TrajectoryData(folder)
         _check_fits(data.index, index, folder)
-        if (folder / TEST_FOLDER).is_dir():
+        if recipe.held_out and (folder / TEST_FOLDER).is_dir():
             test = TrajectoryData(folder / TEST_FOLDER)
             _check_fits(test.index, index_of(recipe, teacher, held_out=True), test.folder)
     torch.manual_seed(recipe.training.seed)
@@ -244,6 +241,8 @@ def distiller_of(
     student.network.to_fast_layout()
     perceptual = None
     if recipe.distance == "lpips":
+        if teacher.is_latent or teacher.channels not in (1, 3):
+            raise OvertoneError("--distance lpips is of images, grey or RGB, not of latents.")
         perceptual = perceptual_distance(precisions.default_device())
     own = teacher.pipe
 
@@ -253,11 +252,11 @@ def distiller_of(
             "class_names": teacher.class_names,
             "training": trained(),
             "precision": recipe.training.precision,
+            "vae": teacher.vae,
         }
         if own is not None:
             shared |= {
                 "process": own.process,
-                "vae": own.vae,
                 "image_resolution": own.image_resolution,
                 "data": own.data,
             }
@@ -270,11 +269,12 @@ def distiller_of(
 
     def trained() -> dict[str, int | float | str]:
         training = recipe.training
-        guidance = teacher.made_with.get("guidance", {})
         return {
             "distilled from": teacher.name,
             "teacher's weights": teacher.digest,
-            "teacher's guidance": guidance.get("scale", 1.0),
+            "teacher's guidance": teacher.guidance_scale,
+            "teacher's solver": teacher.sampler.estimate,
+            "teacher's steps": teacher.sampler.num_steps,
             "trajectories": 0 if recipe.online else len(data),
             "images seen": trainer.progress.images,
             "batch size": training.batch_size,
@@ -309,9 +309,12 @@ def distiller_of(
         identity=recipe.identity() | {"teacher": teacher.digest},
         recipe=settings.dump(recipe),
         training=recipe.training,
-        reporting=recipe.reporting,
+        # Online, trajectories are solved in this process: no other has its device.
+        reporting=dataclasses.replace(recipe.reporting, workers=0)
+        if recipe.online
+        else recipe.reporting,
         export=lambda operator, where: pipeline(operator).write_into(where),
-        picture=picture,
+        picture=None if teacher.is_latent and teacher.vae is None else picture,
         show=show,
     )
     pipeline(student)
@@ -323,6 +326,8 @@ def _check_fits(there: TrajectoriesIndex, here: TrajectoriesIndex, folder: Path)
     old, new = settings.dump(there), settings.dump(here)
     for free in ("teacher", "count", "block", "dtype", "first_seed"):
         del old[free], new[free]
+    for facts in (old["made_with"], new["made_with"]):
+        facts.pop("precision", None)  # which is that of the machine they were made on
     differences = list(settings.difference(old, new))
     if differences:
         raise OvertoneError(

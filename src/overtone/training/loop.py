@@ -90,6 +90,8 @@ class Training:
         """As JSON, without what the weights do not depend on."""
         kept = settings.dump(self)
         del kept["gradient_checkpointing"]
+        if not self.lr_halved_images:
+            del kept["lr_halved_images"]
         if not self.lr_rampdown_images:
             del kept["total_images"]  # a constant rate lets a run be made longer
         return kept

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,21 +20,22 @@ from overtone.denoisers import (
     DenoiserSettings,
     DiffusersDenoiser,
     EDMSettings,
-    GuidanceSettings,
     GuidedDenoiser,
     VPSettings,
 )
 from overtone.errors import OvertoneError
 from overtone.networks.network import digest_of
+from overtone.networks.vae import VAE
 from overtone.pipelines import ImagePipeline, RelayPipeline, load_pipeline
 from overtone.pipelines.base import Beginning
 from overtone.precision import Precision
 from overtone.processes import DiscreteSchedule, GaussianProcess, SeededNoise
 from overtone.samplers import AncestralSampler, EstimateKind, OperatorSampler, Sampler
 from overtone.training.rundir import RUN_FILE, find_checkpoint
+from overtone.training.vae import open_vae
 
 Solver = Literal["own", "heun", "ddim", "dpmpp"]
-FORMS: dict[str, EstimateKind] = {
+FORMS: dict[Solver, EstimateKind] = {
     "heun": "averaged_slopes",
     "ddim": "single",
     "dpmpp": "two_step",
@@ -41,29 +43,47 @@ FORMS: dict[str, EstimateKind] = {
 """DDIM is Euler's step in sigma, DPM-Solver++(2M) the estimate extrapolated from the last two."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Teacher:
     """A model with a deterministic solver of its probability-flow ODE.
 
     `start(sampler, seeds, class_labels)` begins a batch of images with a solver. `around` says what
-    stands around the network, where a student's can be told the same times.
+    stands around the network, where a student's can be told the same times; `facts` is all else
+    that trajectories depend on, as JSON.
     """
 
     name: str
-    digest: str
+    """as it may be published"""
     network: nn.Module
+    denoiser: Any
     around: DenoiserSettings | None
     sampler: Sampler
     start: Callable[[Sampler, Sequence[int], Tensor | None], Beginning]
+    guidance_scale: float
     resolution: int
     channels: int
-    num_classes: int
-    class_names: tuple[str, ...]
     device: torch.device
-    denoiser: Any
-    made_with: dict[str, Any]
+    num_classes: int = 0
+    class_names: tuple[str, ...] = ()
+    vae: VAE | None = None
+    is_latent: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
     precision: Precision = "auto"
     pipe: ImagePipeline | None = None
+    """of Overtone's models"""
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the weights."""
+        return digest_of(self.network)
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """What trajectories depend on beside the weights, the times and the seeds."""
+        return self.facts | {
+            "sampler": settings.dump(self.sampler),
+            "precision": precisions.resolve(self.precision, self.device),
+        }
 
     def begin(self, seeds: Sequence[int], class_labels: Tensor | None) -> Beginning:
         """Where trajectories begin, and the steps that lead on."""
@@ -88,8 +108,8 @@ def open_pipeline(name: str, checkpoint: str = "last") -> ImagePipeline:
 
 
 def is_foreign(name: str) -> bool:
-    """Whether a name is that of a diffusers pipeline."""
-    return (Path(name) / "model_index.json").exists()
+    """Whether a name is that of a diffusers pipeline, here or on the Hub."""
+    return (storage.locate(name) / "model_index.json").exists()
 
 
 def open_teacher(
@@ -97,40 +117,48 @@ def open_teacher(
     solver: Solver = "own",
     steps: int | None = None,
     guidance_scale: float | None = None,
-    first: str = "",
+    *,
+    first: str | ImagePipeline = "",
+    vae: str = "",
+    precision: Precision = "auto",
 ) -> Teacher:
     """A teacher by the name of an Overtone model (a pipeline, a run, a repository of the Hub) or of
     a diffusers pipeline of a U-Net or DiT.
 
     Arguments:
-        solver: the model's own, or one of `FORMS`.
+        solver: the model's own, or one of `FORMS`; a diffusers pipeline's own is Heun's.
         steps: noise levels of the solver; the model's own number, or 18.
         guidance_scale: the scale saved with the model, if none is given.
         first: of a relay's second stage, the first, where another than the one saved with it.
+        vae: of a model of latents, where none was saved with it.
 
     Raises `OvertoneError` for a solver that draws noise on its way.
     """
-    if Path(name).is_dir() or Path(name).exists():
-        folder = Path(name)
-    elif name.startswith("runs/"):
+    if not Path(name).exists() and name.startswith("runs/"):
         raise OvertoneError(
             f"the teacher is not there: overtone train {Path(name).name} makes {name}. Or pass"
             " --teacher MODEL."
         )
-    else:
-        folder = storage.locate(name)
-    if is_foreign(str(folder)):
-        return foreign_teacher(folder, solver, steps, guidance_scale)
+    folder = storage.locate(name)
+    if is_foreign(name):
+        if first:
+            raise OvertoneError(f"--first: {name} begins with noise, not with images.")
+        return foreign_teacher(folder, solver, steps, guidance_scale, vae, precision)
     pipe = open_pipeline(str(folder)).to(precisions.default_device())
+    pipe.precision = precision
     if first:
         if not isinstance(pipe, RelayPipeline):
             raise OvertoneError(f"--first: {name} begins with noise, not with images.")
-        if first.startswith("runs/") and not Path(first).exists():
+        if isinstance(first, str) and first.startswith("runs/") and not Path(first).exists():
             raise OvertoneError(
                 f"the first stage is not there: {first}. Train it, or pass --first MODEL, or"
                 " --first '' for the teacher's own."
             )
-        pipe.first = open_pipeline(first)
+        pipe.first = open_pipeline(first) if isinstance(first, str) else first
+    if vae:
+        if pipe.image_resolution is None:
+            raise OvertoneError(f"--vae: {name} makes pixels, which no VAE has to decode.")
+        pipe.vae = open_vae(vae)
     return teacher_of(pipe, public_name(name), solver, steps, guidance_scale)
 
 
@@ -143,63 +171,69 @@ def teacher_of(
 ) -> Teacher:
     """An Overtone pipeline as a teacher."""
     pipe = copy.copy(pipe)
-    sampler: Any = pipe.sampler
-    if isinstance(sampler, OperatorSampler):
+    own: Any = pipe.sampler
+    if isinstance(own, OperatorSampler):
         raise OvertoneError(f"{name} is an operator itself: a teacher solves its way step by step.")
-    if solver != "own":
-        sampler = _solver_for(sampler, solver, steps)
-    elif steps is not None:
-        try:
-            sampler = dataclasses.replace(sampler, num_steps=steps)
-        except ValueError as error:
-            raise OvertoneError(f"--steps: {error}.") from None
+    try:
+        sampler = _solver_for(own, solver, steps)
+    except ValueError as error:
+        raise OvertoneError(f"--steps: {error}.") from None
     if not isinstance(sampler, Sampler) or sampler.eta or sampler.S_churn:
         raise OvertoneError(
             f"the teacher's own sampler draws noise at each step ({type(sampler).__name__}): an"
             " operator learns a deterministic one (--solver heun, ddim or dpmpp)."
         )
-    pipe.sampler = sampler
-    guidance = pipe.guidance
     if guidance_scale is not None:
-        guidance = dataclasses.replace(guidance, scale=guidance_scale)
+        pipe.guidance = dataclasses.replace(pipe.guidance, scale=guidance_scale)
         if guidance_scale != 1.0:
-            pipe.guided(guidance)
-        pipe.guidance = guidance
-    around: Any = pipe.denoiser_settings
-    facts: dict[str, Any] = {
-        "sampler": settings.dump(sampler),
-        "guidance": settings.dump(guidance),
-        "denoiser": settings.dump(around),
-        "process": settings.dump(pipe.process),
-        "precision": pipe.precision,
-    }
-    stage = getattr(pipe, "first", None)
-    if stage is not None:
-        weights = digest_of(stage.network) if isinstance(stage, ImagePipeline) else str(stage)
-        facts["first"] = weights
+            pipe.guided(pipe.guidance)
 
     def start(solver: Sampler, seeds: Sequence[int], labels: Tensor | None) -> Beginning:
-        own = copy.copy(pipe)
-        own.sampler = solver
-        return own.begin(seeds, labels)
+        solved = copy.copy(pipe)
+        solved.sampler = solver
+        return solved.begin(seeds, labels)
 
     return Teacher(
-        name,
-        digest_of(pipe.network),
-        pipe.network,
-        around,
-        sampler,
-        start,
-        pipe.network.config.resolution,
-        pipe.network.config.channels,
-        pipe.num_classes,
-        pipe.class_names,
-        pipe.device,
-        pipe.denoiser,
-        facts,
-        pipe.precision,
-        pipe,
+        name=name,
+        network=pipe.network,
+        denoiser=pipe.denoiser,
+        around=pipe.denoiser_settings,  # type: ignore[arg-type]
+        sampler=sampler,
+        start=start,
+        guidance_scale=pipe.guidance.scale,
+        resolution=pipe.network.config.resolution,
+        channels=pipe.network.config.channels,
+        device=pipe.device,
+        num_classes=pipe.num_classes,
+        class_names=pipe.class_names,
+        vae=pipe.vae,
+        is_latent=pipe.image_resolution is not None,
+        facts=_facts(pipe),
+        precision=pipe.precision,
+        pipe=pipe,
     )
+
+
+def _facts(pipe: ImagePipeline) -> dict[str, Any]:
+    """What the images of a pipeline depend on, its weights and its sampler aside."""
+    facts: dict[str, Any] = {
+        "guidance": settings.dump(pipe.guidance),
+        "denoiser": settings.dump(pipe.denoiser_settings),
+        "process": settings.dump(pipe.process),
+    }
+    first = getattr(pipe, "first", None)
+    if isinstance(first, ImagePipeline):
+        facts["first"] = _facts(first) | {
+            "weights": digest_of(first.network),
+            "sampler": settings.dump(first.sampler),
+            "precision": precisions.resolve(first.precision, first.device),
+        }
+    elif first is not None:
+        raise OvertoneError(
+            "the first stage of a teacher is an Overtone model: of others it can't be told whether"
+            " they make the same images again."
+        )
+    return facts
 
 
 def foreign_teacher(
@@ -207,6 +241,8 @@ def foreign_teacher(
     solver: Solver = "own",
     steps: int | None = None,
     guidance_scale: float | None = None,
+    vae: str = "",
+    precision: Precision = "auto",
 ) -> Teacher:
     """A diffusers pipeline of a U-Net or DiT as a teacher; its own solver is Heun's."""
     from diffusers import DiffusionPipeline
@@ -229,39 +265,43 @@ def foreign_teacher(
     elif denoiser.kind == "edm":
         around = EDMSettings(denoiser.sigma_data)
     form = FORMS["heun" if solver == "own" else solver]
-    sampler = Sampler(steps or 18, sigma_min=low, sigma_max=high, estimate=form)
-    solved: Any = denoiser
-    if guidance_scale not in (None, 1.0):
-        try:
-            solved = GuidedDenoiser(denoiser, GuidanceSettings(float(guidance_scale or 1.0)))
-        except ValueError as error:
-            raise OvertoneError(f"{error}.") from None
+    scale = 1.0 if guidance_scale is None else guidance_scale
+    try:
+        count = 18 if steps is None else steps
+        sampler = Sampler(count, sigma_min=low, sigma_max=high, estimate=form)
+        solved: Any = denoiser if scale == 1.0 else GuidedDenoiser(denoiser, scale)
+    except ValueError as error:
+        raise OvertoneError(f"{error}.") from None
+    own = getattr(foreign, "vae", None) or getattr(foreign, "vqvae", None)
     config = network.config
     size = config.sample_size
+    size = size if isinstance(size, int) else size[0]
 
     def start(solver: Sampler, seeds: Sequence[int], class_labels: Tensor | None) -> Beginning:
         source = SeededNoise(seeds)
         shape = (len(seeds), config.in_channels, size, size)
-        noise = source.normal(torch.empty(shape, device=device))
+        x = solver.sigma_start * source.normal(torch.empty(shape, device=device))
         labels = None if class_labels is None else class_labels.to(device)
-        x = solver.sigma_start * noise
         path = solver.path(solved, GaussianProcess(), x, source, labels)
         return Beginning(x, solver.sigma_start, labels, without_gradient(path))
 
+    facts = {"denoiser": denoiser.kind, "guidance": {"scale": scale}}
     return Teacher(
-        public_name(str(folder)),
-        digest_of(network),
-        network,
-        around,
-        sampler,
-        start,
-        size,
-        config.in_channels,
-        denoiser.num_classes,
-        (),
-        device,
-        denoiser,
-        {"sampler": settings.dump(sampler), "guidance scale": guidance_scale or 1.0},
+        name=public_name(str(folder)),
+        network=network,
+        denoiser=denoiser,
+        around=around,
+        sampler=sampler,
+        start=start,
+        guidance_scale=scale,
+        resolution=size,
+        channels=config.in_channels,
+        device=device,
+        num_classes=denoiser.num_classes,
+        vae=open_vae(vae or folder) if own is not None else None,
+        is_latent=own is not None,
+        facts=facts | ({"around": settings.dump(around)} if around else {}),
+        precision=precision,
     )
 
 
@@ -275,17 +315,14 @@ def without_gradient(path: Any) -> Any:
         yield step
 
 
-def _solver_for(own: Any, solver: str, steps: int | None) -> Sampler:
-    """A deterministic sampler on the noise levels of a model's own."""
-    form = FORMS[solver]
+def _solver_for(own: Any, solver: Solver, steps: int | None) -> Any:
+    """A sampler on the noise levels of a model's own; `ValueError` where it can't have so many."""
+    changes: dict[str, Any] = {} if steps is None else {"num_steps": steps}
+    if solver == "own":
+        return dataclasses.replace(own, **changes)
     if isinstance(own, Sampler):
-        changes: dict[str, Any] = {"estimate": form, "eta": 0.0, "S_churn": 0.0}
-        try:
-            return dataclasses.replace(own, num_steps=steps or own.num_steps, **changes)
-        except ValueError as error:
-            raise OvertoneError(f"--steps: {error}.") from None
+        return dataclasses.replace(own, estimate=FORMS[solver], eta=0.0, S_churn=0.0, **changes)
     schedule = own.schedule if isinstance(own, AncestralSampler) else DiscreteSchedule()
-    levels = schedule.levels
-    return Sampler(
-        steps or 18, sigma_min=float(levels[0]), sigma_max=float(levels[-1]), estimate=form
-    )
+    low, high = float(schedule.levels[0]), float(schedule.levels[-1])
+    count = 18 if steps is None else steps
+    return Sampler(count, sigma_min=low, sigma_max=high, estimate=FORMS[solver])

@@ -253,7 +253,7 @@ Inception's weights that are none
     Inception
 Nothing to tell of
     overtone info {place}/plain
-    it is neither a run, nor a saved pipeline, nor latents, nor a network
+    it is neither a run, nor a saved pipeline, nor latents, nor trajectories, nor a network
 A VAE whose latents have another number of channels
     overtone train diffit-latent-glyphs --vae {place}/vae3
     its latents have 3 channels, the network 4 (--network.channels)

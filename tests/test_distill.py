@@ -951,3 +951,11 @@ def test_jobs_that_begin_together_share_a_directory(tmp_path):
 def test_held_out_trajectories_may_be_left_aside(teacher, kept):
     trainer = distiller_of(dataclasses.replace(TINY, held_out=0), teacher, kept, show=False)
     assert trainer.held_out is None
+
+
+def test_files_of_large_images_hold_fewer(teacher):
+    assert index_of(TINY, teacher).block == 1024
+    large = dataclasses.replace(teacher, resolution=256, channels=3)
+    assert index_of(TINY, large).block == 128
+    huge = dataclasses.replace(teacher, resolution=2048, channels=3)
+    assert index_of(TINY, huge).block == 64

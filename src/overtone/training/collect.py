@@ -36,6 +36,7 @@ from overtone.training.teacher import Teacher
 if TYPE_CHECKING:
     from overtone.training.distill import Distillation
 
+FILE_ROWS, FILE_BYTES = 1024, 2**29  # at most in a file, which is made in memory
 BATCH = 64  # trajectories solved at a time: part of what a file is, as rounding depends on it
 
 
@@ -71,6 +72,7 @@ def index_of(
     try:
         kept = kept_steps(sigmas, recipe.times_from(float(FLOW_TIME.t(sigmas[0]))))
         count = recipe.held_out if held_out else recipe.count
+        each = len(kept) * teacher.channels * teacher.resolution**2 * 4
         return TrajectoriesIndex(
             teacher=teacher.name,
             teacher_digest=teacher.digest,
@@ -83,6 +85,7 @@ def index_of(
             class_names=teacher.class_names,
             num_classes=teacher.num_classes,
             dtype=recipe.dtype,
+            block=max(min(FILE_ROWS, FILE_BYTES // each) // BATCH, 1) * BATCH,
         )
     except ValueError as error:
         raise OvertoneError(f"{error}.") from None

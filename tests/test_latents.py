@@ -429,7 +429,7 @@ count = 0
 torch.manual_seed(0)
 def audit(event, arguments):
     global count
-    if event == "os.rename" and "latents" in str(arguments[1]):
+    if event in ("os.rename", "os.link") and "latents" in str(arguments[1]):
         count += 1
         if count == {at}:
             os.kill(os.getpid(), 9)

@@ -948,6 +948,17 @@ def test_jobs_that_begin_together_share_a_directory(tmp_path):
         claim(strange / "trajectories.json", index, fingerprint_of, "trajectories")
 
 
+def test_an_index_is_written_once_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    assert storage.write_json_once(tmp_path / "a.json", 1)
+    assert not storage.write_json_once(tmp_path / "a.json", 2)
+    assert storage.read_json(tmp_path / "a.json") == 1
+    assert [f.name for f in tmp_path.iterdir()] == ["a.json"]
+
+
 def test_held_out_trajectories_may_be_left_aside(teacher, kept):
     trainer = distiller_of(dataclasses.replace(TINY, held_out=0), teacher, kept, show=False)
     assert trainer.held_out is None

@@ -128,10 +128,15 @@ def write_json_once(path: Path, value: Any) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(value, indent=2) + "\n")
         _flush(temporary)
-        os.link(temporary, path)  # which, unlike a renaming, never replaces
+        try:
+            os.link(temporary, path)  # which, unlike a renaming, never replaces
+        except FileExistsError:
+            return False
+        except OSError:  # of a file system without hard links
+            if path.exists():
+                return False
+            temporary.replace(path)
         _flush(path.parent)
-    except FileExistsError:
-        return False
     except OSError as error:
         _explain(error, path)
         raise

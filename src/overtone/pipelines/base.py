@@ -183,10 +183,12 @@ class ImagePipeline:
             ("sampler", OperatorSampler, sampler or self.default_sampler),
         ):
             if isinstance(given, kind) != operator:
-                named = "an operator's" if operator else "not an operator's"
+                name = type(network).__name__
                 raise OvertoneError(
-                    f"a {type(network).__name__} has a {what} that is {named}: pass {what}="
-                    f"{kind.__name__}(...), and only there."
+                    f"a {name} is an operator: its {what} is an {kind.__name__}, not"
+                    f" {type(given).__name__}."
+                    if operator
+                    else f"a {name} is no operator: its {what} can't be an {kind.__name__}."
                 )
         self.denoiser = denoiser_of(self.network, denoiser)
         # A network that was never shown the null class can't be asked for it.

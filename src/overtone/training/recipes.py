@@ -510,7 +510,7 @@ def dsno_digits() -> Distillation:
 
 def dsno_fashion_mnist() -> Distillation:
     return Distillation(
-        about="diffit-fashion-mnist in one evaluation; a day on 2 CPU cores",
+        about="diffit-fashion-mnist in one evaluation, from 50,000 trajectories",
         teacher="models/diffit-fashion-mnist",
         count=50_000,
         training=Training(

@@ -499,9 +499,7 @@ def test_what_an_operator_does_not_do(run, pipe):
         teacher_of(student, "student")
     with pytest.raises(OvertoneError, match="its denoiser is an OperatorSettings, not EDMSettings"):
         DSNOPipeline(student.network, denoiser=EDMSettings())
-    with pytest.raises(
-        OvertoneError, match="its sampler can't be an OperatorSampler"
-    ):
+    with pytest.raises(OvertoneError, match="its sampler can't be an OperatorSampler"):
         DiffiTPipeline(pipe.network, OperatorSampler())
 
 

@@ -1,6 +1,7 @@
 """Distillation of a model into a solution operator (DSNO, Zheng et al. 2022, arXiv 2211.13449).
 
-`collect` solves a teacher's trajectories and keeps them; `trainer_of` trains an operator on them,
+`collect.py` solves a teacher's trajectories and keeps them; `distiller_of` trains an operator on
+them,
 
     min E mean_i lambda(t_i) |G(z_T)(t_i) - z(t_i)|_1,   lambda = clamp(alpha / sigma, 1, 1e4)
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from speed import rates, run
+from speed import awake, rates, run
 from torch import Tensor, nn
 
 from overtone import precision
@@ -40,13 +40,6 @@ SHAPES = ((4, 4, 128, 32, 32), (8, 4, 256, 16, 16))
 TIMES, MODES = 4, 2
 
 
-def awake(module: nn.Module) -> Any:
-    """With no layer at zero, as it is after some training."""
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.05)
-    return module.eval()
-
-
 def textbook(u: Tensor, weight: Tensor) -> Tensor:
     """u + leaky_relu(irfft(R rfft(u))), R complex (in, out, mode)."""
     transformed = torch.fft.rfft(u, dim=1)
@@ -60,7 +53,7 @@ def conv(seconds: float) -> Iterator[dict[str, Any]]:
     device = precision.default_device()
     for shape in SHAPES:
         torch.manual_seed(0)
-        layer = awake(TemporalConv(shape[2], MODES)).to(device)
+        layer = awake(TemporalConv(shape[2], MODES)).eval().to(device)
         parts = layer.weight[:, 0].detach()
         weight = torch.stack(
             (torch.complex(parts[0], torch.zeros_like(parts[0])), torch.complex(*parts[1:])), -1
@@ -103,8 +96,8 @@ def share(seconds: float) -> Iterator[dict[str, Any]]:
     device = precision.default_device()
     for name, (kind, config) in NETWORKS.items():
         torch.manual_seed(0)
-        network = awake(kind(config)).to_fast_layout().to(device)
-        operator = awake(temporalize(network, MODES)).to_fast_layout().to(device)
+        network = awake(kind(config)).eval().to_fast_layout().to(device)
+        operator = awake(temporalize(network, MODES)).eval().to_fast_layout().to(device)
         x = torch.randn(4, 3, 32, 32, device=device)
         times = torch.linspace(1, 0, TIMES, device=device)
         folded, at = x.repeat_interleave(TIMES, 0), times.repeat(4)
@@ -144,11 +137,11 @@ def pipelines() -> tuple[ImagePipeline, DSNOPipeline]:
         mlp_ratio=2.0,
     )
     device = precision.default_device()
-    teacher = ImagePipeline(awake(DiffiTUNet(config))).to(device)
+    teacher = ImagePipeline(awake(DiffiTUNet(config)).eval()).to(device)
     sigmas = Sampler().sigmas
     kept = kept_steps(sigmas, spaced(TIMES, "quad", float(FLOW_TIME.t(sigmas[0]))))
     operator = DSNOPipeline(
-        awake(temporalize(teacher.network, MODES)),
+        awake(temporalize(teacher.network, MODES)).eval(),
         OperatorSampler(tuple(sigmas[i] for i in kept)),
         denoiser=OperatorSettings(EDMSettings()),
     )

@@ -24,7 +24,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from speed import machine, rates
+from speed import awake, machine, rates
 from torch import Tensor, nn
 
 from overtone import precision
@@ -74,16 +74,9 @@ class Textbook(nn.Module):
         return tmsa.proj(out.transpose(1, 2).reshape(batch, tokens, width))
 
 
-def awake(network: DiffiTTransformer) -> DiffiTTransformer:
-    """With no layer at zero, as it is after some training."""
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.02)
-    return network
-
-
 def sampling(seconds: float) -> Iterator[dict]:
     device = precision.default_device()
-    network = awake(DiffiTTransformer(DiffiTTransformerConfig.preset("b-2", 1000)))
+    network = awake(DiffiTTransformer(DiffiTTransformerConfig.preset("b-2", 1000)), 0.02)
     network = network.eval().to_fast_layout().to(device)
     same = Textbook(network).eval().to(device)
     labels = torch.arange(BATCH, device=device)
@@ -131,7 +124,8 @@ class TrainingStep:
         self.device = precision.default_device()
         network = DiffiTTransformer(DiffiTTransformerConfig.preset("xl-2-256", 1000))
         network.gradient_checkpointing = checkpointing
-        self.denoiser = VPDenoiser(awake(network).to_fast_layout().to(self.device), ADM_DIFFUSION)
+        awake(network, 0.02).to_fast_layout().to(self.device)
+        self.denoiser = VPDenoiser(network, ADM_DIFFUSION)
         for block in network.repeated_blocks() if compiled else ():
             block.compile()
         self.objective = DenoisingObjective(

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from speed import rates, run
+from speed import awake, rates, run
 from torch import Tensor, nn
 
 from overtone import precision
@@ -74,17 +74,10 @@ def norm(x: Tensor, layer: nn.LayerNorm) -> Tensor:
     return layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def awake(module: nn.Module) -> Any:
-    """With no layer at zero, as it is after some training."""
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.05)
-    return module.eval()
-
-
 def block(seconds: float) -> Iterator[dict[str, Any]]:
     device = precision.default_device()
     torch.manual_seed(0)
-    cell = awake(InceptionCell(WIDTH, HEADS, HEADS // 2, embedding_width=WIDTH)).to(device)
+    cell = awake(InceptionCell(WIDTH, HEADS, HEADS // 2, embedding_width=WIDTH)).eval().to(device)
     textbook = Textbook(cell)
     ours = InceptionCell(WIDTH, HEADS, HEADS // 2, embedding_width=WIDTH).to(device).eval()
     ours.load_state_dict(cell.state_dict())
@@ -120,7 +113,7 @@ def experts() -> ExpertDenoiser:
     for number in (1, 2, 3, 4):
         heads = inception_heads(NETWORK.widths, NETWORK.head_channels, number, 4)
         networks.append(IUNet(dataclasses.replace(NETWORK, inception_heads=heads)))
-    denoisers = [EDMDenoiser(awake(network).to_fast_layout()) for network in networks]
+    denoisers = [EDMDenoiser(awake(network).eval().to_fast_layout()) for network in networks]
     return ExpertDenoiser(denoisers, intervals_of(boundaries))
 
 

@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,13 @@ class Variant:
     def sampling(self, x: Tensor, time: Tensor) -> None:
         with torch.no_grad(), precision.autocast(self.dtype, self.device):
             Sampler(num_steps=2)(self.denoiser, GaussianProcess(), 80 * x, SeededNoise([]))
+
+
+def awake(module: nn.Module, std: float = 0.05) -> Any:
+    """With no layer at zero, as it is after some training."""
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=std)
+    return module
 
 
 class Diffusers(nn.Module):

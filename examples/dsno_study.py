@@ -5,9 +5,9 @@
 collects one set of trajectories with all states of a ten-step solver, and trains an operator for
 each entry on the states that it needs, all with the same number of trajectories seen. The table
 has, for 500 new seeds: the Fréchet distance, the share that a classifier recognises, and the
-correlation of the operator's images with the solver's for the same noise, each class's mean
-subtracted; the teacher's own 18 steps stand in the first line. What was trained or measured is not
-done again; Ctrl-C is safe.
+correlation of the operator's images with those of the teacher's own 18 steps for the same noise,
+each class's mean subtracted; the teacher itself stands in the first line. Results are in a folder
+named by what was asked for; an operator that was trained or measured is not again; Ctrl-C is safe.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from overtone.training.classifier import classifier_of
 from overtone.training.collect import collect, index_of
 from overtone.training.distill import Distillation, distiller_of
 from overtone.training.recipes import dsno_digits
-from overtone.training.rundir import find_checkpoint
-from overtone.training.teacher import Teacher, open_pipeline, open_teacher
+from overtone.training.rundir import find_checkpoint, open_pipeline
+from overtone.training.teacher import Teacher, open_teacher
 
 STEPS, SEEDS = 10, range(500)
 ENTRIES: dict[str, dict[str, Any]] = {
@@ -141,9 +141,11 @@ def main() -> None:
     teacher = open_teacher(options.teacher, usual.solver, STEPS, scale)
     whole = options.out / "trajectories"
     collect(dataclasses.replace(usual, num_times=STEPS), teacher, whole)
+    # What another budget gave is another study.
+    folder = options.out / f"{options.images}-{options.count}"
     of = ("builtin:digits", 8, 1)
     evaluation = Evaluation(classifier_of(*of), open_data(*of), held_out(*of))
-    file = options.out / "study.json"
+    file = folder / "study.json"
     found: dict[str, Any] = storage.read_json(file) if file.exists() else {}
     solved = measured(open_pipeline(options.teacher), evaluation, None, guidance_scale=scale)
     wanted = solved.pop("images")
@@ -153,14 +155,14 @@ def main() -> None:
             continue
         recipe = dataclasses.replace(usual, **changes)
         slug = "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-")
-        pipe = trained(recipe, teacher, whole, options.out / slug)
+        pipe = trained(recipe, teacher, whole, folder / slug)
         found[name] = measured(pipe, evaluation, wanted)
         del found[name]["images"]
         storage.write_json(file, found)
         print(table({name: found[name]}), flush=True)
-    with storage.new_file(options.out / "study.md") as text:
+    with storage.new_file(folder / "study.md") as text:
         text.write_text(table(found))
-    print((options.out / "study.md").read_text())
+    print((folder / "study.md").read_text())
 
 
 if __name__ == "__main__":

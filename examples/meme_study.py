@@ -11,10 +11,10 @@ them:
     experts, same  four small U-Nets, each for a quarter of the sampler's steps
     MEME           four iU-Nets with the published ratios, for the same quarters
 
-and writes study.json and study.md: parameters, multiply-adds, seconds an image, and the Fréchet
-distance on five disjoint sets of seeds, with the 95 % confidence interval of its mean (Student's t,
-four degrees of freedom). Entries have the same data, seeds and sampler. What has been trained or
-evaluated is not done again; Ctrl-C is safe.
+and writes study.json and study.md, in a folder named by what was asked for: parameters,
+multiply-adds, seconds an image, and the Fréchet distance on five disjoint sets of seeds, with the
+95 % confidence interval of its mean (Student's t, four degrees of freedom). Entries have the same
+data, seeds and sampler. What has been trained or evaluated is not done again; Ctrl-C is safe.
 """
 
 from __future__ import annotations
@@ -148,7 +148,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=500, help="in each of the five sets")
     parser.add_argument("--out", type=Path, default=Path("runs/meme-study"))
     options = parser.parse_args()
-    recipes, file = entries(options.images), options.out / "study.json"
+    # What another budget gave is another study.
+    folder = options.out / f"{options.images}-{options.samples}"
+    recipes, file = entries(options.images), folder / "study.json"
     found: dict[str, Any] = storage.read_json(file) if file.exists() else {}
     data = recipes["small"].data
     of = (data, 32, 1)
@@ -156,13 +158,13 @@ def main() -> None:
     for name, recipe in recipes.items():
         if name in found:
             continue
-        pipe = trained(recipe, options.out / name.replace(", ", "-").lower())
+        pipe = trained(recipe, folder / name.replace(", ", "-").lower())
         found[name] = measured(pipe, evaluation, options.samples)
         storage.write_json(file, found)
         print(table({name: found[name]}), flush=True)
-    with storage.new_file(options.out / "study.md") as text:
+    with storage.new_file(folder / "study.md") as text:
         text.write_text(table({name: found[name] for name in recipes}))
-    print((options.out / "study.md").read_text())
+    print((folder / "study.md").read_text())
 
 
 if __name__ == "__main__":

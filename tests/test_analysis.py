@@ -100,11 +100,14 @@ def field(amplitude, height, width, count=3):
     spectrum = torch.fft.fft2(torch.randn(count, 2, height, width, dtype=torch.float64))
     k, m = (torch.fft.fftfreq(size).abs() * 2 for size in (height, width))
     rings = min(height, width) // 2
-    ring = ((k[:, None] ** 2 + m**2).sqrt() * rings).round().clamp(max=rings)
+    ring = ((k[:, None] ** 2 + m**2).sqrt() * rings).round().clamp(1, rings)
+    ring[0, 0] = 0
     return torch.fft.ifft2(spectrum / spectrum.abs() * amplitude(ring / rings)).real
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 9), (32, 32), (16, 32), (12, 9)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(8, 8), (9, 9), (32, 32), (16, 32), (12, 9), (8, 64)]
+)
 def test_the_log_amplitude_of_a_field_of_known_spectrum(height, width):
     torch.manual_seed(0)
     falling = field(lambda f: math.sqrt(height * width) * torch.exp(-3 * f), height, width)
@@ -113,6 +116,12 @@ def test_the_log_amplitude_of_a_field_of_known_spectrum(height, width):
     assert torch.allclose(curve, torch.linspace(0, -3, BINS + 1).double(), atol=2e-5)
     constant = relative_log_amplitude(field(lambda f: torch.full_like(f, 7.0), height, width))
     assert torch.allclose(constant, torch.zeros(BINS + 1).double(), atol=2e-5)
+    # A constant added changes the mean alone, which is the first ring.
+    first = 1 / (min(height, width) // 2)
+    others = torch.linspace(0, 1, BINS + 1) >= first - 1e-6
+    moved = log_amplitude(falling + 100) - curve
+    assert moved[0] > 1
+    assert torch.allclose(moved[others], torch.zeros_like(moved[others]), atol=2e-3)
 
 
 def test_a_blur_lowers_the_spectrum_by_its_transfer_function():

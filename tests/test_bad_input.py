@@ -349,7 +349,7 @@ A finish that does not exist
     unknown finish 'relay-imagnet': did you mean 'relay-imagenet'?
 A first stage that was not trained
     overtone train relay-glyphs
-    the first stage is not there: overtone train relay-glyphs-16 makes runs/relay-glyphs-16
+    the first stage is not there: the recipe relay-glyphs-16 makes runs/relay-glyphs-16
 A first stage where there is no relay
     overtone train diffit-digits --first {place}/model
     a first stage is what a relay goes on from
@@ -454,7 +454,7 @@ A recipe of a distillation, trained
     dsno-digits distils a model: overtone distill collect dsno-digits, then
 A teacher that is not there
     overtone distill collect dsno-digits
-    the teacher is not there: overtone train diffit-digits makes runs/diffit-digits
+    the teacher is not there: the recipe diffit-digits makes runs/diffit-digits
 A teacher that is nowhere
     overtone distill collect dsno-digits --teacher {place}/nowhere
     {place}/nowhere does not exist
@@ -511,7 +511,7 @@ Fewer trajectories than there are
     holds 16 trajectories already: --count can only grow
 LPIPS without its package
     overtone {distil} --data {place}/solved --distance lpips
-    pip install 'overtone[lpips]'
+    pip install -c constraints.txt '.[lpips]'
 An operator asked for steps
     overtone sample {place}/operator --steps 4
     an operator makes images in one evaluation: it has no steps to choose

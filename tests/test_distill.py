@@ -379,7 +379,7 @@ def test_lpips_names_its_extra(monkeypatch):
     from overtone.training.perceptual import perceptual_distance
 
     monkeypatch.setitem(sys.modules, "lpips", None)
-    with pytest.raises(OvertoneError, match=r"pip install 'overtone\[lpips\]'"):
+    with pytest.raises(OvertoneError, match=r"pip install .* '\.\[lpips\]'"):
         perceptual_distance(torch.device("cpu"))
 
 
@@ -679,9 +679,13 @@ def test_a_diffusers_pipeline_teaches(foreign, tmp_path):
     assert type(student.network.network).__name__ == "DiffusersUNet"
     assert isinstance(student.denoiser.settings.teacher, VPSettings)
     assert len(student(range(3))) == 3
-    guided = foreign_teacher
     with pytest.raises(OvertoneError, match="class-conditional"):
-        guided(foreign, guidance_scale=2.0)
+        foreign_teacher(foreign, guidance_scale=2.0)
+    # Of the Hub it keeps its name there, not that of the folder it was downloaded to.
+    assert foreign_teacher(foreign, name="google/ddpm-cat-256").name == "google/ddpm-cat-256"
+    (foreign / "unet" / "own.py").write_text("raise SystemExit")
+    with pytest.raises(OvertoneError, match=r"holds code \(own.py\), which diffusers might"):
+        open_teacher(str(foreign), "ddim", 10)
 
 
 PROCESS = RelayProcess(patch=2, schedule=QuantileSchedule(prob_length=0.93))

@@ -67,8 +67,8 @@ def test_the_network_is_the_published_one(name):
     with torch.no_grad():
         out = network(golden["in.noise"], golden["in.t"], labels)
         last = network(golden["in.noise"], golden["in.t"], labels, last_only=True)
-    assert deviation(out, golden["out.trajectory"]) < 1e-5
-    assert deviation(last, golden["out.trajectory"][:, -1:]) < 1e-5
+    assert deviation(out, golden["out.trajectory"]) < 2e-6
+    assert deviation(last, golden["out.trajectory"][:, -1:]) < 2e-6
 
 
 @pytest.mark.parametrize(("times", "modes"), SIZES)
@@ -353,6 +353,10 @@ def test_published_checkpoints_convert(name, tmp_path, capsys):
     kept = {k: v for k, v in own.items() if k not in ("image_size", "num_channels", "num_times")}
     (tmp_path / "own.yaml").write_text(json.dumps({"data": data, "model": kept | {"num_t": 4}}))
     command = ["convert", "dsno", str(tmp_path / "model.pt"), str(tmp_path / "out")]
+    (tmp_path / "list.yaml").write_text("- nf")
+    with pytest.raises(SystemExit):
+        main([*command, "--settings", str(tmp_path / "list.yaml")])
+    assert "has no sections 'data' and 'model'" in capsys.readouterr().err
     main([*command, "--settings", str(tmp_path / "own.yaml")])
     assert "4 times" in capsys.readouterr().err
     pipe = load_pipeline(tmp_path / "out")

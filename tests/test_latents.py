@@ -159,6 +159,11 @@ def test_latents_of_something_else_are_refused(tmp_path):
         encoded(tmp_path / "latents", pictures(resolution=32), vae)
     with pytest.raises(OvertoneError, match=r"mirrored: false -> true"):
         encoded(tmp_path / "latents", data, vae, mirror=True)
+    # Files whose index was lost tell as well what they are of.
+    (tmp_path / "latents" / "latents.json").unlink()
+    torch.manual_seed(9)
+    with pytest.raises(OvertoneError, match=r"00000.safetensors, of 1 files, was made with other"):
+        encoded(tmp_path / "latents", data, tiny_vae())
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(OvertoneError, match="holds other files"):
@@ -171,14 +176,18 @@ def test_latents_of_something_else_are_refused(tmp_path):
 
 def test_damaged_latents_are_named(tmp_path):
     folder = tmp_path / "latents"
-    encoded(folder)
+    fingerprint = encoded(folder).fingerprint
     file = folder / "00000.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[:-100])
     with pytest.raises(OvertoneError, match=r"00000.safetensors, of 1 files, is damaged"):
         LatentData(folder)
-    storage.save_tensors(file, {"moments": torch.zeros(3, 8, 8, 8), "labels": torch.zeros(3)})
+    mark = {"made with": fingerprint}
+    storage.save_tensors(file, {"moments": torch.zeros(3, 8, 8, 8)}, mark)
     with pytest.raises(OvertoneError, match=r"has moments of shape \[3, 8, 8, 8\], not \[20, 8, 8"):
+        LatentData(folder)
+    storage.save_tensors(file, {"moments": torch.zeros(20, 8, 8, 8)}, mark)
+    with pytest.raises(OvertoneError, match=r"is damaged \(.*tensor labels\)"):
         LatentData(folder)
     file.unlink()
     encoded(folder)

@@ -393,6 +393,11 @@ def test_a_merged_pipeline_is_saved_and_comes_back(tmp_path):
         near.to("cpu", resident=1)
     with pytest.raises(OvertoneError, match=r"resident is in \[1, 2\]"):
         again.to("cpu", resident=3)
+    with pytest.raises(OvertoneError, match="weights stay in float32"):
+        near.to(torch.float16)
+    pipe.network.save_pretrained(tmp_path / "network")
+    pipe.network.save_pretrained(tmp_path / "network")  # over itself, as any network
+    assert Experts.from_pretrained(tmp_path / "network").config == pipe.network.config
 
 
 def test_second_stages_merge_into_a_relay(tmp_path):
@@ -404,11 +409,24 @@ def test_second_stages_merge_into_a_relay(tmp_path):
         stages[-1].first = first
     pipe = MEMEPipeline.merged(stages, (0.1,))
     assert isinstance(pipe, RelayPipeline)
+    # A budget by interval begins where the stages' own sampler does.
+    for number, stage in enumerate(stages):
+        stage.sampler = Sampler(12, sigma_min=0.01, truncation_sigma=0.9)
+        stage.save_pretrained(tmp_path / str(number))
+    models = [str(tmp_path / "0"), str(tmp_path / "1")]
+    out = str(tmp_path / "budget")
+    main(["merge", *models, "--boundaries", "0.1", "--steps", "3", "4", "--out", out])
+    levels = load_pipeline(out).sampler.levels
+    assert levels[0] == stages[0].sampler.sigma_start < 0.9
+    assert levels[-1] == pytest.approx(0.01)
     pipe.save_pretrained(tmp_path / "relay")
     again = load_pipeline(tmp_path / "relay")
     assert isinstance(again.network, Experts)
     assert again.first is not None
     assert len(again([0, 1], class_labels=1, steps=4)) == 2
+    for kind in (MEMEPipeline, ImagePipeline):
+        with pytest.raises(OvertoneError, match="is a relay's second stage: load_pipeline or"):
+            kind.from_pretrained(tmp_path / "relay")
 
 
 def test_merged_pipelines_belong_together():
@@ -420,6 +438,9 @@ def test_merged_pipelines_belong_together():
     with pytest.raises(OvertoneError, match="none of them experts itself"):
         MEMEPipeline.merged([both, both], (1.5,))
     far.denoiser.has_null_class = True
+    for known in ((near, far), (far, near)):
+        known[0].training, known[1].training = {"images seen": 10}, {}
+        assert "images seen" not in MEMEPipeline.merged([near, far], (1.5,)).training
     far.class_names = ("a", "b", "d")
     with pytest.raises(OvertoneError, match="1 and 2 do not belong together: their classes"):
         MEMEPipeline.merged([near, far], (1.5,))
@@ -550,6 +571,9 @@ def test_an_expert_that_fails_leaves_the_others_alone(tmp_path, monkeypatch):
 
 
 def test_a_run_of_experts_goes_on_only_as_it_began(tmp_path):
+    # A job that began at the same time may have written something, or been killed in between.
+    storage.write_json(tmp_path / "run" / "recipe.json", {})
+    (tmp_path / "run" / ".writing-12ab34cd-run.json").write_text("{")
     train_experts(EXPERTS, tmp_path / "run", only=1)
     with pytest.raises(OvertoneError, match="made with other settings"):
         train_experts(with_experts(boundaries=(0.3, 2.5)), tmp_path / "run", only=1)

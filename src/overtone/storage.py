@@ -141,7 +141,8 @@ def write_json_once(path: Path, value: Any) -> bool:
         _explain(error, path)
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return True
 
 

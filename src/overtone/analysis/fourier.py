@@ -56,7 +56,8 @@ def log_amplitude(maps: Float[Tensor, "batch channels height width"]) -> Float[T
     k = torch.fft.fftfreq(height).abs() * 2
     radius = (k[:, None] ** 2 + (torch.fft.rfftfreq(width) * 2) ** 2).sqrt()
     rings = max(1, min(height, width) // 2)
-    ring = (radius * rings).round().long()
+    ring = (radius * rings).round().clamp(min=1).long()
+    ring[0, 0] = 0
     kept = ring <= rings
     weights = (weight.expand_as(radius) * kept).flatten()
     values = (spectrum.double().mean((0, 1)).cpu().flatten()) * weights

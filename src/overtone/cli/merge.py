@@ -34,8 +34,7 @@ class Options:
 def main(arguments: Sequence[str]) -> None:
     options = parse(Options, "merge", __doc__, arguments)
     from overtone.training.experts import is_run_of_experts, merged_run
-    from overtone.training.rundir import MERGED_FOLDER
-    from overtone.training.teacher import open_pipeline
+    from overtone.training.rundir import MERGED_FOLDER, open_pipeline
 
     if not options.models:
         raise OvertoneError("overtone merge RUN, or overtone merge MODEL MODEL ... --boundaries")
@@ -62,8 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.steps:
         pipe.sampler = _budgeted(pipe, options.steps)
     pipe.save_pretrained(out)
-    count = len(pipe.network.config.networks)
-    print(f"{count} experts, {pipe.training.get('images seen')} images: {out}", file=sys.stderr)
+    print(f"{len(pipe.network.config.networks)} experts: {out}", file=sys.stderr)
 
 
 def _budgeted(pipe: ImagePipeline, steps: tuple[int, ...]) -> Sampler:
@@ -73,7 +71,7 @@ def _budgeted(pipe: ImagePipeline, steps: tuple[int, ...]) -> Sampler:
         raise OvertoneError(f"--steps: the models have an {type(own).__name__}, not a Sampler.")
     try:
         levels = budget_grid(
-            pipe.network.config.boundaries, steps, own.sigma_min, own.sigma_max, own.rho
+            pipe.network.config.boundaries, steps, own.sigmas[-2], own.sigma_start, own.rho
         )
         return dataclasses.replace(own, num_steps=len(levels), levels=levels, truncation_sigma=None)
     except ValueError as error:

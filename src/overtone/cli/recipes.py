@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
                 name,
                 f"{several.count} x {kind}" if several else kind,
                 f"{_parameters(_network(network)) / 1e6:.1f} M" if network else "",
-                f"{recipe.training.total_images / 1e6:,.1f} M",
+                f"{recipe.training.total_images:,}",
                 str(recipe.training.batch_size),
                 recipe.about,
             )
@@ -40,7 +40,6 @@ def main(arguments: Sequence[str]) -> None:
 def _experts(recipe: Any) -> None:
     """Each network, where it acts, its split of channels, its size."""
     from overtone.networks import IUNetConfig
-    from overtone.networks.iunet import inception_heads
     from overtone.networks.network import multiply_adds
 
     if recipe.network is None:
@@ -60,8 +59,7 @@ def _experts(recipe: Any) -> None:
         except ValueError as error:
             raise OvertoneError(f"network settings: {error}.") from None
         if isinstance(config, IUNetConfig):
-            heads = config.inception_heads or inception_heads(config.widths, config.head_channels)
-            low = [count * config.head_channels for count in heads]
+            low = [count * config.head_channels for count in config.attending]
             split = "  ".join(f"{w - d}:{d}" for w, d in zip(config.widths, low, strict=True))
         rows.append(
             (

@@ -154,7 +154,9 @@ def main(arguments: Sequence[str]) -> None:
     among = processes()
     wanted = {f"{seed:06d}.png" for seed in parse_seeds(options.sampling.seeds)}
     if single and options.out.is_dir():
-        strangers = sorted(f.name for f in options.out.iterdir() if f.name not in wanted)
+        storage.sweep(options.out, days=1)
+        there = {f.name for f in options.out.iterdir()}
+        strangers = sorted(n for n in there - wanted if not n.startswith(storage.TEMPORARY))
         if strangers:
             raise OvertoneError(
                 f"{options.out} holds other files ({', '.join(strangers[:3])}): choose another"
@@ -191,12 +193,12 @@ def _finished(name: str, batch: SampleBatch) -> SampleBatch:
 def open_model(name: str, checkpoint: str = "last", resident: int | None = None) -> ImagePipeline:
     """A pipeline from a directory, a run or the Hub, where it runs fastest."""
     from overtone import precision
-    from overtone.training.teacher import open_pipeline
+    from overtone.training.rundir import open_pipeline
 
     processes()  # which gives each its own device, where there are several
     if checkpoint not in ("last", "best"):
         raise OvertoneError(f"--checkpoint is last or best, not '{checkpoint}'.")
-    return open_pipeline(name, checkpoint).to(precision.default_device(), resident)
+    return open_pipeline(name, checkpoint).to(precision.default_device(), resident=resident)
 
 
 def is_images(name: str) -> bool:

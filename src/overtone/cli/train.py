@@ -70,14 +70,15 @@ def _rehearse(trainer: Trainer, name: str = "") -> None:
 
 
 def _train_experts(recipe: Recipe, out: Path, options: Options[Any], command: str) -> None:
-    from overtone.training.experts import merged_run, train_experts
+    from overtone.training.experts import merged_run, shared_material, train_experts
 
     experts = recipe.experts
     assert experts is not None
     if options.dry_run:
-        every = range(1, experts.count + 1)
+        material, every = shared_material(recipe), range(1, experts.count + 1)
         for number in processes().share(every) if options.expert is None else [options.expert]:
-            _rehearse(trainer_of(recipe, expert=number), f"expert {number}")
+            trainer = trainer_of(recipe, expert=number, material=material)
+            _rehearse(trainer, f"expert {number}")
         return
     try:
         trained = train_experts(

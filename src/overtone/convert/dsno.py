@@ -86,7 +86,8 @@ def settings_of(name: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         said = str(error).splitlines()[0]
         raise OvertoneError(f"{name} can't be read as YAML ({said}).") from None
-    data, model = ((found or {}).get(part) for part in ("data", "model"))
+    sections = found if isinstance(found, dict) else {}
+    data, model = (sections.get(part) for part in ("data", "model"))
     if not isinstance(data, dict) or not isinstance(model, dict):
         raise OvertoneError(f"{name} has no sections 'data' and 'model', as DSNO's settings do.")
     names = ("image_size", "num_channels", "time_step")

@@ -122,6 +122,7 @@ def shards_of(folder: Path, index: LatentsIndex) -> Shards:
         (2 * index.channels, index.resolution, index.resolution),
         "delete it if it is there, and encode into the same directory again, which makes only what"
         " is missing",
+        fingerprint_of(index),
     )
 
 

@@ -10,8 +10,9 @@ order, and read through memory maps.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,13 +89,27 @@ class Shards:
     def row(self, index: int, name: str) -> Tensor:
         """One row of a tensor."""
         number, row = divmod(int(index), self.block)
-        return self.open(number).get_slice(name)[row]
+        with self._reading(number):
+            return self.open(number).get_slice(name)[row]
 
     def column(self, name: str) -> Tensor:
         """A tensor of all files, for those that are small."""
         import torch
 
-        return torch.cat([self.open(number).get_tensor(name) for number in range(len(self))])
+        parts = []
+        for number in range(len(self)):
+            with self._reading(number):
+                parts.append(self.open(number).get_tensor(name))
+        return torch.cat(parts)
+
+    @contextlib.contextmanager
+    def _reading(self, number: int) -> Iterator[None]:
+        from safetensors import SafetensorError
+
+        try:
+            yield
+        except SafetensorError as error:
+            raise self.bad(number, f"is damaged ({error})") from None
 
     def is_there(self, number: int) -> bool:
         """Whether a file is there; one that is has to be right."""

@@ -79,7 +79,7 @@ class InceptionExtractor(Extractor):
     port of the original weights, with TensorFlow's resizing to 299 px). Grey images become RGB.
 
     `weights` is a file of its state dictionary (.pth or .safetensors); None downloads the original
-    one, whose hash is checked. Needs the extra: `pip install overtone[fid]`.
+    one, whose hash is checked. Needs the extra `fid`.
     """
 
     dims = 2048
@@ -119,7 +119,8 @@ def _fidelity() -> Any:
     except (ImportError, RuntimeError) as error:
         # RuntimeError: a torchvision whose operators were built for another torch.
         raise OvertoneError(
-            f"Inception's features need the extra: pip install 'overtone[fid]' ({error})."
+            "Inception's features need an extra: in Overtone's source, pip install -c"
+            f" constraints.txt '.[fid]' ({error})."
         ) from None
     return feature_extractor_inceptionv3
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
@@ -61,6 +61,9 @@ class Experts(Network):
             )
         )
         self.networks = nn.ModuleList(networks)
+
+    def _saved(self) -> Collection[str]:
+        return CONFIG_FILE, *(str(number) for number in range(1, len(self.networks) + 1))
 
     def write_into(self, folder: Path) -> None:
         storage.write_json(folder / CONFIG_FILE, settings.dump(self.config))

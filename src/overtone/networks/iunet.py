@@ -80,6 +80,12 @@ class IUNetConfig(ADMConfig):
                 "an iU-Net has 2 cells a level or more: a residual cell, then an inception cell"
             )
 
+    @property
+    def attending(self) -> tuple[int, ...]:
+        """Heads that attend at each level: `inception_heads`, or the usual ones."""
+        usual = inception_heads(self.widths, self.head_channels)  # which checks the widths
+        return self.inception_heads or usual
+
 
 class _IUNetCells(ADMCells):
     """In the encoder a residual cell without attention, then an inception cell, and so on."""
@@ -88,8 +94,7 @@ class _IUNetCells(ADMCells):
 
     def __init__(self, config: IUNetConfig) -> None:
         super().__init__(config)
-        usual = inception_heads(config.widths, config.head_channels)
-        self.low_heads = config.inception_heads or usual
+        self.low_heads = config.attending
 
     def cell(self, in_channels: int, out_channels: int, place: Place) -> nn.Module:
         if place.stage != "encoder" or place.number % 2 == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -69,8 +70,12 @@ class Network(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors; the directory appears whole or not at all."""
-        with storage.new_directory(Path(folder), known=(CONFIG_FILE, WEIGHTS_FILE)) as temporary:
+        with storage.new_directory(Path(folder), known=self._saved()) as temporary:
             self.write_into(temporary)
+
+    def _saved(self) -> Collection[str]:
+        """Names of what `save_pretrained` writes."""
+        return CONFIG_FILE, WEIGHTS_FILE
 
     def write_into(self, folder: Path) -> None:
         """The two files of `save_pretrained`, into a directory that exists."""

@@ -251,12 +251,17 @@ class ImagePipeline:
         """Channels of the images."""
         return self.network.config.channels if self.vae is None else self.vae.image_channels
 
-    def to(self, device: str | torch.device, resident: int | None = None) -> Self:
+    def to(self, device: str | torch.device, *, resident: int | None = None) -> Self:
         """Move the network; images are made where it is. Their noise is the same everywhere.
 
         Of a model of experts at most `resident` are on the device at a time; with two or more the
         next one is fetched while one works.
         """
+        if isinstance(device, torch.dtype):
+            raise OvertoneError(
+                "weights stay in float32; what is computed in bfloat16 is pipe.precision's to say"
+                " ('auto', 'bf16', 'fp32')."
+            )
         if resident is None:
             if isinstance(self.denoiser, ExpertDenoiser):
                 self.denoiser.settle()
@@ -491,6 +496,11 @@ class ImagePipeline:
         if not file.exists():
             raise OvertoneError(f"{folder} is not a saved pipeline: it has no {INDEX_FILE}.")
         index = settings.load(PipelineIndex, storage.read_json(file), str(file))
+        if isinstance(index.process, RelayProcess) > isinstance(cls.default_process, RelayProcess):
+            raise OvertoneError(
+                f"{folder} is a relay's second stage: load_pipeline or RelayPipeline opens it, not"
+                f" {cls.__name__}."
+            )
         if index.network not in NETWORKS:
             raise unknown("network", index.network, NETWORKS)
         network = NETWORKS[index.network].from_pretrained(folder / NETWORK_FOLDER)

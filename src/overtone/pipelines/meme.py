@@ -48,8 +48,10 @@ class MEMEPipeline(ImagePipeline):
                         f" {other} and {own}."
                     )
         training = {name: fact for name, fact in first.training.items() if name not in OF_ONE}
-        if "images seen" in training:
-            training["images seen"] = sum(int(p.training["images seen"]) for p in pipelines)
+        seen = [pipe.training.get("images seen") for pipe in pipelines]
+        training.pop("images seen", None)
+        if None not in seen:
+            training["images seen"] = sum(int(images) for images in seen if images is not None)
         try:
             network = Experts([pipe.network for pipe in pipelines], boundaries)
         except ValueError as error:

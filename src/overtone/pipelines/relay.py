@@ -157,8 +157,8 @@ class RelayPipeline(ImagePipeline):
         own._first = own._stage = lambda part, labels: stage([next(numbers) for _ in part], labels)
         return own(seeds, class_labels, **settings)
 
-    def to(self, device: str | torch.device, resident: int | None = None) -> Self:
-        super().to(device, resident)
+    def to(self, device: str | torch.device, *, resident: int | None = None) -> Self:
+        super().to(device, resident=resident)
         if isinstance(self._first, ImagePipeline) and self._first.device != self.device:
             self._first.to(device)
         return self

@@ -71,11 +71,7 @@ def train_experts(
         raise OvertoneError(
             "--expert trains in one process: start it without a launcher, or leave --expert out."
         )
-    material = material_of(recipe)
-    _check(recipe, material.data.num_classes)
-    if material.vae is not None:
-        images = encoded(recipe, material.vae, material.data, material.held_out)
-        material = Material(*images, material.vae)
+    material = shared_material(recipe)
     if among.is_main:
         _claim(run, recipe)
     among.wait()
@@ -101,6 +97,17 @@ def train_experts(
             f"not all experts were trained ({said}). The same command goes on where they stopped."
         )
     return finished_experts(run, recipe)
+
+
+def shared_material(recipe: Recipe) -> Material:
+    """What all experts are trained on, once it is seen that they can be. Every process of a job has
+    to call it."""
+    material = material_of(recipe)
+    _check(recipe, material.data.num_classes)
+    if material.vae is not None:
+        images = encoded(recipe, material.vae, material.data, material.held_out)
+        material = Material(*images, material.vae)
+    return material
 
 
 def _train(
@@ -181,19 +188,21 @@ def _claim(run: Path, recipe: Recipe) -> None:
     assert experts is not None
     facts = {"experts": experts.count, "boundaries": list(experts.boundaries)}
     known = run / RUN_FILE
-    if known.exists():
+    strangers = run.is_dir() and not all(_is_ours(path.name) for path in run.iterdir())
+    if strangers and not known.exists():
+        raise OvertoneError(f"{run} is not empty and not a run: choose another --out.")
+    # Of several jobs that begin together, an expert each, one writes, and the others compare.
+    if not storage.write_json_once(known, facts):
         differences = list(settings.difference(storage.read_json(known), facts))
         if differences:
             raise OvertoneError(
                 f"{run} was made with other settings ({'; '.join(differences)}): use those, or"
                 " another --out."
             )
-    elif run.is_dir() and any(run.iterdir()):
-        raise OvertoneError(f"{run} is not empty and not a run: choose another --out.")
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OvertoneError(f"can't write to {run}: {error.strerror}.") from None
-    if not known.exists():
-        storage.write_json(run / RECIPE_FILE, settings.dump(recipe))
-        storage.write_json(known, facts)
+    storage.write_json_once(run / RECIPE_FILE, settings.dump(recipe))
+
+
+def _is_ours(name: str) -> bool:
+    """Names that may be there before the run's own file: of a kill, or of a job that began at the
+    same time."""
+    return name in (RUN_FILE, RECIPE_FILE) or name.startswith((storage.TEMPORARY, "expert-"))

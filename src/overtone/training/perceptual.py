@@ -25,8 +25,8 @@ def perceptual_distance(device: torch.device) -> Callable[[Tensor, Tensor], Tens
         import lpips
     except ImportError as error:
         raise OvertoneError(
-            f"--distance lpips needs a package that is not installed ({error}): pip install"
-            " 'overtone[lpips]'."
+            f"--distance lpips needs a package that is not installed ({error}): in Overtone's"
+            " source, pip install -c constraints.txt '.[lpips]'."
         ) from None
     try:
         judge: Any = lpips.LPIPS(net="vgg", verbose=False)

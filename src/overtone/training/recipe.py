@@ -37,7 +37,6 @@ from overtone.pipelines import (
     ImagePipeline,
     LatentDiffiTPipeline,
     RelayPipeline,
-    load_pipeline,
 )
 from overtone.pipelines.base import grid
 from overtone.processes import (
@@ -52,7 +51,7 @@ from overtone.samplers import AncestralSampler, AnySampler, Sampler
 from overtone.training.augment import CONDITIONS
 from overtone.training.loop import Reporting, Trainer, Training
 from overtone.training.objectives import DenoisingObjective, Weighting
-from overtone.training.rundir import RUN_FILE, find_checkpoint
+from overtone.training.rundir import check_made, open_pipeline
 from overtone.training.vae import VAERecipe, open_vae, vae_trainer_of
 
 GRID_ROWS = 8
@@ -417,15 +416,9 @@ def network_of(recipe: Recipe, num_classes: int) -> Any:
 def _first_of(recipe: Recipe) -> ImagePipeline | None:
     if not recipe.first:
         return None
-    folder = Path(recipe.first)
-    if (folder / RUN_FILE).exists():
-        return load_pipeline(find_checkpoint(folder))
-    if recipe.first.startswith("runs/") and not folder.exists():
-        raise OvertoneError(
-            f"the first stage is not there: overtone train {folder.name} makes {folder}. Or pass"
-            " --first MODEL, or --first '' to train the second stage by itself."
-        )
-    return load_pipeline(recipe.first)
+    otherwise = "--first MODEL, or --first '' to train the second stage by itself"
+    check_made(recipe.first, "the first stage", otherwise)
+    return open_pipeline(recipe.first)
 
 
 def _check_steps(recipe: Recipe, learned_variance: bool) -> None:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from overtone import settings, storage
 from overtone.errors import OvertoneError
 from overtone.launch import ALONE, Processes, fill, whole
+from overtone.pipelines import ImagePipeline, load_pipeline
 from overtone.training.ema import EMA
 
 RUN_FILE = "run.json"
@@ -209,7 +210,7 @@ def find_checkpoint(run: Path, which: str = "last") -> Path:
         if which == "best":
             raise OvertoneError(
                 f"the experts of {run} are merged already, from their last checkpoints unless you"
-                f" chose: overtone merge {run} --checkpoint best."
+                f" chose: overtone merge {run} --checkpoint best, and leave --checkpoint out here."
             )
         return run / MERGED_FOLDER
     folders = checkpoints_of(run)
@@ -221,6 +222,22 @@ def find_checkpoint(run: Path, which: str = "last") -> Path:
         progress = storage.read_json(folders[-1] / "training" / "progress.json")
         return run / "checkpoints" / f"{progress['best_images']:09d}"
     return folders[-1]
+
+
+def check_made(name: str | Path, what: str, otherwise: str) -> None:
+    """Raises `OvertoneError` for the run of a recipe that was not trained yet, saying of which."""
+    if str(name).startswith("runs/") and not Path(name).exists():
+        raise OvertoneError(
+            f"{what} is not there: the recipe {Path(name).name} makes {name}. Train it first, or"
+            f" pass {otherwise}."
+        )
+
+
+def open_pipeline(name: str | Path, checkpoint: str = "last") -> ImagePipeline:
+    """A pipeline from a directory, a run or the Hub."""
+    if (Path(name) / RUN_FILE).exists():
+        name = find_checkpoint(Path(name), checkpoint)
+    return load_pipeline(name)
 
 
 def _ours(name: str) -> bool:

@@ -26,12 +26,12 @@ from overtone.denoisers import (
 from overtone.errors import OvertoneError
 from overtone.networks.network import digest_of
 from overtone.networks.vae import VAE
-from overtone.pipelines import ImagePipeline, RelayPipeline, load_pipeline
+from overtone.pipelines import ImagePipeline, RelayPipeline
 from overtone.pipelines.base import Beginning
 from overtone.precision import Precision
 from overtone.processes import DiscreteSchedule, GaussianProcess, SeededNoise
 from overtone.samplers import AncestralSampler, EstimateKind, OperatorSampler, Sampler
-from overtone.training.rundir import RUN_FILE, find_checkpoint
+from overtone.training.rundir import check_made, open_pipeline
 from overtone.training.vae import open_vae
 
 Solver = Literal["own", "heun", "ddim", "dpmpp"]
@@ -100,13 +100,6 @@ class Teacher:
         return torch.tensor([seed % self.num_classes for seed in seeds])
 
 
-def open_pipeline(name: str, checkpoint: str = "last") -> ImagePipeline:
-    """A pipeline from a directory, a run or the Hub."""
-    if (Path(name) / RUN_FILE).exists():
-        name = str(find_checkpoint(Path(name), checkpoint))
-    return load_pipeline(name)
-
-
 def is_foreign(name: str) -> bool:
     """Whether a name is that of a diffusers pipeline, here or on the Hub."""
     return (storage.locate(name) / "model_index.json").exists()
@@ -134,27 +127,25 @@ def open_teacher(
 
     Raises `OvertoneError` for a solver that draws noise on its way.
     """
-    if not Path(name).exists() and name.startswith("runs/"):
-        raise OvertoneError(
-            f"the teacher is not there: overtone train {Path(name).name} makes {name}. Or pass"
-            " --teacher MODEL."
-        )
+    check_made(name, "the teacher", "--teacher MODEL")
     folder = storage.locate(name)
     if is_foreign(name):
         if first:
             raise OvertoneError(f"--first: {name} begins with noise, not with images.")
-        return foreign_teacher(folder, solver, steps, guidance_scale, vae, precision)
+        return foreign_teacher(
+            folder, solver, steps, guidance_scale, vae, precision, name=public_name(name)
+        )
     pipe = open_pipeline(str(folder)).to(precisions.default_device())
     pipe.precision = precision
     if first:
         if not isinstance(pipe, RelayPipeline):
             raise OvertoneError(f"--first: {name} begins with noise, not with images.")
-        if isinstance(first, str) and first.startswith("runs/") and not Path(first).exists():
-            raise OvertoneError(
-                f"the first stage is not there: {first}. Train it, or pass --first MODEL, or"
-                " --first '' for the teacher's own."
+        if isinstance(first, str):
+            check_made(
+                first, "the first stage", "--first MODEL, or --first '' for the teacher's own"
             )
-        pipe.first = open_pipeline(first) if isinstance(first, str) else first
+            first = open_pipeline(first)
+        pipe.first = first
     if vae:
         if pipe.image_resolution is None:
             raise OvertoneError(f"--vae: {name} makes pixels, which no VAE has to decode.")
@@ -243,10 +234,19 @@ def foreign_teacher(
     guidance_scale: float | None = None,
     vae: str = "",
     precision: Precision = "auto",
+    *,
+    name: str = "",
 ) -> Teacher:
-    """A diffusers pipeline of a U-Net or DiT as a teacher; its own solver is Heun's."""
+    """A diffusers pipeline of a U-Net or DiT as a teacher; its own solver is Heun's. `name` is what
+    it is called, where not as its folder is."""
     from diffusers import DiffusionPipeline
 
+    code = sorted(file.name for file in folder.rglob("*.py"))
+    if code:
+        raise OvertoneError(
+            f"{folder} holds code ({', '.join(code[:3])}), which diffusers might execute: move it"
+            " away, if the pipeline needs none."
+        )
     try:
         foreign: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
     except Exception as error:  # a broken file makes diffusers raise almost anything
@@ -287,7 +287,7 @@ def foreign_teacher(
 
     facts = {"denoiser": denoiser.kind, "guidance": {"scale": scale}}
     return Teacher(
-        name=public_name(str(folder)),
+        name=name or public_name(str(folder)),
         network=network,
         denoiser=denoiser,
         around=around,

@@ -36,7 +36,8 @@ class Trackers:
         for name in names:
             if importlib.util.find_spec(name) is None:
                 raise OvertoneError(
-                    f"the tracker {name} is not installed: pip install 'overtone[{name}]'."
+                    f"the tracker {name} is not installed: in Overtone's source,"
+                    f" pip install -c constraints.txt '.[{name}]'."
                 )
             self.trackers.append(_STARTERS[name](run, recipe, images))
 

@@ -21,7 +21,7 @@ from overtone.pipelines.base import grid
 from overtone.processes import SeededNoise
 from overtone.training.loop import Reporting, Trainer, Training
 from overtone.training.objectives import Batch, Objective
-from overtone.training.rundir import RUN_FILE, find_checkpoint
+from overtone.training.rundir import RUN_FILE, check_made, find_checkpoint
 
 SCALE_IMAGES = 1024  # images whose latents' standard deviation makes the scaling factor
 PICTURES = 40  # of the grid, above their reconstructions
@@ -126,11 +126,7 @@ def vae_trainer_of(
 
 def open_vae(name: str | Path, scaling_factor: float | None = None) -> VAE:
     """The VAE in a directory, in a run of a VAE's recipe or in a repository of the Hub."""
-    if str(name).startswith("runs/") and not Path(name).exists():
-        raise OvertoneError(
-            f"there is no VAE in {name}: train one first (overtone train vae-glyphs), or pass"
-            " another --vae."
-        )
+    check_made(name, "the VAE", "another --vae")
     if (Path(name).expanduser() / RUN_FILE).exists():
         folder = find_checkpoint(Path(name).expanduser())
         if not (folder / FOLDER).is_dir():

@@ -496,7 +496,8 @@ class ImagePipeline:
         if not file.exists():
             raise OvertoneError(f"{folder} is not a saved pipeline: it has no {INDEX_FILE}.")
         index = settings.load(PipelineIndex, storage.read_json(file), str(file))
-        if isinstance(index.process, RelayProcess) > isinstance(cls.default_process, RelayProcess):
+        relay = isinstance(index.process, RelayProcess)
+        if relay and not isinstance(cls.default_process, RelayProcess):
             raise OvertoneError(
                 f"{folder} is a relay's second stage: load_pipeline or RelayPipeline opens it, not"
                 f" {cls.__name__}."

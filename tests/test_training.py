@@ -242,6 +242,27 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_bits(tmp_path):
     assert whole == killed
 
 
+def test_a_run_that_died_before_its_second_checkpoint_goes_on(tmp_path, monkeypatch):
+    train(TINY, tmp_path / "whole")
+
+    def dies(*_):
+        raise RuntimeError("out of memory, say")
+
+    monkeypatch.setattr(Trainer, "_step", dies)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            train(TINY, tmp_path / "run")
+    assert find_checkpoint(tmp_path / "run").name == "000000000"
+    (tmp_path / "run" / "checkpoints" / "000000000.bak").mkdir()
+    monkeypatch.undo()
+    train(TINY, tmp_path / "run")
+    assert weights_of(tmp_path / "run") == weights_of(tmp_path / "whole")
+    logs = [
+        [(e["images"], e.get("loss")) for e in read_log(tmp_path / r)] for r in ("run", "whole")
+    ]
+    assert logs[0] == logs[1]
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     command = [*COMMAND, "--out", tmp_path / "run", "--total-images", "1000000"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

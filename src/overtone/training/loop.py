@@ -216,7 +216,8 @@ class Trainer:
     def _train(self, run: RunDirectory, model: nn.Module) -> None:
         total, first = self.training.total_images, self.progress.images
         spent, began = self.progress.seconds, time.perf_counter()
-        if first == 0:
+        # Asked of all at once, so that none sees what another has written since.
+        if self.processes.any(run.latest() is None):
             self._checkpoint(run)
         meter = _Meter(self.device, first, self.training.batch_size, self.processes)
         with Display(total, first, shown=self.show and self.processes.is_main) as display:

@@ -200,7 +200,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 def checkpoints_of(run: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    folders = (run / "checkpoints").glob("[0-9]*")
+    folders = (f for f in (run / "checkpoints").glob("[0-9]*") if f.name.isdecimal())
     return sorted((f for f in folders if f.is_dir()), key=lambda f: int(f.name))
 
 
@@ -235,9 +235,8 @@ def check_made(name: str | Path, what: str, otherwise: str) -> None:
 
 def open_pipeline(name: str | Path, checkpoint: str = "last") -> ImagePipeline:
     """A pipeline from a directory, a run or the Hub."""
-    if (Path(name) / RUN_FILE).exists():
-        name = find_checkpoint(Path(name), checkpoint)
-    return load_pipeline(name)
+    run = Path(name).expanduser()
+    return load_pipeline(find_checkpoint(run, checkpoint) if (run / RUN_FILE).exists() else name)
 
 
 def _ours(name: str) -> bool:

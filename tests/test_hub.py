@@ -83,6 +83,19 @@ def test_every_pixel_kind_and_bad_row_is_seen_here_too(tmp_path):
         open_data(f"hf:{tmp_path / 'a.parquet'}", 8, 3)
 
 
+def test_pictures_in_files_are_of_the_known_formats_whatever_their_name(tmp_path, monkeypatch):
+    """Pillow hands EPS to another program."""
+
+    def spy(*_, **__):
+        raise AssertionError("Ghostscript was asked")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", spy)
+    (tmp_path / "set").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "set" / "a.png", format="EPS")
+    with pytest.raises(OvertoneError, match=r"row 0 can't be read \(not BMP, GIF"):
+        open_data(f"hf:{tmp_path / 'set'}", 8, 3)
+
+
 def test_paths_in_a_file_are_not_followed_out_of_its_folder(tmp_path):
     """A parquet file may name any file of the machine for its picture."""
     secret = tmp_path / "secret.png"

@@ -329,7 +329,17 @@ def test_no_more_memory_than_the_file_accounts_for(tmp_path):
     file.write_bytes(doubled(60))
     assert read_checkpoint(file) == "cuda"  # the rest of a device means nothing
     file.write_bytes(repeated(2000))
-    with pytest.raises(RefusedError, match="much more of its texts"):
+    with pytest.raises(RefusedError, match="much more memory than it holds"):
+        read_checkpoint(file)
+    # A tuple, made a size again and again; a dictionary, the state of many records.
+    numbers = b"\x80\x02(" + b"K\x01" * 20_000 + b"tq\x00("
+    file.write_bytes(numbers + b"ctorch\nSize\nh\x00\x85R" * 700 + b"l.")
+    with pytest.raises(RefusedError, match="much more memory than it holds"):
+        read_checkpoint(file)
+    pairs = b"".join(b"J" + i.to_bytes(4, "little") + b"K\x01" for i in range(10_000))
+    record = b"ctorch.nn.modules.linear\nLinear\n)\x81h\x00b"
+    file.write_bytes(b"\x80\x02}q\x00(" + pairs + b"u(" + record * 700 + b"l.")
+    with pytest.raises(RefusedError, match="much more memory than it holds"):
         read_checkpoint(file)
     torch.save({"x": torch.zeros(1).expand(2**20, 2**20)}, file)
     with pytest.raises(OvertoneError, match="more elements than its storage"):

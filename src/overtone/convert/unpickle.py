@@ -180,16 +180,14 @@ class _Machine:
                 stack.append(Name(_expect(module, str), _expect(attribute, str)))
             case "REDUCE":
                 arguments, what = _expect(stack.pop(), tuple), stack.pop()
-                # A value may be used again and again: what is made of it is not free.
-                self.budget -= sum(len(a) for a in arguments if isinstance(a, str | bytes | list))
-                if self.budget < 0:
-                    raise RefusedError("it makes much more of its texts and bytes than it holds.")
+                self.spend(*arguments)
                 stack.append(_call(what, arguments))
             case "NEWOBJ":
                 arguments, what = _expect(stack.pop(), tuple), stack.pop()
                 stack.append(_make(what, arguments))
             case "BUILD":
                 state = stack.pop()
+                self.spend(state)
                 _build(stack[-1], state)
             case "BINPERSID":
                 if self.load is None:
@@ -197,6 +195,12 @@ class _Machine:
                 stack.append(self.load(_expect(stack.pop(), tuple)))
             case _:  # EXT1, INST, OBJ, PERSID, NEWOBJ_EX, READONLY_BUFFER ...
                 raise RefusedError(f"the instruction {name} is not one of a checkpoint's.")
+
+    def spend(self, *values: Any) -> None:
+        """A value may be used again and again: what is made of it is not free."""
+        self.budget -= sum(len(value) for value in values if isinstance(value, _LONG))
+        if self.budget < 0:
+            raise RefusedError("it would take much more memory than it holds.")
 
     def marked(self) -> list[Any]:
         """What lies above the last mark, taken off."""
@@ -210,6 +214,7 @@ class _Machine:
         return items
 
 
+_LONG = (str, bytes, tuple, list, dict, set, frozenset)
 _LITERALS = {
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
     "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE",

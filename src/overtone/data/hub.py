@@ -126,9 +126,12 @@ def _reader(value: Any, root: str) -> Callable[[], Image.Image]:
         path = str(value.get("path"))
         if not _inside(path, root):
             raise ValueError(f"it points to {path}, outside the data set")
-        from datasets import Image as ImageFeature
+        if "://" not in path:
+            return open_image(BytesIO(Path(path).read_bytes()))
+        from datasets.utils.file_utils import xopen
 
-        return ImageFeature().decode_example(value)
+        with xopen(path, "rb") as file:
+            return open_image(BytesIO(file.read()))
 
     return read
 

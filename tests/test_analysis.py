@@ -90,7 +90,13 @@ def test_bad_images_are_told_of(images, message):
 
 
 def test_bad_options_are_told_of(tmp_path):
-    for wrong in (["--sigma", "0"], ["--factor", "1"], ["--out", "x.jpg"], ["--resolution", "30"]):
+    for wrong in (
+        ["--sigma", "0"],
+        ["--factor", "1"],
+        ["--out", "x.jpg"],
+        ["--resolution", "30"],
+        ["--resolution", "16", "--factor", "16"],
+    ):
         with pytest.raises(SystemExit):
             main(["analyze", "snr", "builtin:glyphs", "--images", "10", *wrong])
 

@@ -9,11 +9,13 @@ import pytest
 from PIL import Image
 
 from helpers import TINY_DIFFIT, awake
+from overtone import storage
 from overtone.cli.app import COMMANDS, main
-from overtone.cli.sample import parse_seeds
+from overtone.cli.evaluate import Judging
+from overtone.cli.sample import Sampling, parse_seeds
 from overtone.errors import OvertoneError
 from overtone.networks import DiffiTUNet
-from overtone.pipelines import DiffiTPipeline
+from overtone.pipelines import DiffiTPipeline, load_pipeline
 from overtone.samplers import Sampler
 
 
@@ -184,6 +186,44 @@ def test_seeds_are_parsed():
     assert parse_seeds("3,5,8-12") == [3, 5, 8, 9, 10, 11, 12]
     with pytest.raises(OvertoneError):
         parse_seeds("")
+
+
+def test_seeds_out_of_order_or_range_are_refused(capsys, model):
+    for wrong in ("5,8-3", "0-99999999999"):
+        assert "first before last" in fails(capsys, "sample", model, "--seeds", wrong)
+
+
+def test_help_of_distill_needs_no_recipe(capsys):
+    main(["distill", "collect", "--help"])
+    assert "dsno-digits" in capsys.readouterr().out
+
+
+def test_a_run_is_evaluated_with_its_own_data(model, tmp_path, monkeypatch, capsys):
+    """Its recipe is this machine's, and names it, whatever it is called; the model alone may have
+    been downloaded."""
+    monkeypatch.chdir(tmp_path)
+    for name, colour in (("cat", 0), ("dog", 99), ("emu", 200)):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(12):
+            picture = Image.new("RGB", (8, 8), (colour, number, 0))
+            picture.save(tmp_path / "pictures" / name / f"{number}.png")
+    pipe = load_pipeline(model)
+    pipe.data = "pictures"
+    pipe.save_pretrained(tmp_path / "run" / "checkpoints" / "000000032")
+    storage.write_json(tmp_path / "run" / "run.json", {})
+    storage.write_json(tmp_path / "run" / "recipe.json", {"data": "pictures"})
+    asked = ("--seeds", "0-7", "--steps", "1")
+    checkpoint = "run/checkpoints/000000032"
+    assert "pass --data: the model was" in fails(capsys, "evaluate", checkpoint, *asked)
+    monkeypatch.setattr("overtone.training.classifier.classifier_of", lambda *_, **__: None)
+    monkeypatch.setattr("overtone.metrics.Evaluation", lambda _, data, *others: data)
+    judging = Judging()
+    data = judging.evaluation_of(pipe, "run", Sampling(seeds="0-7"))
+    assert data.class_names == ("cat", "dog", "emu")
+    assert "have other names" not in capsys.readouterr().err
+    pipe.class_names = ("dog", "cat", "emu")
+    judging.evaluation_of(pipe, "run", Sampling(seeds="0-7"))
+    assert "the classes of pictures have other names, or another order" in capsys.readouterr().err
 
 
 def test_evaluation_without_data_asks_for_it(capsys, model, tmp_path):

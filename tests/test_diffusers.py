@@ -163,6 +163,9 @@ def test_a_pipeline_takes_a_scheduler_for_its_sampler(tmp_path):
     other = pipe([5], class_labels=1, guidance_scale=1.5, steps=6)[0]
     assert other.size == (8, 8)
     assert other.tobytes() != expected.tobytes()
+    pipe.sampler = SchedulerSampler(diffusers.DDIMScheduler(), 4)
+    with pytest.raises(OvertoneError, match="num_inference_steps"):
+        pipe([5], class_labels=1, steps=2000)
     with pytest.raises(OvertoneError, match="saved with a sampler of Overtone's own"):
         pipe.save_pretrained(tmp_path / "pipe")
     assert not list(tmp_path.iterdir())

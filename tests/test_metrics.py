@@ -14,6 +14,7 @@ from overtone.metrics import (
     frechet_distance,
     precision_recall,
 )
+from overtone.metrics.features import FeatureFile
 from overtone.networks import Classifier, ClassifierConfig
 from overtone.training.classifier import classifier_of
 
@@ -136,3 +137,9 @@ def test_data_without_classes_has_no_classifier(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     with pytest.raises(OvertoneError, match="has no classes"):
         classifier_of(str(tmp_path), 8, 1)
+
+
+def test_a_cache_that_can_not_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OvertoneError, match=r"could not write .*file"):
+        FeatureFile(tmp_path / "file" / "features", 2)

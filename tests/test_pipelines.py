@@ -142,6 +142,12 @@ def test_saving_replaces_a_former_version_whole(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "model")
     assert load_pipeline(tmp_path / "model").sampler.num_steps == 9
     assert [f.name for f in tmp_path.iterdir()] == ["model"]
+    # A backup under the usual name is nobody's to delete.
+    (tmp_path / "model.old").mkdir()
+    (tmp_path / "model.old" / "mine").touch()
+    pipe.save_pretrained(tmp_path / "model")
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["model", "model.old"]
+    assert (tmp_path / "model.old" / "mine").exists()
 
 
 def test_saving_never_deletes_what_is_not_a_model(pipe, tmp_path):
@@ -160,6 +166,9 @@ def test_arguments_that_make_no_sense_are_refused(pipe):
         pipe([0], batch_size=0)
     with pytest.raises(OvertoneError, match="seed -1 is not in"):
         pipe([-1], class_labels=0)
+    for wrong in (3, [1.5], ["a"]):
+        with pytest.raises(OvertoneError, match="seeds are several integers"):
+            pipe(wrong)
     unconditional = DiffiTPipeline(DiffiTUNet(dataclasses.replace(TINY_DIFFIT, num_classes=0)))
     with pytest.raises(OvertoneError, match="class-conditional model"):
         unconditional([0], guidance_scale=2.0)
@@ -170,6 +179,32 @@ def test_labels_are_checked(pipe):
         pipe([0, 1], class_labels=[0, 3])
     with pytest.raises(OvertoneError, match="3 class labels for 2 seeds"):
         pipe([0, 1], class_labels=[0, 1, 2])
+    for wrong in ([0.0, 1.0], torch.zeros(2, 1).long(), torch.ones(2).bool(), "dog"):
+        with pytest.raises(OvertoneError, match=r"class labels are integers in 0\.\.2"):
+            pipe([0, 1], class_labels=wrong)
+
+
+def test_seeds_and_labels_may_be_of_numpy_and_torch(pipe):
+    expected = torch.cat([b.images for b in pipe.stream([3, 4, 5], [2, 2, 2])])
+    for seeds, labels in (
+        (np.arange(3, 6), np.full(3, 2)),
+        (torch.arange(3, 6), torch.full((3,), 2, dtype=torch.uint8)),
+    ):
+        made = torch.cat([b.images for b in pipe.stream(seeds, labels)])
+        assert torch.equal(made, expected)
+    assert list(pipe.stream([])) == []
+
+
+def test_a_pipeline_loaded_in_inference_mode_works(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "model")
+    expected = torch.cat([b.images for b in pipe.stream(range(2))])
+    with torch.inference_mode():
+        loaded = load_pipeline(tmp_path / "model")
+        loaded.precision = pipe.precision
+        inside = torch.cat([b.images for b in loaded.stream(range(2))])
+    outside = torch.cat([b.images for b in loaded.stream(range(2))])
+    assert torch.equal(inside, expected)
+    assert torch.equal(outside, expected)
     unconditional = DiffiTPipeline(DiffiTUNet(dataclasses.replace(TINY_DIFFIT, num_classes=0)))
     with pytest.raises(OvertoneError, match="unconditional"):
         unconditional([0], class_labels=1)
@@ -186,6 +221,7 @@ def damage(folder, file, change):
     ("file", "change", "message"),
     [
         ("pipeline.json", lambda c: c.update(pipeline="DiffitPipeline"), "did you mean 'DiffiTPip"),
+        ("pipeline.json", lambda c: c.update(pipeline=[]), "unknown pipeline '\\[\\]'"),
         ("pipeline.json", lambda c: c.update(network="os.system"), "unknown network 'os.system'"),
         ("pipeline.json", lambda c: c.update(sigmadata=1), "unknown key 'sigmadata'.*'sigma_data'"),
         ("pipeline.json", lambda c: c["sampler"].update(eta=2), "eta 2"),
@@ -195,6 +231,7 @@ def damage(folder, file, change):
         ("network/config.json", lambda c: c.update(num_cells=[1, 2]), "tensors missing"),
         ("network/config.json", lambda c: c.update(window=3), r"config\.json: level 0 is 8"),
         ("network/config.json", lambda c: c.update(dropout="0.1"), "key 'dropout'"),
+        ("network/config.json", lambda c: c.update(num_classes=-1), r"config\.json: "),
     ],
 )
 def test_damaged_settings_are_named(pipe, tmp_path, file, change, message):

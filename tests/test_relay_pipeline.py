@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from PIL import ImageEnhance
+from PIL import Image, ImageEnhance
 from torch.nn.functional import avg_pool2d, interpolate
 
 from helpers import TINY_ADM, TINY_DIFFIT, TINY_TRANSFORMER, awake, tiny_vae
@@ -158,6 +158,21 @@ def test_what_does_not_meet_is_told_of(pipe):
         pipe.upscale(low)
     with pytest.raises(OvertoneError, match="4 x 4 px, 2 times enlarged, are 8 x 8"):
         pipe.upscale(torch.zeros(1, 1, 4, 4), 0)
+    grey = Image.new("L", (8, 8))
+    for wrong, message in (
+        ([], "these are none"),
+        ([grey, Image.new("L", (9, 8))], "these are 8 x 8, 9 x 8"),
+        ([low[0]], r"Image\.fromarray makes one"),
+        ([Image.new("F", (8, 8))], "picture 0 can't be read .floating-point"),
+        (low + 200, r"floating-point numbers are in \[-1, 1\]"),
+    ):
+        with pytest.raises(OvertoneError, match=message):
+            pipe.upscale(wrong, 0)
+    # Read as training images are: transparency on white, 16 bits scaled to 8.
+    deep = Image.fromarray(np.full((8, 8), 20_000, np.uint16))
+    for picture, value in ((Image.new("RGBA", (8, 8)), 255), (deep, 78)):
+        one = torch.full((1, 1, 8, 8), value, dtype=torch.uint8)
+        assert np.array_equal(pixels(pipe.upscale(picture, 0)), pixels(pipe.upscale(one, 0)))
     with pytest.raises(OvertoneError, match="3 seeds for 2 images"):
         pipe.upscale(low, 0, [1, 2, 3])
     with pytest.raises(OvertoneError, match="the model is unconditional"):

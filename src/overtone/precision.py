@@ -40,9 +40,10 @@ def autocast(precision: Precision, device: torch.device | str) -> contextlib.Abs
 
 
 def default_device() -> torch.device:
-    """The accelerator, where there is one."""
+    """The accelerator, where there is one; not Apple's, which lacks the float64 that noise levels
+    and times are computed in."""
     if torch.accelerator.is_available():
         device = torch.accelerator.current_accelerator()
-        if device is not None:
+        if device is not None and device.type != "mps":
             return device
     return torch.device("cpu")

@@ -7,6 +7,7 @@ or a full disk leaves the former version as it was. Weights are safetensors and 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -33,7 +34,7 @@ def new_directory(path: Path, known: Collection[str] = (), *, once: bool = False
 
     A directory that stood at `path` is replaced if it holds nothing but `known` names, and refused
     otherwise; whatever goes wrong in the block leaves it alone. (A kill in the instant between
-    the two renames of a replacement leaves the former version as `path`.old.)
+    the two renames of a replacement leaves the former version as `path`.old-something.)
     """
     path = Path(path)
     standing = path.is_dir() and not once
@@ -51,8 +52,7 @@ def new_directory(path: Path, known: Collection[str] = (), *, once: bool = False
             shutil.rmtree(temporary)
         elif path.is_dir():
             # A directory can't be renamed over another: the former one steps aside first.
-            former = path.with_name(f"{path.name}.old")
-            shutil.rmtree(former, ignore_errors=True)
+            former = path.with_name(f"{path.name}.old-{uuid.uuid4().hex[:8]}")
             path.rename(former)
             try:
                 temporary.rename(path)
@@ -93,13 +93,19 @@ def new_file(path: Path) -> Iterator[Path]:
         raise
 
 
-def append_line(path: Path, line: str) -> None:
-    """Add a line to a log."""
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """A write that fails within raises an `OvertoneError` that names the path."""
     try:
-        with path.open("a") as file:
-            file.write(line + "\n")
+        yield
     except OSError as error:
         _explain(error, path)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a log."""
+    with explained(path), path.open("a") as file:
+        file.write(line + "\n")
 
 
 def sweep(folder: Path, days: float = 0) -> None:
@@ -155,6 +161,8 @@ def read_json(path: Path, kind: type = object) -> Any:
         return value
     except FileNotFoundError:
         raise OvertoneError(f"{path} does not exist.") from None
+    except OSError as error:
+        raise OvertoneError(f"{path} can't be read ({error.strerror}).") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise OvertoneError(f"{path} is not valid JSON ({error}).") from None
 
@@ -200,6 +208,7 @@ def locate(
 
     Only files that match the patterns are downloaded: JSON, safetensors and text, never a pickle.
     """
+    name = Path(name).expanduser() if str(name).startswith("~") else name
     if Path(name).is_dir():
         return Path(name)
     if Path(name).exists():
@@ -246,8 +255,10 @@ def _explain(error: BaseException, path: Path) -> None:
     from safetensors import SafetensorError
 
     if isinstance(error, OSError | SafetensorError):
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = getattr(error, "strerror", None) or str(error)
+        advice = "free some space or choose another place" if full else "choose another place"
         raise OvertoneError(
-            f"could not write {path}: {reason}. Nothing half-written was left behind; free some"
-            " space or choose another place, then run the same command again."
+            f"could not write {path}: {reason}. Nothing half-written was left behind; {advice},"
+            " then run the same command again."
         ) from error

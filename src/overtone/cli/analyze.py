@@ -127,6 +127,11 @@ def _snr(options: SNROptions) -> None:
 
     if options.sigma <= 0 or options.factor < 2:
         raise OvertoneError("--sigma must be above 0, and --factor 2 or more.")
+    if options.resolution < 2 * options.factor:
+        raise OvertoneError(
+            f"--factor {options.factor} leaves {options.resolution} px no bands to compare: at most"
+            f" {max(options.resolution // 2, 2)}."
+        )
     data = open_data(options.data, options.resolution, options.channels)
     chosen = data.spread(min(options.images, len(data)))
     parts = (chosen[at : at + 64] for at in range(0, len(chosen), 64))

@@ -7,7 +7,6 @@ overtone distill train RECIPE      train the operator on them
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Annotated
 import tyro
 
 from overtone.cli.options import parse
+from overtone.cli.train import introduce, rehearse
 from overtone.errors import OvertoneError, RunInterruptedError, unknown
 from overtone.launch import processes
 from overtone.training.collect import collect
@@ -51,9 +51,10 @@ class TrainOptions:
 
 def main(arguments: Sequence[str]) -> None:
     known = [name for name, make in RECIPES.items() if isinstance(make(), Distillation)]
-    if len(arguments) < 2 or arguments[0] in ("-h", "--help"):
+    helped = {"-h", "--help"} & set(arguments[:2])
+    if len(arguments) < 2 or helped:
         print(f"{__doc__}\nrecipes: {', '.join(known)}, or the path of a .json file with one")
-        if arguments and arguments[0] not in ("-h", "--help"):
+        if arguments and not helped:
             _check(arguments[0])
             raise OvertoneError(f"overtone distill {arguments[0]} RECIPE: say which.")
         return
@@ -120,20 +121,9 @@ def _train(
         )
     teacher = _teacher(recipe)
     trainer = distiller_of(recipe, teacher, data)
-    if trainer.processes.is_main:
-        millions = sum(p.numel() for p in trainer.model.parameters()) / 1e6
-        count = "any number of" if trainer.data.endless else f"{len(trainer.data):,}"
-        print(
-            f"{type(trainer.model.network).__name__}, {millions:.2f} M parameters, on"
-            f" {trainer.device}; {count} trajectories of {teacher.name}",
-            file=sys.stderr,
-        )
+    introduce(trainer, f"trajectories of {teacher.name}")
     if options.dry_run:
-        rehearsal = trainer.rehearse()
-        print(
-            f"dry run: {rehearsal['images_per_second']:,.0f} trajectories/s,"
-            f" {rehearsal['hours']:.2f} hours for {recipe.training.total_images:,}."
-        )
+        rehearse(trainer, what="trajectories")
         return
     try:
         progress = trainer.run(out)

@@ -42,20 +42,27 @@ class Judging:
         """The evaluation of a model's images."""
         from overtone.data.open import NAMES
 
-        own = _data_of_run(model) or pipe.data
-        if self.data is None and own == pipe.data and own not in NAMES:
+        data = self.data or _data_of_run(model)
+        if data is None and pipe.data not in NAMES:
             # A path that a downloaded file names is not followed.
             raise OvertoneError(f"pass --data: the model was trained on '{pipe.data}'.")
         return self.evaluation(
-            self.data or own,
+            data or pipe.data,
             pipe.resolution,
             pipe.channels,
             len(parse_seeds(sampling.seeds)),
             pipe.num_classes,
+            pipe.class_names,
         )
 
     def evaluation(
-        self, data: str, resolution: int, channels: int, asked: int, num_classes: int = 0
+        self,
+        data: str,
+        resolution: int,
+        channels: int,
+        asked: int,
+        num_classes: int = 0,
+        class_names: Sequence[str] = (),
     ) -> Evaluation:
         """The evaluation of `asked` images of some size."""
         from overtone.data import held_out, open_data
@@ -68,6 +75,14 @@ class Judging:
             raise OvertoneError(
                 f"the model has {num_classes} classes and {data} has {real.num_classes}:"
                 " evaluate with the data that it was trained on."
+            )
+        names = tuple(real.class_names)
+        if class_names and names and tuple(class_names) != names and among.is_main:
+            print(
+                f"the classes of {data} have other names, or another order, than the model's"
+                f" ({', '.join(names[:3])}, ... and {', '.join(class_names[:3])}, ...): what is"
+                " recognised is counted by their numbers.",
+                file=sys.stderr,
             )
         extractor: Extractor
         if self.extractor == "inception":

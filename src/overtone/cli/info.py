@@ -75,11 +75,11 @@ def _run(folder: Path) -> dict[str, Any]:
         progress = storage.read_json(checkpoints[-1] / "training" / "progress.json", dict)
         total = recipe.get("training", {}).get("total_images")
         found |= {
-            "images seen": progress["images"],
+            "images seen": progress.get("images"),
             "of": total,
-            "hours trained": round(progress["seconds"] / 3600, 3),
-            "lowest held-out loss": progress["best_loss"],
-            "at image": progress["best_images"],
+            "hours trained": round(progress.get("seconds", 0) / 3600, 3),
+            "lowest held-out loss": progress.get("best_loss"),
+            "at image": progress.get("best_images"),
         }
     found["loss"] = next((e["loss"] for e in reversed(log) if "loss" in e), None)
     found["checkpoints"] = [path.name for path in checkpoints]
@@ -99,7 +99,8 @@ def _network(folder: Path) -> dict[str, Any]:
     config, file = storage.read_json(folder / "config.json", dict), folder / "model.safetensors"
     if config.get("kind") == "Experts":
         found = {"kind": "Experts", "noise levels between them": config.get("boundaries")}
-        numbers = range(1, len(config.get("networks", ())) + 1)
+        networks = config.get("networks")
+        numbers = range(1, len(networks) + 1 if isinstance(networks, list) else 1)
         return found | {f"expert {n}": _network(folder / str(n)) for n in numbers}
     if not file.exists():
         file = folder / "diffusion_pytorch_model.safetensors"  # diffusers'

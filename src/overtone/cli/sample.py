@@ -47,7 +47,7 @@ class Sampling:
     """of that VAE, where its config.json has none"""
     first: str | None = None
     """what a relay's second stage goes on from: a model, a run, or images (folder, zip, hf:, ...),
-    of which seed k continues image k"""
+    of which seed k continues image k, modulo their number"""
     finish: str | None = None
     """change colours as the published generators of relay diffusion do before they save an image:
     relay-imagenet (brightness), relay-celebahq (contrast, brightness, colour)"""
@@ -221,11 +221,11 @@ def parse_seeds(text: str) -> list[int]:
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise OvertoneError(f"--seeds is like 0-63 or 3,5,8-12, not '{text}'.")
+        if not int(first) <= int(last or first) < 2**32:
+            raise OvertoneError(f"--seeds {text}: seeds are in 0..{2**32 - 1}, first before last.")
         seeds += range(int(first), int(last or first) + 1)
     if len(set(seeds)) < len(seeds):
         raise OvertoneError(f"--seeds {text} names a seed twice.")
-    if not seeds or max(seeds) >= 2**32:
-        raise OvertoneError(f"--seeds {text}: seeds are in 0..{2**32 - 1}, first before last.")
     return seeds
 
 

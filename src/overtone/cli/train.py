@@ -36,36 +36,38 @@ class Options(Generic[R]):
     """build everything, train three steps, say how long the run would take; no run is made"""
 
 
-def _classes(recipe: Recipe | VAERecipe, known: int) -> str:
+def _data(recipe: Recipe | VAERecipe, known: int) -> str:
     if isinstance(recipe, VAERecipe):
-        return "for a VAE"
-    if recipe.class_conditional:
-        return f"{known} classes"
-    return f"its {known} classes not used (--class-conditional)" if known else "no classes"
+        classes = "for a VAE"
+    elif recipe.class_conditional:
+        classes = f"{known} classes"
+    else:
+        classes = f"its {known} classes not used (--class-conditional)" if known else "no classes"
+    return f"images of {recipe.data}, {classes}"
 
 
-def _introduce(trainer: Trainer, recipe: Recipe | VAERecipe, name: str = "") -> None:
+def introduce(trainer: Trainer, data: str, name: str = "") -> None:
+    """Say what is trained, where, and on how much of `data`."""
     millions = sum(p.numel() for p in trainer.model.parameters()) / 1e6
     count = "any number of" if trainer.data.endless else f"{len(trainer.data):,}"
     among = trainer.processes
     where = f"{among.count} processes on {trainer.device.type}"
-    network = getattr(trainer.model, "network", None)
-    kind = recipe.network.kind if network is None else type(network).__name__
+    kind = type(getattr(trainer.model, "network", trainer.model)).__name__
     if among.is_main:
         print(
             f"{name + ': ' if name else ''}{kind}, {millions:.2f} M parameters, on"
-            f" {trainer.device if among.count == 1 else where}; {count} images of"
-            f" {recipe.data}, {_classes(recipe, trainer.data.num_classes)}",
+            f" {trainer.device if among.count == 1 else where}; {count} {data}",
             file=sys.stderr,
         )
 
 
-def _rehearse(trainer: Trainer, name: str = "") -> None:
+def rehearse(trainer: Trainer, name: str = "dry run", what: str = "images") -> None:
+    """A dry run, and how long the whole would take."""
     rehearsal = trainer.rehearse()
     if trainer.processes.is_main:
         print(
-            f"{name or 'dry run'}: {rehearsal['images_per_second']:,.0f} images/s,"
-            f" {rehearsal['hours']:.2f} hours for {trainer.training.total_images:,} images."
+            f"{name}: {rehearsal['images_per_second']:,.0f} {what}/s,"
+            f" {rehearsal['hours']:.2f} hours for {trainer.training.total_images:,} {what}."
         )
 
 
@@ -78,11 +80,14 @@ def _train_experts(recipe: Recipe, out: Path, options: Options[Any], command: st
         material, every = shared_material(recipe), range(1, experts.count + 1)
         for number in processes().share(every) if options.expert is None else [options.expert]:
             trainer = trainer_of(recipe, expert=number, material=material)
-            _rehearse(trainer, f"expert {number}")
+            rehearse(trainer, f"expert {number}")
         return
     try:
         trained = train_experts(
-            recipe, out, options.expert, lambda t, name: _introduce(t, recipe, name)
+            recipe,
+            out,
+            options.expert,
+            lambda t, name: introduce(t, _data(recipe, t.data.num_classes), name),
         )
     except RunInterruptedError as error:
         raise RunInterruptedError(f"{error}\n  {command}") from None
@@ -120,9 +125,9 @@ def main(arguments: Sequence[str]) -> None:
     if options.expert is not None:
         raise OvertoneError("--expert: this recipe has one network, and no experts.")
     trainer = trainer_of(options.recipe)
-    _introduce(trainer, options.recipe)
+    introduce(trainer, _data(options.recipe, trainer.data.num_classes))
     if options.dry_run:
-        _rehearse(trainer)
+        rehearse(trainer)
         return
     try:
         progress = trainer.run(out)

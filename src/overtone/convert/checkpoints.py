@@ -52,7 +52,10 @@ def _edm(state_dict: dict[str, Tensor], config: dict[str, Any]) -> Denoiser:
     for key in ("img_resolution", "img_channels"):
         if key not in config:
             raise OvertoneError(f"the settings of a {model} lack '{key}'.")
-    network, rename = _EDM[model](_DEFAULTS[model] | config)
+    try:
+        network, rename = _EDM[model](_DEFAULTS[model] | config)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise OvertoneError(f"the settings of a {model} can't be: {error}.") from None
     try:
         weights = rename(state_dict)
     except (KeyError, ValueError, RuntimeError) as error:

@@ -156,15 +156,18 @@ class FeatureFile:
     def __init__(self, folder: Path, dims: int, among: Processes = ALONE) -> None:
         self.dims = dims
         self.among = among
-        folder.mkdir(parents=True, exist_ok=True)
+        with storage.explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         name = among.gather(uuid.uuid4().hex)[0]
         self.whole = folder / f"{storage.TEMPORARY}{name}"
         self.parts = [Path(f"{self.whole}-{index}") for index in range(among.count)]
-        self._file = self.parts[among.index].open("wb")
+        with storage.explained(folder):
+            self._file = self.parts[among.index].open("wb")
 
     def add(self, vectors: Float[Tensor, "batch dims"]) -> None:
         """Append the vectors of further images of this process's share."""
-        self._file.write(vectors.float().contiguous().numpy().tobytes())
+        with storage.explained(self.whole.parent):
+            self._file.write(vectors.float().contiguous().numpy().tobytes())
 
     def vectors(self) -> Float[Tensor, "images dims"]:
         """All vectors, in the order of the images. Every process has to call it."""

@@ -90,7 +90,7 @@ class Network(nn.Module):
         config = settings.load(cls.config_class, config, str(folder / CONFIG_FILE))
         try:
             network = cls(config)
-        except ValueError as error:
+        except (ValueError, TypeError, RuntimeError) as error:  # torch's own are of every kind
             raise OvertoneError(f"{folder / CONFIG_FILE}: {error}.") from None
         network.load_weights(storage.load_tensors(folder / WEIGHTS_FILE), str(folder))
         return network.eval()

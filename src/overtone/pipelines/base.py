@@ -15,6 +15,7 @@ read without executing anything in it and without following any path named in it
 from __future__ import annotations
 
 import dataclasses
+import operator
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -325,7 +326,7 @@ class ImagePipeline:
         """As `__call__`, in batches of uint8 tensors: any number of images in constant memory."""
         if batch_size < 1:
             raise OvertoneError(f"a batch has at least one image, not {batch_size}.")
-        seeds = list(seeds)
+        seeds = _whole(seeds)
         labels = self._labels(seeds, class_labels)
         for at in range(0, len(seeds), batch_size):
             part = slice(at, at + batch_size)
@@ -377,7 +378,7 @@ class ImagePipeline:
     ) -> Beginning:
         """Where sampling begins, and the steps that lead on, which are taken as they are asked
         for."""
-        seeds = list(seeds)
+        seeds = _whole(seeds)
         labels = self._labels(seeds, class_labels)
         sampler = self.sampler
         if guide is not None and _shape(guide) != _shape(self):
@@ -398,13 +399,13 @@ class ImagePipeline:
                 denoiser = self.guided(guidance, guide)
             elif guide is not None:
                 raise ValueError("a guide does nothing at guidance scale 1: ask for another scale")
-            source = self.noise_of(seeds)
+            source, sigma = self.noise_of(seeds), sampler.sigma_start
         except ValueError as error:
             raise OvertoneError(f"{error}.") from None
-        start = self.start(seeds, labels, sampler.sigma_start, source)
+        start = self.start(seeds, labels, sigma, source)
         labels = None if labels is None else labels.to(self.device)
         path = sampler.path(denoiser, self.process, start, source, labels)
-        return Beginning(start, sampler.sigma_start, labels, self._taken(path))
+        return Beginning(start, sigma, labels, self._taken(path))
 
     def _taken(self, path: Iterator[Step]) -> Iterator[Step]:
         while True:  # neither context may stay on while the caller has the step
@@ -553,8 +554,19 @@ class ImagePipeline:
                 raise OvertoneError("class labels were given, but the model is unconditional.")
             return None
         if class_labels is None:
-            class_labels = [seed % self.num_classes for seed in seeds]
-        labels = torch.as_tensor(class_labels)
+            class_labels = torch.tensor([s % self.num_classes for s in seeds], dtype=torch.int64)
+        try:
+            labels = torch.as_tensor(class_labels)
+            whole = labels.numel() == 0 or not (labels.is_floating_point() or labels.is_complex())
+        except (TypeError, ValueError, RuntimeError):
+            whole = False
+        if not whole or labels.dim() > 1 or labels.dtype == torch.bool:
+            raise OvertoneError(
+                f"class labels are integers in 0..{self.num_classes - 1}, one for all images or"
+                " one for each."
+            )
+        # Of fewer bits they would be taken for a mask where they index.
+        labels = labels.to("cpu", torch.int64)
         labels = labels.expand(len(seeds)) if labels.dim() == 0 else labels
         if len(labels) != len(seeds):
             raise OvertoneError(f"{len(labels)} class labels for {len(seeds)} seeds.")
@@ -562,6 +574,16 @@ class ImagePipeline:
             wrong = next(int(i) for i in labels if not 0 <= i < self.num_classes)
             raise OvertoneError(f"class label {wrong} is outside 0..{self.num_classes - 1}.")
         return labels
+
+
+def _whole(seeds: Any) -> list[int]:
+    """Seeds as Python's integers: numpy's and torch's are taken too."""
+    try:
+        return [operator.index(seed) for seed in seeds]
+    except TypeError:
+        raise OvertoneError(
+            f"seeds are several integers, like range(16) or [3, 4], and not {seeds!r}."
+        ) from None
 
 
 def denoiser_of(
@@ -599,7 +621,7 @@ def load_pipeline(name: str | Path, revision: str | None = None) -> ImagePipelin
     if not (folder / INDEX_FILE).exists():
         raise OvertoneError(f"{folder} is not a saved pipeline: it has no {INDEX_FILE}.")
     kind: Any = storage.read_json(folder / INDEX_FILE, dict).get("pipeline")
-    if kind not in known:
+    if str(kind) not in known:
         raise unknown("pipeline", str(kind), known)
     return known[kind].from_pretrained(folder)
 

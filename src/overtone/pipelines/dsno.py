@@ -87,8 +87,8 @@ class DSNOPipeline(ImagePipeline):
         """This pipeline, asked for the states at other times."""
         if times is None:
             return self
-        levels = [0.0 if t == 0 else float(FLOW_TIME.sigma(t)) for t in times]
         try:
+            levels = [0.0 if t == 0 else float(FLOW_TIME.sigma(t)) for t in times]
             sampler = dataclasses.replace(self.sampler, levels=(self.sampler.sigma_start, *levels))
         except ValueError as error:
             raise OvertoneError(f"times {tuple(times)}: {error}.") from None

@@ -10,12 +10,12 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from overtone import storage
 from overtone.data import ImageData, open_data, to_unit
-from overtone.data.images import Pixels
+from overtone.data.images import Pixels, to_mode
 from overtone.errors import OvertoneError, unknown
 from overtone.pipelines.base import FIRST_FOLDER, ImagePipeline, load_pipeline, to_pil
 from overtone.processes import RelayProcess, SeededNoise
@@ -48,8 +48,8 @@ def finished(images: Pixels, name: str) -> Pixels:
         picture = to_pil(image)
         for enhance, factor in FINISHES[name]:
             picture = enhance(picture).enhance(factor)
-        done.append(_pixels_of(picture, len(image)))
-    return torch.stack(done)
+        done.append(picture)
+    return _pixels_of(done, images.shape[1])
 
 
 class RelayPipeline(ImagePipeline):
@@ -127,7 +127,7 @@ class RelayPipeline(ImagePipeline):
 
     def upscale(
         self,
-        images: Tensor | Sequence[Image.Image],
+        images: Tensor | Image.Image | Sequence[Image.Image],
         class_labels: Sequence[int] | int | None = None,
         seeds: Sequence[int] | None = None,
         **settings: Any,
@@ -135,7 +135,8 @@ class RelayPipeline(ImagePipeline):
         """Images of the lower resolution, continued: one for each.
 
         Arguments:
-            images: (batch, channels, height, width), uint8 or in [-1, 1]; or pictures.
+            images: (batch, channels, height, width), uint8 or in [-1, 1]; or a picture, or several
+                of one size, read as training images are.
             class_labels: as for a call. A conditional model has to be told.
             seeds: of the noise; 0, 1, ... where left out.
             settings: the other arguments of a call.
@@ -143,7 +144,8 @@ class RelayPipeline(ImagePipeline):
         Raises `OvertoneError` for another size than 1 / `process.patch` of the model's.
         """
         if not isinstance(images, Tensor):
-            images = torch.stack([_pixels_of(image, self.channels) for image in images])
+            pictures = [images] if isinstance(images, Image.Image) else images
+            images = _pixels_of(pictures, self.channels)
         if self.num_classes and class_labels is None:
             raise OvertoneError(
                 f"this model has {self.num_classes} classes: say what the images show, by"
@@ -280,6 +282,8 @@ def _pick(images: Tensor) -> Stage:
         raise OvertoneError(
             f"images are (batch, channels, height, width), not of shape {tuple(images.shape)}."
         )
+    if images.numel() and images.is_floating_point() and float(images.abs().max()) > 2:
+        raise OvertoneError("images of floating-point numbers are in [-1, 1]: others are uint8.")
 
     def stage(seeds: Sequence[int], labels: Tensor | None) -> Tensor:
         picked = images[_cycled(seeds, len(images))]
@@ -316,8 +320,20 @@ def _foreign(pipe: Any) -> Stage:
     return stage
 
 
-def _pixels_of(image: Image.Image, channels: int) -> Tensor:
+def _pixels_of(pictures: Sequence[Image.Image], channels: int) -> Pixels:
     import numpy as np
 
-    array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    return torch.from_numpy(array.reshape(*array.shape[:2], channels).copy()).permute(2, 0, 1)
+    if any(not isinstance(picture, Image.Image) for picture in pictures):
+        raise OvertoneError("images are a tensor, or Pillow's pictures: Image.fromarray makes one.")
+    sizes = sorted({picture.size for picture in pictures})
+    if len(sizes) != 1:
+        said = ", ".join(f"{width} x {height}" for width, height in sizes) or "none"
+        raise OvertoneError(f"pictures of one size are continued together, and these are {said}.")
+    arrays = []
+    for number, picture in enumerate(pictures):
+        try:
+            picture, _ = to_mode(ImageOps.exif_transpose(picture), "L" if channels == 1 else "RGB")
+        except ValueError as error:
+            raise OvertoneError(f"picture {number} can't be read ({error}).") from None
+        arrays.append(np.asarray(picture).reshape(picture.height, picture.width, channels))
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)

@@ -193,4 +193,4 @@ def _moved(matrices: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor
     matrices = matrices.to(dtype)
     if device.type == "cuda" and not matrices.is_cuda:  # from pinned memory: nothing waits
         return matrices.pin_memory().to(device, non_blocking=True)
-    return matrices
+    return matrices.to(device)

@@ -387,7 +387,7 @@ def test_a_figure_of_the_distance_against_guidance(vae_folder, tmp_path, monkeyp
         def __call__(self, pixels):
             return Features(pixels.float().mean(dim=(2, 3)), None)
 
-    def evaluation(self, data, resolution, channels, asked, num_classes=0):
+    def evaluation(self, data, resolution, channels, asked, num_classes=0, class_names=()):
         return Evaluation(Means(), pictures(40), limit=40)
 
     monkeypatch.setattr("overtone.cli.evaluate.Judging.evaluation", evaluation)

@@ -143,8 +143,9 @@ class RelativePositionBias(nn.Module):
             table = self.table + self.time(token).unflatten(1, self.table.shape)
             return spread(table, self.size, grid)
         large = self.table.shape[1] * (grid[0] * grid[1]) ** 2 > KEPT_BIAS
-        changes = self.training or torch.is_grad_enabled() or self.table.is_inference()
-        if large or changes or torch.compiler.is_compiling():
+        if large or self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return spread(self.table, self.size, grid)
+        if self.table.is_inference():  # loaded so, and has no version
             return spread(self.table, self.size, grid)
         key = (self.table.data_ptr(), self.table._version, grid)
         if self._kept is None or self._kept[0] != key:

@@ -14,7 +14,9 @@ them:
 and writes study.json and study.md, in a folder named by what was asked for: parameters,
 multiply-adds, seconds an image, and the Fréchet distance on five disjoint sets of seeds, with the
 95 % confidence interval of its mean (Student's t, four degrees of freedom). Entries have the same
-data, seeds and sampler. What has been trained or evaluated is not done again; Ctrl-C is safe.
+data, seeds and sampler, so that sets of the same seeds are subtracted from each other: the
+difference from the large network has a narrower interval. What has been trained or evaluated is not
+done again; Ctrl-C is safe.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import dataclasses
 import math
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +44,14 @@ from overtone.training.rundir import MERGED_FOLDER, find_checkpoint
 
 SETS = 5
 T_FOUR = 2.776  # 97.5 % quantile of Student's t with SETS - 1 degrees of freedom
-COLUMNS = ("parameters", "multiply-adds", "seconds an image", "Fréchet distance", "recognised")
+COLUMNS = (
+    "parameters",
+    "multiply-adds",
+    "seconds an image",
+    "Fréchet distance",
+    "less that of large",
+    "recognised",
+)
 
 
 def entries(images: int) -> dict[str, Recipe]:
@@ -123,19 +133,28 @@ def measured(pipe: Any, evaluation: Evaluation, samples: int) -> dict[str, Any]:
         "multiply-adds": f"{each / 1e6:.0f} M",
         "seconds an image": round(seconds / (SETS * samples), 4),
         "distances": distances,
-        "frechet_distance": statistics.mean(distances),
-        "interval": T_FOUR * statistics.stdev(distances) / math.sqrt(SETS),
         "recognised": statistics.mean(recognised),
     }
 
 
+def interval(values: Sequence[float]) -> str:
+    """Their mean, and its 95 % confidence interval."""
+    half = T_FOUR * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.mean(values):.3f} ± {half:.3f}"
+
+
 def table(found: dict[str, dict[str, Any]]) -> str:
+    large = found.get("large")
     rows = [f"| | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for name, entry in found.items():
-        distance = f"{entry['frechet_distance']:.3f} ± {entry['interval']:.3f}"
+        less = ""
+        if large is not None and entry is not large:
+            pairs = zip(entry["distances"], large["distances"], strict=True)
+            less = interval([own - other for own, other in pairs])
         rows.append(
             f"| {name} | {entry['parameters']} | {entry['multiply-adds']} |"
-            f" {entry['seconds an image']:.3f} | {distance} | {entry['recognised']:.1%} |"
+            f" {entry['seconds an image']:.3f} | {interval(entry['distances'])} | {less} |"
+            f" {entry['recognised']:.1%} |"
         )
     return "\n".join(rows) + "\n"
 

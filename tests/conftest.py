@@ -16,8 +16,11 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="overtone-tests-hub-")
 # Modules with `Self` in them (pipelines, saved networks) are left to the static checker.
 CHECKED = [
     *(f"overtone.networks.{name}" for name in ("adm", "attention", "cells", "classifier")),
-    *(f"overtone.networks.{name}" for name in ("diffit", "layers", "song", "unet")),
-    *(f"overtone.denoisers.{name}" for name in ("foreign", "guidance", "ideal", "precond")),
+    *(f"overtone.networks.{name}" for name in ("diffit", "inception", "layers", "song")),
+    *(f"overtone.networks.{name}" for name in ("spectral", "unet")),
+    *(f"overtone.denoisers.{name}" for name in ("experts", "foreign", "guidance", "ideal")),
+    *(f"overtone.denoisers.{name}" for name in ("operator", "precond")),
+    *(f"overtone.analysis.{name}" for name in ("fourier", "spectra", "trajectories")),
     "overtone.metrics.scores",
     "overtone.processes",
     "overtone.samplers",

@@ -131,6 +131,19 @@ def test_halves_of_real_images_are_alike_even_if_the_data_is_sorted():
     assert evaluation.real_distance < spread / 10
 
 
+def test_halves_of_real_images_split_each_class():
+    """Random halves of the same images differ by how many of each class they hold."""
+    labels = np.arange(200) % 2
+    images = np.broadcast_to(255 * labels[:, None, None, None], (200, 1, 8, 8)).astype(np.uint8)
+    extractor = ClassifierExtractor(Classifier(ClassifierConfig(resolution=8, channels=1)), "d")
+    random = Evaluation(extractor, ArrayData("nameless", images))
+    split = Evaluation(extractor, ArrayData("named", images, labels, ("a", "b")))
+    assert torch.equal(random.real.sort(dim=0).values, split.real.sort(dim=0).values)
+    assert split.real_distance < 1e-3 * random.real_distance
+    again = Evaluation(extractor, ArrayData("named", images, labels, ("a", "b")))
+    assert again.real_distance == split.real_distance  # of the features that were kept
+
+
 def test_data_without_classes_has_no_classifier(tmp_path):
     from PIL import Image
 

@@ -9,7 +9,7 @@ import torch
 
 from helpers import TINY_ADM, TINY_DIFFIT, awake
 from overtone import storage
-from overtone.denoisers import EDMSettings, VESettings, VPSettings
+from overtone.denoisers import EDMSettings, GuidanceSettings, VESettings, VPSettings
 from overtone.errors import OvertoneError
 from overtone.networks import ADMUNet, Classifier, DiffiTUNet
 from overtone.pipelines import DiffiTPipeline, ImagePipeline, load_pipeline
@@ -282,6 +282,18 @@ def test_a_model_that_never_saw_the_null_class_is_not_guided(tmp_path):
     pipe.save_pretrained(tmp_path / "pipe")
     assert not load_pipeline(tmp_path / "pipe").denoiser.has_null_class
     assert "guidance_scale" not in (tmp_path / "pipe" / "README.md").read_text()
+
+
+def test_the_card_names_a_scale_only_where_none_is_saved_and_facts_that_are_zero(pipe, tmp_path):
+    pipe.training = {"seed": 0, "label dropout": 0.1, "unknown": ""}
+    pipe.save_pretrained(tmp_path / "plain")
+    pipe.guidance = GuidanceSettings(scale=3.0)
+    pipe.save_pretrained(tmp_path / "guided")
+    plain, guided = ((tmp_path / name / "README.md").read_text() for name in ("plain", "guided"))
+    assert "| seed | 0 |" in plain
+    assert "unknown" not in plain
+    assert "guidance_scale=1.5)" in plain
+    assert "guidance_scale=" not in guided
 
 
 def test_autoguidance_by_itself_changes_nothing_and_by_a_weaker_model_does(pipe):

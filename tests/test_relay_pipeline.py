@@ -269,7 +269,14 @@ def test_classes_of_images_are_theirs_or_asked_for(tmp_path):
         to_pil(torch.zeros(1, 8, 8).byte()).save(tmp_path / name / "x.png")
     pipe.first = tmp_path
     (batch,) = pipe.stream([2, 0, 4])
-    assert batch.class_labels.tolist() == [2, 0, 1]
+    assert batch.class_labels.tolist() == [2, 0, 1]  # by number: the model's have no names
+    pipe.class_names = ("c", "b", "a")
+    (batch,) = pipe.stream([2, 0, 4])
+    assert batch.class_labels.tolist() == [0, 2, 1]
+    (tmp_path / "a").rename(tmp_path / "d")
+    pipe.first = tmp_path
+    with pytest.raises(OvertoneError, match="say what the images show"):
+        pipe([0, 1])
 
 
 def test_a_first_stage_keeps_its_precision(pipe):

@@ -29,7 +29,7 @@ def test_edm_sampler_gives_the_published_numbers(name):
     start = golden["in.start"] * sampler.sigma_start
     out = sampler(Probe(), PROCESS, start, ReplayNoise(golden["in.noises"]))
     assert out.dtype == torch.float64
-    assert deviation(out, golden["out.sample"]) < 1e-9
+    assert deviation(out, golden["out.sample"]) < 1e-14
 
 
 def flow(x, mean, covariance, sigma, sigma_next):

@@ -95,13 +95,14 @@ class TrajectoryOptions:
     times: int = 16
     """of a teacher's trajectories, for their spectrum"""
     solver: Solver = "own"
-    """the teacher's: its own sampler, or heun, ddim, dpmpp; of an operator's teacher that which it
-    was trained with"""
+    """the teacher's: its own sampler, or heun, ddim, dpmpp. Beside an operator: the one that its
+    trajectories were solved with"""
     steps: int | None = None
-    """noise levels of the solver; of an operator's teacher those that it was trained with, else the
-    model's own number, if left out"""
+    """noise levels of the solver; if left out the model's own number, or, beside an operator, that
+    of its trajectories"""
     guidance_scale: float | None = None
-    """of the teacher; of an operator's, that which it was trained with, if left out"""
+    """of the teacher; if left out the model's own, or, beside an operator, that of its
+    trajectories"""
     out: Path = Path("trajectory.png")
     """the figure; its data go into a .json beside it"""
 

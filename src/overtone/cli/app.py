@@ -28,7 +28,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 0, 1 for an error, 2 for bad usage, 130 for Ctrl-C."""
+    """Run the command line; exits with 0, 1 for an error, 2 for bad options, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())

@@ -27,7 +27,8 @@ class Judging:
     """What images are compared with, and how; shared by `evaluate` and `analyze guidance`."""
 
     data: str | None = None
-    """the real images; the data that the model was trained on if left out"""
+    """the real images; if left out, those that a run here was trained on, or, of a saved model, the
+    data set by its name, if it is one of Overtone's own"""
     skip_bad_images: bool = False
     """leave out images that can't be read or are too small, instead of stopping"""
     extractor: Literal["classifier", "inception"] = "classifier"

@@ -46,8 +46,8 @@ def _experts(recipe: Any) -> None:
         raise OvertoneError(f"the network is made from that of the teacher, {recipe.teacher}.")
     rows = []
     experts = getattr(recipe, "experts", None)
-    for number in range(1, experts.count + 1) if experts else (1,):
-        config, levels, drawn = recipe.network, "0 to inf", "100 %"
+    for number in range(1, experts.count + 1) if experts else (0,):
+        config, levels, drawn = recipe.network, "", ""
         if experts:
             own = recipe.expert(number)
             share = own.shares[1] - own.shares[0]
@@ -63,7 +63,7 @@ def _experts(recipe: Any) -> None:
             split = "  ".join(f"{w - d}:{d}" for w, d in zip(config.widths, low, strict=True))
         rows.append(
             (
-                str(number),
+                str(number or ""),
                 levels,
                 drawn,
                 config.kind,

@@ -105,7 +105,8 @@ def _train_experts(recipe: Recipe, out: Path, options: Options[Any], command: st
 
 def main(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__, f"\nusage: overtone train RECIPE [options]\n\nrecipes: {', '.join(RECIPES)}")
+        own = [name for name, make in RECIPES.items() if not isinstance(make(), Distillation)]
+        print(__doc__, f"\nusage: overtone train RECIPE [options]\n\nrecipes: {', '.join(own)}")
         print("or the path of a .json file with a recipe.   overtone train RECIPE --help")
         return
     name, *rest = arguments

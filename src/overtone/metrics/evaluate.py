@@ -38,7 +38,8 @@ class Report:
     real: str
     resize_rule: str
     real_frechet_distance: float
-    """between two halves of the real images: what a perfect model of their number would get"""
+    """between two halves of the real images, each class split evenly: what a perfect model would
+    get with as many images, and as many of each class as they have"""
     real_recall: float
     """of one half by the other"""
     classifier_accuracy: float | None
@@ -78,9 +79,11 @@ class Evaluation:
         # A fixed shuffle, so that the halves are alike whatever the order of the data.
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
         spread = data.spread(count)
-        self.real = self._real_features([spread[i] for i in order.tolist()])
-        half = count // 2
-        first, second = self.real[:half], self.real[half:]
+        self.real, labels = self._real_features([spread[i] for i in order.tolist()])
+        # Every second image of each class: with random halves the distance would mostly be that of
+        # the numbers of images in the classes, which samples of given classes do not have.
+        by_class = labels.argsort(stable=True)
+        first, second = self.real[by_class[0::2]], self.real[by_class[1::2]]
         self.real_distance = frechet_distance(first, second)
         self.real_recall = precision_recall(first, second)[1]
         self.accuracy = None if held_out is None else self._accuracy(held_out)
@@ -135,22 +138,27 @@ class Evaluation:
             made_with=made_with,
         )
 
-    def _real_features(self, indices: list[int]) -> Tensor:
-        """From the cache, or computed now."""
+    def _real_features(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """Features and classes, from the cache or computed now. The class is the file's last
+        column."""
         data, extractor = self.data, self.extractor
         what = f"{data.fingerprint} {data.resolution} {data.channels} {extractor.digest} {indices}"
+        what, columns = f"{what} and classes", extractor.dims + 1
         kept = self.folder / hashlib.sha256(what.encode()).hexdigest()[:20]
         if self.among.any(not kept.exists()):
             storage.sweep(self.folder, days=1)
             mine = self.among.share(indices)
-            with FeatureFile(self.folder, extractor.dims, self.among) as file:
+            with FeatureFile(self.folder, columns, self.among) as file:
                 for at in range(0, len(mine), BATCH):
-                    file.add(extractor(data.fetch(mine[at : at + BATCH])[0]).vectors)
+                    pixels, labels = data.fetch(mine[at : at + BATCH])
+                    vectors = extractor(pixels).vectors
+                    file.add(torch.cat([vectors, labels[:, None].to(vectors)], dim=1))
                 file.vectors()
                 if self.among.is_main:
                     file.whole.replace(kept)
                 self.among.wait()
-        return load_features(kept, extractor.dims)
+        whole = load_features(kept, columns)
+        return whole[:, :-1], whole[:, -1]
 
     def _accuracy(self, data: ImageData) -> float | None:
         mine, hits = self.among.share(range(len(data))), 0

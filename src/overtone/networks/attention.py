@@ -44,8 +44,8 @@ def attend(
     """
     batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     if qkv.device.type == "cpu" and (torch.is_grad_enabled() or not _CPU_HAS_AMX):
-        # There the backward of fused attention is up to 10x slower in bfloat16 than in float32,
-        # and without tile instructions the forward 2x.
+        # There the backward of fused attention is 5x slower in bfloat16 than in float32, and
+        # without tile instructions the forward 1.4x (docs/log.md).
         qkv = qkv.float()
     q, k, v = qkv.view(batch, tokens, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
     if memory is not None:

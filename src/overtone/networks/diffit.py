@@ -67,9 +67,10 @@ class DiffiTConfig:
     augment_channels: int = 0
     """number of augmentation conditions (EDM: 9)"""
     encoder: Literal["vit", "multi_resolution", "diffit"] = "diffit"
-    """DiffiT cells, plain transformer blocks at every level, or a plain ViT at the lowest one"""
+    """a plain ViT at the lowest level, plain transformer blocks at every level, or DiffiT cells"""
     decoder: Literal["aggregation", "multi_resolution", "diffit"] = "diffit"
-    """DiffiT cells, plain transformer blocks, or SETR's multi-level aggregation instead of a U"""
+    """the multi-level aggregation of SETR (arXiv 2012.15840) instead of a U, plain transformer
+    blocks, or DiffiT cells"""
 
     def __post_init__(self) -> None:
         for name in ("resolution", "channels", "window", "head_channels"):

@@ -128,7 +128,7 @@ class Beginning(NamedTuple):
 class ImagePipeline:
     """Samples of a model with any network, of pixels or, with a `vae`, of latents.
 
-        pipe = ImagePipeline.from_pretrained("runs/digits/checkpoints/002000000")
+        pipe = ImagePipeline.from_pretrained("runs/digits/checkpoints/000150016")
         images = pipe(seeds=range(16), class_labels=[7] * 16)
 
     An image depends on its own seed, its class and the settings, not on which others are asked
@@ -528,7 +528,7 @@ class ImagePipeline:
             self.channels,
             self.class_names,
             self.num_classes,
-            self.denoiser.has_null_class,
+            self.denoiser.has_null_class and self.guidance.scale == 1.0,
             {
                 "trained on": index.data,
                 **self.training,
@@ -537,7 +537,14 @@ class ImagePipeline:
                 "sampler": _brief(self.sampler),
                 "written by": f"overtone {index.overtone}",
             },
+            self._notes(),
         )
+
+    def _notes(self) -> list[str]:
+        """What else the card says: what a pipeline needs before it samples."""
+        if self.image_resolution is None or self.vae is not None:
+            return []
+        return ["It makes latents: set `pipe.vae`, or pass `--vae`, to decode them."]
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload to the Hub; returns the URL of the commit."""

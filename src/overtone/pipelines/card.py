@@ -31,7 +31,7 @@ images = pipe(seeds=range(16){example})
 or `overtone sample PATH-OR-REPOSITORY --seeds 0-63 --out samples.png`. Seed k gives the same image
 in any batch and on any number of processes, up to the rounding of the matrix products.
 
-| | |
+{notes}| | |
 |---|---|
 {table}
 
@@ -48,10 +48,12 @@ def model_card(
     num_classes: int,
     guidance: bool,
     rows: Mapping[str, Any],
+    notes: Sequence[str] = (),
 ) -> str:
     """The text of the card.
 
-    `guidance` says whether the model can be guided; `rows` are what is known of it, for a table.
+    `guidance` says whether the model can be guided and has no scale of its own; `rows` are what is
+    known of it, for a table (None and "": not known); `notes` what else has to be said.
     """
     classes = list(class_names) or [str(i) for i in range(num_classes)]
     facts = dict(rows)
@@ -70,6 +72,9 @@ def model_card(
         parameters=f"{parameters / 1e6:.2f} M",
         example=example,
         table="\n".join(
-            f"| {key} | {str(value).replace('|', '/')} |" for key, value in facts.items() if value
+            f"| {key} | {str(value).replace('|', '/')} |"
+            for key, value in facts.items()
+            if value not in (None, "")
         ),
+        notes="".join(f"{note}\n\n" for note in notes),
     )

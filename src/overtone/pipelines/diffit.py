@@ -20,10 +20,10 @@ class DiffiTPipeline(ImagePipeline):
 
 
 class LatentDiffiTPipeline(ImagePipeline):
-    """Images from a `DiffiTTransformer` on the latents of a VAE, in ADM's diffusion, by DDPM's
-    sampler.
+    """Images from a `DiffiTTransformer` on the latents of a VAE, by default in ADM's diffusion, by
+    DDPM's sampler.
 
-        pipe = LatentDiffiTPipeline.from_pretrained("runs/latent-glyphs/checkpoints/000200000")
+        pipe = LatentDiffiTPipeline.from_pretrained("runs/latent/checkpoints/000120000")
         images = pipe(seeds=range(16), class_labels=3)      # with the guidance saved with it
         images = pipe(seeds=range(16), class_labels=3, guidance_scale=2.0, steps=50)
 

@@ -203,6 +203,16 @@ class RelayPipeline(ImagePipeline):
             (folder / FIRST_FOLDER).mkdir()
             self._first.write_into(folder / FIRST_FOLDER)
 
+    def _notes(self) -> list[str]:
+        if isinstance(self._first, ImagePipeline):
+            size = self._first.network.num_parameters / 1e6
+            return [
+                *super()._notes(),
+                f"The first stage, {size:.2f} M parameters more, is in first/.",
+            ]
+        note = "It goes on from images: set `pipe.first`, or pass `--first`, to a model or images."
+        return [*super()._notes(), note]
+
     @classmethod
     def from_pretrained(cls, name: str | Path, revision: str | None = None) -> Self:
         folder = storage.locate(name, revision)
@@ -215,14 +225,25 @@ class RelayPipeline(ImagePipeline):
         self, seeds: list[int], class_labels: Sequence[int] | Tensor | int | None
     ) -> Tensor | None:
         if class_labels is None and self.num_classes:
-            if self._data is not None and self._data.num_classes == self.num_classes:
-                class_labels = self._data.fetch(_cycled(seeds, len(self._data)))[1]
+            numbers = self._classes_of_data()
+            if self._data is not None and numbers:
+                labels = self._data.fetch(_cycled(seeds, len(self._data)))[1]
+                class_labels = [numbers[label] for label in labels.tolist()]
             elif isinstance(self._first, Tensor | str | Path):
                 raise OvertoneError(
                     f"this model has {self.num_classes} classes: say what the images show, by"
                     " class_labels (--classes)."
                 )
         return super()._labels(seeds, class_labels)
+
+    def _classes_of_data(self) -> list[int]:
+        """The model's number of each class of the first stage's images, by name; empty where they
+        are not the same classes."""
+        own = self._data.class_names if self._data is not None else ()
+        if not self.class_names:  # converted, say: then by number
+            return list(range(len(own))) if len(own) == self.num_classes else []
+        known = {name: number for number, name in enumerate(self.class_names)}
+        return [known[name] for name in own] if set(own) <= set(known) else []
 
     def _check_levels(self, sigma: float) -> None:
         highest = float(self.process.schedule.sigma(1.0))

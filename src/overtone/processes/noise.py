@@ -1,4 +1,5 @@
-"""Randomness is an argument: everything random is drawn from a noise source handed in.
+"""Randomness is an argument: everything random but initial weights and dropout, which are torch's,
+is drawn from a noise source handed in.
 
 `SeededNoise` owns one generator an image, keyed by that image's seed. The noise of an image is
 therefore the same in any batch, on any device, over any number of processes: generators live on

@@ -81,7 +81,8 @@ class QuantileSchedule(Schedule):
     """L, the share of the levels that is used, from the lowest up; beyond 1 (as in the published
     sampler for CelebA-HQ) times above 1 / L have no level"""
     truncate_sigma: float = 0.0
-    """in training, times below L F(truncate_sigma) become that one"""
+    """in training no noise level below about this one is drawn: times below L F(truncate_sigma)
+    become that time"""
     kind: Literal["quantile"] = "quantile"
 
     def __post_init__(self) -> None:

@@ -276,7 +276,7 @@ def distiller_of(
             "teacher's guidance": teacher.guidance_scale,
             "teacher's solver": teacher.sampler.estimate,
             "teacher's steps": teacher.sampler.num_steps,
-            "trajectories": 0 if recipe.online else len(data),
+            "trajectories": "solved online" if recipe.online else len(data),
             "images seen": trainer.progress.images,
             "batch size": training.batch_size,
             "learning rate": training.lr,

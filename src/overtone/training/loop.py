@@ -42,7 +42,8 @@ _DROPOUT, _HELD_OUT = 3, 4  # uses of the run's seed, beside those of the stream
 
 @dataclass(frozen=True)
 class Training:
-    """How the weights come about. All of it is fixed for a run."""
+    """How the weights come about. All of it is fixed for a run, but `gradient_checkpointing` and,
+    with no ramp-down, `total_images`."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 

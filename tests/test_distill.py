@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from helpers import TINY_ADM, TINY_DIFFIT, TINY_TRANSFORMER, Golden, awake
 from overtone import storage
+from overtone.analysis.trajectories import compared
 from overtone.cli.app import main
 from overtone.data.shards import claim
 from overtone.data.trajectories import (
@@ -286,6 +287,42 @@ def test_trajectories_of_something_else_are_refused(pipe, teacher, tmp_path, mon
         TrajectoryData(folder)
     with pytest.raises(OvertoneError, match=r"00001.safetensors, .* was made with other settings"):
         collect(TINY, teacher, folder, show=False)
+
+
+def test_a_refused_collection_writes_nothing(teacher, pipe, tmp_path):
+    bare = dataclasses.replace(TINY, held_out=0)
+    collect(bare, teacher, tmp_path / "kept", show=False)
+    with pytest.raises(OvertoneError, match=r"guidance.scale"):
+        collect(TINY, teacher_of(pipe, "tiny", guidance_scale=2.0), tmp_path / "kept", show=False)
+    assert not (tmp_path / "kept" / "test").exists()
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "cat.png").touch()
+    with pytest.raises(OvertoneError, match="holds other files"):
+        collect(TINY, teacher, tmp_path / "pictures", show=False)
+    assert [f.name for f in (tmp_path / "pictures").iterdir()] == ["cat.png"]
+
+
+def test_training_takes_as_many_trajectories_as_it_is_told(teacher, kept, tmp_path):
+    few = dataclasses.replace(longer(TINY, total_images=64), count=16)
+    collect(few, teacher, tmp_path / "kept", show=False)
+    trainer = distilled(few, teacher, tmp_path / "kept", tmp_path / "run")
+    assert len(trainer.data) == 16
+    collect(TINY, teacher, tmp_path / "kept", show=False)  # 24 of them now
+    trainer = distilled(longer(few, total_images=128), teacher, tmp_path / "kept", tmp_path / "run")
+    assert len(trainer.data) == 16  # the run goes on with those that it began with
+    assert len(distiller_of(TINY, teacher, tmp_path / "kept", show=False).data) == 24
+
+
+def test_trajectories_of_other_hardware_are_trained_on(pipe, tmp_path):
+    torch.manual_seed(1)
+    network = ADMUNet(dataclasses.replace(TINY_ADM, resolution=16, attention_resolutions=(8,)))
+    relay = RelayPipeline(network, Sampler(4, truncation_sigma=0.9), process=PROCESS)
+    relay.first = DiffiTPipeline(pipe.network, Sampler(num_steps=3))
+    relay.precision = relay.first.precision = "fp32"
+    recipe = dataclasses.replace(TINY, num_times=2)
+    collect(recipe, teacher_of(relay, "relay"), tmp_path / "kept", show=False)
+    relay.precision = relay.first.precision = "bf16"
+    distiller_of(recipe, teacher_of(relay, "relay"), tmp_path / "kept", show=False)
 
 
 def test_too_little_disk_is_said_before_anything_is_solved(teacher, tmp_path, monkeypatch):
@@ -632,6 +669,22 @@ def test_stochastic_teachers_need_another_solver():
         teacher_of(DiffiTPipeline(DiffiTUNet(TINY_DIFFIT), churning), "churning")
 
 
+def test_a_students_own_network_keeps_its_modes(teacher):
+    config = DSNOConfig(
+        resolution=8, channels=1, widths=(32,), attention_resolutions=(), frequencies=8, modes=3
+    )
+    recipe = dataclasses.replace(TINY, network=config)
+    assert student_of(recipe, teacher).network.config.modes == 3
+    assert student_of(dataclasses.replace(recipe, modes=1), teacher).network.config.modes == 1
+
+
+def test_an_operator_is_compared_with_the_teacher_that_it_had(run, pipe):
+    student = load_pipeline(find_checkpoint(run))
+    assert len(compared(student, teacher_of(pipe, "tiny"), range(70)).operator) == 70
+    with pytest.raises(OvertoneError, match="was distilled from tiny with weights"):
+        compared(student, teacher_of(a_pipe(widths=(8, 16)), "other"), range(2))
+
+
 def test_experts_teach_a_student_with_a_network_of_its_own(pipe):
     experts = MEMEPipeline.merged([pipe, a_pipe(widths=(8, 16))], boundaries=(0.5,))
     assert isinstance(experts.network, Experts)
@@ -668,6 +721,28 @@ def foreign(tmp_path):
     unet = a_unet(1)
     DDIMPipeline(unet, DDIMScheduler()).save_pretrained(tmp_path / "foreign")
     return tmp_path / "foreign"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sample_size": (8, 16)}, "images are square here"),
+        ({"sample_size": None}, "images are square here"),
+        ({"out_channels": 3}, "makes 3 channels of 1"),
+    ],
+)
+def test_diffusers_models_that_can_not_teach(foreign, changes, message):
+    from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+
+    unet = UNet2DModel.from_config(a_unet(1).config | changes)
+    DDIMPipeline(unet, DDIMScheduler()).save_pretrained(foreign)
+    with pytest.raises(OvertoneError, match=message):
+        foreign_teacher(foreign)
+
+
+def test_a_model_of_pixels_needs_no_vae(foreign):
+    with pytest.raises(OvertoneError, match="makes pixels, which no VAE has to decode"):
+        foreign_teacher(foreign, vae="somewhere")
 
 
 def test_a_diffusers_pipeline_teaches(foreign, tmp_path):
@@ -874,6 +949,15 @@ def test_what_else_trajectories_depend_on_is_in_their_mark(pipe, tmp_path):
     relay.precision = "bf16"
     marks.add(mark(teacher_of(relay, "relay")))
     assert len(marks) == 4
+    # The same experts with another boundary are another model of the same weights.
+    experts = [a_pipe(), a_pipe(widths=(8, 16))]
+    merged = [teacher_of(MEMEPipeline.merged(experts, (b,)), "both") for b in (0.1, 5.0)]
+    assert merged[0].digest == merged[1].digest
+    assert mark(merged[0]) != mark(merged[1])
+    # A guidance scale of 2 is one of 2.0.
+    assert mark(teacher_of(pipe, "", guidance_scale=2)) == mark(
+        teacher_of(pipe, "", guidance_scale=2.0)
+    )
     relay.first = torch.zeros(4, 1, 8, 8)
     with pytest.raises(OvertoneError, match="first stage of a teacher is an Overtone model"):
         teacher_of(relay, "relay")

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import math
 
@@ -332,8 +333,8 @@ def test_no_more_experts_are_on_the_device_than_may_reside_there(resident):
             number = denoiser.expert_at(sigma)
             assert number in residence.there
             assert len(residence.there) <= resident
-            for n, tensors in enumerate(residence.tensors):
-                moved = {t.data_ptr() != residence.host[id(t)].data_ptr() for t in tensors}
+            for n, pairs in enumerate(zip(residence.tensors, residence.host, strict=True)):
+                moved = {t.data_ptr() != h.data_ptr() for t, h in zip(*pairs, strict=True)}
                 assert moved == {n in residence.there}
                 kept = [getattr(m, "_kept", None) is not None for m in alone[n].modules()]
                 assert n in residence.there or not any(kept)
@@ -355,10 +356,47 @@ def test_experts_that_share_weights_leave_each_other_what_they_share():
     for number in (2, 1):  # 2 has the tensors of 0
         residence.enter(number)
     residence.expect(0)  # for which 2 makes room
-    assert weight.data_ptr() != residence.host[id(weight)].data_ptr()
+    assert weight.data_ptr() != residence.host[0][0].data_ptr()
     residence.clear()
-    for tensor in (weight, inner):
-        assert tensor.data_ptr() == residence.host[id(tensor)].data_ptr()
+    assert weight.data_ptr() == residence.host[0][0].data_ptr() == residence.host[2][0].data_ptr()
+    assert inner.data_ptr() == residence.host[1][0].data_ptr()
+
+
+class Elsewhere(Residence):
+    """On another device, as it were."""
+
+    def _moved(self, tensor):
+        return tensor.clone()
+
+
+def test_a_copy_of_experts_in_residence_is_one_of_its_own():
+    denoiser, alone = experts_of((0.5, 3.0))
+    x, labels = torch.randn(1, 1, 8, 8), torch.tensor([1])
+    with torch.no_grad():
+        expected = denoiser(x, 1.0, labels).x_0
+        denoiser.residence = Elsewhere(alone, torch.device("cpu"), 1)
+        denoiser(x, 9.0, labels)
+        twin = copy.deepcopy(denoiser)
+        for parameter in denoiser.parameters():
+            parameter.data.zero_()
+        assert torch.equal(twin(x, 1.0, labels).x_0, expected)
+        assert not torch.equal(denoiser(x, 1.0, labels).x_0, expected)
+    assert twin.residence.tensors[0][0] is next(twin.experts[0].parameters())
+
+
+def test_weights_loaded_into_experts_in_residence_stay():
+    denoiser, alone = experts_of((0.5, 3.0))
+    others, _ = experts_of((0.5, 3.0))
+    x, labels = torch.randn(1, 1, 8, 8), torch.tensor([1])
+    for parameter in others.parameters():
+        parameter.data.mul_(1.5)
+    with torch.no_grad():
+        denoiser.residence = Elsewhere(alone, torch.device("cpu"), 1)
+        for sigma in (9.0, 1.0):
+            denoiser(x, sigma, labels)
+        denoiser.load_state_dict(others.state_dict())
+        for sigma in (9.0, 0.1, 1.0):
+            assert torch.equal(denoiser(x, sigma, labels).x_0, others(x, sigma, labels).x_0)
 
 
 def test_resident_is_checked():
@@ -581,6 +619,29 @@ def test_a_run_of_experts_goes_on_only_as_it_began(tmp_path):
     train_experts(with_experts(probabilities=(0.8, 0.1, 0.2)), tmp_path / "run", only=1)
     with pytest.raises(OvertoneError, match=r"expert 1: .* was made with other settings"):
         train_experts(with_experts(probabilities=(0.9, 0.4, 0.2)), tmp_path / "run", only=1)
+
+
+def test_what_was_merged_while_an_expert_trained_is_merged_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    storage.write_json(tmp_path / "tiny.json", settings.dump(EXPERTS))
+    main(["train", "tiny.json"])
+    main(["merge", "runs/tiny", "--steps", "2", "2", "2"])
+    main(["train", "tiny.json"])  # which has nothing to do: what was merged by hand stays
+    assert load_pipeline("runs/tiny/merged").sampler.levels
+    images = EXPERTS.training.total_images
+    longer = ["train", "tiny.json", "--total-images", str(2 * images), "--expert"]
+    for number in "12":
+        main([*longer, number])
+    real = Trainer.run
+
+    def run(self, directory):
+        main(["merge", "runs/tiny"])
+        assert load_pipeline("runs/tiny/merged").training["images seen"] == 5 * images
+        return real(self, directory)
+
+    monkeypatch.setattr(Trainer, "run", run)
+    main([*longer, "3"])
+    assert load_pipeline("runs/tiny/merged").training["images seen"] == 6 * images
 
 
 def test_an_expert_resumes_bit_for_bit(tmp_path):

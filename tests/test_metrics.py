@@ -1,10 +1,12 @@
 import dataclasses
+import os
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
 
+from overtone import storage
 from overtone.data import ArrayData, held_out, open_data
 from overtone.errors import OvertoneError
 from overtone.metrics import (
@@ -142,6 +144,12 @@ def test_halves_of_real_images_split_each_class():
     assert split.real_distance < 1e-3 * random.real_distance
     again = Evaluation(extractor, ArrayData("named", images, labels, ("a", "b")))
     assert again.real_distance == split.real_distance  # of the features that were kept
+    # A file that a crash cut short is made again.
+    for file in (storage.cache_directory() / "features").iterdir():
+        os.truncate(file, file.stat().st_size // 2)
+    again = Evaluation(extractor, ArrayData("named", images, labels, ("a", "b")))
+    assert len(again.real) == 200
+    assert again.real_distance == split.real_distance
 
 
 def test_data_without_classes_has_no_classifier(tmp_path):

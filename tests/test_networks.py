@@ -182,6 +182,17 @@ def test_the_bias_on_another_grid_is_that_of_the_scaled_offsets():
     assert torch.allclose(spread(table, 4, (8, 2))[0], reference, atol=1e-5)
 
 
+def test_the_kept_bias_does_not_outlive_a_step_of_training():
+    """A fused Adam changes the table without changing its version, as `.data` does."""
+    tmsa = awake(TMSA(8, 2, 12, 4)).eval()
+    with torch.no_grad():
+        tmsa.bias()
+    tmsa.bias()  # with gradients, as in training
+    tmsa.bias.table.data.add_(1.0)
+    with torch.no_grad():
+        assert torch.equal(tmsa.bias(), spread(tmsa.bias.table, 4, (4, 4)))
+
+
 def test_time_in_the_bias_moves_the_table():
     tmsa = awake(TMSA(width=12, heads=3, token_width=5, size=2, time_in="bias"))
     x, token = torch.randn(2, 6, 4, 12), torch.randn(2, 5)

@@ -125,8 +125,11 @@ def test_push_uploads_the_saved_directory(pipe, tmp_path, monkeypatch):
         HfApi, "create_repo", lambda self, repo_id, **k: type("Url", (), {"repo_id": repo_id})
     )
 
-    def upload(self, *, repo_id, folder_path):
+    def upload(self, *, repo_id, folder_path, delete_patterns):
         seen[repo_id] = sorted(f.name for f in folder_path.rglob("*.*"))
+        # A former model's VAE or first stage would be loaded with this one; other files stay.
+        assert {"vae/**", "first/**", "network/**"} <= set(delete_patterns)
+        assert not {"*", "**", ".gitattributes"} & set(delete_patterns)
         return "https://hub/commit"
 
     monkeypatch.setattr(HfApi, "upload_folder", upload)
@@ -148,6 +151,25 @@ def test_saving_replaces_a_former_version_whole(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "model")
     assert sorted(f.name for f in tmp_path.iterdir()) == ["model", "model.old"]
     assert (tmp_path / "model.old" / "mine").exists()
+
+
+def test_saving_through_a_link_replaces_what_it_points_to(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "model")
+    (tmp_path / "link").symlink_to("model")
+    pipe.sampler = Sampler(num_steps=9)
+    pipe.save_pretrained(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert load_pipeline(tmp_path / "model").sampler.num_steps == 9
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["link", "model"]
+
+
+def test_images_that_are_no_numbers_are_an_error(pipe):
+    with pytest.raises(OvertoneError, match="guidance_scale is a number, not nan"):
+        pipe([0], guidance_scale=float("nan"))
+    with torch.no_grad():
+        next(pipe.network.parameters()).fill_(float("nan"))
+    with pytest.raises(OvertoneError, match="not finite: its weights are damaged"):
+        pipe([0])
 
 
 def test_saving_never_deletes_what_is_not_a_model(pipe, tmp_path):

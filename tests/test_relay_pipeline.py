@@ -1,4 +1,6 @@
+import copy
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from PIL import Image, ImageEnhance
 from torch.nn.functional import avg_pool2d, interpolate
 
 from helpers import TINY_ADM, TINY_DIFFIT, TINY_TRANSFORMER, awake, tiny_vae
-from overtone.data import to_pixels, to_unit
+from overtone.data import ArrayData, to_pixels, to_unit
 from overtone.denoisers import Denoiser, Estimate
 from overtone.errors import OvertoneError
 from overtone.networks import ADMUNet, DiffiTTransformer, DiffiTUNet
@@ -277,6 +279,40 @@ def test_classes_of_images_are_theirs_or_asked_for(tmp_path):
     pipe.first = tmp_path
     with pytest.raises(OvertoneError, match="say what the images show"):
         pipe([0, 1])
+
+
+def test_a_copy_has_a_first_stage_of_its_own(pipe):
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(pipe)))
+    before = pixels(twin([0, 1], 1))
+    with torch.no_grad():
+        for parameter in pipe.first.network.parameters():
+            parameter.zero_()
+    assert np.array_equal(pixels(twin([0, 1], 1)), before)
+    assert not np.array_equal(pixels(pipe([0, 1], 1)), before)
+
+
+def test_whole_numbers_are_pixels_of_any_type(pipe):
+    low = torch.randint(0, 256, (2, 1, 8, 8))
+    expected = pixels(pipe.upscale(low.to(torch.uint8), 0))
+    assert np.array_equal(pixels(pipe.upscale(low, 0)), expected)
+    with pytest.raises(OvertoneError, match=r"whole numbers are in \[0, 255\]"):
+        pipe.upscale(low - 300, 0)
+
+
+def test_a_function_makes_as_many_images_as_it_is_asked_for(pipe):
+    for made, said in ((torch.zeros(1, 1, 8, 8), r"a tensor \(1, 1, 8, 8\)"), ("images", "str")):
+        pipe.first = lambda seeds, labels, made=made: made
+        with pytest.raises(OvertoneError, match=f"the first stage made {said} for 2 seeds"):
+            pipe([0, 1], 1)
+
+
+def test_classes_of_images_are_read_without_the_images(tmp_path, monkeypatch):
+    pipe = second()
+    data = ArrayData("low", np.zeros((4, 1, 8, 8), np.uint8), np.array([0, 1, 2, 1]), tuple("abc"))
+    monkeypatch.setattr("overtone.pipelines.relay.open_data", lambda *_: data)
+    pipe.first = "low"
+    monkeypatch.setattr(ArrayData, "fetch", lambda *_: pytest.fail("read"))
+    assert pipe._labels([0, 1, 2, 7], None).tolist() == [0, 1, 2, 1]
 
 
 def test_a_first_stage_keeps_its_precision(pipe):

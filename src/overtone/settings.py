@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -33,6 +34,19 @@ def load(kind: type[S], data: Any, where: str) -> S:
         return pydantic.TypeAdapter(kind).validate_json(json.dumps(data), strict=True)
     except pydantic.ValidationError as error:
         raise OvertoneError(f"{where}: {_explain(kind, error.errors()[0])}") from None
+
+
+def fingerprint(facts: Any) -> str:
+    """Sixteen hexadecimal digits that change with anything in a JSON value; 2 and 2.0 are one."""
+    return hashlib.sha256(repr(_plain(facts)).encode()).hexdigest()[:16]
+
+
+def _plain(facts: Any) -> Any:
+    if isinstance(facts, dict):
+        return sorted((key, _plain(value)) for key, value in facts.items())
+    if isinstance(facts, list | tuple):
+        return [_plain(value) for value in facts]
+    return float(facts) if isinstance(facts, int) and not isinstance(facts, bool) else facts
 
 
 def difference(old: Any, new: Any, prefix: str = "") -> Iterator[str]:

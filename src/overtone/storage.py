@@ -37,6 +37,8 @@ def new_directory(path: Path, known: Collection[str] = (), *, once: bool = False
     the two renames of a replacement leaves the former version as `path`.old-something.)
     """
     path = Path(path)
+    if path.is_symlink():  # which stays: what it points to is replaced
+        path = path.resolve()
     standing = path.is_dir() and not once
     others = sorted(f.name for f in path.iterdir() if f.name not in known) if standing else []
     if others:
@@ -233,13 +235,23 @@ def cache_directory() -> Path:
     return Path(os.environ.get("OVERTONE_CACHE") or Path.home() / ".cache" / "overtone")
 
 
-def push(folder: Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-    """Upload a saved directory to the Hub; returns the URL of the commit."""
+def push(
+    folder: Path,
+    repo_id: str,
+    *,
+    replaced: Collection[str] = (),
+    private: bool = False,
+    token: str | None = None,
+) -> str:
+    """Upload a saved directory to the Hub; returns the URL of the commit. Of what is there, files
+    and directories of the names in `replaced` go."""
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+    # What a former model had there and this one lacks, a VAE say, would be loaded with it.
+    old = [pattern for name in replaced for pattern in (name, f"{name}/**")]
+    return str(api.upload_folder(repo_id=repo_id, folder_path=folder, delete_patterns=old))
 
 
 def _flush(path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,7 +18,7 @@ from overtone.pipelines import ImagePipeline
 from overtone.pipelines.dsno import operator_states
 from overtone.processes import FLOW_TIME, Spacing, spaced
 from overtone.samplers import OperatorSampler
-from overtone.training.collect import kept_steps, solve
+from overtone.training.collect import BATCH, kept_steps, solve
 from overtone.training.teacher import Teacher
 
 SPACINGS: tuple[Spacing, ...] = ("uniform", "quad")
@@ -32,10 +33,14 @@ def temporal_energy(
     E_k = w_k |sum_m u_m exp(-2 pi i k m / M)|^2, w = 2 but for the constant and the highest of an
     even M, over their sum: by Parseval that of the squares.
     """
-    times = states.shape[1]
-    power = torch.fft.rfft(states.double(), dim=1).abs().square().sum(dim=(0, 2, 3, 4))
-    power[1 : (times + 1) // 2] *= 2
+    power = _power(states)
     return power / power.sum()
+
+
+def _power(states: Tensor) -> Tensor:
+    power = torch.fft.rfft(states.double(), dim=1).abs().square().sum(dim=(0, 2, 3, 4))
+    power[1 : (states.shape[1] + 1) // 2] *= 2
+    return power
 
 
 def sampled(teacher: Teacher, times: int, spacing: Spacing) -> Teacher:
@@ -90,8 +95,10 @@ def temporal_spectrum(
     sigmas = passing.sampler.sigmas
     start = float(FLOW_TIME.t(sigmas[0]))
     kept = [sigmas[i] for i in kept_steps(sigmas, spaced(times, spacing, start))]
-    states, _ = solve(passing, seeds, kept)
-    return TemporalSpectrum(spacing, times, temporal_energy(states[:, 1:].cpu()).tolist())
+    total: Any = 0
+    for at in range(0, len(seeds), BATCH):
+        total = total + _power(solve(passing, seeds[at : at + BATCH], kept)[0][:, 1:].cpu())
+    return TemporalSpectrum(spacing, times, (total / total.sum()).tolist())
 
 
 @dataclass(frozen=True)
@@ -111,10 +118,18 @@ class Comparison:
 
 
 def compared(pipe: ImagePipeline, teacher: Teacher, seeds: Sequence[int]) -> Comparison:
-    """An operator beside its teacher's solver. Raises `OvertoneError` where the solver passes other
-    noise levels than the operator knows."""
+    """An operator beside its teacher's solver. Raises `OvertoneError` for another model than it was
+    distilled from, and where the solver passes other noise levels than the operator knows."""
     if not isinstance(pipe.sampler, OperatorSampler):
         raise OvertoneError("only an operator's trajectory can be compared with a solver's.")
+    known = pipe.training.get("teacher's weights", teacher.digest)
+    shapes = (pipe.network.config.channels, pipe.network.config.resolution)
+    if known != teacher.digest or shapes != (teacher.channels, teacher.resolution):
+        name = pipe.training.get("distilled from", "another model")
+        raise OvertoneError(
+            f"the operator was distilled from {name} with weights {known}, and {teacher.name} has"
+            f" {teacher.digest}."
+        )
     levels = pipe.sampler.levels
     own = teacher.sampler.sigmas
     near = [min(own, key=lambda s: abs(s - level)) for level in levels]
@@ -123,6 +138,10 @@ def compared(pipe: ImagePipeline, teacher: Teacher, seeds: Sequence[int]) -> Com
             "the teacher's solver passes other noise levels than the operator was trained on: give"
             " it the same --solver and --steps as then."
         )
-    states, labels = solve(teacher, seeds, near)
-    made = operator_states(pipe, seeds, labels if teacher.num_classes else None)
-    return Comparison(tuple(levels[1:]), states[:, 1:].cpu(), made.float().cpu())
+    solved, made = [], []
+    for at in range(0, len(seeds), BATCH):
+        part = seeds[at : at + BATCH]
+        states, labels = solve(teacher, part, near)
+        solved.append(states[:, 1:].cpu())
+        made.append(operator_states(pipe, part, labels if teacher.num_classes else None).cpu())
+    return Comparison(tuple(levels[1:]), torch.cat(solved), torch.cat(made).float())

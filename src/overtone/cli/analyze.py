@@ -98,8 +98,7 @@ class TrajectoryOptions:
     """the teacher's: its own sampler, or heun, ddim, dpmpp. Beside an operator: the one that its
     trajectories were solved with"""
     steps: int | None = None
-    """noise levels of the solver; if left out the model's own number, or, beside an operator, that
-    of its trajectories"""
+    """beside an operator, noise levels of the solver; that of its trajectories, if left out"""
     guidance_scale: float | None = None
     """of the teacher; if left out the model's own, or, beside an operator, that of its
     trajectories"""
@@ -259,7 +258,9 @@ def _trajectory(options: TrajectoryOptions) -> None:
             raise OvertoneError(f"--teacher: {options.model} is no operator, and has none.")
         if options.times < 2:
             raise OvertoneError(f"--times is at least 2, not {options.times}.")
-        teacher = open_teacher(options.model, options.solver, options.steps, scale)
+        if options.steps is not None:
+            raise OvertoneError("--steps: of a model --times says at how many it is solved.")
+        teacher = open_teacher(options.model, options.solver, None, scale)
         spectra = [temporal_spectrum(teacher, seeds, options.times, s) for s in SPACINGS]
         curves = {s.spacing: {"energy": s.energy, "cumulative": s.cumulative} for s in spectra}
         said = [s.words() for s in spectra]

@@ -87,6 +87,9 @@ def encode(arguments: Sequence[str]) -> None:
         show=show,
     )
     index = latents.latents_index(images, vae, mirror=options.mirror, images=options.images)
+    if show:
+        latents.check_folder(options.out, index)
+    processes().wait()
     if test is not None:  # first: latents without them would be trained on as they are
         held_out = latents.latents_index(test, vae, images=len(test))
         latents.encode(test, vae, options.out / TEST_FOLDER, held_out, show=show)

@@ -72,7 +72,12 @@ def rehearse(trainer: Trainer, name: str = "dry run", what: str = "images") -> N
 
 
 def _train_experts(recipe: Recipe, out: Path, options: Options[Any], command: str) -> None:
-    from overtone.training.experts import merged_run, shared_material, train_experts
+    from overtone.training.experts import (
+        latest_of_experts,
+        merged_run,
+        shared_material,
+        train_experts,
+    )
 
     experts = recipe.experts
     assert experts is not None
@@ -82,6 +87,7 @@ def _train_experts(recipe: Recipe, out: Path, options: Options[Any], command: st
             trainer = trainer_of(recipe, expert=number, material=material)
             rehearse(trainer, f"expert {number}")
         return
+    before = latest_of_experts(out, experts.count)
     try:
         trained = train_experts(
             recipe,
@@ -98,7 +104,8 @@ def _train_experts(recipe: Recipe, out: Path, options: Options[Any], command: st
         print(f"{out}: expert {options.expert} is trained; to come: {missing}")
         return
     folder = out / MERGED_FOLDER
-    if not folder.is_dir():  # which may have been merged otherwise, by hand
+    # What was merged by hand stays, but for experts that have gone on since.
+    if not folder.is_dir() or latest_of_experts(out, experts.count) != before:
         merged_run(out).save_pretrained(folder)
     print(f"{experts.count} experts: {folder}")
 

@@ -56,6 +56,10 @@ class ImageData(ABC):
         Of latents what is kept of them, which `clean` knows what to do with.
         """
 
+    def classes(self, indices: Sequence[int]) -> Int[Tensor, " batch"]:
+        """The class labels alone, where that is less work."""
+        return self.fetch(indices)[1]
+
     def spread(self, count: int) -> list[int]:
         """`count` indices evenly over the data, which may be sorted; the first ones where it never
         ends."""
@@ -124,6 +128,9 @@ class ArrayData(ImageData):
     def fetch(self, indices: Sequence[int]) -> tuple[Pixels, Int[Tensor, " batch"]]:
         rows = np.asarray(indices)
         return torch.from_numpy(self.images[rows]), torch.from_numpy(self.labels[rows])
+
+    def classes(self, indices: Sequence[int]) -> Int[Tensor, " batch"]:
+        return torch.from_numpy(self.labels[list(indices)])
 
 
 def to_unit(pixels: Pixels) -> Float[Tensor, "batch channels height width"]:

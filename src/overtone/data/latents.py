@@ -10,7 +10,6 @@ Encoding goes on where it was interrupted, and is shared among the processes of 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import Tensor
 from overtone import settings, storage
 from overtone.data.images import ImageData, to_unit
 from overtone.data.open import public_name
-from overtone.data.shards import Shards, claim
+from overtone.data.shards import Shards, check_claim, claim
 from overtone.errors import OvertoneError
 from overtone.launch import processes
 from overtone.networks.vae import DECODED_PIXELS, VAE
@@ -130,7 +129,7 @@ def fingerprint_of(index: LatentsIndex) -> str:
     """Changes with anything that the latents depend on; not with the data's name or the blocks."""
     facts = settings.dump(index)
     del facts["images"], facts["block"]
-    return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]
+    return settings.fingerprint(facts)
 
 
 def is_latents(name: str) -> bool:
@@ -171,6 +170,11 @@ def latents_index(
         shift_factor=vae.shift_factor,
         class_names=tuple(data.class_names),
     )
+
+
+def check_folder(folder: Path, index: LatentsIndex) -> None:
+    """Raise `OvertoneError` for a directory that latents can't be encoded into."""
+    check_claim(folder / INDEX_FILE, index, fingerprint_of, "latents")
 
 
 def encode(

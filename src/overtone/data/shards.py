@@ -138,23 +138,31 @@ def claim(
     `what` it holds, for messages; fields in `grown` may differ, and the new ones are kept. Raises
     `OvertoneError` for a directory of something else, naming the difference.
     """
-    folder = file.parent
-    strangers = folder.is_dir() and any(not _is_ours(path, file.name) for path in folder.iterdir())
-    if not file.exists() and strangers:
-        raise OvertoneError(f"{folder} holds other files: choose another directory.")
+    check_claim(file, index, fingerprint, what)
     # Of several jobs that begin together one makes the index, and the others compare.
     if not storage.write_json_once(file, settings.dump(index)):
-        found = settings.load(type(index), storage.read_json(file), str(file))
-        old, new = settings.dump(found), settings.dump(index)
-        if fingerprint(found) != fingerprint(index):
-            changed = "; ".join(settings.difference(old, new))
-            raise OvertoneError(
-                f"{folder} holds other {what} ({changed}): choose another directory, or delete this"
-                " one."
-            )
-        if any(old[name] != new[name] for name in grown):
+        check_claim(file, index, fingerprint, what)
+        old, new = storage.read_json(file), settings.dump(index)
+        if any(old.get(name) != new[name] for name in grown):
             storage.write_json(file, new)
-    storage.sweep(folder, days=1)
+    storage.sweep(file.parent, days=1)
+
+
+def check_claim(file: Path, index: S, fingerprint: Callable[[S], str], what: str) -> None:
+    """Raise what `claim` would raise; nothing is written. Where one job makes several directories,
+    all are looked at before the first is begun."""
+    folder = file.parent
+    if not file.exists():
+        if folder.is_dir() and any(not _is_ours(path, file.name) for path in folder.iterdir()):
+            raise OvertoneError(f"{folder} holds other files: choose another directory.")
+        return
+    found = settings.load(type(index), storage.read_json(file), str(file))
+    if fingerprint(found) != fingerprint(index):
+        changed = "; ".join(settings.difference(settings.dump(found), settings.dump(index)))
+        raise OvertoneError(
+            f"{folder} holds other {what} ({changed}): choose another directory, or delete this"
+            " one."
+        )
 
 
 def _is_ours(path: Path, index: str) -> bool:

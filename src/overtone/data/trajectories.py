@@ -10,7 +10,6 @@ a function of the teacher, the settings and its seeds alone.
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,7 +74,7 @@ def fingerprint_of(index: TrajectoriesIndex) -> str:
     """Changes with anything that a file depends on; not with how many there are."""
     facts = settings.dump(index)
     del facts["teacher"], facts["count"]
-    return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]
+    return settings.fingerprint(facts)
 
 
 def shards_of(folder: Path, index: TrajectoriesIndex) -> Shards:
@@ -124,22 +123,23 @@ class TrajectoryData(Trajectories):
 
     `fetch` returns states (batch, times, channels, height, width) as they are kept, each read
     through a memory map and compared with its checksum. Raises `OvertoneError` for a directory that
-    is incomplete or damaged, naming the file.
+    is incomplete or damaged, naming the file. With `most`, only the first so many are taken.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, most: int | None = None) -> None:
         file = folder / INDEX_FILE
         if not file.exists():
             raise OvertoneError(f"{folder} holds no trajectories: it has no {INDEX_FILE}.")
         index = settings.load(TrajectoriesIndex, storage.read_json(file), str(file))
-        super().__init__(index, f"{fingerprint_of(index)}-{index.count}")
+        self.count = index.count if most is None else min(index.count, most)
+        super().__init__(index, f"{fingerprint_of(index)}-{self.count}")
         self.folder = folder
         self.shards = shards_of(folder, index)
         self.labels = self.shards.column("labels")
         self.checksums = self.shards.column("checksums")
 
     def __len__(self) -> int:
-        return self.index.count
+        return self.count
 
     def fetch(
         self, indices: Sequence[int]

@@ -145,6 +145,12 @@ class ExpertDenoiser(Denoiser):
             self.residence.clear()
             self.residence = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy: made while all experts are on the host, it has a residence of its own."""
+        if self.residence is not None:
+            self.residence.clear()
+        return dict(self.__dict__)
+
     def _expert(self, number: int) -> Denoiser:
         return cast(Denoiser, self.experts[number])
 
@@ -162,7 +168,8 @@ class ExpertDenoiser(Denoiser):
 class Residence:
     """Which of several modules are on the device; the others' tensors stay on the host.
 
-    Modules may share tensors: what one leaves, and another one there has, stays.
+    Modules may share tensors: what one leaves, and another one there has, stays. What was loaded
+    into tensors there is kept when they leave.
     """
 
     def __init__(self, modules: list[nn.Module], device: torch.device, resident: int) -> None:
@@ -170,13 +177,25 @@ class Residence:
         self.device = torch.empty(0, device=device).device  # with its index
         self.resident = resident
         self.tensors = [[*m.parameters(), *m.buffers()] for m in modules]
-        self.host = {id(t): self._rest(t.data) for tensors in self.tensors for t in tensors}
-        cuda = self.device.type == "cuda"
-        self.stream: Any = torch.cuda.Stream(self.device) if cuda else None
+        host = {id(t): self._rest(t.data) for tensors in self.tensors for t in tensors}
+        self.host = [[host[id(t)] for t in tensors] for tensors in self.tensors]
+        self.versions = [[-1 for _ in tensors] for tensors in self.tensors]
         self.ready: dict[int, Any] = {}
         self.there: list[int] = []  # the one used last at the end
         for number in range(len(modules)):
             self._leave(number)
+        self._begin()
+
+    def _begin(self) -> None:
+        cuda = self.device.type == "cuda"
+        self.stream: Any = torch.cuda.Stream(self.device) if cuda else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "stream"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._begin()
 
     def enter(self, number: int) -> None:
         """Have a module on the device, others gone where there is no room."""
@@ -219,9 +238,14 @@ class Residence:
         self.ready.pop(number, None)
         torch.clear_autocast_cache()  # weights that autocast converted would stay
         needed = {id(tensor) for other in self.there for tensor in self.tensors[other]}
-        for tensor in self.tensors[number]:
+        for tensor, host, version in zip(
+            self.tensors[number], self.host[number], self.versions[number], strict=True
+        ):
             if id(tensor) not in needed:
-                tensor.data = self.host[id(tensor)]
+                if version not in (-1, _version(tensor)):
+                    host.copy_(tensor.data)
+                tensor.data = host
+        self.versions[number] = [-1 for _ in self.tensors[number]]
         for module in self.modules[number].modules():
             forget = getattr(module, "forget", None)
             if forget is not None:  # what it computed from its tensors and kept there
@@ -229,9 +253,10 @@ class Residence:
 
     def _fetch(self, number: int) -> None:
         here = {id(tensor) for other in self.there for tensor in self.tensors[other]}
-        for tensor in self.tensors[number]:
+        for tensor, host in zip(self.tensors[number], self.host[number], strict=True):
             if id(tensor) not in here:
-                tensor.data = self._moved(self.host[id(tensor)])
+                tensor.data = self._moved(host)
+        self.versions[number] = [_version(tensor) for tensor in self.tensors[number]]
 
     def _moved(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)
@@ -239,6 +264,11 @@ class Residence:
     def _rest(self, tensor: Tensor) -> Tensor:
         tensor = tensor.cpu()
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
+
+
+def _version(tensor: Tensor) -> int:
+    """Changes with what is written into a tensor; those of inference mode have none."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _facts(experts: Sequence[Denoiser]) -> dict[str, list[Any]]:

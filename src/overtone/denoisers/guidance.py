@@ -27,6 +27,8 @@ class GuidanceSettings:
     """p of DiffiT's power-cosine schedule; none: the scale is constant"""
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise ValueError(f"guidance_scale is a number, not {self.scale}")
         if self.interval is not None and not self.interval[0] < self.interval[1]:
             raise ValueError(f"guidance_interval is (lowest, highest) sigma, not {self.interval}")
         acts = (0,) if self.channels is None else self.channels

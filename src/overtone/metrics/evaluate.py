@@ -145,7 +145,8 @@ class Evaluation:
         what = f"{data.fingerprint} {data.resolution} {data.channels} {extractor.digest} {indices}"
         what, columns = f"{what} and classes", extractor.dims + 1
         kept = self.folder / hashlib.sha256(what.encode()).hexdigest()[:20]
-        if self.among.any(not kept.exists()):
+        size = 4 * columns * len(indices)  # a file cut short, by a crash, say, is made again
+        if self.among.any(not kept.exists() or kept.stat().st_size != size):
             storage.sweep(self.folder, days=1)
             mine = self.among.share(indices)
             with FeatureFile(self.folder, columns, self.among) as file:

@@ -142,8 +142,12 @@ class RelativePositionBias(nn.Module):
         if self.time is not None:
             table = self.table + self.time(token).unflatten(1, self.table.shape)
             return spread(table, self.size, grid)
-        large = self.table.shape[1] * (grid[0] * grid[1]) ** 2 > KEPT_BIAS
-        if large or self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            return spread(self.table, self.size, grid)
+        if self.training or torch.is_grad_enabled():
+            self._kept = None  # a fused optimizer changes the table and not its version
+            return spread(self.table, self.size, grid)
+        if self.table.shape[1] * (grid[0] * grid[1]) ** 2 > KEPT_BIAS:
             return spread(self.table, self.size, grid)
         if self.table.is_inference():  # loaded so, and has no version
             return spread(self.table, self.size, grid)

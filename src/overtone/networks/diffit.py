@@ -346,7 +346,7 @@ class DiffiTTransformer(Network):
         self.head = zero(nn.Linear(width, config.patch**2 * self.out_channels))
         grid = (size, size)
         self.register_buffer("position", positions(width, grid, size), persistent=False)
-        self._other: tuple[tuple[int, int], Tensor] | None = None  # of the last other grid
+        self._other: tuple[tuple[object, ...], Tensor] | None = None  # of the last other grid
 
     def forward(
         self,
@@ -362,8 +362,9 @@ class DiffiTTransformer(Network):
         rows, columns = grid = x.shape[2] // patch, x.shape[3] // patch
         position = self.position
         if grid != (self.size, self.size):
-            if self._other is None or self._other[0] != grid:
-                self._other = grid, positions(self.config.width, grid, self.size).to(position)
+            key = grid, position.device, position.dtype
+            if self._other is None or self._other[0] != key:
+                self._other = key, positions(self.config.width, grid, self.size).to(position)
             position = self._other[1]
         token = self.token(time, class_labels)
         tokens = self.embed(x).flatten(2).transpose(1, 2) + position

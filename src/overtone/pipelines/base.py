@@ -326,7 +326,7 @@ class ImagePipeline:
         """As `__call__`, in batches of uint8 tensors: any number of images in constant memory."""
         if batch_size < 1:
             raise OvertoneError(f"a batch has at least one image, not {batch_size}.")
-        seeds = _whole(seeds)
+        seeds = whole_seeds(seeds)
         labels = self._labels(seeds, class_labels)
         for at in range(0, len(seeds), batch_size):
             part = slice(at, at + batch_size)
@@ -337,8 +337,13 @@ class ImagePipeline:
                     seeds[part], own, guidance_scale, guidance_interval, steps, guide
                 ):
                     x = step.x
-                pixels = self.pixels(x)
-            yield SampleBatch(seeds[part], own, pixels.cpu())
+                finite, pixels = torch.isfinite(x).all(), self.pixels(x).cpu()
+            if not finite:
+                raise OvertoneError(
+                    "the model made images that are not finite: its weights are damaged, or the"
+                    " guidance scale or the precision is not for it."
+                )
+            yield SampleBatch(seeds[part], own, pixels)
 
     def pixels(self, x: Tensor) -> Pixels:
         """Images in [-1, 1], or latents decoded, as uint8 where they are."""
@@ -378,7 +383,7 @@ class ImagePipeline:
     ) -> Beginning:
         """Where sampling begins, and the steps that lead on, which are taken as they are asked
         for."""
-        seeds = _whole(seeds)
+        seeds = whole_seeds(seeds)
         labels = self._labels(seeds, class_labels)
         sampler = self.sampler
         if guide is not None and _shape(guide) != _shape(self):
@@ -550,7 +555,8 @@ class ImagePipeline:
         """Upload to the Hub; returns the URL of the commit."""
         with tempfile.TemporaryDirectory() as temporary:
             self.save_pretrained(Path(temporary) / "pipeline")
-            return storage.push(Path(temporary) / "pipeline", repo_id, private=private, token=token)
+            made = Path(temporary) / "pipeline"
+            return storage.push(made, repo_id, replaced=FILES, private=private, token=token)
 
     def _labels(
         self, seeds: list[int], class_labels: Sequence[int] | Tensor | int | None
@@ -583,7 +589,7 @@ class ImagePipeline:
         return labels
 
 
-def _whole(seeds: Any) -> list[int]:
+def whole_seeds(seeds: Any) -> list[int]:
     """Seeds as Python's integers: numpy's and torch's are taken too."""
     try:
         return [operator.index(seed) for seed in seeds]
@@ -641,12 +647,20 @@ def _brief(settings: Any) -> str:
     """Settings in one line, those at their defaults left out."""
     usual = type(settings)()
     changed = [
-        f"{f.name} {_brief(value) if dataclasses.is_dataclass(value) else value}"
+        f"{f.name} {_brief_value(value)}"
         for f in dataclasses.fields(settings)
         if f.name != "kind" and (value := getattr(settings, f.name)) != getattr(usual, f.name)
     ]
     name = getattr(settings, "kind", type(settings).__name__)
     return f"{name} ({', '.join(changed)})" if changed else name
+
+
+def _brief_value(value: Any) -> str:
+    if dataclasses.is_dataclass(value):
+        return _brief(value)
+    if isinstance(value, tuple) and len(value) > 8:
+        return f"({value[0]}, {value[1]}, ..., {value[-1]}; {len(value)} in all)"
+    return str(value)
 
 
 def to_pil(image: Tensor) -> Image.Image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from overtone import precision as precisions
 from overtone.denoisers import OperatorSettings
 from overtone.errors import OvertoneError
 from overtone.networks import DSNOUNet, TemporalNetwork
-from overtone.pipelines.base import ImagePipeline, to_pil
+from overtone.pipelines.base import ImagePipeline, to_pil, whole_seeds
 from overtone.processes import FLOW_TIME, to_vp
 from overtone.samplers import OperatorSampler
 
@@ -64,7 +64,7 @@ class DSNOPipeline(ImagePipeline):
             )
         if batch_size < 1:
             raise OvertoneError(f"a batch has at least one image, not {batch_size}.")
-        seeds, frames = list(seeds), []
+        seeds, frames = whole_seeds(seeds), []
         labels = self._labels(seeds, class_labels)
         for at in range(0, len(seeds), batch_size):
             own = None if labels is None else labels[at : at + batch_size]
@@ -87,6 +87,8 @@ class DSNOPipeline(ImagePipeline):
         """This pipeline, asked for the states at other times."""
         if times is None:
             return self
+        if isinstance(times, str) or not isinstance(times, Iterable):
+            raise OvertoneError(f"times are several numbers that fall to 0, and not {times!r}.")
         try:
             levels = [0.0 if t == 0 else float(FLOW_TIME.sigma(t)) for t in times]
             sampler = dataclasses.replace(self.sampler, levels=(self.sampler.sigma_start, *levels))
@@ -104,6 +106,8 @@ def operator_states(
     `others` are those of `ImagePipeline.begin`."""
     if not isinstance(pipe.sampler, OperatorSampler):
         raise OvertoneError("this model has no operator that knows whole trajectories.")
+    if not len(whole_seeds(seeds)):
+        raise OvertoneError("there are no seeds, and so no trajectories.")
     whole = dataclasses.replace(pipe.sampler, whole=True)
     pipe = copy.copy(pipe)
     pipe.sampler = whole

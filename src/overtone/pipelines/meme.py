@@ -47,7 +47,12 @@ class MEMEPipeline(ImagePipeline):
                         f"experts 1 and {number} do not belong together: their {what} differ,"
                         f" {other} and {own}."
                     )
-        training = {name: fact for name, fact in first.training.items() if name not in OF_ONE}
+        training = {
+            name: fact
+            for name, fact in first.training.items()
+            if name == "label dropout"
+            or (name not in OF_ONE and all(p.training.get(name) == fact for p in pipelines))
+        }
         seen = [pipe.training.get("images seen") for pipe in pipelines]
         training.pop("images seen", None)
         if None not in seen:

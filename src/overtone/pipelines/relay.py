@@ -122,8 +122,9 @@ class RelayPipeline(ImagePipeline):
         if isinstance(first, str | Path):
             low = self.resolution // self.process.patch
             data = open_data(str(first), low, self.channels)
-        stage = None if first is None else _stage(first if data is None else data)
-        self._first, self._stage, self._data = first, stage, data
+        if first is not None:
+            _stage(first if data is None else data)  # which checks it
+        self._first, self._data = first, data
 
     def upscale(
         self,
@@ -156,7 +157,8 @@ class RelayPipeline(ImagePipeline):
             raise OvertoneError(f"{len(seeds)} seeds for {len(images)} images.")
         own, stage, numbers = copy.copy(self), _pick(images), iter(range(len(images)))
         # Seeds are taken in order, and may repeat.
-        own._first = own._stage = lambda part, labels: stage([next(numbers) for _ in part], labels)
+        own._first = lambda part, labels: stage([next(numbers) for _ in part], labels)
+        own._data = None
         return own(seeds, class_labels, **settings)
 
     def to(self, device: str | torch.device, *, resident: int | None = None) -> Self:
@@ -185,14 +187,21 @@ class RelayPipeline(ImagePipeline):
     ) -> Tensor:
         """The first stage's images upsampled, and noise of standard deviation `sigma`."""
         self._check_levels(sigma)
-        if self._stage is None:
+        if self._first is None:
             raise OvertoneError(
                 "this is a second stage, which goes on from images: set pipe.first to a pipeline"
                 " or to images, or pass --first (a model, a folder of images, ...)."
             )
         # It has a precision of its own, which is not the one around this stage's steps.
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            low = self._stage(seeds, class_labels).to(self.device)
+            stage = _stage(self._first if self._data is None else self._data)
+            low = stage(seeds, class_labels)
+        if not isinstance(low, Tensor) or low.dim() != 4 or len(low) != len(seeds):
+            raise OvertoneError(
+                f"the first stage made {_said(low)} for {len(seeds)} seeds: it returns a tensor of"
+                " as many images, (batch, channels, height, width)."
+            )
+        low = low.to(self.device)
         self._check_size(*low.shape[1:])
         upsampled = F.interpolate(low, scale_factor=self.process.patch, mode="nearest")
         return upsampled.add(self.process.noise(upsampled, source), alpha=sigma)
@@ -227,7 +236,7 @@ class RelayPipeline(ImagePipeline):
         if class_labels is None and self.num_classes:
             numbers = self._classes_of_data()
             if self._data is not None and numbers:
-                labels = self._data.fetch(_cycled(seeds, len(self._data)))[1]
+                labels = self._data.classes(_cycled(seeds, len(self._data)))
                 class_labels = [numbers[label] for label in labels.tolist()]
             elif isinstance(self._first, Tensor | str | Path):
                 raise OvertoneError(
@@ -287,6 +296,10 @@ def _stage(first: Any) -> Stage:
     )
 
 
+def _said(made: Any) -> str:
+    return f"a tensor {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+
+
 def _cycled(seeds: Sequence[int], count: int) -> list[int]:
     return [seed % count for seed in seeds]
 
@@ -305,6 +318,10 @@ def _pick(images: Tensor) -> Stage:
         )
     if images.numel() and images.is_floating_point() and float(images.abs().max()) > 2:
         raise OvertoneError("images of floating-point numbers are in [-1, 1]: others are uint8.")
+    if not images.is_floating_point():
+        if images.numel() and not 0 <= int(images.min()) <= int(images.max()) <= 255:
+            raise OvertoneError("images of whole numbers are in [0, 255].")
+        images = images.to(torch.uint8)
 
     def stage(seeds: Sequence[int], labels: Tensor | None) -> Tensor:
         picked = images[_cycled(seeds, len(images))]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from overtone import precision as precisions
 from overtone import settings, storage
-from overtone.data.shards import TEST_FOLDER, Shards, claim
+from overtone.data.shards import TEST_FOLDER, Shards, check_claim, claim
 from overtone.data.trajectories import (
     INDEX_FILE,
     Trajectories,
@@ -137,7 +137,9 @@ def collect(
     if processes().is_main:
         _check_disk(folder, jobs)
         for where, index in jobs:
-            _claim(where, index)
+            _check(where, index)
+        for where, index in jobs:
+            claim(where / INDEX_FILE, index, fingerprint_of, "trajectories", grown=("count",))
     processes().wait()
     every = [(shards_of(where, index), index) for where, index in jobs]
     todo = [
@@ -177,15 +179,16 @@ def _is_whole(shards: Shards, number: int) -> bool:
         return False
 
 
-def _claim(folder: Path, index: TrajectoriesIndex) -> None:
+def _check(folder: Path, index: TrajectoriesIndex) -> None:
+    """What can't be claimed, before anything is."""
     file = folder / INDEX_FILE
+    check_claim(file, index, fingerprint_of, "trajectories")
     if file.exists():
         there = settings.load(TrajectoriesIndex, storage.read_json(file), str(file))
-        if there.count > index.count and fingerprint_of(there) == fingerprint_of(index):
+        if there.count > index.count:
             raise OvertoneError(
                 f"{folder} holds {there.count:,} trajectories already: --count can only grow."
             )
-    claim(file, index, fingerprint_of, "trajectories", grown=("count",))
 
 
 def _is_right(shards: Shards, number: int, thorough: bool) -> bool:
@@ -265,6 +268,7 @@ class OnlineTrajectories(Trajectories):
     def __init__(self, teacher: Teacher, index: TrajectoriesIndex, *, endless: bool = True) -> None:
         super().__init__(index, fingerprint_of(index))
         self.teacher, self.endless = teacher, endless
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __len__(self) -> int:
         return 2**32 - self.index.first_seed if self.endless else self.index.count
@@ -272,10 +276,14 @@ class OnlineTrajectories(Trajectories):
     def fetch(
         self, indices: Sequence[int]
     ) -> tuple[Float[Tensor, "batch times channels rows columns"], Int[Tensor, " batch"]]:
-        states, labels = [], []
-        for at in range(0, len(indices), BATCH):
-            seeds = [self.index.first_seed + int(i) for i in indices[at : at + BATCH]]
+        wanted = [int(i) for i in indices]
+        if self.endless:
+            self._kept = {}  # else, those held out are asked for again and again
+        missing = [i for i in dict.fromkeys(wanted) if i not in self._kept]
+        for at in range(0, len(missing), BATCH):
+            part = missing[at : at + BATCH]
+            seeds = [self.index.first_seed + i for i in part]
             made, own = solve(self.teacher, seeds, self.index.sigmas)
-            states.append(made.cpu())
-            labels.append(own)
-        return torch.cat(states), torch.cat(labels)
+            self._kept |= zip(part, zip(made.cpu(), own, strict=True), strict=True)
+        states, labels = zip(*(self._kept[i] for i in wanted), strict=True)
+        return torch.stack(states), torch.stack(labels)

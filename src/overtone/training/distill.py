@@ -46,6 +46,7 @@ from overtone.training.perceptual import perceptual_distance
 from overtone.training.teacher import Solver, Teacher
 
 MOST_WEIGHT = 1e4
+MODES = 2
 GRID_COLUMNS, GRID_ROWS = 10, 4
 
 
@@ -61,7 +62,7 @@ class Distillation:
     """the model to distil: a saved pipeline, a run's directory, a repository of the Hub, or a
     diffusers pipeline of a U-Net or DiT"""
     count: int = 20_000
-    """trajectories to collect"""
+    """trajectories to collect; of more than these, training takes the first"""
     held_out: int = 256
     """trajectories beside, to measure on"""
     first_seed: int = 1_000_000
@@ -87,8 +88,9 @@ class Distillation:
     network: Annotated[DSNOConfig | None, tyro.conf.Suppress] = None
     """the student, from nothing; none: the teacher's network with temporal layers, and its
     weights"""
-    modes: int = 2
-    """frequencies over time that the temporal layers keep, the constant one included"""
+    modes: int | None = None
+    """frequencies over time that the temporal layers keep, the constant one included; 2, or those
+    of the student's own `network`, if left out"""
     weighting: Literal["snr", "uniform"] = "snr"
     """of the times in the loss: snr is alpha / sigma, in [1, 10000]"""
     distance: Literal["l1", "lpips"] = "l1"
@@ -104,7 +106,7 @@ class Distillation:
 
     def __post_init__(self) -> None:
         for name in ("count", "num_times", "modes"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.held_out < 0 or self.first_seed < self.held_out:
             raise ValueError("held_out seeds are those before first_seed: it has to be larger")
@@ -189,7 +191,7 @@ def student_of(recipe: Distillation, teacher: Teacher) -> SolutionOperator:
                     f"teacher and student do not fit: {what} is {there} of the teacher's images,"
                     f" {own} of the student's."
                 )
-        if config.modes != recipe.modes:
+        if recipe.modes is not None:
             config = dataclasses.replace(config, modes=recipe.modes)
         try:
             network: OperatorNetwork = DSNOUNet(config)
@@ -207,7 +209,7 @@ def student_of(recipe: Distillation, teacher: Teacher) -> SolutionOperator:
             " its own, by a recipe file with one in it."
         )
     try:
-        network = temporalize(teacher.network, recipe.modes)
+        network = temporalize(teacher.network, MODES if recipe.modes is None else recipe.modes)
     except ValueError as error:
         raise OvertoneError(f"{error}.") from None
     return SolutionOperator(network, OperatorSettings(teacher.around, lowest))
@@ -232,10 +234,10 @@ def distiller_of(
             test = OnlineTrajectories(teacher, own_index, endless=False)
     else:
         assert folder is not None
-        data = TrajectoryData(folder)
+        data = TrajectoryData(folder, recipe.count)
         _check_fits(data.index, index, folder)
         if recipe.held_out and (folder / TEST_FOLDER).is_dir():
-            test = TrajectoryData(folder / TEST_FOLDER)
+            test = TrajectoryData(folder / TEST_FOLDER, recipe.held_out)
             _check_fits(test.index, index_of(recipe, teacher, held_out=True), test.folder)
     torch.manual_seed(recipe.training.seed)
     student = student_of(recipe, teacher)
@@ -328,7 +330,9 @@ def _check_fits(there: TrajectoriesIndex, here: TrajectoriesIndex, folder: Path)
     for free in ("teacher", "count", "block", "dtype", "first_seed"):
         del old[free], new[free]
     for facts in (old["made_with"], new["made_with"]):
-        facts.pop("precision", None)  # which is that of the machine they were made on
+        while facts is not None:  # a first stage's are in those of the second
+            facts.pop("precision", None)  # which is that of the machine they were made on
+            facts = facts.get("first")
     differences = list(settings.difference(old, new))
     if differences:
         raise OvertoneError(

@@ -160,6 +160,12 @@ def is_run_of_experts(run: Path) -> bool:
     return (run / RUN_FILE).exists() and "boundaries" in storage.read_json(run / RUN_FILE, dict)
 
 
+def latest_of_experts(run: Path, count: int) -> list[str]:
+    """The last checkpoint of each expert of a run, "" where there is none."""
+    every = (checkpoints_of(expert_folder(run, number)) for number in range(1, count + 1))
+    return [checkpoints[-1].name if checkpoints else "" for checkpoints in every]
+
+
 def merged_run(run: Path, which: str = "last") -> ImagePipeline:
     """One pipeline of the experts in a run, of their last or best checkpoints.
 

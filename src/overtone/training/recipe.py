@@ -512,6 +512,10 @@ def _latents_in(recipe: Recipe, vae: VAE, size: int) -> tuple[LatentData, Latent
         raise OvertoneError(
             f"{recipe.data} holds no mirrored latents: encode with --mirror, or pass --no-mirror."
         )
+    if data.index.mirrored and not recipe.mirror:
+        raise OvertoneError(
+            f"{recipe.data} holds mirrored latents too: encode without --mirror, or pass --mirror."
+        )
     folder = data.folder / TEST_FOLDER
     return data, LatentData(folder) if folder.is_dir() else None
 

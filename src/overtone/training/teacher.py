@@ -41,6 +41,8 @@ FORMS: dict[Solver, EstimateKind] = {
     "dpmpp": "two_step",
 }
 """DDIM is Euler's step in sigma, DPM-Solver++(2M) the estimate extrapolated from the last two."""
+FOREIGN = ("UNet2DModel", "DiTTransformer2DModel")
+"""diffusers' networks that may be teachers"""
 
 
 @dataclass(kw_only=True)
@@ -208,6 +210,7 @@ def teacher_of(
 def _facts(pipe: ImagePipeline) -> dict[str, Any]:
     """What the images of a pipeline depend on, its weights and its sampler aside."""
     facts: dict[str, Any] = {
+        "network": settings.dump(pipe.network.config),
         "guidance": settings.dump(pipe.guidance),
         "denoiser": settings.dump(pipe.denoiser_settings),
         "process": settings.dump(pipe.process),
@@ -216,6 +219,7 @@ def _facts(pipe: ImagePipeline) -> dict[str, Any]:
     if isinstance(first, ImagePipeline):
         facts["first"] = _facts(first) | {
             "weights": digest_of(first.network),
+            "vae": None if first.vae is None else first.vae.digest,
             "sampler": settings.dump(first.sampler),
             "precision": precisions.resolve(first.precision, first.device),
         }
@@ -251,9 +255,23 @@ def foreign_teacher(
         foreign: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
     except Exception as error:  # a broken file makes diffusers raise almost anything
         raise OvertoneError(f"{folder}: diffusers can't load the pipeline ({error}).") from None
-    network = getattr(foreign, "unet", None) or getattr(foreign, "transformer", None)
-    if network is None or not hasattr(foreign, "scheduler"):
-        raise OvertoneError(f"{folder} has no U-Net or transformer with a scheduler.")
+    network: Any = getattr(foreign, "unet", None) or getattr(foreign, "transformer", None)
+    kind = type(network).__name__
+    if kind not in FOREIGN or not hasattr(foreign, "scheduler"):
+        raise OvertoneError(
+            f"{folder} has no network of these with a scheduler: {', '.join(FOREIGN)}"
+            + ("." if network is None else f" (it has a {kind}).")
+        )
+    config = network.config
+    sizes = config.sample_size
+    sizes = (sizes, sizes) if isinstance(sizes, int) else tuple(sizes or ())
+    if len(sizes) != 2 or sizes[0] != sizes[1]:
+        raise OvertoneError(f"{folder}: images are square here, and its sample_size is {sizes}.")
+    size = sizes[0]
+    if config.out_channels not in (None, config.in_channels, 2 * config.in_channels):
+        raise OvertoneError(
+            f"{folder}: its network makes {config.out_channels} channels of {config.in_channels}."
+        )
     device = precisions.default_device()
     denoiser = DiffusersDenoiser(network.to(device).eval(), foreign.scheduler)
     around: DenoiserSettings | None = None
@@ -273,9 +291,8 @@ def foreign_teacher(
     except ValueError as error:
         raise OvertoneError(f"{error}.") from None
     own = getattr(foreign, "vae", None) or getattr(foreign, "vqvae", None)
-    config = network.config
-    size = config.sample_size
-    size = size if isinstance(size, int) else size[0]
+    if vae and own is None:
+        raise OvertoneError(f"--vae: {name or folder} makes pixels, which no VAE has to decode.")
 
     def start(solver: Sampler, seeds: Sequence[int], class_labels: Tensor | None) -> Beginning:
         source = SeededNoise(seeds)
@@ -285,7 +302,12 @@ def foreign_teacher(
         path = solver.path(solved, GaussianProcess(), x, source, labels)
         return Beginning(x, solver.sigma_start, labels, without_gradient(path))
 
-    facts = {"denoiser": denoiser.kind, "guidance": {"scale": scale}}
+    facts = {
+        "network": {key: value for key, value in config.items() if not key.startswith("_")},
+        "denoiser": denoiser.kind,
+        "prediction": getattr(denoiser, "prediction", ""),
+        "guidance": {"scale": scale},
+    }
     return Teacher(
         name=name or public_name(str(folder)),
         network=network,

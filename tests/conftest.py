@@ -20,7 +20,7 @@ CHECKED = [
     *(f"overtone.networks.{name}" for name in ("spectral", "unet")),
     *(f"overtone.denoisers.{name}" for name in ("experts", "foreign", "guidance", "ideal")),
     *(f"overtone.denoisers.{name}" for name in ("operator", "precond")),
-    *(f"overtone.analysis.{name}" for name in ("fourier", "spectra", "trajectories")),
+    *(f"overtone.analysis.{name}" for name in ("fourier", "trajectories")),
     "overtone.metrics.scores",
     "overtone.processes",
     "overtone.samplers",

@@ -238,7 +238,7 @@ A checkpoint that does not exist
     --checkpoint is last or best, not 'newest'
 An evaluation without data
     overtone evaluate {place}/model
-    pass --data: the model was trained on ''
+    pass --data: the model was trained on something that was not saved with it
 An evaluation of images at no size
     overtone evaluate {place}/plain --data builtin:digits
     images need --data and --resolution beside it

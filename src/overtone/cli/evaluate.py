@@ -46,10 +46,8 @@ class Judging:
         data = self.data or _data_of_run(model)
         if data is None and pipe.data not in NAMES:
             # A path that a downloaded file names is not followed.
-            known = (
-                f"the model was trained on '{pipe.data}'" if pipe.data else "it is not known here"
-            )
-            raise OvertoneError(f"pass --data: {known}.")
+            known = f"'{pipe.data}'" if pipe.data else "something that was not saved with it"
+            raise OvertoneError(f"pass --data: the model was trained on {known}.")
         return self.evaluation(
             data or pipe.data,
             pipe.resolution,

@@ -389,6 +389,7 @@ class Trainer:
             with storage.new_file(run.path / "grids" / f"{progress.images:09d}.png") as file:
                 picture.save(file)
             self.trackers.picture(picture, progress.images)
+        self.processes.wait()  # here, and not in a step's sum, which is given up after some minutes
 
     def _log(self, run: RunDirectory, entry: dict[str, Any]) -> None:
         run.log(entry)

@@ -550,19 +550,19 @@ def dsno_glyphs() -> Distillation:
         about="relay-glyphs in two evaluations, of which this is the second; hours on 2 CPU cores",
         teacher="runs/relay-glyphs",
         first="runs/dsno-glyphs-16",
-        count=5_000,
+        count=3_000,
         held_out=128,
         num_times=2,
         training=Training(
-            total_images=24_000,
+            total_images=12_000,
             batch_size=32,
             lr=1e-3,
-            lr_rampup_images=2_500,
-            lr_rampdown_images=18_000,
-            ema_halflife_images=2_000,
+            lr_rampup_images=1_500,
+            lr_rampdown_images=9_000,
+            ema_halflife_images=1_000,
             ema_rampup_ratio=0.1,
         ),
-        reporting=Reporting(report_images=1_000, checkpoint_images=8_000, held_out_images=128),
+        reporting=Reporting(report_images=1_000, checkpoint_images=4_000, held_out_images=128),
     )
 
 

@@ -527,7 +527,7 @@ def dsno_fashion_mnist() -> Distillation:
 
 def dsno_glyphs_16() -> Distillation:
     return Distillation(
-        about="relay-glyphs-16 in one evaluation, for dsno-glyphs; an hour on 2 CPU cores",
+        about="relay-glyphs-16 in one evaluation, for dsno-glyphs; 90 minutes on a CPU core",
         teacher="runs/relay-glyphs-16",
         solver="dpmpp",
         steps=14,
@@ -547,7 +547,7 @@ def dsno_glyphs_16() -> Distillation:
 
 def dsno_glyphs() -> Distillation:
     return Distillation(
-        about="relay-glyphs in two evaluations, of which this is the second; hours on 2 CPU cores",
+        about="relay-glyphs in two evaluations, of which this is the second; an hour on a CPU core",
         teacher="runs/relay-glyphs",
         first="runs/dsno-glyphs-16",
         count=3_000,

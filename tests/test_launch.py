@@ -44,7 +44,7 @@ ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "-m",
 def run(launcher, *arguments, **variables):
     command = [*launcher, *map(str, arguments)]
     environment = os.environ | variables
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -180,7 +180,7 @@ def test_a_process_that_dies_stops_the_job_with_a_word_and_it_resumes(tmp_path):
         time.sleep(0.01)
     victim = next(pid for pid in children(job.pid) if environment(pid).get("RANK") == "1")
     os.kill(victim, signal.SIGKILL)
-    _, errors = job.communicate(timeout=600)
+    _, errors = job.communicate(timeout=120)
     assert job.returncode != 0
     assert re.search(r"overtone: process 0 of 2 lost its connection .* one of them died", errors)
     assert "The same command goes on from the last checkpoint" in errors
@@ -207,11 +207,11 @@ def test_a_mistake_is_answered_once_and_no_process_hangs(alone, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
     command = [*TORCHRUN, *TRAIN, "--out", str(tmp_path / "taken")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.stderr.count("is not empty and not a run") == 1
     assert "Traceback" not in done.stderr.split("torch/distributed/elastic")[0]
     command = [*TORCHRUN, "sample", str(alone), "--seeds", "0", "--out", str(tmp_path / "one")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "1 seeds are too few for 2 processes" in done.stderr
     assert not (tmp_path / "one").exists()
 
@@ -226,7 +226,7 @@ def test_two_processes_share_a_data_set_that_one_reads(tmp_path):
     environment = os.environ | {"OVERTONE_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(
         [*TORCHRUN, *map(str, command), "--out", str(tmp_path / "run")],
-        capture_output=True, text=True, timeout=600, env=environment,
+        capture_output=True, text=True, timeout=120, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "cache" / "images").iterdir())) == 1

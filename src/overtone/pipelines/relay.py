@@ -122,8 +122,10 @@ class RelayPipeline(ImagePipeline):
         if isinstance(first, str | Path):
             low = self.resolution // self.process.patch
             data = open_data(str(first), low, self.channels)
+        if isinstance(first, Tensor):
+            first = _images(first)
         if first is not None:
-            _stage(first if data is None else data)  # which checks it
+            _stage(first if data is None else data)  # which refuses what it does not know
         self._first, self._data = first, data
 
     def upscale(
@@ -155,7 +157,7 @@ class RelayPipeline(ImagePipeline):
         seeds = range(len(images)) if seeds is None else seeds
         if len(seeds) != len(images):
             raise OvertoneError(f"{len(seeds)} seeds for {len(images)} images.")
-        own, stage, numbers = copy.copy(self), _pick(images), iter(range(len(images)))
+        own, stage, numbers = copy.copy(self), _pick(_images(images)), iter(range(len(images)))
         # Seeds are taken in order, and may repeat.
         own._first = lambda part, labels: stage([next(numbers) for _ in part], labels)
         own._data = None
@@ -311,7 +313,8 @@ def _last(pipe: ImagePipeline, seeds: Sequence[int], labels: Tensor | None) -> T
     return x if pipe.vae is None else pipe.vae.decode(x).float()
 
 
-def _pick(images: Tensor) -> Stage:
+def _images(images: Tensor) -> Tensor:
+    """Images as uint8 or in [-1, 1]; looked at once, and not with each batch."""
     if images.dim() != 4:
         raise OvertoneError(
             f"images are (batch, channels, height, width), not of shape {tuple(images.shape)}."
@@ -322,7 +325,10 @@ def _pick(images: Tensor) -> Stage:
         if images.numel() and not 0 <= int(images.min()) <= int(images.max()) <= 255:
             raise OvertoneError("images of whole numbers are in [0, 255].")
         images = images.to(torch.uint8)
+    return images
 
+
+def _pick(images: Tensor) -> Stage:
     def stage(seeds: Sequence[int], labels: Tensor | None) -> Tensor:
         picked = images[_cycled(seeds, len(images))]
         return to_unit(picked) if picked.dtype == torch.uint8 else picked.float()

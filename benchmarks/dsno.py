@@ -26,14 +26,14 @@ from speed import awake, rates, run
 from torch import Tensor, nn
 
 from overtone import precision
-from overtone.denoisers import EDMSettings, OperatorSettings
+from overtone.denoisers import EDMPreconditioning, OperatorPreconditioning
 from overtone.networks import ADMConfig, ADMUNet, DiffiTConfig, DiffiTUNet, Network, temporalize
 from overtone.networks.spectral import TemporalConv
-from overtone.pipelines import DSNOPipeline, ImagePipeline
+from overtone.pipelines import DSNOPipeline, Pipeline
 from overtone.processes import FLOW_TIME, spaced
 from overtone.samplers import OperatorSampler, Sampler
 from overtone.training.collect import collect, kept_steps
-from overtone.training.distill import Distillation
+from overtone.training.configs.distillation import DistillationRecipe
 from overtone.training.teacher import teacher_of
 
 SHAPES = ((4, 4, 128, 32, 32), (8, 4, 256, 16, 16))
@@ -124,7 +124,7 @@ def share(seconds: float) -> Iterator[dict[str, Any]]:
         }
 
 
-def pipelines() -> tuple[ImagePipeline, DSNOPipeline]:
+def pipelines() -> tuple[Pipeline, DSNOPipeline]:
     torch.manual_seed(0)
     config = DiffiTConfig(
         resolution=8,
@@ -137,13 +137,13 @@ def pipelines() -> tuple[ImagePipeline, DSNOPipeline]:
         mlp_ratio=2.0,
     )
     device = precision.default_device()
-    teacher = ImagePipeline(awake(DiffiTUNet(config)).eval()).to(device)
+    teacher = Pipeline(awake(DiffiTUNet(config)).eval()).to(device)
     sigmas = Sampler().sigmas
     kept = kept_steps(sigmas, spaced(TIMES, "quad", float(FLOW_TIME.t(sigmas[0]))))
     operator = DSNOPipeline(
         awake(temporalize(teacher.network, MODES)).eval(),
         OperatorSampler(tuple(sigmas[i] for i in kept)),
-        denoiser=OperatorSettings(EDMSettings()),
+        preconditioning=OperatorPreconditioning(EDMPreconditioning()),
     )
     return teacher, operator.to(device)
 
@@ -169,7 +169,7 @@ def operator(seconds: float) -> Iterator[dict[str, Any]]:
 def recording(seconds: float) -> Iterator[dict[str, Any]]:
     pipe, _ = pipelines()
     teacher = teacher_of(pipe, "teacher")
-    recipe = Distillation("", count=128, held_out=0, first_seed=0)
+    recipe = DistillationRecipe("", count=128, held_out=0, first_seed=0)
 
     def sample() -> None:
         for _ in pipe.stream(range(128)):

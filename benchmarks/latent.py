@@ -28,7 +28,7 @@ from speed import awake, machine, rates
 from torch import Tensor, nn
 
 from overtone import precision
-from overtone.convert.diffit import GUIDANCE
+from overtone.convert.published import LATENT_GUIDANCE as GUIDANCE
 from overtone.denoisers import ADM_DIFFUSION, GuidedDenoiser, VPDenoiser
 from overtone.networks import DiffiTTransformer, DiffiTTransformerConfig
 from overtone.processes import DiscreteSchedule, GaussianProcess, SeededNoise
@@ -130,7 +130,7 @@ class TrainingStep:
             block.compile()
         self.objective = DenoisingObjective(
             schedule=DiscreteSchedule(),
-            weighting="eps",
+            weighting=ADM_DIFFUSION,
             num_classes=1000,
             hybrid=True,
             bounded=False,

@@ -27,11 +27,12 @@ from torch import Tensor, nn
 
 from overtone import precision
 from overtone.denoisers import EDMDenoiser, ExpertDenoiser
-from overtone.denoisers.experts import intervals_of, step_shares
+from overtone.denoisers.intervals import intervals_of
 from overtone.networks import IUNet, IUNetConfig
+from overtone.networks.configs.iunet import inception_heads
 from overtone.networks.inception import InceptionCell
-from overtone.networks.iunet import inception_heads
 from overtone.processes import GaussianProcess, SeededNoise
+from overtone.processes.schedule import step_shares
 from overtone.samplers import Sampler
 
 WIDTH, SIZE, BATCH, HEADS = 256, 16, 16, 8

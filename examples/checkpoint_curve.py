@@ -17,7 +17,7 @@ from overtone.data import held_out
 from overtone.metrics import Evaluation
 from overtone.precision import default_device
 from overtone.training.classifier import classifier_of
-from overtone.training.rundir import checkpoints_of
+from overtone.training.runs import checkpoints_of
 
 
 def main() -> None:

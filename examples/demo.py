@@ -26,11 +26,11 @@ from overtone.analysis.plots import denoising_path, training_curve  # noqa: E402
 from overtone.data import held_out  # noqa: E402
 from overtone.errors import OvertoneError  # noqa: E402
 from overtone.metrics import Evaluation, Report  # noqa: E402
-from overtone.pipelines import ImagePipeline  # noqa: E402
-from overtone.pipelines.base import grid  # noqa: E402
+from overtone.pipelines import Pipeline  # noqa: E402
+from overtone.pipelines.pictures import grid  # noqa: E402
 from overtone.storage import new_directory, new_file, write_json  # noqa: E402
 from overtone.training.classifier import classifier_of  # noqa: E402
-from overtone.training.recipe import trainer_of  # noqa: E402
+from overtone.training.loop import Trainer  # noqa: E402
 from overtone.training.recipes import find_recipe  # noqa: E402
 from overtone.training.rundir import find_checkpoint, read_log  # noqa: E402
 
@@ -49,7 +49,7 @@ def main() -> None:
     console.print(f"{evaluation.accuracy:.1%} of {len(test)} test digits recognised")
 
     console.rule("2 of 4: samples before training")
-    trainer = trainer_of(recipe)
+    trainer = Trainer.of(recipe)
     if not (DEMO / "untrained").exists():
         with new_directory(DEMO / "untrained") as folder:
             trainer.export(trainer.ema.module, folder)
@@ -74,14 +74,14 @@ def main() -> None:
     )
 
 
-def evaluate(evaluation: Evaluation, pipe: ImagePipeline) -> Report:
+def evaluate(evaluation: Evaluation, pipe: Pipeline) -> Report:
     batches = pipe.stream(SAMPLES, guidance_scale=GUIDANCE, batch_size=100)
     made_with = {"seeds": "0-499", "guidance_scale": GUIDANCE, "sampler": vars(pipe.sampler)}
     return evaluation(((batch.images, batch.class_labels) for batch in batches), made_with)
 
 
 def write_page(
-    pipe: ImagePipeline, before: Report, after: Report, training: float, seconds: float
+    pipe: Pipeline, before: Report, after: Report, training: float, seconds: float
 ) -> None:
     """demo/index.html, with its pictures inside."""
     data = open_data("builtin:digits", 8, 1)

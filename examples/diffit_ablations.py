@@ -19,9 +19,9 @@ from overtone.metrics import Evaluation
 from overtone.networks import DiffiTConfig
 from overtone.precision import default_device
 from overtone.training.classifier import classifier_of
-from overtone.training.recipe import trainer_of
-from overtone.training.recipes import diffit_digits
-from overtone.training.rundir import find_checkpoint, read_log
+from overtone.training.loop import Trainer
+from overtone.training.recipes.diffit import diffit_digits
+from overtone.training.runs import find_checkpoint, read_log
 
 # Name, settings, and the paper's FID on CIFAR-10 (arXiv 2312.02139, its ablation tables).
 VARIANTS: list[tuple[str, dict[str, Any], float | None]] = [
@@ -98,7 +98,7 @@ def study(
         reporting=dataclasses.replace(recipe.reporting, checkpoint_images=options.images),
     )
     run = folder / "run"
-    trainer_of(recipe).run(run)
+    Trainer.of(recipe).run(run)
     log = read_log(run)
     pipe = load_pipeline(find_checkpoint(run)).to(default_device())
     batches = ((b.images, None) for b in pipe.stream(range(options.samples), batch_size=250))

@@ -34,9 +34,11 @@ from overtone.metrics import Evaluation
 from overtone.precision import default_device
 from overtone.training.classifier import classifier_of
 from overtone.training.collect import collect, index_of
-from overtone.training.distill import Distillation, distiller_of
-from overtone.training.recipes import dsno_digits
-from overtone.training.rundir import find_checkpoint, open_pipeline
+from overtone.training.configs.distillation import DistillationRecipe
+from overtone.training.loop import Trainer
+from overtone.training.open import open_pipeline
+from overtone.training.recipes.dsno import dsno_digits
+from overtone.training.runs import find_checkpoint
 from overtone.training.teacher import Teacher, open_teacher
 
 STEPS, SEEDS = 10, range(500)
@@ -97,14 +99,14 @@ def measured(pipe: Any, evaluation: Evaluation, wanted: Any, **arguments: Any) -
     }
 
 
-def trained(recipe: Distillation, teacher: Teacher, whole: Path, out: Path) -> Any:
+def trained(recipe: DistillationRecipe, teacher: Teacher, whole: Path, out: Path) -> Any:
     """The operator of an entry, trained in `out` or there already."""
     folder = out / "trajectories"
     for held in (True, False):
         index = index_of(recipe, teacher, held_out=held)
         part = TEST_FOLDER if held else "."
         subset(whole / part, folder / part, index)
-    trainer = distiller_of(recipe, teacher, folder)
+    trainer = Trainer.of(recipe, teacher=teacher, folder=folder)
     trainer.run(out / "run")
     return load_pipeline(find_checkpoint(out / "run"))
 

@@ -38,9 +38,9 @@ from overtone.networks.network import multiply_adds
 from overtone.precision import default_device
 from overtone.training.classifier import classifier_of
 from overtone.training.experts import merged_run, train_experts
-from overtone.training.recipe import Recipe, trainer_of
-from overtone.training.recipes import meme_fashion_mnist
-from overtone.training.rundir import MERGED_FOLDER, find_checkpoint
+from overtone.training.loop import Trainer
+from overtone.training.recipes.meme import meme_fashion_mnist
+from overtone.training.runs import MERGED_FOLDER, find_checkpoint
 
 SETS = 5
 T_FOUR = 2.776  # 97.5 % quantile of Student's t with SETS - 1 degrees of freedom
@@ -104,7 +104,7 @@ def entries(images: int) -> dict[str, Recipe]:
 def trained(recipe: Recipe, run: Path) -> Any:
     """The pipeline of a recipe, trained in `run` or there already."""
     if recipe.experts is None:
-        trainer_of(recipe).run(run)
+        Trainer.of(recipe).run(run)
         return load_pipeline(find_checkpoint(run))
     train_experts(recipe, run, started=lambda trainer, name: print(f"{run.name}: {name}"))
     if not (run / MERGED_FOLDER).is_dir():

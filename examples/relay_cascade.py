@@ -27,8 +27,8 @@ from overtone.denoisers import Denoiser, Estimate
 from overtone.processes import SeededNoise
 from overtone.training.loop import Trainer
 from overtone.training.objectives import Batch, DenoisingObjective
-from overtone.training.recipes import relay_glyphs
-from overtone.training.rundir import find_checkpoint
+from overtone.training.recipes.relay import relay_glyphs
+from overtone.training.runs import find_checkpoint
 
 NETWORK = "network"
 LOW_NOISE = 0.4

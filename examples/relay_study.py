@@ -93,7 +93,7 @@ class Study:
             seeds = range(at, min(at + BATCH, self.samples))
             beside = enlarged(low[at : at + BATCH], patch).to(device)
             labels = torch.tensor([seed % denoiser.num_classes for seed in seeds]).to(device)
-            source, process = self.pipe.noise_of(seeds), GaussianProcess()
+            source, process = self.pipe.start.source(seeds, self.pipe.resolution), GaussianProcess()
             noise = sampler.sigma_start * process.noise(beside, source)
             start = torch.cat((noise, beside), dim=1)
             with torch.no_grad(), autocast("auto", device):

@@ -18,11 +18,11 @@ from overtone.analysis.fourier import (
 from overtone.analysis.spectra import signal_to_noise
 from overtone.analysis.trajectories import TemporalSpectrum, compared, temporal_energy
 from overtone.cli.app import main
-from overtone.denoisers import EDMSettings, OperatorSettings
+from overtone.denoisers import EDMPreconditioning, OperatorPreconditioning
 from overtone.networks import ADMUNet, temporalize
 from overtone.networks.attention import SelfAttention
-from overtone.pipelines import DSNOPipeline, ImagePipeline, MEMEPipeline
-from overtone.processes.relay import block_noise, dct_matrix
+from overtone.pipelines import DSNOPipeline, MEMEPipeline, Pipeline
+from overtone.processes.patches import block_noise, dct_matrix
 from overtone.samplers import OperatorSampler, Sampler
 from overtone.training.teacher import teacher_of
 
@@ -188,7 +188,7 @@ def test_the_spectrum_of_experts_and_of_a_diffusers_pipeline(tmp_path, capsys):
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
     networks = [ADMUNet(TINY_ADM), ADMUNet(TINY_ADM)]
-    pipes = [ImagePipeline(network, Sampler(num_steps=6)) for network in networks]
+    pipes = [Pipeline(network, Sampler(num_steps=6)) for network in networks]
     MEMEPipeline.merged(pipes, (1.0,)).save_pretrained(tmp_path / "experts")
     unet = UNet2DModel(
         sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=4,
@@ -235,7 +235,7 @@ def test_a_spectrum_says_how_many_modes_are_wanted():
 
 def test_a_teachers_spectrum_from_the_command_line(tmp_path, capsys):
     network = ADMUNet(TINY_ADM)
-    ImagePipeline(network, Sampler(num_steps=4)).save_pretrained(tmp_path / "model")
+    Pipeline(network, Sampler(num_steps=4)).save_pretrained(tmp_path / "model")
     out = tmp_path / "figure.png"
     main(["analyze", "trajectory", str(tmp_path / "model"), "--times", "6", "--out", str(out)])
     said = capsys.readouterr().out
@@ -251,13 +251,13 @@ def test_a_teachers_spectrum_from_the_command_line(tmp_path, capsys):
 def test_an_operator_beside_its_solver(tmp_path, capsys):
     """An operator with its teacher's weights and no temporal layers yet: what it returns, and how
     far that is from the solver's states, is known."""
-    pipe = ImagePipeline(awake(ADMUNet(TINY_ADM)), Sampler(num_steps=4), precision="fp32")
+    pipe = Pipeline(awake(ADMUNet(TINY_ADM)), Sampler(num_steps=4), precision="fp32")
     pipe.save_pretrained(tmp_path / "teacher")
     teacher = teacher_of(pipe, "teacher")
     operator = DSNOPipeline(
         temporalize(pipe.network),
         OperatorSampler(tuple(pipe.sampler.sigmas)),
-        denoiser=OperatorSettings(EDMSettings()),
+        preconditioning=OperatorPreconditioning(EDMPreconditioning()),
         precision="fp32",
         training={"distilled from": "teacher"},
     )

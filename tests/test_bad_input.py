@@ -29,9 +29,9 @@ from overtone.networks import (
 from overtone.pipelines import (
     DiffiTPipeline,
     DSNOPipeline,
-    ImagePipeline,
     LatentDiffiTPipeline,
     MEMEPipeline,
+    Pipeline,
     RelayPipeline,
 )
 from overtone.processes import RelayProcess
@@ -415,7 +415,7 @@ Boundaries of a saved model that leave an expert nothing
     boundaries between experts rise
 Residence of a model that is no expert
     overtone sample {place}/model --resident 1
-    resident is of a model of experts, and this one has one network
+    resident is for models of experts, and this one has one network
 Residence of more experts than there are
     overtone sample {place}/meme --resident 3
     resident is in [1, 2], not 3
@@ -462,8 +462,8 @@ A teacher that draws noise on its way
     overtone distill collect dsno-digits --teacher {place}/latent --guidance-scale 1
     draws noise at each step (AncestralSampler): an operator learns a deterministic one (--solver
 A solver that does not exist
-    overtone distill collect dsno-digits --solver euler
-    invalid choice 'euler'
+    overtone distill collect dsno-digits --solver rk45
+    invalid choice 'rk45'
 Times that do not fall
     overtone distill collect dsno-digits --times 0.2 0.5 0
     times fall from below 1 to 0, and are not (0.2, 0.5, 0.0)
@@ -614,7 +614,7 @@ def place(tmp_path_factory):
     shutil.copytree(root / "model", root / "cut")
     weights = root / "cut" / "network" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    ImagePipeline(SongUNet(TINY_SONG), sampler).save_pretrained(root / "song")
+    Pipeline(SongUNet(TINY_SONG), sampler).save_pretrained(root / "song")
     low = Sampler(num_steps=4, sigma_min=0.01, truncation_sigma=0.9)
     relay = RelayPipeline(DiffiTUNet(TINY_DIFFIT), low, process=RelayProcess(patch=2))
     relay.save_pretrained(root / "relay")
@@ -652,7 +652,7 @@ def place(tmp_path_factory):
     LatentDiffiTPipeline(
         DiffiTTransformer(TINY_TRANSFORMER),
         AncestralSampler(num_steps=2),
-        denoiser=ADM_DIFFUSION,
+        preconditioning=ADM_DIFFUSION,
         image_resolution=64,
     ).save_pretrained(root / "latent")
     encode = ["data", "encode", str(root / "plain"), "--vae", str(root / "vae")]

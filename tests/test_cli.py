@@ -249,12 +249,12 @@ def test_info_tells_what_a_directory_holds(capsys, tmp_path):
     main(["info", str(tmp_path / "pipe"), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert (found["kind"], found["training"], found["class_names"]) == (
-        "DiffiTPipeline", {"seed": 3}, ["a", "b", "c"]
+        "pipeline", {"seed": 3}, ["a", "b", "c"]
     )  # fmt: skip
     assert found["weights"]["values"] == pipe.network.num_parameters
     assert found["weights"]["config"]["window"] == 4
     main(["info", str(tmp_path / "pipe")])
-    assert "DiffiTPipeline" in capsys.readouterr().out
+    assert "DiffiTUNet" in capsys.readouterr().out
     main(["info", str(tmp_path / "pipe" / "network"), "--json"])
     assert json.loads(capsys.readouterr().out)["kind"] == "DiffiTUNet"
     card = (tmp_path / "pipe" / "README.md").read_text()

@@ -19,7 +19,8 @@ from overtone.data.inspect import inspect_data
 from overtone.errors import OvertoneError
 from overtone.processes import SeededNoise
 from overtone.processes.noise import mix
-from overtone.training.objectives import ClassificationObjective, DenoisingObjective
+from overtone.training.classifier import ClassificationObjective
+from overtone.training.objectives import DenoisingObjective
 from overtone.training.stream import TrainingStream
 
 

@@ -6,22 +6,36 @@ import torch
 from torch import nn
 
 from helpers import TINY_DIFFIT, awake, gaussian
+from overtone import settings
 from overtone.denoisers import (
     Denoiser,
     EDMDenoiser,
+    EDMPreconditioning,
     Estimate,
     GuidanceSettings,
     GuidedDenoiser,
     IdealDenoiser,
+    NetworkDenoiser,
+    ScorePreconditioning,
     VEDenoiser,
+    VEPreconditioning,
     VPDenoiser,
-    VPSettings,
+    VPPreconditioning,
 )
-from overtone.denoisers.precond import vp_estimate, vp_output
 from overtone.networks import DiffiTUNet
-from overtone.processes import DiscreteSchedule, SeededNoise
+from overtone.processes import DiscreteSchedule, SeededNoise, VPCosineSchedule
 from overtone.processes.noise import mix
 from overtone.training.objectives import DenoisingObjective
+
+ROWS = [
+    EDMPreconditioning(0.7),
+    EDMPreconditioning(0.7, negated=True),
+    VPPreconditioning("eps", DiscreteSchedule()),
+    VPPreconditioning("x", VPCosineSchedule(-10, 10), 1.0),
+    VPPreconditioning("v", DiscreteSchedule("cosine", 100), 99.0),
+    VEPreconditioning(),
+    ScorePreconditioning(),
+]
 
 
 def test_a_number_and_a_tensor_of_sigma_agree():
@@ -69,7 +83,7 @@ class Perfect(nn.Module):
 @pytest.mark.parametrize("prediction", ["eps", "x", "v"])
 def test_vp_denoiser_recovers_the_image_from_any_prediction(prediction):
     x_0, steps = torch.rand(3, 1, 4, 4) - 0.5, torch.tensor([20, 400, 650])
-    settings = VPSettings(prediction, DiscreteSchedule(), time_scale=999)
+    settings = VPPreconditioning(prediction, DiscreteSchedule(), time_scale=999)
     denoiser = VPDenoiser(Perfect(x_0, prediction), settings)
     sigma = DiscreteSchedule().levels[steps]
     x = x_0 + sigma[:, None, None, None].float() * torch.randn(3, 1, 4, 4)
@@ -80,17 +94,66 @@ def test_vp_denoiser_recovers_the_image_from_any_prediction(prediction):
     assert torch.allclose(by_number[1], x_0[1], atol=1e-4)
 
 
-@pytest.mark.parametrize("prediction", ["eps", "x", "v"])
-def test_vp_output_inverts_vp_estimate(prediction):
+@pytest.mark.parametrize("row", ROWS, ids=settings.brief)
+def test_output_inverts_estimate_in_every_row(row):
     x, x_0 = torch.randn(2, 2, 1, 3, 3).double()
     for sigma in (0.01, 1.0, 150.0):
-        out = vp_output(x, sigma, x_0, prediction)
-        assert torch.allclose(vp_estimate(x, sigma, out, prediction), x_0)
+        out = row.output(x, sigma, x_0)
+        assert torch.allclose(row.estimate(x, sigma, out), x_0)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=settings.brief)
+def test_the_loss_is_the_error_of_the_networks_own_output(row):
+    """In every row, under its own weight c_out^-2."""
+
+    class Network(nn.Module):
+        config = SimpleNamespace(num_classes=0)
+
+        def forward(self, x, time, class_labels=None):
+            self.output = torch.cos(3 * x) + 0.1 * time[:, None, None, None]
+            return self.output
+
+    x_0, noise = torch.randn(2, 4, 1, 4, 4).double()
+    sigma = torch.tensor([0.05, 0.5, 2.0, 20.0], dtype=torch.float64)
+    network = Network()
+    batch = {"x_0": x_0, "noise": noise, "sigma": sigma}
+    losses = DenoisingObjective(weighting=row).loss(NetworkDenoiser(network, row), batch)
+    level = sigma[:, None, None, None]
+    wanted = row.output(x_0 + level * noise, level, x_0)
+    expected = (network.output - wanted).square().mean((1, 2, 3))
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_of_noise_and_score_networks_are_what_their_papers_say():
+    """From exact outputs: NCSN++ returns minus the noise, a score network -noise / sigma, EDM's
+    network the target of its equation 8."""
+    x_0, noise, sigma, s_d = *torch.randn(2, 3, 1, 4, 4).double(), 1.7, 0.7
+    x, total = x_0 + sigma * noise, (1.7**2 + 0.7**2) ** 0.5
+    target = (x_0 - s_d**2 / total**2 * x) * total / (sigma * s_d)
+    for row, out in (
+        (VEPreconditioning(), -noise),
+        (ScorePreconditioning(), -noise / sigma),
+        (EDMPreconditioning(s_d), target),
+        (EDMPreconditioning(s_d, negated=True), -target),
+    ):
+        assert torch.allclose(row.estimate(x, sigma, out), x_0), row.kind
+
+
+def test_an_edm_weight_on_another_network_stays_expressible():
+    sigma = torch.tensor([0.1, 1.0, 10.0])
+    objective = DenoisingObjective(weighting=EDMPreconditioning(0.5))
+    batch = {"x_0": torch.zeros(3, 1, 2, 2), "noise": torch.zeros(3, 1, 2, 2), "sigma": sigma}
+
+    class One(Denoiser):
+        def forward(self, x, sigma, class_labels=None):
+            return Estimate(torch.ones_like(x))
+
+    assert torch.allclose(objective.loss(One(), batch), sigma**-2 + 0.5**-2)
 
 
 def test_learned_variance_passes_through_untouched():
     both, x = torch.randn(1, 2, 4, 4), torch.randn(1, 1, 4, 4)
-    estimate = VPDenoiser(Perfect(both, "x"), VPSettings("x"))(x, 1.0)
+    estimate = VPDenoiser(Perfect(both, "x"), VPPreconditioning("x"))(x, 1.0)
     assert torch.equal(estimate.x_0, both[:, :1])
     assert torch.equal(estimate.variance, both[:, 1:])
 
@@ -137,7 +200,7 @@ def test_autoguidance_extrapolates_from_the_weaker_model():
 
 
 def test_eps_weighting_is_the_error_of_the_noise():
-    objective = DenoisingObjective(weighting="eps")
+    objective = DenoisingObjective(weighting=VPPreconditioning("eps"))
     x_0, sigma = torch.rand(3, 1, 4, 4), torch.tensor([0.1, 1.0, 10.0])
     noise, wrong = torch.randn(2, 3, 1, 4, 4)
 

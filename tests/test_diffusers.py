@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers import TINY_DIFFIT, awake, gaussian
-from overtone.denoisers import DiffusersDenoiser, EDMDenoiser, EDMSettings, GuidedDenoiser
+from overtone.denoisers import DiffusersDenoiser, EDMDenoiser, EDMPreconditioning, GuidedDenoiser
 from overtone.errors import OvertoneError
 from overtone.networks import DiffiTUNet
 from overtone.pipelines import DiffiTPipeline
@@ -177,7 +177,7 @@ def test_edm_schedulers_precondition_as_we_do():
     scheduler = diffusers.EDMEulerScheduler(sigma_data=0.5)
     x, sigma = torch.randn(2, 1, 8, 8) * 3, torch.tensor(3.0)
     with torch.no_grad():
-        ours = EDMDenoiser(network, EDMSettings(0.5))(x, 3.0).x_0
+        ours = EDMDenoiser(network, EDMPreconditioning(0.5))(x, 3.0).x_0
         time = scheduler.precondition_noise(sigma).expand(2)
         out = network(scheduler.precondition_inputs(x, sigma), time)
     assert torch.allclose(scheduler.precondition_outputs(x, out, sigma), ours, atol=1e-5)

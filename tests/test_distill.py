@@ -26,29 +26,39 @@ from overtone.data.trajectories import (
 )
 from overtone.denoisers import (
     ADM_DIFFUSION,
-    EDMSettings,
+    EDMPreconditioning,
     GuidanceSettings,
     IdealDenoiser,
-    OperatorSettings,
+    OperatorPreconditioning,
+    Preconditioning,
     SolutionOperator,
-    VPSettings,
+    VPPreconditioning,
 )
 from overtone.errors import OvertoneError
-from overtone.networks import ADMUNet, DiffiTTransformer, DiffiTUNet, Experts, temporalize
-from overtone.networks.dsno import DSNOConfig, DSNOUNet
+from overtone.networks import (
+    ADMUNet,
+    DiffiTTransformer,
+    DiffiTUNet,
+    DiffusersNetwork,
+    DSNOConfig,
+    DSNOUNet,
+    Experts,
+    Network,
+    NetworkConfig,
+    temporalize,
+)
 from overtone.pipelines import (
     DiffiTPipeline,
     DSNOPipeline,
-    ImagePipeline,
     LatentDiffiTPipeline,
     MEMEPipeline,
+    Pipeline,
     RelayPipeline,
+    Request,
     load_pipeline,
 )
-from overtone.pipelines.base import Beginning
 from overtone.processes import (
     FLOW_TIME,
-    GaussianProcess,
     QuantileSchedule,
     RelayProcess,
     SeededNoise,
@@ -58,16 +68,17 @@ from overtone.processes import (
 from overtone.samplers import AncestralSampler, OperatorSampler, Sampler
 from overtone.training import collect as collecting
 from overtone.training.collect import OnlineTrajectories, collect, index_of, kept_steps, solve
+from overtone.training.configs.distillation import DistillationRecipe
+from overtone.training.configs.training import Reporting, Training
 from overtone.training.distill import (
-    Distillation,
     TrajectoryObjective,
-    distiller_of,
     student_of,
     weights_of,
 )
-from overtone.training.loop import Reporting, Training
-from overtone.training.rundir import find_checkpoint, read_log
-from overtone.training.teacher import Teacher, foreign_teacher, open_teacher, teacher_of
+from overtone.training.loop import Trainer
+from overtone.training.runs import find_checkpoint, read_log
+from overtone.training.stream import TrainingStream
+from overtone.training.teacher import Teacher, open_teacher, teacher_of
 
 TRAINING = Training(
     total_images=192,
@@ -78,7 +89,7 @@ TRAINING = Training(
     precision="fp32",
 )
 REPORTING = Reporting(report_images=64, checkpoint_images=64, held_out_images=16, keep=1)
-TINY = Distillation(
+TINY = DistillationRecipe(
     about="",
     count=24,
     held_out=8,
@@ -103,6 +114,45 @@ def teacher(pipe):
     return teacher_of(pipe, "tiny")
 
 
+@dataclasses.dataclass(frozen=True)
+class GaussianConfig(NetworkConfig, kind="TestGaussian"):
+    resolution: int = 4
+    channels: int = 1
+    num_classes: int = 0
+
+    def build(self):
+        return GaussianNetwork(self)
+
+
+class GaussianNetwork(Network):
+    config_class = GaussianConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.ideal, _, _ = a_gaussian()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x, time, class_labels=None):
+        return self.scale * self.ideal(x, time).x_0
+
+
+@dataclasses.dataclass(frozen=True)
+class Unscaled(Preconditioning, kind="test_unscaled"):
+    """D(x; sigma) = F(x; sigma)."""
+
+    def c_skip(self, sigma):
+        return 0.0
+
+    def c_out(self, sigma):
+        return 1.0
+
+    def c_in(self, sigma):
+        return 1.0
+
+    def c_noise(self, sigma):
+        return sigma
+
+
 def a_gaussian():
     """The ideal denoiser of a Gaussian on 4 x 4 images: its eigenbasis, eigenvalues and mean."""
     generator = torch.Generator().manual_seed(2)
@@ -111,29 +161,11 @@ def a_gaussian():
     return IdealDenoiser(mean, factor @ factor.T), mean, factor @ factor.T
 
 
-def gaussian_teacher(steps=40, network=None):
-    denoiser, _, _ = a_gaussian()
-    sampler = Sampler(num_steps=steps)
-
-    def begin(solver, seeds, labels):
-        source = SeededNoise(seeds)
-        start = solver.sigma_start * source.normal(torch.empty(len(seeds), 1, 4, 4))
-        path = solver.path(denoiser, GaussianProcess(), start, source)
-        return Beginning(start, solver.sigma_start, None, path)
-
-    return Teacher(
-        name="gaussian",
-        network=denoiser if network is None else network,
-        denoiser=denoiser,
-        around=EDMSettings(),
-        sampler=sampler,
-        start=begin,
-        guidance_scale=1.0,
-        resolution=4,
-        channels=1,
-        device=torch.device("cpu"),
-        precision="fp32",
-    )
+def gaussian_teacher(steps=40):
+    """The ideal denoiser as anybody's network, under a preconditioning of its own."""
+    network = GaussianNetwork(GaussianConfig())
+    pipe = Pipeline(network, Sampler(num_steps=steps), preconditioning=Unscaled(), precision="fp32")
+    return Teacher("gaussian", pipe)
 
 
 def test_times_are_the_solvers_steps_nearest_to_those_asked_for():
@@ -142,12 +174,12 @@ def test_times_are_the_solvers_steps_nearest_to_those_asked_for():
     assert kept_steps(levels, spaced(4, "quad")) == [0, 224, 384, 480, 512]
     assert kept_steps(levels, spaced(4, "uniform")) == [0, 128, 256, 384, 512]
     eighteen = Sampler().sigmas
-    own = Distillation("", num_times=4).times_from(float(FLOW_TIME.t(80.0)))
+    own = DistillationRecipe("", num_times=4).times_from(float(FLOW_TIME.t(80.0)))
     kept = kept_steps(eighteen, own)
     angles = np.arctan(eighteen) / np.arctan(80.0)
     for place, share in zip(kept[1:], (9 / 16, 1 / 4, 1 / 16, 0), strict=True):
         assert place == np.abs(angles - share).argmin()
-    assert Distillation("", times=(0.5, 0.0)).times_from(0.9) == (0.5, 0.0)
+    assert DistillationRecipe("", times=(0.5, 0.0)).times_from(0.9) == (0.5, 0.0)
     with pytest.raises(ValueError, match=r"trajectories begin at t = 0.5, and times come after"):
         kept_steps((1.0, 0.1, 0.0), (0.6, 0.0))
     assert kept_steps(eighteen, [0.0]) == [0, 18]
@@ -162,7 +194,7 @@ def test_times_are_the_solvers_steps_nearest_to_those_asked_for():
 )
 def test_times_that_cannot_be(times, message):
     with pytest.raises(ValueError, match=message):
-        Distillation("", times=times)
+        DistillationRecipe("", times=times)
 
 
 def test_the_states_are_those_of_the_closed_form_flow():
@@ -306,11 +338,12 @@ def test_training_takes_as_many_trajectories_as_it_is_told(teacher, kept, tmp_pa
     few = dataclasses.replace(longer(TINY, total_images=64), count=16)
     collect(few, teacher, tmp_path / "kept", show=False)
     trainer = distilled(few, teacher, tmp_path / "kept", tmp_path / "run")
-    assert len(trainer.data) == 16
+    assert len(trainer.task.data) == 16
     collect(TINY, teacher, tmp_path / "kept", show=False)  # 24 of them now
     trainer = distilled(longer(few, total_images=128), teacher, tmp_path / "kept", tmp_path / "run")
-    assert len(trainer.data) == 16  # the run goes on with those that it began with
-    assert len(distiller_of(TINY, teacher, tmp_path / "kept", show=False).data) == 24
+    assert len(trainer.task.data) == 16  # the run goes on with those that it began with
+    trainer = Trainer.of(TINY, teacher=teacher, folder=tmp_path / "kept", show=False)
+    assert len(trainer.task.data) == 24
 
 
 def test_trajectories_of_other_hardware_are_trained_on(pipe, tmp_path):
@@ -322,7 +355,8 @@ def test_trajectories_of_other_hardware_are_trained_on(pipe, tmp_path):
     recipe = dataclasses.replace(TINY, num_times=2)
     collect(recipe, teacher_of(relay, "relay"), tmp_path / "kept", show=False)
     relay.precision = relay.first.precision = "bf16"
-    distiller_of(recipe, teacher_of(relay, "relay"), tmp_path / "kept", show=False)
+    again = teacher_of(relay, "relay")
+    Trainer.of(recipe, teacher=again, folder=tmp_path / "kept", show=False)
 
 
 def test_too_little_disk_is_said_before_anything_is_solved(teacher, tmp_path, monkeypatch):
@@ -350,6 +384,7 @@ from pathlib import Path
 import torch
 from overtone.data.trajectories import TrajectoryData
 data = TrajectoryData(Path(sys.argv[1]))
+data.fetch(list(range(64)))  # what a first read imports and starts does not grow
 private = lambda: sum(int(l.split()[1]) for l in open("/proc/self/smaps_rollup")
                       if l.startswith(("Private_Dirty", "Anonymous")))
 first = private()
@@ -442,7 +477,7 @@ def test_lpips_sees_rgb_of_32_pixels(monkeypatch):
 
 
 def distilled(recipe, teacher, folder, run):
-    trainer = distiller_of(recipe, teacher, folder, show=False)
+    trainer = Trainer.of(recipe, teacher=teacher, folder=folder, show=False)
     trainer.run(run)
     return trainer
 
@@ -513,8 +548,9 @@ def test_all_states_and_other_times(run):
     assert [len(row) for row in frames] == [4, 4, 4]
     assert np.array_equal(frames[1][-1], student([3, 4], [1, 2])[1])
     times = (0.9, 0.7, 0.5, 0.3, 0.1, 0.0)
-    assert student.trajectory([3], [1], times).shape == (1, 6, 1, 8, 8)
-    assert student.at(times).sampler.levels[1] == pytest.approx(np.tan(0.9 * np.pi / 2), rel=1e-3)
+    assert student.trajectory([3], [1], times=times).shape == (1, 6, 1, 8, 8)
+    asked = student.sampler_of(Request([3], times=times))
+    assert asked.levels[1] == pytest.approx(np.tan(0.9 * np.pi / 2), rel=1e-3)
     assert len(student([3], [1], times=times)) == 1
     with pytest.raises(OvertoneError, match=r"no steps to choose"):
         student([3], [1], return_trajectory=True, steps=4)
@@ -536,8 +572,10 @@ def test_what_an_operator_does_not_do(run, pipe):
         pipe([0], guidance_scale=2.0, guide=student)
     with pytest.raises(OvertoneError, match="a teacher solves its way step by step"):
         teacher_of(student, "student")
-    with pytest.raises(OvertoneError, match="its denoiser is an OperatorSettings, not EDMSettings"):
-        DSNOPipeline(student.network, denoiser=EDMSettings())
+    with pytest.raises(
+        OvertoneError, match="its preconditioning is that of an operator, not 'edm'"
+    ):
+        DSNOPipeline(student.network, preconditioning=EDMPreconditioning())
     with pytest.raises(OvertoneError, match="its sampler can't be an OperatorSampler"):
         DiffiTPipeline(pipe.network, OperatorSampler())
 
@@ -545,12 +583,13 @@ def test_what_an_operator_does_not_do(run, pipe):
 def test_it_learns_the_flow_of_a_gaussian(tmp_path):
     """The solution is linear in the noise, and an operator comes close to it within seconds."""
     torch.manual_seed(0)
-    config = dataclasses.replace(
-        TINY_ADM, resolution=4, num_classes=0, widths=(32,), attention_resolutions=()
-    )
-    teacher = gaussian_teacher(20, ADMUNet(config))
-    recipe = Distillation(
-        "", count=2048, held_out=128, dtype="float32", num_times=2,
+    config = DSNOConfig(
+        resolution=4, channels=1, widths=(32,), num_cells=1, attention_resolutions=(),
+        frequencies=32, embedding_width=32,
+    )  # fmt: skip
+    teacher = gaussian_teacher(20)
+    recipe = DistillationRecipe(
+        "", network=config, count=2048, held_out=128, dtype="float32", num_times=2,
         training=dataclasses.replace(TRAINING, total_images=12_800, batch_size=64, lr=4e-3,
                                      lr_rampdown_images=10_000, ema_halflife_images=500),
         reporting=Reporting(report_images=6400, checkpoint_images=12_800, held_out_images=128),
@@ -565,18 +604,22 @@ def test_it_learns_the_flow_of_a_gaussian(tmp_path):
     assert float(explained) > 0.95
 
 
-def test_online_trajectories_are_the_collected_ones(teacher, kept, tmp_path):
+def test_online_trajectories_are_the_collected_ones(teacher, kept, tmp_path, monkeypatch):
     online = dataclasses.replace(TINY, online=True)
-    trainer = distiller_of(online, teacher, None, show=False)
-    assert isinstance(trainer.data, OnlineTrajectories)
-    states, labels = trainer.data.fetch(range(24))
+    trainer = Trainer.of(online, teacher=teacher, folder=None, show=False)
+    assert isinstance(trainer.task.data, OnlineTrajectories)
+    states, labels = trainer.task.data.fetch(range(24))
     there, own = TrajectoryData(kept).fetch(range(24))
     torch.testing.assert_close(states, there.float(), rtol=2e-3, atol=2e-3)
     assert torch.equal(labels, own)
-    assert not trainer.held_out.endless  # else its seeds would run into those of training
-    assert len(trainer.held_out) == 8
+    assert not trainer.task.held_out.endless  # else its seeds would run into those of training
+    assert len(trainer.task.held_out) == 8
     busy = dataclasses.replace(online, reporting=dataclasses.replace(REPORTING, workers=1))
-    assert distiller_of(busy, teacher, None, show=False).reporting.workers == 0
+    trainer = Trainer.of(busy, teacher=teacher, folder=None, show=False)
+    assert trainer.task.loads_here
+    monkeypatch.setattr(TrainingStream, "batches", lambda self, *a, share, workers: workers)
+    assert trainer._batches(0) == 0
+    monkeypatch.undo()
     whole = tmp_path / "whole"
     distilled(online, teacher, None, whole)
     distilled(longer(online, total_images=64), teacher, None, tmp_path / "parts")
@@ -612,8 +655,8 @@ def test_a_student_may_have_a_network_of_its_own(teacher, kept, tmp_path):
     assert student.network.config.num_classes == 3
     assert len(student(range(3))) == 3
     # The published network is told t itself, and its image that of time 0.
-    assert student.denoiser.time_of(0.0) == 0.0
-    assert student.denoiser.time_of(1.0) == pytest.approx(0.5, abs=1e-4)
+    assert student.preconditioning.c_noise(0.0) == 0.0
+    assert student.preconditioning.c_noise(1.0) == pytest.approx(0.5, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -629,10 +672,13 @@ def test_teacher_and_student_that_do_not_fit(teacher, changes, message):
 def test_trajectories_that_the_recipe_does_not_ask_for(pipe, kept):
     other = teacher_of(a_pipe(widths=(8, 16)), "tiny")
     with pytest.raises(OvertoneError, match=r"other trajectories than the recipe .*teacher_digest"):
-        distiller_of(TINY, other, kept, show=False)
+        Trainer.of(TINY, teacher=other, folder=kept, show=False)
     with pytest.raises(OvertoneError, match=r"other trajectories than the recipe .*sigmas"):
-        distiller_of(
-            dataclasses.replace(TINY, spacing="uniform"), teacher_of(pipe, "tiny"), kept, show=False
+        Trainer.of(
+            dataclasses.replace(TINY, spacing="uniform"),
+            teacher=teacher_of(pipe, "tiny"),
+            folder=kept,
+            show=False,
         )
 
 
@@ -652,16 +698,16 @@ def test_a_guided_teachers_trajectories_are_guided(pipe):
 def test_stochastic_teachers_need_another_solver():
     network = awake(DiffiTTransformer(TINY_TRANSFORMER))
     pipe = LatentDiffiTPipeline(
-        network, AncestralSampler(num_steps=4), denoiser=ADM_DIFFUSION, image_resolution=64
+        network, AncestralSampler(num_steps=4), preconditioning=ADM_DIFFUSION, image_resolution=64
     )
     with pytest.raises(OvertoneError, match=r"draws noise at each step \(AncestralSampler\)"):
         teacher_of(pipe, "latent")
-    teacher = teacher_of(pipe, "latent", solver="dpmpp", steps=8)
+    teacher = teacher_of(pipe, "latent", solver="dpmpp_2m", steps=8)
     assert teacher.sampler.estimate == "two_step"
     assert len(teacher.sampler.sigmas) == 9
     student = student_of(TINY, teacher)
-    assert student.settings.teacher == ADM_DIFFUSION
-    assert student.time_of(0.0) == pytest.approx(0.0, abs=1e-3)
+    assert student.preconditioning.times == ADM_DIFFUSION
+    assert student.preconditioning.c_noise(0.0) == pytest.approx(0.0, abs=1e-3)
     states, _ = solve(teacher, [1, 2], index_of(TINY, teacher).sigmas)
     assert states.shape == (2, 5, 4, 8, 8)
     churning = dataclasses.replace(Sampler(), S_churn=10.0)
@@ -737,15 +783,15 @@ def test_diffusers_models_that_can_not_teach(foreign, changes, message):
     unet = UNet2DModel.from_config(a_unet(1).config | changes)
     DDIMPipeline(unet, DDIMScheduler()).save_pretrained(foreign)
     with pytest.raises(OvertoneError, match=message):
-        foreign_teacher(foreign)
+        open_teacher(str(foreign))
 
 
 def test_a_model_of_pixels_needs_no_vae(foreign):
     with pytest.raises(OvertoneError, match="makes pixels, which no VAE has to decode"):
-        foreign_teacher(foreign, vae="somewhere")
+        open_teacher(str(foreign), vae="somewhere")
 
 
-def test_a_diffusers_pipeline_teaches(foreign, tmp_path):
+def test_a_diffusers_pipeline_teaches(foreign, tmp_path, monkeypatch):
     teacher = open_teacher(str(foreign), "ddim", 10)
     assert teacher.sampler.estimate == "single"
     recipe = longer(TINY, total_images=64)
@@ -753,13 +799,15 @@ def test_a_diffusers_pipeline_teaches(foreign, tmp_path):
     assert data.num_classes == 0
     distilled(recipe, teacher, tmp_path / "kept", tmp_path / "run")
     student = load_pipeline(find_checkpoint(tmp_path / "run"))
-    assert type(student.network.network).__name__ == "DiffusersUNet"
-    assert isinstance(student.denoiser.settings.teacher, VPSettings)
+    assert isinstance(student.network.network, DiffusersNetwork)
+    assert isinstance(student.preconditioning.times, VPPreconditioning)
     assert len(student(range(3))) == 3
     with pytest.raises(OvertoneError, match="class-conditional"):
-        foreign_teacher(foreign, guidance_scale=2.0)
+        open_teacher(str(foreign), guidance_scale=2.0)
     # Of the Hub it keeps its name there, not that of the folder it was downloaded to.
-    assert foreign_teacher(foreign, name="google/ddpm-cat-256").name == "google/ddpm-cat-256"
+    monkeypatch.setattr("overtone.storage.locate", lambda *_: foreign)
+    assert open_teacher("google/ddpm-cat-256").name == "google/ddpm-cat-256"
+    monkeypatch.undo()
     (foreign / "unet" / "own.py").write_text("raise SystemExit")
     with pytest.raises(OvertoneError, match=r"holds code \(own.py\), which diffusers might"):
         open_teacher(str(foreign), "ddim", 10)
@@ -816,7 +864,7 @@ def test_a_whole_relay_is_distilled_to_two_evaluations(pipe, tmp_path):
     [
         ("ddim", "DDIMScheduler", {"clip_sample": False}),
         (
-            "dpmpp",
+            "dpmpp_2m",
             "DPMSolverMultistepScheduler",
             {"lower_order_final": False, "final_sigmas_type": "zero", "euler_at_final": True},
         ),
@@ -827,8 +875,11 @@ def test_solvers_are_those_of_diffusers(solver, scheduler, settings):
     import diffusers
 
     network = awake(DiffiTUNet(TINY_DIFFIT))
-    pipe = ImagePipeline(
-        network, Sampler(4, levels=(9.0, 4.0, 1.0, 0.1)), denoiser=ADM_DIFFUSION, precision="fp32"
+    pipe = Pipeline(
+        network,
+        Sampler(4, levels=(9.0, 4.0, 1.0, 0.1)),
+        preconditioning=ADM_DIFFUSION,
+        precision="fp32",
     )
     own = getattr(diffusers, scheduler)(beta_end=0.02, timestep_spacing="leading", **settings)
     own.set_timesteps(8)
@@ -836,7 +887,7 @@ def test_solvers_are_those_of_diffusers(solver, scheduler, settings):
     levels = [float(ADM_DIFFUSION.schedule.levels[t]) for t in steps]
     pipe.sampler = Sampler(len(levels), levels=tuple(levels))
     teacher = teacher_of(pipe, "", solver=solver)
-    begun = teacher.begin([1, 2], torch.tensor([0, 1]))
+    begun = teacher.pipe.begin([1, 2], torch.tensor([0, 1]))
     ours = [step.x / (1 + step.sigma**2) ** 0.5 for step in begun.steps]
     x = begun.start / (1 + levels[0] ** 2) ** 0.5
     for number, step in enumerate(own.timesteps):
@@ -868,12 +919,12 @@ def test_the_guidance_a_model_was_saved_with_is_its_teachers(pipe):
 
 
 def test_an_operator_without_a_teachers_time_is_told_t():
-    operator = SolutionOperator(temporalize(DiffiTUNet(TINY_DIFFIT)), OperatorSettings())
+    operator = SolutionOperator(temporalize(DiffiTUNet(TINY_DIFFIT)), OperatorPreconditioning())
     schedule = VPCosineSchedule()
-    assert operator.time_of(2.0) == pytest.approx(float(schedule.t(2.0)))
-    assert isinstance(ImagePipeline(DiffiTUNet(TINY_DIFFIT)).denoiser_settings, EDMSettings)
+    assert operator.preconditioning.c_noise(2.0) == pytest.approx(float(schedule.t(2.0)))
+    assert isinstance(Pipeline(DiffiTUNet(TINY_DIFFIT)).preconditioning, EDMPreconditioning)
     with pytest.raises(ValueError, match="sigma_min must be above 0"):
-        OperatorSettings(sigma_min=0.0)
+        OperatorPreconditioning(EDMPreconditioning(), sigma_min=0.0)
     with pytest.raises(ValueError, match="fall to 0"):
         OperatorSampler(levels=(80.0, 1.0))
 
@@ -965,11 +1016,11 @@ def test_what_else_trajectories_depend_on_is_in_their_mark(pipe, tmp_path):
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
 def test_teachers_that_predict_something_else_are_others(foreign, prediction, tmp_path):
-    one = index_of(TINY, foreign_teacher(foreign))
+    one = index_of(TINY, open_teacher(str(foreign)))
     file = foreign / "scheduler" / "scheduler_config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps(config | {"prediction_type": prediction}))
-    other = index_of(TINY, foreign_teacher(foreign))
+    other = index_of(TINY, open_teacher(str(foreign)))
     assert one.teacher_digest == other.teacher_digest
     assert fingerprint_of(one) != fingerprint_of(other)
 
@@ -994,10 +1045,9 @@ def test_a_latent_diffusers_teacher_keeps_its_vae(tmp_path):
     distilled(recipe, teacher, tmp_path / "kept", tmp_path / "run")
     student = load_pipeline(find_checkpoint(tmp_path / "run"))
     assert student([0])[0].size == (16, 16)
+    lpips = dataclasses.replace(recipe, distance="lpips")
     with pytest.raises(OvertoneError, match="is of images, grey or RGB, not of latents"):
-        distiller_of(
-            dataclasses.replace(recipe, distance="lpips"), teacher, tmp_path / "kept", show=False
-        )
+        Trainer.of(lpips, teacher=teacher, folder=tmp_path / "kept", show=False)
     with pytest.raises(OvertoneError, match="at least one step"):
         open_teacher(str(tmp_path / "ldm"), steps=0)
 
@@ -1005,7 +1055,7 @@ def test_a_latent_diffusers_teacher_keeps_its_vae(tmp_path):
 def test_latents_that_nothing_decodes_are_distilled_without_pictures(tmp_path):
     network = awake(DiffiTTransformer(TINY_TRANSFORMER))
     pipe = LatentDiffiTPipeline(
-        network, AncestralSampler(num_steps=4), denoiser=ADM_DIFFUSION, image_resolution=64
+        network, AncestralSampler(num_steps=4), preconditioning=ADM_DIFFUSION, image_resolution=64
     )
     teacher = teacher_of(pipe, "latent", solver="ddim", steps=6)
     recipe = longer(TINY, total_images=64)
@@ -1047,13 +1097,19 @@ def test_an_index_is_written_once_where_there_are_no_hard_links(tmp_path, monkey
 
 
 def test_held_out_trajectories_may_be_left_aside(teacher, kept):
-    trainer = distiller_of(dataclasses.replace(TINY, held_out=0), teacher, kept, show=False)
-    assert trainer.held_out is None
+    recipe = dataclasses.replace(TINY, held_out=0)
+    trainer = Trainer.of(recipe, teacher=teacher, folder=kept, show=False)
+    assert trainer.task.held_out is None
 
 
 def test_files_of_large_images_hold_fewer(teacher):
     assert index_of(TINY, teacher).block == 1024
-    large = dataclasses.replace(teacher, resolution=256, channels=3)
-    assert index_of(TINY, large).block == 128
-    huge = dataclasses.replace(teacher, resolution=2048, channels=3)
-    assert index_of(TINY, huge).block == 64
+
+    class Large(Teacher):
+        channels, resolution = 3, 256
+
+    class Huge(Large):
+        resolution = 2048
+
+    assert index_of(TINY, Large("", teacher.pipe)).block == 128
+    assert index_of(TINY, Huge("", teacher.pipe)).block == 64

@@ -19,7 +19,7 @@ from overtone.denoisers import (
     GuidanceSettings,
     GuidedDenoiser,
     VPDenoiser,
-    VPSettings,
+    VPPreconditioning,
 )
 from overtone.errors import OvertoneError
 from overtone.networks import DiffiTTransformer, DiffiTTransformerConfig
@@ -303,7 +303,7 @@ def test_the_hybrid_loss_trains_the_variance_and_only_it_by_the_bound():
     network = awake(DiffiTTransformer(TINY_TRANSFORMER))
     denoiser = VPDenoiser(network, ADM_DIFFUSION)
     hybrid = DenoisingObjective(
-        schedule=DiscreteSchedule(), weighting="eps", hybrid=True, bounded=False
+        schedule=DiscreteSchedule(), weighting=VPPreconditioning("eps"), hybrid=True, bounded=False
     )
     plain = dataclasses.replace(hybrid, hybrid=False)
     x_0, source = torch.randn(3, 4, 8, 8), SeededNoise(range(3))
@@ -406,7 +406,7 @@ def pipe():
     return LatentDiffiTPipeline(
         awake(DiffiTTransformer(TINY_TRANSFORMER)),
         AncestralSampler(num_steps=5),
-        denoiser=ADM_DIFFUSION,
+        preconditioning=ADM_DIFFUSION,
         guidance=GuidanceSettings(scale=20.0, channels=(0, 1, 2), power=4.0),
         vae=tiny_vae(),
         precision="fp32",
@@ -419,7 +419,7 @@ def test_a_latent_pipeline_is_saved_whole(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "model")
     again = load_pipeline(tmp_path / "model")
     again.precision = "fp32"
-    assert type(again) is LatentDiffiTPipeline
+    assert isinstance(again, LatentDiffiTPipeline)
     assert (again.guidance, again.resolution, again.channels) == (pipe.guidance, 16, 3)
     for a, b in zip(images, again(seeds=range(3), class_labels=1), strict=True):
         assert a.tobytes() == b.tobytes()
@@ -440,7 +440,7 @@ def test_images_do_not_depend_on_the_batch(pipe):
     "name", ["DDIMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"]
 )
 def test_schedulers_sample_it(pipe, name):
-    pipe.sampler = SchedulerSampler(scheduler_of(name, pipe.denoiser.settings.schedule), 6)
+    pipe.sampler = SchedulerSampler(scheduler_of(name, pipe.preconditioning.schedule), 6)
     images = torch.cat([b.images for b in pipe.stream(range(2))])
     assert images.shape == (2, 3, 16, 16)
     assert images.float().std() > 1
@@ -450,7 +450,9 @@ def test_the_transformer_runs_in_diffusers_own_pipeline():
     from diffusers import DDIMScheduler
 
     network = awake(DiffiTTransformer(dataclasses.replace(TINY_TRANSFORMER, num_classes=1000)))
-    pipe = LatentDiffiTPipeline(network, denoiser=ADM_DIFFUSION, vae=tiny_vae(), precision="fp32")
+    pipe = LatentDiffiTPipeline(
+        network, preconditioning=ADM_DIFFUSION, vae=tiny_vae(), precision="fp32"
+    )
     scheduler = DDIMScheduler(clip_sample=False)
     foreign = dit_pipeline(pipe, scheduler)
     foreign.set_progress_bar_config(disable=True)
@@ -467,7 +469,9 @@ def test_the_transformer_runs_in_diffusers_own_pipeline():
         assert int((next(values) - next(values)).abs().max()) <= 1
     with pytest.raises(OvertoneError, match="1000 classes written in, this model has 3"):
         dit_pipeline(
-            LatentDiffiTPipeline(DiffiTTransformer(TINY_TRANSFORMER), denoiser=ADM_DIFFUSION),
+            LatentDiffiTPipeline(
+                DiffiTTransformer(TINY_TRANSFORMER), preconditioning=ADM_DIFFUSION
+            ),
             scheduler,
         )
 
@@ -548,6 +552,6 @@ def test_learned_variance_is_of_discrete_steps():
     with pytest.raises(ValueError, match=r"num_steps 0 is not in \[1, 1000\]"):
         AncestralSampler(num_steps=0)
     x = torch.randn(2, 4, 8, 8)
-    estimate = VPDenoiser(awake(DiffiTTransformer(TINY_TRANSFORMER)), VPSettings())(x, 1.0)
+    estimate = VPDenoiser(awake(DiffiTTransformer(TINY_TRANSFORMER)), VPPreconditioning())(x, 1.0)
     assert isinstance(estimate, Estimate)
     assert estimate.variance.shape == x.shape

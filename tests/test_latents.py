@@ -21,34 +21,41 @@ from overtone.cli.app import main
 from overtone.data import ArrayData, open_data, to_unit
 from overtone.data import latents as latents_module
 from overtone.data.latents import LatentData, encode, latents_index
-from overtone.denoisers import ADM_DIFFUSION, EDMSettings, GuidanceSettings, VPSettings
+from overtone.denoisers import (
+    ADM_DIFFUSION,
+    EDMPreconditioning,
+    GuidanceSettings,
+    VPPreconditioning,
+)
 from overtone.errors import OvertoneError, RunInterruptedError
 from overtone.networks import DiffiTTransformer
 from overtone.networks.vae import VAE, VAEConfig
 from overtone.pipelines import LatentDiffiTPipeline, load_pipeline
 from overtone.processes import DiscreteSchedule, SeededNoise
 from overtone.samplers import AncestralSampler
-from overtone.training.loop import Reporting, Training
-from overtone.training.recipe import Recipe, trainer_of
+from overtone.training.configs.denoising import DenoisingRecipe
+from overtone.training.configs.training import Reporting, Training
+from overtone.training.configs.vae import VAERecipe
+from overtone.training.loop import Trainer
+from overtone.training.open import open_vae
 from overtone.training.recipes import find_recipe
-from overtone.training.rundir import find_checkpoint
-from overtone.training.vae import VAEObjective, VAERecipe, open_vae
+from overtone.training.runs import find_checkpoint
+from overtone.training.vae import VAEObjective
 
 PLAN = Training(
     total_images=64, batch_size=16, lr=1e-3, lr_rampup_images=16, ema_halflife_images=16,
     precision="fp32",
 )  # fmt: skip
 REPORTS = Reporting(report_images=32, checkpoint_images=32, held_out_images=16, keep=1)
-LATENT = Recipe(
+LATENT = DenoisingRecipe(
     about="",
     data="builtin:glyphs",
     encoded_images=40,
     network=dataclasses.replace(TINY_TRANSFORMER, num_classes=0),
     class_conditional=True,
     label_dropout=0.1,
-    denoiser=ADM_DIFFUSION,
+    preconditioning=ADM_DIFFUSION,
     schedule=DiscreteSchedule(),
-    weighting="eps",
     sampler=AncestralSampler(num_steps=2),
     training=PLAN,
     reporting=REPORTS,
@@ -229,12 +236,14 @@ def test_a_vae_is_read_from_a_directory_and_nothing_else(vae_folder, tmp_path):
 def test_a_vae_and_a_model_have_to_belong_together():
     network = DiffiTTransformer(TINY_TRANSFORMER)
     with pytest.raises(OvertoneError, match="its latents have 3 channels, the model's 4"):
-        LatentDiffiTPipeline(network, denoiser=ADM_DIFFUSION, vae=tiny_vae(latent_channels=3))
-    pipe = LatentDiffiTPipeline(network, denoiser=ADM_DIFFUSION, image_resolution=64)
+        LatentDiffiTPipeline(
+            network, preconditioning=ADM_DIFFUSION, vae=tiny_vae(latent_channels=3)
+        )
+    pipe = LatentDiffiTPipeline(network, preconditioning=ADM_DIFFUSION, image_resolution=64)
     with pytest.raises(OvertoneError, match="of images of 64 px, the VAE would make 8 px latents"):
         pipe.vae = tiny_vae()
     with pytest.raises(OvertoneError, match="the VAE and the network do not belong together"):
-        trainer_of(dataclasses.replace(LATENT, vae=str(_saved(tiny_vae(latent_channels=3)))))
+        Trainer.of(dataclasses.replace(LATENT, vae=str(_saved(tiny_vae(latent_channels=3)))))
 
 
 def _saved(vae):
@@ -285,7 +294,7 @@ def test_a_trained_vae_s_latents_have_unit_scale(tmp_path):
         training=PLAN,
         reporting=REPORTS,
     )
-    trainer_of(recipe, show=False).run(tmp_path / "run")
+    Trainer.of(recipe, show=False).run(tmp_path / "run")
     assert (tmp_path / "run" / "grids" / "000000064.png").exists()
     vae = open_vae(tmp_path / "run")
     data = open_data("builtin:glyphs", 16, 3)
@@ -295,7 +304,7 @@ def test_a_trained_vae_s_latents_have_unit_scale(tmp_path):
     # The run's own settings are a recipe, and the run goes on with them.
     again = find_recipe(str(tmp_path / "run" / "recipe.json"))
     assert again == recipe
-    assert trainer_of(again, show=False).run(tmp_path / "run").images == 64
+    assert Trainer.of(again, show=False).run(tmp_path / "run").images == 64
     shutil.rmtree(find_checkpoint(tmp_path / "run") / "vae")
     with pytest.raises(OvertoneError, match="has no VAE"):
         open_vae(tmp_path / "run")
@@ -303,11 +312,11 @@ def test_a_trained_vae_s_latents_have_unit_scale(tmp_path):
 
 def test_training_encodes_samples_and_decodes(vae_folder, tmp_path, capsys):
     recipe = dataclasses.replace(LATENT, vae=str(vae_folder), mirror=True)
-    trainer = trainer_of(recipe, show=False)
-    assert (len(trainer.data), len(trainer.held_out)) == (80, 16)
+    trainer = Trainer.of(recipe, show=False)
+    assert (len(trainer.task.data), len(trainer.task.held_out)) == (80, 16)
     trainer.run(tmp_path / "run")
     pipe = load_pipeline(find_checkpoint(tmp_path / "run"))
-    assert type(pipe) is LatentDiffiTPipeline
+    assert isinstance(pipe, LatentDiffiTPipeline)
     assert pipe.vae.scaling_factor == 2.5
     assert (pipe.data, pipe.num_classes, pipe.resolution) == ("builtin:glyphs", 26, 16)
     run = str(tmp_path / "run")
@@ -319,18 +328,18 @@ def test_training_encodes_samples_and_decodes(vae_folder, tmp_path, capsys):
     main(["info", run])
     assert "image_resolution: 16" in capsys.readouterr().out
     # Goes on with its own latents, and not with those of another VAE, which is named.
-    assert trainer_of(recipe, show=False).run(tmp_path / "run").images == 64
+    assert Trainer.of(recipe, show=False).run(tmp_path / "run").images == 64
     torch.manual_seed(8)
     other = dataclasses.replace(recipe, vae=str(_saved(tiny_vae())))
     with pytest.raises(OvertoneError, match=r"latents.vae: \"\w+\" -> \"\w+\""):
-        trainer_of(other, show=False).run(tmp_path / "run")
+        Trainer.of(other, show=False).run(tmp_path / "run")
 
 
 def test_a_stopped_run_on_latents_goes_on_to_the_same_bits(vae_folder, tmp_path):
     recipe = dataclasses.replace(LATENT, vae=str(vae_folder))
     plan = dataclasses.replace(PLAN, gradient_checkpointing=True)
-    trainer_of(recipe, show=False).run(tmp_path / "whole")
-    stopped = trainer_of(dataclasses.replace(recipe, training=plan), show=False)
+    Trainer.of(recipe, show=False).run(tmp_path / "whole")
+    stopped = Trainer.of(dataclasses.replace(recipe, training=plan), show=False)
     own, steps = stopped._step, []
 
     def step(model, batch):
@@ -343,7 +352,7 @@ def test_a_stopped_run_on_latents_goes_on_to_the_same_bits(vae_folder, tmp_path)
         stopped.run(tmp_path / "stopped")
     # Loader processes, and blocks computed twice, are no other settings.
     again = dataclasses.replace(recipe, reporting=dataclasses.replace(REPORTS, workers=1))
-    trainer_of(again, show=False).run(tmp_path / "stopped")
+    Trainer.of(again, show=False).run(tmp_path / "stopped")
     weights = [
         storage.load_tensors(find_checkpoint(tmp_path / run) / "network" / "model.safetensors")
         for run in ("whole", "stopped")
@@ -352,28 +361,28 @@ def test_a_stopped_run_on_latents_goes_on_to_the_same_bits(vae_folder, tmp_path)
 
 
 def test_what_can_not_work_is_said_before_anything_is_encoded(vae_folder, monkeypatch):
-    monkeypatch.setattr("overtone.training.recipe.encode", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("overtone.training.material.encode", lambda *_, **__: 1 / 0)
     recipe = dataclasses.replace(LATENT, vae=str(vae_folder))
     other = DiscreteSchedule(betas="cosine")
     for changes, message in (
-        ({"schedule": other}, "--schedule and --denoiser.schedule differ"),
+        ({"schedule": other}, "--schedule and --preconditioning.schedule differ"),
         (
-            {"schedule": other, "denoiser": VPSettings(schedule=other)},
+            {"schedule": other, "preconditioning": VPPreconditioning(schedule=other)},
             "--schedule and --sampler.schedule differ",
         ),
         (
-            {"denoiser": dataclasses.replace(ADM_DIFFUSION, time_scale=1.0)},
-            "--denoiser.time-scale is 1, and the number of the last of 1000 steps is 999",
+            {"preconditioning": dataclasses.replace(ADM_DIFFUSION, time_scale=1.0)},
+            "--preconditioning.time-scale is 1, and the number of the last of 1000 steps is 999",
         ),
-        ({"denoiser": EDMSettings()}, "learned_variance is of a VP denoiser"),
+        ({"preconditioning": EDMPreconditioning()}, "learned_variance is of a VP denoiser"),
         ({"class_conditional": True, "data": "builtin:digits"}, "is 8 px and grey"),
     ):
         with pytest.raises(OvertoneError, match=message):
-            trainer_of(dataclasses.replace(recipe, **changes), show=False)
+            Trainer.of(dataclasses.replace(recipe, **changes), show=False)
     monkeypatch.undo()
     fifth = GuidanceSettings(2.0, channels=(0, 4))
     with pytest.raises(OvertoneError, match=r"acts on channels \(0, 4\), and the model has 4"):
-        trainer_of(dataclasses.replace(recipe, guidance=fifth), show=False)
+        Trainer.of(dataclasses.replace(recipe, guidance=fifth), show=False)
 
 
 def test_a_figure_of_the_distance_against_guidance(vae_folder, tmp_path, monkeypatch):
@@ -398,7 +407,7 @@ def test_a_figure_of_the_distance_against_guidance(vae_folder, tmp_path, monkeyp
     main(["analyze", "guidance", str(tmp_path / "model"), "--scales", "4", "1", "--seeds", "0-7",
           "--data", "x", "--out", str(out)])  # fmt: skip
     reports = json.loads(out.with_suffix(".json").read_text())
-    assert [report["made_with"]["guidance_scale"] for report in reports] == [1.0, 4.0]
+    assert [report["made_with"]["guidance"]["scale"] for report in reports] == [1.0, 4.0]
     assert reports[0]["frechet_distance"] != reports[1]["frechet_distance"]
     with Image.open(out) as figure:
         assert figure.width > 300
@@ -411,22 +420,22 @@ def test_training_takes_encoded_latents(vae_folder, tmp_path, capsys, monkeypatc
     main([*command, "--images", "40", "--out", str(out)])
     assert "40 latents of 8 x 8 px with 4 channels, and 50 of held-out" in capsys.readouterr().out
     recipe = dataclasses.replace(LATENT, data=str(out), vae=str(vae_folder), encoded_images=None)
-    trainer = trainer_of(recipe, show=False)
-    assert isinstance(trainer.data, LatentData)
-    assert isinstance(trainer.held_out, LatentData)
+    trainer = Trainer.of(recipe, show=False)
+    assert isinstance(trainer.task.data, LatentData)
+    assert isinstance(trainer.task.held_out, LatentData)
     assert trainer.run(tmp_path / "run").images == 64
     main([*command, "--images", "40", "--out", str(out)])  # nothing left to do
     torch.manual_seed(4)
     other = dataclasses.replace(recipe, vae=str(_saved(tiny_vae())))
     with pytest.raises(OvertoneError, match=r"was encoded otherwise: the VAE is \w+ there"):
-        trainer_of(other, show=False)
+        Trainer.of(other, show=False)
     shutil.copytree(vae_folder, tmp_path / "scaled")
     config = json.loads((vae_folder / "config.json").read_text()) | {"scaling_factor": 3.0}
     (tmp_path / "scaled" / "config.json").write_text(json.dumps(config))
     with pytest.raises(OvertoneError, match=r"the scaling factor is 2.5 there, 3.0 here"):
-        trainer_of(dataclasses.replace(recipe, vae=str(tmp_path / "scaled")), show=False)
+        Trainer.of(dataclasses.replace(recipe, vae=str(tmp_path / "scaled")), show=False)
     with pytest.raises(OvertoneError, match="holds latents: pass --vae"):
-        trainer_of(dataclasses.replace(recipe, vae=""), show=False)
+        Trainer.of(dataclasses.replace(recipe, vae=""), show=False)
 
 
 KILLED = """

@@ -20,7 +20,7 @@ from overtone.launch import ALONE, Processes, lost_connection, processes
 from overtone.networks import DiffiTUNet
 from overtone.pipelines import DiffiTPipeline
 from overtone.samplers import Sampler
-from overtone.training.rundir import find_checkpoint, read_log
+from overtone.training.runs import find_checkpoint, read_log
 
 TRAIN = [
     "train", "diffit-digits", "--network.widths", "16", "--network.num-cells", "1",

@@ -10,13 +10,14 @@ from overtone import settings, storage
 from overtone.cli.app import main
 from overtone.convert import from_published
 from overtone.denoisers import EDMDenoiser, ExpertDenoiser, GuidedDenoiser, VPDenoiser
-from overtone.denoisers.experts import Residence, intervals_of, step_shares, time_shares
+from overtone.denoisers.intervals import intervals_of, time_shares
+from overtone.denoisers.residence import Residence
 from overtone.errors import OvertoneError
 from overtone.networks import ADMConfig, ADMUNet, DiffiTUNet, Experts, IUNet, IUNetConfig
+from overtone.networks.configs.iunet import RATIOS, inception_heads, ratio
 from overtone.networks.inception import InceptionCell, InceptionMixer
-from overtone.networks.iunet import RATIOS, inception_heads, ratio
 from overtone.networks.network import multiply_adds
-from overtone.pipelines import ImagePipeline, MEMEPipeline, RelayPipeline, load_pipeline
+from overtone.pipelines import MEMEPipeline, Pipeline, RelayPipeline, load_pipeline
 from overtone.processes import (
     DiscreteSchedule,
     GaussianProcess,
@@ -25,19 +26,21 @@ from overtone.processes import (
     SeededNoise,
     VPLinearSchedule,
 )
+from overtone.processes.schedule import step_shares
 from overtone.samplers import Sampler, budget_grid
+from overtone.training.configs.denoising import DenoisingRecipe, ExpertSettings
+from overtone.training.configs.training import Reporting, Training
 from overtone.training.experts import finished_experts, merged_run, train_experts
-from overtone.training.loop import Reporting, Trainer, Training
+from overtone.training.loop import Trainer
 from overtone.training.objectives import soft_interval
-from overtone.training.recipe import ExpertSettings, Recipe
-from overtone.training.recipes import (
+from overtone.training.recipes.meme import (
     meme_celeba64,
     meme_celebahq,
     meme_digits,
     meme_fashion_mnist,
     meme_ffhq,
 )
-from overtone.training.rundir import find_checkpoint
+from overtone.training.runs import find_checkpoint
 
 
 @pytest.mark.parametrize("name", ["mixer_pool1", "mixer_pool2", "block"])
@@ -409,7 +412,7 @@ def test_resident_is_checked():
 def pipelines():
     torch.manual_seed(0)
     return [
-        ImagePipeline(awake(network), Sampler(num_steps=4), class_names=("a", "b", "c"))
+        Pipeline(awake(network), Sampler(num_steps=4), class_names=("a", "b", "c"))
         for network in (IUNet(TINY_IUNET), DiffiTUNet(TINY_DIFFIT))
     ]
 
@@ -427,7 +430,7 @@ def test_a_merged_pipeline_is_saved_and_comes_back(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert again.device.type == "cpu"
     assert again.num_classes == 3
-    with pytest.raises(OvertoneError, match="resident is of a model of experts"):
+    with pytest.raises(OvertoneError, match="resident is for models of experts"):
         near.to("cpu", resident=1)
     with pytest.raises(OvertoneError, match=r"resident is in \[1, 2\]"):
         again.to("cpu", resident=3)
@@ -439,7 +442,7 @@ def test_a_merged_pipeline_is_saved_and_comes_back(tmp_path):
 
 
 def test_second_stages_merge_into_a_relay(tmp_path):
-    first = ImagePipeline(ADMUNet(dataclasses.replace(TINY_ADM, resolution=8)), Sampler(3))
+    first = Pipeline(ADMUNet(dataclasses.replace(TINY_ADM, resolution=8)), Sampler(3))
     stages = []
     for _ in range(2):
         network = IUNet(dataclasses.replace(TINY_IUNET, resolution=16))
@@ -462,9 +465,11 @@ def test_second_stages_merge_into_a_relay(tmp_path):
     assert isinstance(again.network, Experts)
     assert again.first is not None
     assert len(again([0, 1], class_labels=1, steps=4)) == 2
-    for kind in (MEMEPipeline, ImagePipeline):
-        with pytest.raises(OvertoneError, match="is a relay's second stage: load_pipeline or"):
-            kind.from_pretrained(tmp_path / "relay")
+    with pytest.raises(OvertoneError, match="is a relay's second stage: load_pipeline or"):
+        MEMEPipeline.from_pretrained(tmp_path / "relay")
+    assert isinstance(Pipeline.from_pretrained(tmp_path / "relay"), RelayPipeline)
+    # Experts upscale, as any second stage does.
+    assert len(again.upscale(torch.zeros(2, 1, 8, 8), class_labels=0, steps=4)) == 2
 
 
 def test_merged_pipelines_belong_together():
@@ -494,7 +499,7 @@ SCHEDULES = [
     DiscreteSchedule(),
     DiscreteSchedule(num_steps=10, beta_start=0.02, beta_end=0.9),
 ]
-EXPERTS = Recipe(
+EXPERTS = DenoisingRecipe(
     about="",
     data="builtin:digits",
     network=dataclasses.replace(TINY_IUNET, num_classes=0, head_channels=4),

@@ -9,11 +9,16 @@ import torch
 
 from helpers import TINY_ADM, TINY_DIFFIT, awake
 from overtone import storage
-from overtone.denoisers import EDMSettings, GuidanceSettings, VESettings, VPSettings
+from overtone.denoisers import (
+    EDMPreconditioning,
+    GuidanceSettings,
+    VEPreconditioning,
+    VPPreconditioning,
+)
 from overtone.errors import OvertoneError
-from overtone.networks import ADMUNet, Classifier, DiffiTUNet
-from overtone.pipelines import DiffiTPipeline, ImagePipeline, load_pipeline
-from overtone.pipelines.base import grid
+from overtone.networks import ADMUNet, DiffiTUNet
+from overtone.pipelines import DiffiTPipeline, Pipeline, load_pipeline
+from overtone.pipelines.pictures import grid
 from overtone.processes import DiscreteSchedule
 from overtone.samplers import Sampler
 
@@ -65,7 +70,7 @@ def test_arguments_do_what_they_say(pipe):
 def test_pictures_are_grey_or_colour(pipe):
     assert pipe([0])[0].mode == "L"
     config = dataclasses.replace(TINY_ADM, channels=3, num_classes=0)
-    image = ImagePipeline(ADMUNet(config), Sampler(num_steps=2))([0])[0]
+    image = Pipeline(ADMUNet(config), Sampler(num_steps=2))([0])[0]
     assert (image.mode, image.size) == ("RGB", (8, 8))
 
 
@@ -98,11 +103,9 @@ assert pipe.class_names == ("a", "b", "c")
 
 def test_pipelines_load_as_what_they_were(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "diffit")
-    ImagePipeline(ADMUNet(TINY_ADM)).save_pretrained(tmp_path / "adm")
-    assert type(load_pipeline(tmp_path / "diffit")) is DiffiTPipeline
-    assert type(load_pipeline(tmp_path / "adm")) is ImagePipeline
-    with pytest.raises(OvertoneError, match="takes ADMUNet or DSNOUNet or DiffiTTransformer or"):
-        ImagePipeline(Classifier())
+    Pipeline(ADMUNet(TINY_ADM)).save_pretrained(tmp_path / "adm")
+    assert isinstance(load_pipeline(tmp_path / "diffit"), DiffiTPipeline)
+    assert not isinstance(load_pipeline(tmp_path / "adm"), DiffiTPipeline)
     with pytest.raises(OvertoneError, match="DiffiTPipeline takes DiffiTUNet, not ADMUNet"):
         DiffiTPipeline.from_pretrained(tmp_path / "adm")
 
@@ -201,7 +204,9 @@ def test_labels_are_checked(pipe):
         pipe([0, 1], class_labels=[0, 3])
     with pytest.raises(OvertoneError, match="3 class labels for 2 seeds"):
         pipe([0, 1], class_labels=[0, 1, 2])
-    for wrong in ([0.0, 1.0], torch.zeros(2, 1).long(), torch.ones(2).bool(), "dog"):
+    with pytest.raises(OvertoneError, match="unknown class 'dog': known: a, b, c"):
+        pipe([0, 1], class_labels="dog")
+    for wrong in ([0.0, 1.0], torch.zeros(2, 1).long(), torch.ones(2).bool(), [[0], [1, 2]]):
         with pytest.raises(OvertoneError, match=r"class labels are integers in 0\.\.2"):
             pipe([0, 1], class_labels=wrong)
 
@@ -244,10 +249,22 @@ def damage(folder, file, change):
     [
         ("pipeline.json", lambda c: c.update(pipeline="DiffitPipeline"), "did you mean 'DiffiTPip"),
         ("pipeline.json", lambda c: c.update(pipeline=[]), "unknown pipeline '\\[\\]'"),
+        (
+            "pipeline.json",
+            lambda c: c["start"].update(kind="nose"),
+            "unknown start 'nose': did you",
+        ),
+        (
+            "pipeline.json",
+            lambda c: c.update(start={"kind": "relay", "first_stage": 3}),
+            "'first_stage' is nothing that a file can say",
+        ),
+        ("pipeline.json", lambda c: c.update(network="ADMUNet"), "network/ holds a DiffiTUNet"),
+        ("pipeline.json", lambda c: c["process"].update(kind="edm"), "'edm' is a kind of precond"),
         ("pipeline.json", lambda c: c.update(network="os.system"), "unknown network 'os.system'"),
         ("pipeline.json", lambda c: c.update(sigmadata=1), "unknown key 'sigmadata'.*'sigma_data'"),
         ("pipeline.json", lambda c: c["sampler"].update(eta=2), "eta 2"),
-        ("pipeline.json", lambda c: c["sampler"].update(estimate="heun"), "should be 'single', "),
+        ("pipeline.json", lambda c: c["sampler"].update(estimate="hein"), "should be 'single', "),
         ("network/config.json", lambda c: c.update(windw=2), r"config\.json: unknown key 'windw'"),
         ("network/config.json", lambda c: c.update(widths=[16, 48]), "config.json asks for"),
         ("network/config.json", lambda c: c.update(num_cells=[1, 2]), "tensors missing"),
@@ -330,13 +347,17 @@ def test_autoguidance_by_itself_changes_nothing_and_by_a_weaker_model_does(pipe)
 
 @pytest.mark.parametrize(
     "settings",
-    [VPSettings("v", DiscreteSchedule("cosine", 100), 99.0), VESettings(), EDMSettings(0.7)],
+    [
+        VPPreconditioning("v", DiscreteSchedule("cosine", 100), 99.0),
+        VEPreconditioning(),
+        EDMPreconditioning(0.7),
+    ],
     ids=lambda settings: settings.kind,
 )
 def test_a_pipeline_keeps_its_denoiser(tmp_path, settings):
-    pipe = ImagePipeline(ADMUNet(TINY_ADM), Sampler(num_steps=3), denoiser=settings)
+    pipe = Pipeline(ADMUNet(TINY_ADM), Sampler(num_steps=3), preconditioning=settings)
     pipe.save_pretrained(tmp_path / "pipe")
     again = load_pipeline(tmp_path / "pipe")
-    assert type(again.denoiser).__name__ == settings.kind
-    assert again.denoiser.settings == settings
+    assert again.denoiser.preconditioning == settings
+    assert again.preconditioning == settings
     assert again([4])[0].tobytes() == pipe([4])[0].tobytes()

@@ -16,7 +16,7 @@ from overtone.processes import (
     ReplayNoise,
     SeededNoise,
 )
-from overtone.processes.relay import block_noise, patch_dct, patch_idct
+from overtone.processes.patches import block_noise, patch_dct, patch_idct
 from overtone.samplers import Sampler
 from overtone.training.objectives import DenoisingObjective
 

@@ -15,13 +15,13 @@ from overtone.errors import OvertoneError
 from overtone.networks import ADMUNet, DiffiTTransformer, DiffiTUNet
 from overtone.pipelines import (
     DiffiTPipeline,
-    ImagePipeline,
     LatentDiffiTPipeline,
+    Pipeline,
     RelayPipeline,
+    Request,
     load_pipeline,
 )
-from overtone.pipelines.base import to_pil
-from overtone.pipelines.relay import finished
+from overtone.pipelines.pictures import finished, to_pil
 from overtone.processes import GaussianProcess, Process, QuantileSchedule, RelayProcess, SeededNoise
 from overtone.samplers import AncestralSampler, Sampler
 
@@ -52,7 +52,7 @@ def test_the_second_stage_goes_on_from_the_first(pipe):
     """Against the two stages run by hand."""
     (*_, low) = pipe.first.path([3, 4], [0, 2])
     (*_, step) = pipe.path([3, 4], [0, 2])
-    source = pipe.noise_of([3, 4])
+    source = pipe.start.source([3, 4], pipe.resolution)
     upsampled = interpolate(low.x, scale_factor=2)
     start = upsampled + pipe.sampler.sigma_start * PROCESS.noise(upsampled, source)
     with torch.no_grad():
@@ -69,7 +69,10 @@ def test_images_of_a_seed_are_the_same_in_any_batch(pipe):
 
 def test_the_second_stage_s_noise_is_not_the_first_s(pipe):
     like = torch.empty(1, 1, 64, 64)
-    first, other = SeededNoise([5]).normal(like), pipe.noise_of([5]).normal(like)
+    first, other = (
+        SeededNoise([5]).normal(like),
+        pipe.start.source([5], pipe.resolution).normal(like),
+    )
     correlation = (first * other).mean()
     assert abs(float(correlation)) < 5 / 64  # five standard errors
 
@@ -137,17 +140,17 @@ def test_saved_with_its_first_stage(pipe, tmp_path):
 def test_what_does_not_meet_is_told_of(pipe):
     pipe.class_names = ("c", "b", "a")
     for first, message in (
-        (ImagePipeline(ADMUNet(SECOND)), "16 x 16 px, 2 times enlarged, are 32 x 32"),
+        (Pipeline(ADMUNet(SECOND)), "16 x 16 px, 2 times enlarged, are 32 x 32"),
         (
-            ImagePipeline(ADMUNet(dataclasses.replace(TINY_ADM, channels=3))),
+            Pipeline(ADMUNet(dataclasses.replace(TINY_ADM, channels=3))),
             "3 channels, and the second stage has 1",
         ),
         (
-            ImagePipeline(ADMUNet(dataclasses.replace(TINY_ADM, num_classes=0))),
+            Pipeline(ADMUNet(dataclasses.replace(TINY_ADM, num_classes=0))),
             "the first has 0 classes, the second 3",
         ),
         (
-            ImagePipeline(ADMUNet(TINY_ADM), class_names=("a", "b", "c")),
+            Pipeline(ADMUNet(TINY_ADM), class_names=("a", "b", "c")),
             "their classes have other names, or another order",
         ),
         (torch.zeros(8, 8), r"not of shape \(8, 8\)"),
@@ -309,10 +312,10 @@ def test_a_function_makes_as_many_images_as_it_is_asked_for(pipe):
 def test_classes_of_images_are_read_without_the_images(tmp_path, monkeypatch):
     pipe = second()
     data = ArrayData("low", np.zeros((4, 1, 8, 8), np.uint8), np.array([0, 1, 2, 1]), tuple("abc"))
-    monkeypatch.setattr("overtone.pipelines.relay.open_data", lambda *_: data)
+    monkeypatch.setattr("overtone.pipelines.stages.open_data", lambda *_: data)
     pipe.first = "low"
     monkeypatch.setattr(ArrayData, "fetch", lambda *_: pytest.fail("read"))
-    assert pipe._labels([0, 1, 2, 7], None).tolist() == [0, 1, 2, 1]
+    assert pipe.labels(Request([0, 1, 2, 7])).tolist() == [0, 1, 2, 1]
 
 
 def test_a_first_stage_keeps_its_precision(pipe):
@@ -333,7 +336,7 @@ def test_a_relay_of_relays_draws_other_noise(pipe):
         ADMUNet(dataclasses.replace(SECOND, resolution=32)), pipe.sampler, process=PROCESS
     )
     like = torch.empty(1, 1, 64, 64)
-    noise = [p.noise_of([5]).normal(like) for p in (pipe, larger)]
+    noise = [p.start.source([5], p.resolution).normal(like) for p in (pipe, larger)]
     assert abs(float((noise[0] * noise[1]).mean())) < 5 / 64  # five standard errors
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,19 +23,21 @@ from torch import nn
 from helpers import TINY_DIFFIT, TINY_NCSN, TINY_SONG
 from overtone import storage
 from overtone.data import ArrayData, open_data, to_unit
-from overtone.denoisers import EDMDenoiser, VESettings, VPSettings
+from overtone.denoisers import EDMDenoiser, VEPreconditioning, VPPreconditioning
 from overtone.errors import OvertoneError
-from overtone.networks import DiffiTUNet
 from overtone.pipelines import DiffiTPipeline, load_pipeline
 from overtone.processes import VESchedule, VPCosineSchedule
+from overtone.training.configs.denoising import DenoisingRecipe
+from overtone.training.configs.training import Reporting, Training
 from overtone.training.ema import EMA
-from overtone.training.loop import Reporting, Trainer, Training
+from overtone.training.loop import Trainer
 from overtone.training.objectives import DenoisingObjective
-from overtone.training.recipe import Recipe, trainer_of
-from overtone.training.rundir import RunDirectory, checkpoints_of, find_checkpoint, read_log
+from overtone.training.rundir import RunDirectory
+from overtone.training.runs import checkpoints_of, find_checkpoint, read_log
 from overtone.training.stream import TrainingStream
+from overtone.training.task import Task
 
-TINY = Recipe(
+TINY = DenoisingRecipe(
     about="",
     data="builtin:digits",
     network=dataclasses.replace(TINY_DIFFIT, num_classes=0, dropout=0.1),
@@ -60,7 +63,7 @@ def changed(recipe=TINY, **changes):
 
 
 def train(recipe, out):
-    trainer = trainer_of(recipe, show=False)
+    trainer = Trainer.of(recipe, show=False)
     trainer.run(out)
     return trainer
 
@@ -117,21 +120,21 @@ def test_ema_ramps_up_so_that_a_short_run_is_not_noise():
 
 
 def test_learning_rate_ramps_up_and_down():
-    trainer = trainer_of(changed(lr_rampdown_images=96), show=False)
+    trainer = Trainer.of(changed(lr_rampdown_images=96), show=False)
     rates = [trainer._lr(n) for n in range(32, 257, 32)]
     assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 2e-3 / 3, 1e-3 / 3])
 
 
 def test_learning_rate_is_halved_at_milestones():
-    trainer = trainer_of(changed(lr_halved_images=(96, 160)), show=False)
+    trainer = Trainer.of(changed(lr_halved_images=(96, 160)), show=False)
     rates = [trainer._lr(n) for n in range(32, 257, 32)]
     assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4, 2.5e-4, 2.5e-4])
 
 
 def test_accumulation_gives_the_same_weights():
     recipe = changed(network=dataclasses.replace(TINY.network, dropout=0.0), batch_size=32)
-    whole = trainer_of(recipe, show=False)
-    parts = trainer_of(changed(recipe, micro_batch=8), show=False)
+    whole = Trainer.of(recipe, show=False)
+    parts = Trainer.of(changed(recipe, micro_batch=8), show=False)
     taken = []
     for trainer in (whole, parts):
         batches = trainer._batches(0)
@@ -148,7 +151,7 @@ def test_accumulation_gives_the_same_weights():
 
 
 def test_gradients_are_clipped():
-    trainer = trainer_of(changed(clip_norm=1e-6), show=False)
+    trainer = Trainer.of(changed(clip_norm=1e-6), show=False)
     before = [p.clone() for p in trainer.model.parameters()]
     _, norm = trainer._step(trainer.model, next(trainer._batches(0)))
     assert float(norm) > 1e-3
@@ -310,7 +313,7 @@ def test_splits_with_other_classes_are_refused(tmp_path):
         (tmp_path / place).mkdir(parents=True)
         Image.new("L", (8, 8)).save(tmp_path / place / "0.png")
     with pytest.raises(OvertoneError, match="classes of the test split"):
-        trainer_of(changed(data=str(tmp_path)), show=False)
+        Trainer.of(changed(data=str(tmp_path)), show=False)
 
 
 def test_a_run_killed_before_its_first_file_was_whole_starts_again(tmp_path):
@@ -346,7 +349,7 @@ def test_streams_go_to_spawned_loader_processes(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path):
     recipe = changed(total_images=512, report_images=256)
-    trainer = trainer_of(recipe, show=False)
+    trainer = Trainer.of(recipe, show=False)
     trainer.objective = _Poisoned(trainer, 160)
     with pytest.raises(OvertoneError, match=r"not finite .* step of image 192.* --lr"):
         trainer.run(tmp_path / "run")
@@ -361,7 +364,7 @@ class _Poisoned:
 
     def __init__(self, trainer, start):
         self.trainer, self.inner, self.start = trainer, trainer.stream.objective, start
-        self.draw = self.inner.draw
+        self.draw, self.needs_average = self.inner.draw, False
 
     def loss(self, model, batch):
         bad = model.training and self.trainer.progress.images >= self.start
@@ -436,8 +439,63 @@ def test_a_dry_run_writes_nothing(tmp_path, monkeypatch, capsys):
 
 
 def test_held_out_loss_is_the_same_every_time():
-    trainer = trainer_of(TINY, show=False)
+    trainer = Trainer.of(TINY, show=False)
     assert trainer.held_out_loss() == trainer.held_out_loss()
+
+
+class OnData(Task):
+    """A task as one would write it: a denoiser on data that are there."""
+
+    def __init__(self, recipe, data, objective=None):
+        self.data, self.identity = data, {}
+        self.model = EDMDenoiser(recipe.network.build())
+        self.objective = objective or DenoisingObjective()
+
+    def export(self, average, folder, progress):
+        DiffiTPipeline(average.network).write_into(folder)
+
+    def opened(self, checkpoint):
+        return load_pipeline(checkpoint)
+
+
+@dataclasses.dataclass(frozen=True)
+class TowardsTheAverage(DenoisingObjective):
+    """Towards what the averaged model says, as one-step students are trained."""
+
+    needs_average: ClassVar[bool] = True
+    seen: list = dataclasses.field(default_factory=list)
+
+    def loss(self, model, batch, average=None):
+        assert average is not model
+        assert not average.training
+        assert not any(p.requires_grad for p in average.parameters())
+        self.seen.append([p.clone() for p in average.parameters()])
+        x = batch["x_0"] + batch["sigma"][:, None, None, None] * batch["noise"]
+        with torch.no_grad():
+            target = average(x, batch["sigma"]).x_0
+        return (model(x, batch["sigma"]).x_0 - target).square().mean((1, 2, 3)) + 1e-3
+
+
+def test_an_objective_sees_the_averaged_model():
+    """As it is before each step: at first the model itself, then what the EMA made of it."""
+    recipe = changed(lr_rampup_images=0)
+    objective = TowardsTheAverage()
+    trainer = Trainer(OnData(recipe, open_data("builtin:digits", 8, 1), objective), recipe)
+    expected = [[p.clone() for p in trainer.model.parameters()]]
+    batches = trainer._batches(0)
+    for step in range(3):
+        trainer._step(trainer.model, next(batches))
+        beta = trainer.ema.beta(32 * step, 32)
+        expected.append(
+            [
+                beta * old + (1 - beta) * new.detach()
+                for old, new in zip(expected[-1], trainer.model.parameters(), strict=True)
+            ]
+        )
+        trainer.progress.images += 32
+    for seen, wanted in zip(objective.seen, expected[:3], strict=True):
+        for a, b in zip(seen, wanted, strict=True):
+            assert torch.allclose(a, b, atol=1e-7)
 
 
 def test_a_model_overfits_four_images(tmp_path):
@@ -446,18 +504,14 @@ def test_a_model_overfits_four_images(tmp_path):
     images = np.kron(rng.integers(0, 2, (4, 1, 4, 4)), np.ones((2, 2))).astype(np.uint8) * 255
     data = ArrayData("four", images)
     torch.manual_seed(0)
-    config = dataclasses.replace(TINY_DIFFIT, num_classes=0, widths=(32, 32))
-    trainer = Trainer(
-        model=EDMDenoiser(DiffiTUNet(config)),
-        objective=DenoisingObjective(),
-        data=data,
+    recipe = DenoisingRecipe(
+        about="",
+        network=dataclasses.replace(TINY_DIFFIT, num_classes=0, widths=(32, 32)),
         training=Training(total_images=32 * 300, batch_size=32, lr=4e-3, lr_rampup_images=320,
                           lr_rampdown_images=32 * 150, ema_halflife_images=300),
         reporting=Reporting(report_images=10**6, checkpoint_images=10**6, held_out_images=64),
-        export=lambda denoiser, folder: DiffiTPipeline(denoiser.network).write_into(folder),
-        identity={},
-        show=False,
     )  # fmt: skip
+    trainer = Trainer(OnData(recipe, data), recipe, show=False)
     trainer.run(tmp_path / "run")
     pipe = load_pipeline(find_checkpoint(tmp_path / "run"))
     batch = next(pipe.stream(range(32)))
@@ -471,10 +525,10 @@ def test_recipes_survive_json(tmp_path):
     from overtone import settings
     from overtone.training.recipes import RECIPES, find_recipe
 
-    for name, make in RECIPES.items():
+    for name in RECIPES:
         file = tmp_path / f"{name}.json"
-        storage.write_json(file, settings.dump(make()))
-        assert find_recipe(str(file)) == make()
+        storage.write_json(file, settings.dump(find_recipe(name)))
+        assert find_recipe(str(file)) == find_recipe(name)
     broken = json.loads((tmp_path / "diffit-digits.json").read_text())
     broken["training"]["batch_sice"] = 3
     storage.write_json(tmp_path / "broken.json", broken)
@@ -503,7 +557,7 @@ def test_trackers_hear_what_the_log_says(tmp_path, monkeypatch):
     reporting = dataclasses.replace(TINY.reporting, trackers=("tensorboard", "wandb"))
     recipe = dataclasses.replace(changed(total_images=64), reporting=reporting)
     run = tmp_path / "run"
-    trainer_of(recipe, show=False).run(run)
+    Trainer.of(recipe, show=False).run(run)
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     seen = {e.step: e.value for e in events.Scalars("loss")}
     assert seen == pytest.approx({e["images"]: e["loss"] for e in read_log(run) if "loss" in e})
@@ -519,14 +573,14 @@ def test_trackers_that_are_not_installed_name_their_extra(tmp_path, monkeypatch)
     reporting = dataclasses.replace(TINY.reporting, trackers=("wandb",))
     recipe = dataclasses.replace(changed(total_images=32), reporting=reporting)
     with pytest.raises(OvertoneError, match=r"pip install .* '\.\[wandb\]'"):
-        trainer_of(recipe, show=False).run(tmp_path / "run")
+        Trainer.of(recipe, show=False).run(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"denoiser": VPSettings("v"), "schedule": VPCosineSchedule(-10, 10), "weighting": "eps"},
-        {"denoiser": VESettings(), "schedule": VESchedule(), "weighting": "eps"},
+        {"preconditioning": VPPreconditioning("v"), "schedule": VPCosineSchedule(-10, 10)},
+        {"preconditioning": VEPreconditioning(), "schedule": VESchedule()},
         {"network": TINY_SONG, "augmentation": 0.3},
         {"network": TINY_NCSN},
     ],
@@ -536,8 +590,8 @@ def test_every_denoiser_and_network_trains_and_samples(tmp_path, changes):
     if "network" in changes:
         changes["network"] = dataclasses.replace(changes["network"], num_classes=0)
     recipe = dataclasses.replace(changed(total_images=64), **changes)
-    trainer_of(recipe, show=False).run(tmp_path / "run")
+    Trainer.of(recipe, show=False).run(tmp_path / "run")
     pipe = load_pipeline(find_checkpoint(tmp_path / "run"))
-    assert pipe.denoiser.settings == recipe.denoiser
+    assert pipe.preconditioning == recipe.preconditioning
     assert pipe.training["images seen"] == 64
     assert pipe([0], class_labels=1, steps=3)[0].size == (8, 8)

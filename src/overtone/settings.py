@@ -2,6 +2,7 @@
 
 A key that no field carries, a value of the wrong type and a missing key are each refused with the
 place where they stand, so that a misspelt setting never trains a model with the default instead.
+Members of a family (`overtone.registry`) carry the name of their `kind`.
 """
 
 from __future__ import annotations
@@ -10,42 +11,75 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import typing
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, TypeVar
 
 from overtone.errors import OvertoneError
+from overtone.registry import Kind, check_registered
 
 S = TypeVar("S")
 
 
 def dump(settings: Any) -> dict[str, Any]:
-    """A dataclass as a plain JSON dictionary (tuples become lists)."""
-    return json.loads(json.dumps(dataclasses.asdict(settings)))
+    """A dataclass as a plain JSON dictionary (tuples become lists).
+
+    Raises `OvertoneError` for a member of a family that could not be loaded again.
+    """
+    return json.loads(json.dumps(_plain_of(settings)))
+
+
+def _plain_of(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain_of(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: _plain_of(entry) for key, entry in value.items()}
+    if not dataclasses.is_dataclass(value):
+        return value
+    saved = [f.name for f in dataclasses.fields(value) if f.metadata.get("saved", True)]
+    plain = {name: _plain_of(getattr(value, name)) for name in saved}
+    if not isinstance(value, Kind):
+        return plain
+    check_registered(value)
+    module = {"module": value.origin} if value.origin else {}
+    return {"kind": value.kind} | module | plain
 
 
 def load(kind: type[S], data: Any, where: str) -> S:
-    """The dataclass `kind` from a JSON dictionary; `where` names its origin in error messages.
+    """The dataclass `kind`, or a member of that family, from a JSON dictionary; `where` names its
+    origin in error messages.
 
     Raises `OvertoneError` naming the first offending key, and the nearest known one.
     """
     import pydantic
 
     try:
-        return pydantic.TypeAdapter(kind).validate_json(json.dumps(data), strict=True)
+        reader: Any = _reader(kind)  # type: ignore[arg-type]
+        return reader.validate_json(json.dumps(data), strict=True)
     except pydantic.ValidationError as error:
         raise OvertoneError(f"{where}: {_explain(kind, error.errors()[0])}") from None
+    except OvertoneError as error:
+        raise OvertoneError(f"{where}: {error}") from None
+
+
+@cache
+def _reader(kind: type) -> Any:
+    import pydantic
+
+    return pydantic.TypeAdapter(kind)
 
 
 def fingerprint(facts: Any) -> str:
     """Sixteen hexadecimal digits that change with anything in a JSON value; 2 and 2.0 are one."""
-    return hashlib.sha256(repr(_plain(facts)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr(_ordered(facts)).encode()).hexdigest()[:16]
 
 
-def _plain(facts: Any) -> Any:
+def _ordered(facts: Any) -> Any:
     if isinstance(facts, dict):
-        return sorted((key, _plain(value)) for key, value in facts.items())
+        return sorted((key, _ordered(value)) for key, value in facts.items())
     if isinstance(facts, list | tuple):
-        return [_plain(value) for value in facts]
+        return [_ordered(value) for value in facts]
     return float(facts) if isinstance(facts, int) and not isinstance(facts, bool) else facts
 
 
@@ -58,6 +92,28 @@ def difference(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
         yield f"{prefix[:-1]}: {json.dumps(old)} -> {json.dumps(new)}"
 
 
+def brief(settings: Any) -> str:
+    """Settings in one line, those at their defaults left out."""
+    name = getattr(settings, "kind", "") or type(settings).__name__
+    changed = []
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        usual = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            usual = field.default_factory()
+        if value != usual:
+            changed.append(f"{field.name} {_brief_value(value)}")
+    return f"{name} ({', '.join(changed)})" if changed else name
+
+
+def _brief_value(value: Any) -> str:
+    if dataclasses.is_dataclass(value):
+        return brief(value)
+    if isinstance(value, tuple) and len(value) > 8:
+        return f"({value[0]}, {value[1]}, ..., {value[-1]}; {len(value)} in all)"
+    return str(value)
+
+
 def _explain(kind: type, error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
@@ -65,14 +121,27 @@ def _explain(kind: type, error: Any) -> str:
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}."
         return f"unknown key '{key}': {hint}"
-    return f"key '{key}': {error['msg']}, got {error['input']!r}."
+    said = error["msg"].removeprefix("Value error, ")
+    got = "" if isinstance(error["input"], dict) else f", got {error['input']!r}"
+    return f"{f'key {key!r}: ' if key else ''}{said}{got}."
 
 
-def _keys(kind: Any) -> set[str]:
-    """The field names of a dataclass and of the dataclasses in it."""
-    import typing
+def _keys(kind: Any, seen: frozenset[Any] = frozenset()) -> set[str]:
+    """The field names of a dataclass and of all that may stand in it."""
+    if kind in seen:
+        return set()
+    seen = seen | {kind}
+    if isinstance(kind, type) and issubclass(kind, Kind):
+        members = {kind, *(k for k in kind.family.kinds.values() if issubclass(k, kind))}
+        return {"kind"}.union(*(_fields(member, seen | members) for member in members))
+    if dataclasses.is_dataclass(kind):
+        return _fields(kind, seen)
+    return set().union(*(_keys(part, seen) for part in typing.get_args(kind)))
 
+
+def _fields(kind: Any, seen: frozenset[Any]) -> set[str]:
     if not dataclasses.is_dataclass(kind):
-        return set().union(*(_keys(argument) for argument in typing.get_args(kind)))
+        return set()
     hints = typing.get_type_hints(kind)
-    return set(hints).union(*(_keys(hint) for hint in hints.values()))
+    names = {f.name for f in dataclasses.fields(kind) if f.metadata.get("saved", True)}
+    return names.union(*(_keys(hints[name], seen) for name in names))

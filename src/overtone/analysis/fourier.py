@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from overtone.denoisers import Denoiser, ExpertDenoiser
+from overtone.denoisers.denoiser import Denoiser
 from overtone.networks.attention import DiffiTBlock
 
 BINS = 16
@@ -136,8 +136,9 @@ def spectra_of(
             denoiser(x, sigma, class_labels)
         found.features.append({name: curve.tolist() for name, curve in curves.items()})
         seen |= dict.fromkeys(curves)
-        if isinstance(denoiser, ExpertDenoiser):
-            found.experts.append(denoiser.expert_at(sigma) + 1)
+        expert = denoiser.expert_at(sigma)
+        if expert is not None:
+            found.experts.append(expert + 1)
     found.layers = list(seen)
     return found
 

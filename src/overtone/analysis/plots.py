@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 
 from overtone.analysis.fourier import Spectra
-from overtone.data import to_pixels
-from overtone.data.images import Pixels
-from overtone.pipelines import ImagePipeline
-from overtone.pipelines.base import grid
+from overtone.data.images import Pixels, to_pixels
+from overtone.pipelines.pictures import grid
+from overtone.pipelines.pipeline import Pipeline
 
 
 def training_curve(log: Sequence[dict[str, Any]], path: Path) -> None:
@@ -171,7 +170,7 @@ def _axes(xlabel: str, ylabel: str) -> tuple[Any, Any]:
 
 
 def denoising_path(
-    pipe: ImagePipeline, seeds: Sequence[int], columns: int = 10, **arguments: Any
+    pipe: Pipeline, seeds: Sequence[int], columns: int = 10, **arguments: Any
 ) -> Image.Image:
     """A row a seed: x on its way from noise to image, scaled to the data's variance; of a model of
     latents the estimates of x_0, decoded.
@@ -179,13 +178,12 @@ def denoising_path(
     `columns` steps are shown, spread evenly from sigma = 10 on, above which there is only noise to
     see; the last is the image. `arguments` go to the pipeline's `path`.
     """
-    sigma_data, frames = getattr(pipe.denoiser_settings, "sigma_data", 0.5), []
+    c_in, frames = pipe.preconditioning.c_in, []
     for step in pipe.path(seeds, **arguments):
         if step.sigma < 10 and pipe.vae is not None:
             frames.append(pipe.pixels(step.x_0).cpu())
         elif step.sigma < 10:
-            scale = (1 + (step.sigma / sigma_data) ** 2) ** 0.5
-            frames.append(to_pixels(step.x / scale).cpu())
+            frames.append(to_pixels(step.x * (c_in(step.sigma) / c_in(0.0))).cpu())
     shown = torch.linspace(0, len(frames) - 1, min(columns, len(frames))).round().int().tolist()
     rows = torch.stack([frames[i] for i in shown], dim=1)
     return grid(rows.flatten(0, 1), len(shown), gap=1)

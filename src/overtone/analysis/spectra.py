@@ -10,9 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from overtone.data import to_unit
-from overtone.data.images import Pixels
-from overtone.processes.relay import dct_matrix
+from overtone.data.images import Pixels, to_unit
+from overtone.processes.patches import dct_matrix
 
 
 class SNR(NamedTuple):

@@ -14,10 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from overtone.errors import OvertoneError
-from overtone.pipelines import ImagePipeline
-from overtone.pipelines.dsno import operator_states
-from overtone.processes import FLOW_TIME, Spacing, spaced
-from overtone.samplers import OperatorSampler
+from overtone.pipelines.pipeline import Pipeline
+from overtone.processes.vp_frame import FLOW_TIME, Spacing, spaced
 from overtone.training.collect import BATCH, kept_steps, solve
 from overtone.training.teacher import Teacher
 
@@ -47,9 +45,9 @@ def sampled(teacher: Teacher, times: int, spacing: Spacing) -> Teacher:
     """The teacher with a solver that passes `times` states, evenly or quadratically spaced in t,
     and twice as many levels between."""
     own = teacher.sampler
-    start = float(FLOW_TIME.t(own.sigma_start))
+    start = FLOW_TIME.t_at(own.sigma_start)
     passed = spaced(2 * times, spacing, start)[:-1]
-    levels = (own.sigma_start, *(float(FLOW_TIME.sigma(t)) for t in passed))
+    levels = (own.sigma_start, *(FLOW_TIME.sigma_at(t) for t in passed))
     sampler = dataclasses.replace(own, num_steps=len(levels), levels=levels, truncation_sigma=None)
     return teacher.solved_by(sampler)
 
@@ -93,7 +91,7 @@ def temporal_spectrum(
     """Of a teacher's trajectories from `seeds`, the start left out, as an operator learns them."""
     passing = sampled(teacher, times, spacing)
     sigmas = passing.sampler.sigmas
-    start = float(FLOW_TIME.t(sigmas[0]))
+    start = FLOW_TIME.t_at(sigmas[0])
     kept = [sigmas[i] for i in kept_steps(sigmas, spaced(times, spacing, start))]
     total: Any = 0
     for at in range(0, len(seeds), BATCH):
@@ -117,10 +115,10 @@ class Comparison:
         return (difference / self.solver.square().mean(dim=(0, 2, 3, 4)).sqrt()).tolist()
 
 
-def compared(pipe: ImagePipeline, teacher: Teacher, seeds: Sequence[int]) -> Comparison:
+def compared(pipe: Pipeline, teacher: Teacher, seeds: Sequence[int]) -> Comparison:
     """An operator beside its teacher's solver. Raises `OvertoneError` for another model than it was
     distilled from, and where the solver passes other noise levels than the operator knows."""
-    if not isinstance(pipe.sampler, OperatorSampler):
+    if not pipe.sampler.is_operator:
         raise OvertoneError("only an operator's trajectory can be compared with a solver's.")
     known = pipe.training.get("teacher's weights", teacher.digest)
     shapes = (pipe.network.config.channels, pipe.network.config.resolution)
@@ -130,7 +128,7 @@ def compared(pipe: ImagePipeline, teacher: Teacher, seeds: Sequence[int]) -> Com
             f"the operator was distilled from {name} with weights {known}, and {teacher.name} has"
             f" {teacher.digest}."
         )
-    levels = pipe.sampler.levels
+    levels: tuple[float, ...] = pipe.sampler.levels  # type: ignore[attr-defined]
     own = teacher.sampler.sigmas
     near = [min(own, key=lambda s: abs(s - level)) for level in levels]
     if any(abs(s - level) > 1e-6 * max(level, 1e-3) for s, level in zip(near, levels, strict=True)):
@@ -143,5 +141,5 @@ def compared(pipe: ImagePipeline, teacher: Teacher, seeds: Sequence[int]) -> Com
         part = seeds[at : at + BATCH]
         states, labels = solve(teacher, part, near)
         solved.append(states[:, 1:].cpu())
-        made.append(operator_states(pipe, part, labels if teacher.num_classes else None).cpu())
+        made.append(pipe.trajectory(part, labels if teacher.num_classes else None).cpu())
     return Comparison(tuple(levels[1:]), torch.cat(solved), torch.cat(made).float())

@@ -18,12 +18,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from overtone.cli.evaluate import Judging, facts_of
+from overtone.cli.evaluate import Judging
+from overtone.cli.model import ModelOptions, check_first, saved_options
 from overtone.cli.options import parse
-from overtone.cli.sample import Sampling
+from overtone.cli.sample import Sampling, parse_seeds
 from overtone.errors import OvertoneError, unknown
 from overtone.launch import processes
-from overtone.training.teacher import Solver
+from overtone.training.configs.distillation import Solver
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class SpectrumOptions:
     """of the images whose curves are averaged"""
     steps: int = 6
     """of the sampler's steps, spread evenly"""
+    opening: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
     out: Path = Path("spectrum.png")
     """the figure; its data go into .json and .csv files beside it"""
 
@@ -95,13 +97,14 @@ class TrajectoryOptions:
     times: int = 16
     """of a teacher's trajectories, for their spectrum"""
     solver: Solver = "own"
-    """the teacher's: its own sampler, or heun, ddim, dpmpp. Beside an operator: the one that its
+    """the teacher's: its own sampler, or heun, ddim, dpmpp_2m. Beside an operator: the one that its
     trajectories were solved with"""
     steps: int | None = None
     """beside an operator, noise levels of the solver; that of its trajectories, if left out"""
     guidance_scale: float | None = None
     """of the teacher; if left out the model's own, or, beside an operator, that of its
     trajectories"""
+    opening: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
     out: Path = Path("trajectory.png")
     """the figure; its data go into a .json beside it"""
 
@@ -113,7 +116,16 @@ def main(arguments: Sequence[str]) -> None:
     if arguments[0] not in _WHAT:
         raise unknown("subcommand of analyze", arguments[0], _WHAT)
     kind, draw = _WHAT[arguments[0]]
-    options: Any = parse(kind, f"analyze {arguments[0]}", kind.__doc__, arguments[1:])
+    name, rest = f"analyze {arguments[0]}", arguments[1:]
+    more: dict[str, Any] = {}
+    if kind is not SNROptions:
+        check_first(rest, name)
+        opening = saved_options(rest)
+        if kind is GuidanceOptions:
+            more["default"] = kind(tyro.MISSING, sampling=Sampling("0-499", opening=opening))
+        else:
+            more["default"] = kind(tyro.MISSING, opening=opening)
+    options: Any = parse(kind, name, kind.__doc__, rest, **more)
     if options.out.suffix.lower() != ".png":
         raise OvertoneError(f"--out is a .png file, not {options.out}.")
     draw(options)
@@ -168,8 +180,9 @@ def _guidance(options: GuidanceOptions) -> None:
     for scale in sorted(set(options.scales)):
         guide = options.sampling.guide if scale != 1.0 else None
         sampling = dataclasses.replace(options.sampling, guidance_scale=scale, guide=guide)
-        batches = ((b.images, b.class_labels) for b in sampling.stream(pipe))
-        report = evaluation(batches, facts_of(pipe, options.model, sampling))
+        request = sampling.request(pipe)
+        batches = ((b.images, b.class_labels) for b in sampling.stream(pipe, request))
+        report = evaluation(batches, sampling.facts(pipe, options.model, request))
         reports.append(dataclasses.asdict(report))
         if processes().is_main:
             storage.write_json(options.out.with_suffix(".json"), reports)
@@ -180,7 +193,7 @@ def _guidance(options: GuidanceOptions) -> None:
             )
     if not processes().is_main:
         return
-    scales = [report["made_with"]["guidance_scale"] for report in reports]
+    scales = [report["made_with"]["guidance"]["scale"] for report in reports]
     distances = [report["frechet_distance"] for report in reports]
     with storage.new_file(options.out) as file:
         guidance_curve(scales, distances, reports[0]["real_frechet_distance"], file)
@@ -189,25 +202,37 @@ def _guidance(options: GuidanceOptions) -> None:
 
 
 def _spectrum(options: SpectrumOptions) -> None:
-    import csv
-
     from overtone import storage
     from overtone.analysis.fourier import spectra_of
     from overtone.analysis.plots import spectra_figure
-    from overtone.cli.sample import parse_seeds
+    from overtone.pipelines.request import Request
 
     seeds = parse_seeds(options.seeds)
     if options.steps < 1:
         raise OvertoneError(f"--steps is at least 1, not {options.steps}.")
-    denoiser, labels, path = _path_of(options.model, seeds)
+    pipe = options.opening.open(options.model)
+    labels = pipe.labels(Request(seeds))
+    path = [(step.sigma, step.x) for step in pipe.path(seeds, labels) if step.sigma]
+    if not path:
+        raise OvertoneError(f"{options.model} samples in one step: there is no way to look at.")
     count = min(options.steps, len(path))
     places = {round(i * (len(path) - 1) / max(count - 1, 1)) for i in range(count)}
+    labels = labels if labels is None else labels.to(pipe.device)
+    denoiser: Any = pipe.denoiser
     spectra = spectra_of(denoiser, [path[at] for at in sorted(places)], labels)
     facts = {"model": options.model, "seeds": options.seeds}
     storage.write_json(options.out.with_suffix(".json"), facts | dataclasses.asdict(spectra))
     with storage.new_file(options.out) as file:
         spectra_figure(spectra, file)
-    with storage.new_file(options.out.with_suffix(".csv")) as file, file.open("w") as text:
+    with storage.new_file(options.out.with_suffix(".csv")) as file:
+        _spectra_table(spectra, file)
+    print(f"{options.out}: {len(spectra.layers)} layers at {len(spectra.sigmas)} noise levels")
+
+
+def _spectra_table(spectra: Any, file: Path) -> None:
+    import csv
+
+    with file.open("w") as text:
         table = csv.writer(text)
         bins = range(len(spectra.images[0]))
         table.writerow(["sigma", "expert", "what", *(f"{i / (len(bins) - 1):.4f}" for i in bins)])
@@ -217,85 +242,75 @@ def _spectrum(options: SpectrumOptions) -> None:
             expert = spectra.experts[i] if spectra.experts else ""
             for name, curve in {"x_t": image, **layers}.items():
                 table.writerow([sigma, expert, name, *curve])
-    print(f"{options.out}: {len(spectra.layers)} layers at {len(spectra.sigmas)} noise levels")
-
-
-def _path_of(model: str, seeds: list[int]) -> tuple[Any, Any, list[tuple[float, Any]]]:
-    """A model's denoiser, the labels of its images, and x_t at each step of its sampler."""
-    from overtone import storage
-    from overtone.cli.sample import open_model
-    from overtone.training.teacher import foreign_teacher, is_foreign
-
-    folder = storage.locate(model)
-    if is_foreign(str(folder)):
-        teacher = foreign_teacher(folder, "dpmpp")
-        labels = teacher.labels(seeds)
-        begun = teacher.begin(seeds, labels)
-        steps = [(step.sigma, step.x) for step in begun.steps if step.sigma]
-        return teacher.denoiser, begun.class_labels, steps
-    pipe = open_model(model)
-    labels = pipe._labels(seeds, None)
-    steps = [(step.sigma, step.x) for step in pipe.path(seeds, labels) if step.sigma]
-    if not steps:
-        raise OvertoneError(f"{model} samples in one step: there is no way to look at.")
-    return pipe.denoiser, labels if labels is None else labels.to(pipe.device), steps
 
 
 def _trajectory(options: TrajectoryOptions) -> None:
-    from overtone import storage
-    from overtone.analysis.plots import temporal_figure, trajectory_figure
-    from overtone.analysis.trajectories import SPACINGS, compared, temporal_spectrum
-    from overtone.cli.sample import open_model, parse_seeds
-    from overtone.samplers import OperatorSampler
-    from overtone.training.teacher import FORMS, is_foreign, open_teacher
-
     seeds = parse_seeds(options.seeds)
-    pipe = None if is_foreign(options.model) else open_model(options.model)
-    facts: dict[str, Any] = {"model": options.model, "seeds": options.seeds}
-    scale = options.guidance_scale
-    if pipe is None or not isinstance(pipe.sampler, OperatorSampler):
-        if options.teacher is not None:
-            raise OvertoneError(f"--teacher: {options.model} is no operator, and has none.")
-        if options.times < 2:
-            raise OvertoneError(f"--times is at least 2, not {options.times}.")
-        if options.steps is not None:
-            raise OvertoneError("--steps: of a model --times says at how many it is solved.")
-        teacher = open_teacher(options.model, options.solver, None, scale)
-        spectra = [temporal_spectrum(teacher, seeds, options.times, s) for s in SPACINGS]
-        curves = {s.spacing: {"energy": s.energy, "cumulative": s.cumulative} for s in spectra}
-        said = [s.words() for s in spectra]
-        facts |= {"times": options.times, "words": said}
-        storage.write_json(options.out.with_suffix(".json"), facts | curves)
-        with storage.new_file(options.out) as file:
-            temporal_figure([(s.spacing, s.energy, s.cumulative) for s in spectra], file)
-        print("\n".join((f"{options.out}:", *said)))
-        return
+    pipe = options.opening.open(options.model)
+    if pipe.sampler.is_operator:
+        _beside_solver(options, pipe, seeds)
+    else:
+        _over_time(options, pipe, seeds)
+
+
+def _over_time(options: TrajectoryOptions, pipe: Any, seeds: list[int]) -> None:
+    """The spectrum over time of a model's trajectories."""
+    from overtone import storage
+    from overtone.analysis.plots import temporal_figure
+    from overtone.analysis.trajectories import SPACINGS, temporal_spectrum
+    from overtone.data.open import public_name
+    from overtone.training.teacher import teacher_of
+
+    if options.teacher is not None:
+        raise OvertoneError(f"--teacher: {options.model} is no operator, and has none.")
+    if options.times < 2:
+        raise OvertoneError(f"--times is at least 2, not {options.times}.")
+    if options.steps is not None:
+        raise OvertoneError("--steps: of a model --times says at how many it is solved.")
+    name = public_name(options.model)
+    teacher = teacher_of(pipe, name, options.solver, None, options.guidance_scale)
+    spectra = [temporal_spectrum(teacher, seeds, options.times, s) for s in SPACINGS]
+    curves = {s.spacing: {"energy": s.energy, "cumulative": s.cumulative} for s in spectra}
+    said = [s.words() for s in spectra]
+    facts = {"model": options.model, "seeds": options.seeds, "times": options.times, "words": said}
+    storage.write_json(options.out.with_suffix(".json"), facts | curves)
+    with storage.new_file(options.out) as file:
+        temporal_figure([(s.spacing, s.energy, s.cumulative) for s in spectra], file)
+    print("\n".join((f"{options.out}:", *said)))
+
+
+def _beside_solver(options: TrajectoryOptions, pipe: Any, seeds: list[int]) -> None:
+    """An operator's trajectories beside those of its teacher's solver."""
+    from overtone import storage
+    from overtone.analysis.plots import trajectory_figure
+    from overtone.analysis.trajectories import compared
+    from overtone.training.teacher import open_teacher
+
+    own = pipe.training
     if options.teacher is None:
         raise OvertoneError(
             f"{options.model} is an operator: name the model that it was distilled from"
-            f" ({pipe.training.get('distilled from', 'not said')}), --teacher."
+            f" ({own.get('distilled from', 'not said')}), --teacher."
         )
-    own = pipe.training
-    steps, solver = options.steps, options.solver
+    steps, solver, scale = options.steps, options.solver, options.guidance_scale
     if scale is None:
         scale = float(own.get("teacher's guidance", 1.0))
     if steps is None and "teacher's steps" in own:
         steps = int(own["teacher's steps"])
     if solver == "own":
-        names: dict[Any, Solver] = {form: name for name, form in FORMS.items()}
-        solver = names.get(own.get("teacher's solver"), solver)
-    first = getattr(pipe, "first", None) or ""
-    teacher = open_teacher(options.teacher, solver, steps, scale, first=first)
+        solver = own.get("teacher's solver", solver)
+    teacher = open_teacher(options.teacher, solver, steps, scale, first=pipe.first or "")
     both = compared(pipe, teacher, seeds)
+    facts: dict[str, Any] = {"model": options.model, "seeds": options.seeds}
     facts |= {"sigmas": both.sigmas, "relative_errors": both.errors}
     storage.write_json(options.out.with_suffix(".json"), facts)
     shape = both.solver.shape[:2]
-    solver, operator = (
+    solved, made = (
         pipe.pixels(states.flatten(0, 1).to(pipe.device)).cpu().unflatten(0, shape)
         for states in (both.solver, both.operator)
     )
     with storage.new_file(options.out) as file:
-        trajectory_figure(solver, operator, both.sigmas, both.errors, file)
+        trajectory_figure(solved, made, both.sigmas, both.errors, file)
     print(f"{options.out}: the images are {both.errors[-1]:.1%} off the solver's")
 
 

@@ -38,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         print(f"overtone {__version__}")
         return
-    name, *rest = arguments
     try:
+        name, *rest = _imported(arguments)
         if name not in COMMANDS:
             raise unknown("command", name, COMMANDS)
         importlib.import_module(f"overtone.cli.{name}").main(rest)
@@ -64,6 +64,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _imported(arguments: list[str]) -> list[str]:
+    """The arguments without `--import MODULE|FILE.py`, each of which is imported: that registers
+    whatever kinds of network, sampler and so on are defined there."""
+    rest, given = [], iter(arguments)
+    for argument in given:
+        option, equals, value = argument.partition("=")
+        if option != "--import":
+            rest.append(argument)
+            continue
+        value = value if equals else next(given, "")
+        if not value:
+            raise OvertoneError("--import takes the name of a module, or a file that ends in .py.")
+        from overtone.registry import import_module
+
+        import_module(value)
+    if not rest:
+        raise OvertoneError("--import goes with a command: overtone COMMAND ... --import FILE.py.")
+    return rest
+
+
 def _help() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {about}" for name, about in COMMANDS.items()]
@@ -74,6 +94,9 @@ def _help() -> str:
             "usage: overtone COMMAND ...      overtone COMMAND --help      overtone --version",
             "",
             *lines,
+            "",
+            "Every command takes --import MODULE or --import FILE.py, which is executed: it makes",
+            "networks, samplers and other kinds of your own known.",
             "",
             "First steps:  overtone train diffit-digits --out runs/digits",
             "              overtone sample runs/digits --seeds 0-63 --out digits.png",

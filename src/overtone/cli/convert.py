@@ -23,7 +23,7 @@ from overtone.cli.options import parse
 from overtone.errors import OvertoneError
 
 if TYPE_CHECKING:
-    from overtone.pipelines import ImagePipeline
+    from overtone.pipelines.pipeline import Pipeline
 
 CERTIFICATE_FILE = "certificate.json"
 
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
         if not file.is_file():
             raise OvertoneError(f"{file} does not exist, or is no file.")
     pipe, proof, said = _CONVERT[options.kind](options, files)
-    from overtone.pipelines.base import FILES
+    from overtone.pipelines.pipeline import FILES
 
     with storage.new_directory(out, known=(*FILES, CERTIFICATE_FILE)) as folder:
         pipe.write_into(folder)
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{out}: {said} ({CERTIFICATE_FILE})", file=sys.stderr)
 
 
-Result = tuple["ImagePipeline", dict[str, Any], str]
+Result = tuple["Pipeline", dict[str, Any], str]
 
 
 def _diffit_latent(options: Options, files: list[Path]) -> Result:
@@ -131,7 +131,8 @@ def _dsno(options: Options, files: list[Path]) -> Result:
     from overtone.convert.dsno import pipeline_of, settings_of
 
     pipe, proof = pipeline_of(files[0], settings_of(options.settings))
-    count = len(pipe.sampler.levels) - 1
+    sampler: Any = pipe.sampler
+    count = len(sampler.levels) - 1
     return pipe, proof, f"{count} times, {proof['parameters'] / 1e6:.1f} M parameters"
 
 

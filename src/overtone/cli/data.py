@@ -74,8 +74,8 @@ def encode(arguments: Sequence[str]) -> None:
     from overtone.data import latents
     from overtone.data.shards import TEST_FOLDER
     from overtone.launch import processes
-    from overtone.training.recipe import images_of
-    from overtone.training.vae import open_vae
+    from overtone.training.material import images_of
+    from overtone.training.open import open_vae
 
     show = processes().is_main
     vae = open_vae(options.vae, options.scaling_factor).to(precision.default_device())
@@ -107,7 +107,7 @@ def inspect(arguments: Sequence[str]) -> None:
     options = parse(Options, "data inspect", about, arguments)
     from overtone import storage
     from overtone.data.inspect import inspect_data
-    from overtone.pipelines.base import grid
+    from overtone.pipelines.pictures import grid
 
     if options.out.suffix.lower() != ".png":
         raise OvertoneError(f"--out is a .png file, not {options.out}.")

@@ -6,30 +6,26 @@ overtone distill train RECIPE      train the operator on them
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from overtone.cli.options import parse
-from overtone.cli.train import introduce, rehearse
-from overtone.errors import OvertoneError, RunInterruptedError, unknown
+from overtone.cli.options import has_help, parse
+from overtone.cli.train import introduce, rehearse, run
+from overtone.errors import OvertoneError, unknown
 from overtone.launch import processes
-from overtone.training.collect import collect
-from overtone.training.distill import Distillation, distiller_of
+from overtone.training.configs.distillation import DistillationRecipe
 from overtone.training.recipes import RECIPES, find_recipe
-from overtone.training.rundir import find_checkpoint
-from overtone.training.teacher import Teacher, open_teacher
 
 WHAT = ("collect", "train")
 
 
 @dataclass(frozen=True)
 class CollectOptions:
-    recipe: Annotated[Distillation, tyro.conf.arg(name="")]
+    recipe: Annotated[DistillationRecipe, tyro.conf.arg(name="")]
     out: Path | None = None
     """directory of the trajectories; runs/RECIPE-trajectories if left out"""
     part: str = "1/1"
@@ -40,7 +36,7 @@ class CollectOptions:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    recipe: Annotated[Distillation, tyro.conf.arg(name="")]
+    recipe: Annotated[DistillationRecipe, tyro.conf.arg(name="")]
     data: Path | None = None
     """directory of the trajectories; runs/RECIPE-trajectories if left out"""
     out: Path | None = None
@@ -50,9 +46,9 @@ class TrainOptions:
 
 
 def main(arguments: Sequence[str]) -> None:
-    known = [name for name, make in RECIPES.items() if isinstance(make(), Distillation)]
-    helped = {"-h", "--help"} & set(arguments[:2])
+    helped = has_help(arguments[:2])
     if len(arguments) < 2 or helped:
+        known = [name for name in RECIPES if find_recipe(name).command != "train"]
         print(f"{__doc__}\nrecipes: {', '.join(known)}, or the path of a .json file with one")
         if arguments and not helped:
             _check(arguments[0])
@@ -60,8 +56,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     what, name, *rest = arguments
     _check(what)
-    recipe = find_recipe(name)
-    if not isinstance(recipe, Distillation):
+    recipe: Any = find_recipe(name)
+    if recipe.command == "train":
         raise OvertoneError(f"{name} distils nothing: overtone train {name}.")
     about, stem = f"{name}: {recipe.about}", Path(name).stem
     trajectories = Path("runs") / f"{stem}-trajectories"
@@ -79,26 +75,14 @@ def _check(what: str) -> None:
         raise unknown("subcommand of distill", what, WHAT)
 
 
-def _teacher(recipe: Distillation) -> Teacher:
-    processes()  # which gives each its own device, where there are several
-    if not recipe.teacher:
-        raise OvertoneError("this recipe has no teacher of its own: pass --teacher MODEL.")
-    return open_teacher(
-        recipe.teacher,
-        recipe.solver,
-        recipe.steps,
-        recipe.guidance_scale,
-        first=recipe.first,
-        vae=recipe.vae,
-        precision=recipe.training.precision,
-    )
-
-
 def _collect(options: CollectOptions, out: Path) -> None:
+    from overtone.training.collect import collect
+    from overtone.training.train import teacher_for
+
     number, _, count = options.part.partition("/")
     if not number.isdecimal() or not count.isdecimal():
         raise OvertoneError(f"--part is like 1/8, not '{options.part}'.")
-    teacher = _teacher(options.recipe)
+    teacher = teacher_for(options.recipe)
     part = int(number), int(count)
     data = collect(options.recipe, teacher, out, part=part, repair=options.repair)
     if not processes().is_main:
@@ -113,23 +97,18 @@ def _collect(options: CollectOptions, out: Path) -> None:
 def _train(
     options: TrainOptions, data: Path, out: Path, name: str, arguments: Sequence[str]
 ) -> None:
+    from overtone.training.loop import Trainer
+    from overtone.training.train import teacher_for
+
     recipe = options.recipe
     if not recipe.online and not data.is_dir():
         raise OvertoneError(
             f"there are no trajectories in {data}: overtone distill collect {name} makes them, or"
             " pass --online."
         )
-    teacher = _teacher(recipe)
-    trainer = distiller_of(recipe, teacher, data)
-    introduce(trainer, f"trajectories of {teacher.name}")
+    trainer = Trainer.of(recipe, teacher=teacher_for(recipe), folder=data)
+    introduce(trainer)
     if options.dry_run:
-        rehearse(trainer, what="trajectories")
-        return
-    try:
-        progress = trainer.run(out)
-    except RunInterruptedError as error:
-        command = shlex.join(["overtone", "distill", *arguments])
-        raise RunInterruptedError(f"{error}\n  {command}") from None
-    if trainer.processes.is_main:
-        seen = f"{progress.images:,} trajectories in {progress.seconds:,.0f} s"
-        print(f"{seen}: {find_checkpoint(out)}")
+        rehearse(trainer)
+    else:
+        run(trainer, out, ["distill", *arguments])

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from overtone.cli.model import check_first, is_images, saved_options
 from overtone.cli.options import parse
-from overtone.cli.sample import Sampling, is_images, parse_seeds
+from overtone.cli.sample import Sampling, parse_seeds
 from overtone.errors import OvertoneError
 from overtone.launch import processes
-from overtone.pipelines import ImagePipeline
 
 if TYPE_CHECKING:
-    from overtone.metrics import Evaluation
+    from overtone.metrics.evaluate import Evaluation
+    from overtone.pipelines.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class Judging:
     real_images: int = 10_000
     """real images to compare with, at most"""
 
-    def evaluation_of(self, pipe: ImagePipeline, model: str, sampling: Sampling) -> Evaluation:
+    def evaluation_of(self, pipe: Pipeline, model: str, sampling: Sampling) -> Evaluation:
         """The evaluation of a model's images."""
-        from overtone.data.open import NAMES
+        from overtone.data.names import NAMES
 
         data = self.data or _data_of_run(model)
         if data is None and pipe.data not in NAMES:
@@ -119,7 +120,9 @@ class Options:
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse(Options, "evaluate", __doc__, arguments)
+    check_first(arguments, "evaluate")
+    default = Options(tyro.MISSING, Sampling("0-499", opening=saved_options(arguments)))
+    options = parse(Options, "evaluate", __doc__, arguments, default=default)
     from overtone import storage
 
     result = evaluate(options)
@@ -147,32 +150,11 @@ def evaluate(options: Options) -> dict:
         evaluation = judging.evaluation(judging.data, size, channels, len(fakes))
     else:
         pipe = options.sampling.open(options.model)
-        batches = ((b.images, b.class_labels) for b in options.sampling.stream(pipe))
-        made = facts_of(pipe, options.model, options.sampling)
+        request = options.sampling.request(pipe)
+        batches = ((b.images, b.class_labels) for b in options.sampling.stream(pipe, request))
+        made = options.sampling.facts(pipe, options.model, request)
         evaluation = judging.evaluation_of(pipe, options.model, options.sampling)
     return dataclasses.asdict(evaluation(batches, made))
-
-
-def facts_of(pipe: ImagePipeline, model: str, sampling: Sampling) -> dict:
-    """What a model's images are made with."""
-    from overtone import __version__, settings
-    from overtone.networks.network import digest_of
-    from overtone.samplers import SchedulerSampler
-
-    made: dict = {"model": model, "precision": pipe.precision, "overtone": __version__}
-    made |= {"training": pipe.training, "weights": digest_of(pipe.network)}
-    made |= dataclasses.asdict(sampling)
-    if isinstance(pipe.sampler, SchedulerSampler):
-        made["sampler"] = {"kind": type(pipe.sampler).__name__}
-    else:
-        made["sampler"] = settings.dump(pipe.sampler)
-    made["sampler"]["num_steps"] = sampling.steps or pipe.sampler.num_steps
-    if pipe.vae is not None:
-        made["vae_weights"] = pipe.vae.digest
-    first = getattr(pipe, "first", None)
-    if isinstance(first, ImagePipeline):
-        made["first_weights"] = digest_of(first.network)
-    return made | {"guidance": settings.dump(pipe.guidance)}
 
 
 def _data_of_run(name: str) -> str | None:

@@ -63,7 +63,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    from overtone.training.rundir import checkpoints_of, read_log
+    from overtone.training.runs import checkpoints_of, read_log
 
     recipe = storage.read_json(folder / "recipe.json", dict)
     found: dict[str, Any] = {"kind": "run", "data": recipe.get("data")}
@@ -90,7 +90,8 @@ def _run(folder: Path) -> dict[str, Any]:
 
 def _pipeline(folder: Path) -> dict[str, Any]:
     index = storage.read_json(folder / "pipeline.json", dict)
-    return {"kind": index.pop("pipeline", None), **index, "weights": _network(folder / "network")}
+    index.pop("pipeline", None)  # of version 0.1.0
+    return {"kind": "pipeline", **index, "weights": _network(folder / "network")}
 
 
 def _network(folder: Path) -> dict[str, Any]:

@@ -7,13 +7,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError
-from overtone.pipelines import ImagePipeline, MEMEPipeline
-from overtone.samplers import Sampler, budget_grid
+
+if TYPE_CHECKING:
+    from overtone.pipelines.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,10 @@ class Options:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(Options, "merge", __doc__, arguments)
+    from overtone.pipelines.merge import merged
     from overtone.training.experts import is_run_of_experts, merged_run
-    from overtone.training.rundir import MERGED_FOLDER, open_pipeline
+    from overtone.training.open import open_pipeline
+    from overtone.training.runs import MERGED_FOLDER
 
     if not options.models:
         raise OvertoneError("overtone merge RUN, or overtone merge MODEL MODEL ... --boundaries")
@@ -57,22 +61,27 @@ def main(arguments: Sequence[str]) -> None:
                 f" not {len(options.boundaries)}."
             )
         models = [open_pipeline(name, options.checkpoint) for name in options.models]
-        pipe, out = MEMEPipeline.merged(models, options.boundaries), options.out
+        pipe, out = merged(models, options.boundaries), options.out
     if options.steps:
         pipe.sampler = _budgeted(pipe, options.steps)
     pipe.save_pretrained(out)
     print(f"{len(pipe.network.config.networks)} experts: {out}", file=sys.stderr)
 
 
-def _budgeted(pipe: ImagePipeline, steps: tuple[int, ...]) -> Sampler:
+def _budgeted(pipe: Pipeline, steps: tuple[int, ...]) -> Any:
     """The pipeline's sampler with so many steps in the interval of each expert."""
-    own = pipe.sampler
-    if not isinstance(own, Sampler):
-        raise OvertoneError(f"--steps: the models have an {type(own).__name__}, not a Sampler.")
+    from overtone.samplers.sampler import budget_grid
+
+    own: Any = pipe.sampler
     try:
-        levels = budget_grid(
-            pipe.network.config.boundaries, steps, own.sigmas[-2], own.sigma_start, own.rho
+        own = own.as_ode()
+        ends = own.sigmas[-2], own.sigma_start
+        levels = budget_grid(pipe.network.config.boundaries, steps, *ends, own.rho)
+        return dataclasses.replace(
+            pipe.sampler,  # type: ignore[type-var]
+            num_steps=len(levels),
+            levels=levels,
+            truncation_sigma=None,
         )
-        return dataclasses.replace(own, num_steps=len(levels), levels=levels, truncation_sigma=None)
     except ValueError as error:
         raise OvertoneError(f"--steps: {error}.") from None

@@ -20,3 +20,8 @@ def parse(
     except ValueError as error:  # from the checks of a settings dataclass
         print(f"overtone {command}: {error}.", file=sys.stderr)
         sys.exit(2)
+
+
+def has_help(arguments: Sequence[str]) -> bool:
+    """Whether help is asked for."""
+    return not {"-h", "--help"}.isdisjoint(arguments)

@@ -1,23 +1,25 @@
-"""`overtone sample DIR`: images from a trained model."""
+"""`overtone sample MODEL`: images from a trained model."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from overtone.cli.model import ModelOptions, check_first, open_model, saved_options
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError, unknown
 from overtone.launch import processes
-from overtone.pipelines import ImagePipeline, RelayPipeline
-from overtone.pipelines.base import SampleBatch
-from overtone.pipelines.relay import FINISHES, finished
+
+if TYPE_CHECKING:
+    from overtone.pipelines.pipeline import Pipeline, SampleBatch
+    from overtone.pipelines.request import Request
 
 GRID_LIMIT = 1024
 
@@ -38,91 +40,77 @@ class Sampling:
     """a weaker model to guide with (autoguidance), instead of the model asked for no class"""
     steps: int | None = None
     """noise levels, instead of those saved with the model"""
-    scheduler: str | None = None
-    """diffusers' scheduler instead of the sampler saved with the model, 50 steps if --steps says
-    nothing: DDIMScheduler, DPMSolverMultistepScheduler, ... (for models of discrete steps)"""
-    vae: str | None = None
-    """what decodes the latents of a model that was saved without a VAE"""
-    scaling_factor: float | None = None
-    """of that VAE, where its config.json has none"""
-    first: str | None = None
-    """what a relay's second stage goes on from: a model, a run, or images (folder, zip, hf:, ...),
-    of which seed k continues image k, modulo their number"""
     finish: str | None = None
     """change colours as the published generators of relay diffusion do before they save an image:
     relay-imagenet (brightness), relay-celebahq (contrast, brightness, colour)"""
-    resident: int | None = None
-    """of a model of experts: at most so many on the device at a time; all, if left out"""
-    compile: bool = False
-    """torch.compile the network first; pays for many images on a GPU"""
     batch_size: int = 64
     """images at a time"""
-    checkpoint: str = "last"
-    """of a run's directory: last or best"""
+    opening: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
 
-    def open(self, model: str) -> ImagePipeline:
-        """The pipeline, where it runs fastest, with the sampler and the VAE asked for."""
-        from overtone.denoisers import VPSettings
-        from overtone.samplers import SchedulerSampler, scheduler_of
+    def open(self, model: str) -> Pipeline:
+        """The pipeline, where it runs fastest, with the parts asked for."""
+        return self.opening.open(model)
 
-        pipe = open_model(model, self.checkpoint, self.resident)
-        if self.vae is not None:
-            if pipe.image_resolution is None:
-                raise OvertoneError(f"--vae: {model} makes pixels, which no VAE has to decode.")
-            from overtone.training.vae import open_vae
-
-            pipe.vae = open_vae(self.vae, self.scaling_factor)
-        if self.first is not None:
-            if not isinstance(pipe, RelayPipeline):
-                raise OvertoneError(f"--first: {model} begins with noise, not with images.")
-            pipe.first = self.first if is_images(self.first) else open_model(self.first)
-        if self.scheduler is not None:
-            own = pipe.denoiser_settings
-            if not isinstance(own, VPSettings):
-                raise OvertoneError(
-                    f"--scheduler is for models of discrete steps, and {model} has"
-                    f" {own.kind}: it has a sampler of its own (--steps)."
-                )
-            learned = getattr(pipe.network.config, "learned_variance", False)
-            scheduler = scheduler_of(
-                self.scheduler, own.schedule, own.prediction, learned_variance=learned
-            )
-            pipe.sampler = SchedulerSampler(scheduler)
-        return pipe.compile() if self.compile else pipe
-
-    def stream(self, pipe: ImagePipeline) -> Iterable[SampleBatch]:
-        """The batches of this process's share, with progress in a terminal."""
-        from rich.console import Console
-        from rich.progress import track
+    def request(self, pipe: Pipeline) -> Request:
+        """What all processes together are asked for."""
+        from overtone.pipelines.request import Request, class_number
 
         if self.batch_size < 1:
             raise OvertoneError(f"--batch-size is at least 1, not {self.batch_size}.")
-        if self.finish not in (None, *FINISHES):
-            raise unknown("finish", str(self.finish), FINISHES)
-        seeds = parse_seeds(self.seeds)
-        labels = [class_number(pipe, name) for name in self.classes]
-        among = processes()
-        if len(seeds) < among.count:
-            raise OvertoneError(f"{len(seeds)} seeds are too few for {among.count} processes.")
-        mine = among.share(range(len(seeds)))
-        asked = [labels[i % len(labels)] for i in mine] if labels else None
-        seeds = [seeds[i] for i in mine]
-        guide = open_model(self.guide) if self.guide else None
-        batches = pipe.stream(
+        seeds, classes = parse_seeds(self.seeds), self.classes
+        labels = None
+        if classes and pipe.num_classes:
+            numbers = [class_number(c, pipe.num_classes, pipe.class_names) for c in classes]
+            labels = [numbers[i % len(numbers)] for i in range(len(seeds))]
+        elif classes:
+            labels = [0] * len(seeds)  # which an unconditional model refuses
+        return Request(
             seeds,
-            asked,
+            labels,
             self.guidance_scale,
             self.guidance_interval,
             self.steps,
             self.batch_size,
-            guide,
+            open_model(self.guide) if self.guide else None,
         )
+
+    def stream(self, pipe: Pipeline, request: Request) -> Iterable[SampleBatch]:
+        """The batches of this process's share, with progress in a terminal."""
+        from rich.console import Console
+        from rich.progress import track
+
+        from overtone.pipelines.pictures import FINISHES
+
+        if self.finish not in (None, *FINISHES):
+            raise unknown("finish", str(self.finish), FINISHES)
+        among, count = processes(), len(request.seeds)
+        if count < among.count:
+            raise OvertoneError(f"{count} seeds are too few for {among.count} processes.")
+        mine = slice(among.index, None, among.count)
+        labels: Any = request.class_labels
+        request = request.part(mine, None if labels is None else labels[mine])
+        batches: Iterable[SampleBatch] = pipe.stream(request)  # type: ignore[arg-type]
         if self.finish is not None:
             batches = map(partial(_finished, self.finish), batches)
         console = Console(stderr=True)
-        total = -(-len(seeds) // self.batch_size)
+        total = -(-len(request.seeds) // self.batch_size)
         shown = console.is_terminal and total > 1 and among.is_main
         return track(batches, "sampling", total, disable=not shown, console=console)
+
+    def facts(self, pipe: Pipeline, model: str, request: Request) -> dict[str, Any]:
+        """What images are made with: what was asked for, and the pipeline's account."""
+        from overtone import __version__
+
+        asked = {
+            "model": model,
+            "overtone": __version__,
+            "training": pipe.training,
+            "seeds": self.seeds,
+            "classes": list(self.classes),
+            "finish": self.finish,
+            "batch_size": self.batch_size,
+        }
+        return asked | pipe.made_with(request)
 
 
 @dataclass(frozen=True)
@@ -137,13 +125,16 @@ class Options:
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse(Options, "sample", __doc__, arguments)
-    pipe = options.sampling.open(options.model)
+    check_first(arguments, "sample")
+    default = Options(tyro.MISSING, Sampling(opening=saved_options(arguments)))
+    options = parse(Options, "sample", __doc__, arguments, default=default)
+    sampling = options.sampling
+    pipe = sampling.open(options.model)
     import torch
 
     from overtone import storage
-    from overtone.data.files import SUFFIXES
-    from overtone.pipelines.base import grid, to_pil
+    from overtone.data.names import SUFFIXES
+    from overtone.pipelines.pictures import grid, to_pil
 
     suffix = options.out.suffix.lower()
     if suffix in SUFFIXES - {".png"}:
@@ -152,7 +143,7 @@ def main(arguments: Sequence[str]) -> None:
         raise OvertoneError(f"--columns is at least 1, not {options.columns}.")
     single = suffix != ".png"
     among = processes()
-    wanted = {f"{seed:06d}.png" for seed in parse_seeds(options.sampling.seeds)}
+    wanted = {f"{seed:06d}.png" for seed in parse_seeds(sampling.seeds)}
     if single and options.out.is_dir():
         storage.sweep(options.out, days=1)
         there = {f.name for f in options.out.iterdir()}
@@ -163,7 +154,7 @@ def main(arguments: Sequence[str]) -> None:
                 " --out, so that what is evaluated is what was asked for."
             )
     images, count = [], 0
-    for batch in options.sampling.stream(pipe):
+    for batch in sampling.stream(pipe, sampling.request(pipe)):
         if single:
             for seed, image in zip(batch.seeds, batch.images, strict=True):
                 with storage.new_file(options.out / f"{seed:06d}.png") as file:
@@ -187,31 +178,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _finished(name: str, batch: SampleBatch) -> SampleBatch:
+    from overtone.pipelines.pictures import finished
+
     return batch._replace(images=finished(batch.images, name))
-
-
-def open_model(name: str, checkpoint: str = "last", resident: int | None = None) -> ImagePipeline:
-    """A pipeline from a directory, a run or the Hub, where it runs fastest."""
-    from overtone import precision
-    from overtone.training.rundir import open_pipeline
-
-    processes()  # which gives each its own device, where there are several
-    if checkpoint not in ("last", "best"):
-        raise OvertoneError(f"--checkpoint is last or best, not '{checkpoint}'.")
-    return open_pipeline(name, checkpoint).to(precision.default_device(), resident=resident)
-
-
-def is_images(name: str) -> bool:
-    """Whether the name is that of images rather than of a model."""
-    from overtone.data.files import SUFFIXES
-    from overtone.data.open import NAMES
-
-    path = Path(name)
-    if name.startswith("hf:") or name in NAMES or path.is_file():
-        return True
-    if not path.is_dir() or any((path / own).exists() for own in ("pipeline.json", "run.json")):
-        return False
-    return any(f.suffix.lower() in SUFFIXES for f in path.rglob("*"))
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -227,12 +196,3 @@ def parse_seeds(text: str) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise OvertoneError(f"--seeds {text} names a seed twice.")
     return seeds
-
-
-def class_number(pipe: ImagePipeline, name: str) -> int:
-    """A class by its name in the pipeline, or by its number."""
-    if name in pipe.class_names:
-        return pipe.class_names.index(name)
-    if name.isdecimal() and (not pipe.num_classes or int(name) < pipe.num_classes):
-        return int(name)
-    raise unknown("class", name, pipe.class_names or map(str, range(pipe.num_classes)))

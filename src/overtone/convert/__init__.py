@@ -1,6 +1,5 @@
 """Published weights, under their own names, made ours."""
 
-from overtone.convert.checkpoints import from_published
-from overtone.convert.dit import dit_pipeline
+import lazy_loader
 
-__all__ = ["dit_pipeline", "from_published"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

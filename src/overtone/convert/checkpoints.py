@@ -9,11 +9,15 @@ from torch import Tensor, nn
 
 from overtone.convert import dsno, keys
 from overtone.convert.diffit import latent_transformer
-from overtone.denoisers import Denoiser, EDMDenoiser
+from overtone.denoisers.denoiser import Denoiser
+from overtone.denoisers.network import EDMDenoiser
 from overtone.errors import OvertoneError, unknown
-from overtone.networks import ADMConfig, ADMUNet, SongConfig, SongUNet
+from overtone.networks.adm import ADMUNet
+from overtone.networks.configs.adm import ADMConfig
+from overtone.networks.configs.song import SongConfig
 from overtone.networks.inception import InceptionCell, InceptionMixer
 from overtone.networks.network import Network
+from overtone.networks.song import SongUNet
 
 Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from overtone import storage
 from overtone.convert import keys
-from overtone.denoisers import GuidanceSettings
+from overtone.convert.published import LATENT_GUIDANCE
 from overtone.errors import OvertoneError
-from overtone.networks import DiffiTTransformer, DiffiTTransformerConfig
-from overtone.networks.diffit import positions
+from overtone.networks.configs.diffit import DiffiTTransformerConfig
+from overtone.networks.diffit import DiffiTTransformer, positions
 from overtone.networks.network import digest_of
 from overtone.networks.vae import VAE
-from overtone.pipelines import LatentDiffiTPipeline
+from overtone.pipelines.pipeline import Pipeline
+from overtone.pipelines.systems import LatentDiffiTPipeline
 
 # What the published configuration calls the settings that are read off the tensors.
 SETTINGS = {
@@ -30,12 +31,6 @@ SETTINGS = {
     "num_heads": "heads",
     "num_classes": "num_classes",
 }
-
-GUIDANCE = {
-    32: GuidanceSettings(scale=4.6, channels=(0, 1, 2), power=4.0),
-    64: GuidanceSettings(scale=1.49, channels=(0, 1, 2)),
-}
-"""The published guidance, by the size of the latents: of the 256 px and of the 512 px network."""
 
 
 class Converted(NamedTuple):
@@ -94,12 +89,14 @@ def config_of(state: Mapping[str, Tensor]) -> DiffiTTransformerConfig:
     )
 
 
-def pipeline_of(network: DiffiTTransformer, vae: VAE | None = None) -> LatentDiffiTPipeline:
+def pipeline_of(network: DiffiTTransformer, vae: VAE | None = None) -> Pipeline:
     """The published way to sample: ADM's diffusion in 250 steps, guidance by the size of the
     latents, images eight times as large."""
     return LatentDiffiTPipeline(
         network,
-        guidance=GUIDANCE.get(network.config.resolution) if network.config.num_classes else None,
+        guidance=LATENT_GUIDANCE.get(network.config.resolution)
+        if network.config.num_classes
+        else None,
         vae=vae,
         image_resolution=8 * network.config.resolution,
     )

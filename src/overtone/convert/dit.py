@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from overtone.errors import OvertoneError
-from overtone.networks import DiffiTTransformer
-from overtone.pipelines import LatentDiffiTPipeline
+from overtone.networks.diffit import DiffiTTransformer
+from overtone.pipelines.pipeline import Pipeline
 
 DIT_NULL_CLASS = 1000  # written into that pipeline
 
@@ -39,7 +39,7 @@ class DiTModel(nn.Module):
         return SimpleNamespace(sample=self.network(hidden_states, timestep.float(), class_labels))
 
 
-def dit_pipeline(pipe: LatentDiffiTPipeline, scheduler: Any) -> Any:
+def dit_pipeline(pipe: Pipeline, scheduler: Any) -> Any:
     """`diffusers.DiTPipeline` of this pipeline's network and VAE, with a scheduler of diffusers.
 
     Without guidance (guidance_scale=1) its images are ours under the same scheduler. Its guidance
@@ -61,4 +61,5 @@ def dit_pipeline(pipe: LatentDiffiTPipeline, scheduler: Any) -> Any:
     if pipe.vae.shift_factor:
         raise OvertoneError("diffusers' DiTPipeline knows no shift_factor, and the VAE has one.")
     pipe.vae.model.register_to_config(scaling_factor=pipe.vae.scaling_factor)
-    return DiTPipeline(DiTModel(pipe.network), pipe.vae.model, scheduler)
+    network: Any = pipe.network
+    return DiTPipeline(DiTModel(network), pipe.vae.model, scheduler)

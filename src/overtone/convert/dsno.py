@@ -15,12 +15,15 @@ from torch import Tensor
 from overtone import storage
 from overtone.convert.unpickle import read_checkpoint
 from overtone.errors import OvertoneError, unknown
-from overtone.networks.dsno import DSNOConfig, DSNOUNet
+from overtone.networks.configs.dsno import DSNOConfig
+from overtone.networks.dsno import DSNOUNet
 from overtone.networks.network import digest_of
 from overtone.networks.spectral import TemporalCell, TemporalConv
-from overtone.pipelines import DSNOPipeline
-from overtone.processes import VPCosineSchedule, spaced
-from overtone.samplers import OperatorSampler
+from overtone.pipelines.pipeline import Pipeline
+from overtone.pipelines.systems import DSNOPipeline
+from overtone.processes.schedule import VPCosineSchedule
+from overtone.processes.vp_frame import spaced
+from overtone.samplers.operator import OperatorSampler
 
 # What the published code can be set to otherwise, and this is not.
 _FIXED = {
@@ -95,7 +98,7 @@ def settings_of(name: str) -> dict[str, Any]:
     return model | own | {"num_times": model.get("num_t", 4)}
 
 
-def pipeline_of(file: Path, settings: dict[str, Any]) -> tuple[DSNOPipeline, dict[str, Any]]:
+def pipeline_of(file: Path, settings: dict[str, Any]) -> tuple[Pipeline, dict[str, Any]]:
     """The operator in a published checkpoint, its averaged weights, and what the certificate says.
 
     Raises `OvertoneError` for a file that holds anything else; nothing in it is executed.
@@ -110,7 +113,7 @@ def pipeline_of(file: Path, settings: dict[str, Any]) -> tuple[DSNOPipeline, dic
     network = operator({str(name): tensor.float() for name, tensor in state.items()}, settings)
     schedule = VPCosineSchedule(network.config.log_snr_min, network.config.log_snr_max)
     times = (1.0, *spaced(count, spacing)[:-1])
-    sampler = OperatorSampler((*(float(schedule.sigma(t)) for t in times), 0.0))
+    sampler = OperatorSampler((*(schedule.sigma_at(t) for t in times), 0.0))
     proof = {
         "kind": "dsno",
         "file": file.name,

@@ -4,51 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from overtone import storage
 from overtone.convert.checkpoints import from_published
+from overtone.convert.published import GUIDANCE, PROCESSES, SAMPLERS, RelayName
 from overtone.convert.unpickle import Record, read_checkpoint, state_of
-from overtone.denoisers import EDMDenoiser, EDMSettings, GuidanceSettings
+from overtone.denoisers.preconditioning import Preconditioning
 from overtone.errors import OvertoneError, unknown
 from overtone.networks.network import Network, digest_of
-from overtone.pipelines import ImagePipeline, RelayPipeline
-from overtone.processes import QuantileSchedule, RelayProcess
-from overtone.samplers import Sampler
-
-_CHURN = Sampler(num_steps=256, S_churn=40, S_min=0.05, S_max=50, S_noise=1.003)
-SAMPLERS = {
-    "cifar10": Sampler(num_steps=18),
-    "ffhq64": Sampler(num_steps=40),
-    "afhqv2-64": Sampler(num_steps=40),
-    "imagenet64": _CHURN,
-    "relay-imagenet-64": _CHURN,
-    "relay-celebahq-64": Sampler(num_steps=120, eta=0.05),
-    "relay-imagenet-256": Sampler(
-        num_steps=200, sigma_min=0.008, rho=100, truncation_sigma=0.9, eta=0.2
-    ),
-    "relay-celebahq-256": Sampler(num_steps=150, sigma_min=0.008, truncation_sigma=0.95, eta=0.2),
-}
-"""The samplers of the published results: EDM's, and both stages' of relay diffusion."""
-
-RelayName = Literal["imagenet", "celebahq"]
-PROCESSES: dict[RelayName, RelayProcess] = {
-    "imagenet": RelayProcess(
-        blur_sigma_max=3.0, normalised=False, schedule=QuantileSchedule(prob_length=0.93)
-    ),
-    # Trained with 0.89; sampled, as published, with 1.05, which blurs less.
-    "celebahq": RelayProcess(
-        blur_sigma_max=2.0, normalised=False, schedule=QuantileSchedule(prob_length=1.05)
-    ),
-}
-"""The second stages' processes as their published generators have them."""
-
-GUIDANCE: dict[RelayName, GuidanceSettings] = {
-    "imagenet": GuidanceSettings(scale=3.5),
-    "celebahq": GuidanceSettings(),
-}
+from overtone.pipelines.pipeline import Pipeline
+from overtone.pipelines.systems import RelayPipeline
 
 
 @dataclass
@@ -56,7 +24,7 @@ class Converted:
     """A network out of a checkpoint, and what the certificate says of it."""
 
     network: Network
-    denoiser: EDMSettings
+    preconditioning: Preconditioning
     settings: dict[str, Any]
     file: Path
 
@@ -101,13 +69,11 @@ def read_network(file: Path) -> Converted:
     settings["model_type"] = model.kind
     state = state_of(net)
     _check_size(file, state, settings)
-    denoiser = from_published("edm", state, settings)
-    assert isinstance(denoiser, EDMDenoiser)
-    assert isinstance(denoiser.network, Network)
-    return Converted(denoiser.network, denoiser.settings, settings, file)
+    denoiser: Any = from_published("edm", state, settings)
+    return Converted(denoiser.network, denoiser.preconditioning, settings, file)
 
 
-def edm_pipeline(converted: Converted, sampler: str | None = None) -> ImagePipeline:
+def edm_pipeline(converted: Converted, sampler: str | None = None) -> Pipeline:
     """The pipeline of one of EDM's networks, with a sampler of `SAMPLERS` by name; by default the
     published one for its resolution and classes."""
     config: Any = converted.network.config
@@ -118,19 +84,22 @@ def edm_pipeline(converted: Converted, sampler: str | None = None) -> ImagePipel
         raise unknown("sampler", sampler, SAMPLERS)
     # Trained without dropping labels, as EDM's are, it has no null class to guide with.
     dropout = {"label dropout": float(converted.settings.get("label_dropout") or 0)}
-    return ImagePipeline(
-        converted.network, SAMPLERS[sampler], denoiser=converted.denoiser, training=dropout
+    return Pipeline(
+        converted.network,
+        SAMPLERS[sampler],
+        preconditioning=converted.preconditioning,
+        training=dropout,
     )
 
 
-def relay_pipeline(first: Converted, second: Converted) -> RelayPipeline:
+def relay_pipeline(first: Converted, second: Converted) -> Pipeline:
     """Both stages of relay diffusion: with classes ImageNet's settings, without CelebA-HQ's."""
     config: Any = second.network.config
     name: RelayName = "imagenet" if config.num_classes else "celebahq"
     pipe = RelayPipeline(
         second.network,
         SAMPLERS[f"relay-{name}-256"],
-        denoiser=second.denoiser,
+        preconditioning=second.preconditioning,
         process=PROCESSES[name],
         guidance=GUIDANCE[name],
     )

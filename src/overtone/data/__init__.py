@@ -1,6 +1,5 @@
 """Images to learn from: what ships with Overtone or its dependencies, and folders of images."""
 
-from overtone.data.images import ArrayData, ImageData, to_pixels, to_unit
-from overtone.data.open import held_out, open_data, public_name
+import lazy_loader
 
-__all__ = ["ArrayData", "ImageData", "held_out", "open_data", "public_name", "to_pixels", "to_unit"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

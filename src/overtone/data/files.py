@@ -18,9 +18,9 @@ from typing import Any
 from PIL import Image
 
 from overtone.data.images import Item, Source, open_image
+from overtone.data.names import SUFFIXES
 from overtone.errors import OvertoneError
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 LABELS_FILE = "dataset.json"
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from overtone import storage
 from overtone.errors import OvertoneError
 from overtone.launch import processes
-from overtone.processes import SeededNoise
+from overtone.processes.noise import SeededNoise
 
 RESIZE_RULE = "centre crop to a square, Lanczos"
 

@@ -14,7 +14,8 @@ from overtone.data.images import (
     Pixels,
     read_all,
 )
-from overtone.data.open import NAMES, open_data, open_source
+from overtone.data.names import NAMES
+from overtone.data.open import open_data, open_source
 from overtone.errors import OvertoneError
 
 SHOWN = 64

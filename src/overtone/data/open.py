@@ -8,9 +8,8 @@ from overtone.data.builtin import Glyphs, open_digits, open_fashion_mnist
 from overtone.data.files import folder_source, has_splits, zip_source
 from overtone.data.hub import hub_source
 from overtone.data.images import ImageData, Source, decode
+from overtone.data.names import NAMES
 from overtone.errors import OvertoneError, unknown
-
-NAMES = ("builtin:digits", "builtin:glyphs", "fashion-mnist")
 
 
 def open_data(

@@ -24,7 +24,8 @@ from overtone import settings, storage
 from overtone.data.images import ImageData
 from overtone.data.shards import Shards
 from overtone.errors import OvertoneError
-from overtone.processes import SeededNoise, check_levels
+from overtone.processes.noise import SeededNoise
+from overtone.processes.vp_frame import check_levels
 
 INDEX_FILE = "trajectories.json"
 

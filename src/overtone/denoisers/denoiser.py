@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -21,17 +22,39 @@ class Estimate(NamedTuple):
     """of the reverse step, from networks that learn it"""
 
 
-class Denoiser(nn.Module):
+class Model(nn.Module):
+    """What denoisers and solution operators have in common, for those who hold one."""
+
+    num_classes: int = 0
+    has_null_class: bool = True
+    """whether `num_classes` may be asked for, as classifier-free guidance does"""
+    is_operator: ClassVar[bool] = False
+    """whether it knows whole trajectories: a `SolutionOperator`"""
+
+    @property
+    def home(self) -> torch.device | None:
+        """The device that its networks are fetched to when they are needed; None if they are
+        where their tensors are."""
+        return None
+
+    def reside(self, device: str | torch.device, resident: int) -> None:
+        """Keep at most `resident` of its networks on a device. Raises `ValueError` for one."""
+        raise ValueError("resident is for models of experts, and this one has one network")
+
+    def settle(self) -> None:
+        """End that: all networks are on the host."""
+
+    def recall(self) -> None:
+        """Have all networks on the host for now, as before they are saved."""
+
+
+class Denoiser(Model):
     """Estimates the clean image from x = mean(x_0, sigma) + sigma noise.
 
     sigma is a number on the host while sampling (so that nothing waits for a device), or a tensor
     (batch,) while training. class_labels are integers in [0, num_classes]; num_classes itself, and
     None, ask for no class. A denoiser owns its network's preconditioning and time.
     """
-
-    num_classes: int = 0
-    has_null_class: bool = True
-    """whether `num_classes` may be asked for, as classifier-free guidance does"""
 
     @abstractmethod
     def forward(
@@ -41,4 +64,9 @@ class Denoiser(nn.Module):
     def relative_time(self, sigma: float) -> float | None:
         """The share of the diffusion's noise levels that lie below one (`Schedule.share_below`);
         None for denoisers without a schedule of their own."""
+        return None
+
+    def expert_at(self, sigma: float) -> int | None:
+        """The number of the expert that is asked at a noise level, counted from 0; None for
+        denoisers that are no experts."""
         return None

@@ -1,18 +1,22 @@
-"""diffusers' models as denoisers."""
+"""diffusers' models as denoisers: their networks under rows of our table of preconditionings."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from overtone.denoisers.denoiser import Denoiser, Estimate, Images, Labels
-from overtone.denoisers.precond import Prediction, vp_estimate
+from overtone.denoisers.network import NetworkDenoiser
+from overtone.denoisers.preconditioning import (
+    EDMPreconditioning,
+    Preconditioning,
+    Prediction,
+    ScorePreconditioning,
+    VPPreconditioning,
+)
 from overtone.errors import OvertoneError
-from overtone.processes import DiscreteSchedule
+from overtone.networks.foreign import DiffusersNetwork
+from overtone.processes.schedule import DiscreteSchedule
 
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x", "v_prediction": "v"}
 
@@ -37,7 +41,31 @@ def discrete_schedule(scheduler: Any) -> DiscreteSchedule:
     return DiscreteSchedule(abar=tuple(abar.double().tolist()))
 
 
-class DiffusersDenoiser(Denoiser):
+def preconditioning_of(scheduler: Any) -> Preconditioning:
+    """The row of the table that a diffusers scheduler's model is trained under.
+
+    Raises `OvertoneError`, naming the scheduler, for what is none, and where sigma is infinite at
+    the end.
+    """
+    name = type(scheduler).__name__
+    if name == "ScoreSdeVeScheduler":
+        return ScorePreconditioning()
+    edm = name.startswith("EDM")
+    schedule = None if edm else discrete_schedule(scheduler)
+    prediction = getattr(scheduler.config, "prediction_type", "epsilon")
+    if prediction not in PREDICTIONS:
+        raise OvertoneError(
+            f"{name} predicts '{prediction}', which is none of {', '.join(PREDICTIONS)}."
+        )
+    if schedule is not None:
+        return VPPreconditioning(PREDICTIONS[prediction], schedule, len(schedule.sigmas) - 1)
+    if prediction == "sample":
+        raise OvertoneError(f"{name} with prediction_type 'sample' is not known here.")
+    # Under "v_prediction" diffusers turns the sign of c_out.
+    return EDMPreconditioning(float(scheduler.config.sigma_data), prediction == "v_prediction")
+
+
+class DiffusersDenoiser(NetworkDenoiser):
     """Any diffusers model together with the scheduler it was trained under, as a denoiser.
 
         unet = diffusers.UNet2DModel.from_pretrained("google/ddpm-cifar10-32")
@@ -61,73 +89,5 @@ class DiffusersDenoiser(Denoiser):
         null_class: bool | None = None,
         **conditioning: Any,
     ) -> None:
-        super().__init__()
-        self.model = model
-        self.conditioning = conditioning
-        config = model.config
-        transformer = getattr(config, "num_embeds_ada_norm", None)
-        count = int(transformer or getattr(config, "num_class_embeds", None) or 0)
-        # DiT embeds one class more than it names; a U-Net's last may have been trained as such.
-        self.has_null_class = bool(transformer) if null_class is None else null_class
-        self.num_classes = count - 1 if count and null_class and not transformer else count
-        self.kind = "vp"
-        name = type(scheduler).__name__
-        if name == "ScoreSdeVeScheduler":
-            self.kind = "ve"
-            return
-        if not name.startswith("EDM"):
-            self.schedule = discrete_schedule(scheduler)
-        prediction = scheduler.config.prediction_type
-        if prediction not in PREDICTIONS:
-            raise OvertoneError(f"{name} predicts '{prediction}', which is none of "
-                                f"{', '.join(PREDICTIONS)}.")  # fmt: skip
-        self.prediction = PREDICTIONS[prediction]
-        if name.startswith("EDM"):
-            self.kind, self.sigma_data = "edm", float(scheduler.config.sigma_data)
-            if prediction == "sample":
-                raise OvertoneError(f"{name} with prediction_type 'sample' is not known here.")
-
-    def forward(
-        self,
-        x: Images,
-        sigma: float | Float[Tensor, " batch"],
-        class_labels: Labels | None = None,
-    ) -> Estimate:
-        level = sigma[:, None, None, None].to(x.dtype) if isinstance(sigma, Tensor) else sigma
-        if self.kind == "ve":  # the model returns the score
-            return Estimate(x + level**2 * self._call(x, sigma, x, class_labels))
-        if self.kind == "edm":
-            total = level**2 + self.sigma_data**2
-            time = sigma.log() / 4 if isinstance(sigma, Tensor) else math.log(sigma) / 4
-            out = self._call(total**-0.5 * x, time, x, class_labels)
-            c_out = level * self.sigma_data / total**0.5
-            # Under "v_prediction" diffusers turns the sign of c_out.
-            c_out = -c_out if self.prediction == "v" else c_out
-            return Estimate(self.sigma_data**2 / total * x + c_out * out)
-        time = self.schedule.t(sigma) * (len(self.schedule.levels) - 1)
-        out = self._call((1 + level**2) ** -0.5 * x, time, x, class_labels)
-        variance = None
-        if out.shape[1] == 2 * x.shape[1]:
-            out, variance = out.chunk(2, dim=1)
-        return Estimate(vp_estimate(x, level, out, self.prediction), variance)
-
-    def relative_time(self, sigma: float) -> float | None:
-        return self.schedule.share_below(sigma) if self.kind == "vp" else None
-
-    def _call(
-        self, scaled: Tensor, time: Tensor | float, x: Tensor, class_labels: Labels | None
-    ) -> Tensor:
-        dtype = next(self.model.parameters()).dtype
-        times = torch.as_tensor(time, dtype=torch.float32, device=x.device).expand(len(x))
-        more = dict(self.conditioning)
-        if self.num_classes:
-            if class_labels is None and not self.has_null_class:
-                raise OvertoneError(
-                    f"{type(self.model).__name__} was trained with classes and has none for"
-                    " 'no class': pass class labels, and no guidance."
-                )
-            if class_labels is None:
-                class_labels = torch.full((len(x),), self.num_classes, device=x.device)
-            more["class_labels"] = class_labels
-        out = self.model(scaled.to(dtype), times, **more, return_dict=False)[0]
-        return out.to(x.dtype)
+        network = DiffusersNetwork.of(model, null_class, **conditioning)
+        super().__init__(network, preconditioning_of(scheduler))

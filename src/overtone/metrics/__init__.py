@@ -1,22 +1,5 @@
 """How good images are: Frechet and kernel distance, precision and recall, classes recognised."""
 
-from overtone.metrics.evaluate import Evaluation, Report
-from overtone.metrics.features import ClassifierExtractor, Extractor, InceptionExtractor
-from overtone.metrics.scores import (
-    FrechetDistance,
-    frechet_distance,
-    kernel_distance,
-    precision_recall,
-)
+import lazy_loader
 
-__all__ = [
-    "ClassifierExtractor",
-    "Evaluation",
-    "Extractor",
-    "FrechetDistance",
-    "InceptionExtractor",
-    "Report",
-    "frechet_distance",
-    "kernel_distance",
-    "precision_recall",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

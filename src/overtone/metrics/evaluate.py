@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from overtone import storage
-from overtone.data import ImageData
-from overtone.data.images import Pixels
+from overtone.data.images import ImageData, Pixels
 from overtone.errors import OvertoneError
 from overtone.launch import ALONE, Processes
 from overtone.metrics.features import Extractor, FeatureFile, load_features

@@ -21,11 +21,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from overtone import precision, storage
-from overtone.data import to_unit
-from overtone.data.images import Pixels
+from overtone.data.images import Pixels, to_unit
 from overtone.errors import OvertoneError
 from overtone.launch import ALONE, Processes
-from overtone.networks import Classifier
+from overtone.networks.classifier import Classifier
 from overtone.networks.network import WEIGHTS_FILE, digest_of
 
 

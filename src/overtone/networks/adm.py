@@ -3,8 +3,8 @@ diffusion's (Rombach et al. 2022, arXiv 2112.10752), which is its predecessor.""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from collections.abc import Iterator
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from overtone.networks.attention import SelfAttention
 from overtone.networks.cells import ResidualCell
+from overtone.networks.configs.adm import ADMConfig
 from overtone.networks.layers import (
     ClassEmbedding,
     Downsample,
@@ -21,64 +22,8 @@ from overtone.networks.layers import (
     Upsample,
     sinusoids,
 )
-from overtone.networks.network import Network
+from overtone.networks.network import Network, Spot
 from overtone.networks.unet import Cells, Place, UNet
-
-C = TypeVar("C", bound="ADMConfig")
-
-
-@dataclass(frozen=True)
-class ADMConfig:
-    """Settings of `ADMUNet`; the defaults are a small CIFAR-10 network."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    kind: Literal["ADMUNet"] = "ADMUNet"
-    resolution: int = 32
-    """image height and width in pixels"""
-    channels: int = 3
-    """channels of the image"""
-    num_classes: int = 0
-    """0: unconditional"""
-    widths: tuple[int, ...] = (128, 256, 256)
-    """channels a level, full resolution first"""
-    num_cells: int = 2
-    """residual cells a level of the encoder; the decoder has one more"""
-    attention_resolutions: tuple[int, ...] = (16, 8)
-    """levels, by their resolution, whose cells attend"""
-    head_channels: int = 64
-    """width of an attention head"""
-    embedding_width: int = 512
-    """width of the time embedding"""
-    augment_channels: int = 0
-    """number of augmentation conditions (EDM: 9)"""
-    dropout: float = 0.1
-    """probability of dropping a feature in training"""
-    layout: Literal["adm", "ldm"] = "adm"
-    """ldm: the time is added to features, not modulating them, and plain convolutions lead from
-    level to level"""
-
-    @classmethod
-    def ldm(cls: type[C], width: int = 224, **changes: Any) -> C:
-        """The U-Net of LDM-4 for 256 px faces: of 64 px latents with 3 channels, 274 M parameters;
-        of width 128 it is MEME's LDM-S."""
-        usual: dict[str, Any] = {
-            "resolution": 64,
-            "widths": (width, 2 * width, 3 * width, 4 * width),
-            "attention_resolutions": (32, 16, 8),
-            "head_channels": 32,
-            "embedding_width": 4 * width,
-            "dropout": 0.0,
-            "layout": "ldm",
-        }
-        return cls(**usual | changes)
-
-    def __post_init__(self) -> None:
-        for name in ("resolution", "channels", "head_channels", "embedding_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not self.widths or self.widths[0] % 2:
-            raise ValueError(f"the first of widths must be even, for the embedding: {self.widths}")
 
 
 class ADMCells(Cells):
@@ -182,3 +127,6 @@ class ADMUNet(Network):
         augment_labels: Float[Tensor, "batch conditions"] | None = None,
     ) -> Output:
         return self.unet(x, self.embedding(time, class_labels, augment_labels))
+
+    def temporal_spots(self) -> Iterator[Spot]:
+        return self.unet.spots()

@@ -14,22 +14,18 @@ there because the published network has it, and does nothing. Time acts through 
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from overtone.networks.configs.diffit import TimeIn
 from overtone.networks.layers import GroupNorm, without_autocast, zero
 
 _CPU_HAS_AMX = torch.cpu._is_amx_tile_supported()
 
 
 KEPT_BIAS = 2**22  # numbers: 16 MB a block; at 512 px all blocks' biases would be 2 GB
-
-TimeIn = Literal["tmsa", "separate", "mlp", "bias", "none"]
-"""Where the time enters a transformer block: DiffiT's ablations, formulas in `DiffiTBlock`."""
 
 
 def attend(

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from overtone.networks.attention import DiffiTBlock, TimeIn, from_windows, to_windows
+from overtone.networks.attention import DiffiTBlock, from_windows, to_windows
+from overtone.networks.configs.diffit import TimeIn
 from overtone.networks.layers import Features, GroupNorm, Resample, zero
 
 Embedding = Float[Tensor, "batch embedding_width"]

@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
-
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from overtone.networks.configs.classifier import ClassifierConfig
 from overtone.networks.layers import Features, GroupNorm
 from overtone.networks.network import Network
-
-
-@dataclass(frozen=True)
-class ClassifierConfig:
-    """Settings of `Classifier`."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    kind: Literal["Classifier"] = "Classifier"
-    resolution: int = 32
-    """image height and width in pixels"""
-    channels: int = 3
-    """channels of the image"""
-    num_classes: int = 10
-    """number of classes"""
-    widths: tuple[int, ...] = (32, 64, 128)
-    """channels a level; each level but the last ends in a 2x2 max-pool"""
-    num_features: int = 64
-    """width of the feature vector before the last layer"""
-    dropout: float = 0.2
-    """probability of dropping a feature in training"""
 
 
 class Classifier(Network):

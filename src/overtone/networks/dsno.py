@@ -13,14 +13,9 @@ last of the M alone.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
 
-import pydantic
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -28,12 +23,12 @@ from torch import Tensor, nn
 
 from overtone.networks.attention import SelfAttention
 from overtone.networks.cells import ResidualCell
-from overtone.networks.foreign import DiffusersUNet, DiffusersUNetConfig
-from overtone.networks.kinds import KINDS, AnyNetwork
+from overtone.networks.configs.dsno import DSNOConfig, TemporalConfig
+from overtone.networks.foreign import DiffusersNetwork
 from overtone.networks.layers import ClassEmbedding, Features, Resample, sinusoids
 from overtone.networks.network import Network
 from overtone.networks.spectral import TemporalCell, TemporalTokens, TimeAxis
-from overtone.networks.unet import AggregationNet, Cells, Level, Place, UNet
+from overtone.networks.unet import Cells, Place, UNet
 
 MOST_ADDED = 0.1
 """share of a network's parameters that its temporal layers may have"""
@@ -66,33 +61,6 @@ class OperatorNetwork(Network):
         """The network on (batch times) images, each at its time."""
 
 
-@dataclass(frozen=True)
-class TemporalConfig:
-    """Settings of `TemporalNetwork`."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    network: Annotated[AnyNetwork | DiffusersUNetConfig, pydantic.Field(discriminator="kind")]
-    """the network that temporal layers are in"""
-    modes: int = 2
-    """frequencies over time that they keep, the constant one included"""
-    groups: int = 1
-    """of channels, each mapped by itself"""
-    kind: Literal["TemporalNetwork"] = "TemporalNetwork"
-
-    @property
-    def resolution(self) -> int:
-        return self.network.resolution
-
-    @property
-    def channels(self) -> int:
-        return self.network.channels
-
-    @property
-    def num_classes(self) -> int:
-        return self.network.num_classes
-
-
 class TemporalNetwork(OperatorNetwork):
     """A network of any kind with a temporal convolution behind each of its cells: in a U behind
     those of each level and the first of the middle, in a transformer behind each block. Of networks
@@ -104,17 +72,20 @@ class TemporalNetwork(OperatorNetwork):
 
     def __init__(self, config: TemporalConfig, network: Network | None = None) -> None:
         super().__init__(config)
-        if network is None:
-            kinds: dict[str, Any] = KINDS | {"DiffusersUNet": DiffusersUNet}
-            network = cast(Network, kinds[config.network.kind](config.network))
-        self.network = network
+        self.network = config.network.build() if network is None else network
         self.axis = TimeAxis()
-        for spot in list(_spots(network)):
+        spots = list(self.network.temporal_spots())
+        if not spots:
+            raise ValueError(
+                f"a {config.network.kind} can't be given temporal layers: it names no places for"
+                " them (temporal_spots)"
+            )
+        for spot in spots:
             kind = TemporalTokens if spot.tokens else TemporalCell
             inner = spot.parent[spot.number]
             cell = kind(inner, spot.channels, config.modes, self.axis, config.groups)
             spot.parent[spot.number] = cell
-        cell.is_last = _ends_alone(network)
+        cell.is_last = self.network.ends_alone
 
     def at_times(self, x: Tensor, times: Tensor, class_labels: Tensor | None) -> Tensor:
         return self.network(x, times, class_labels)
@@ -127,22 +98,20 @@ def temporalize(network: nn.Module, modes: int = 2, groups: int | None = None) -
     `groups` of channels: if none are given, as few as add less than a tenth to the parameters.
     Raises `ValueError` for a network of another kind.
     """
-    if type(network).__name__ == "UNet2DModel":
-        network = DiffusersUNet.of(network)
-    if type(network).__name__ not in (*KINDS, "DiffusersUNet"):
-        raise ValueError(
-            f"a {type(network).__name__} can't be given temporal layers: {', '.join(KINDS)} and"
-            " diffusers' UNet2DModel can"
-        )
-    network = cast(Network, copy.deepcopy(network))
-    if getattr(network.config, "augment_channels", 0):
+    if not isinstance(network, Network):  # diffusers' own class, which knows nothing of ours
+        if not hasattr(network, "config"):
+            raise ValueError(f"a {type(network).__name__} can't be given temporal layers")
+        network = DiffusersNetwork.of(network)
+    network = copy.deepcopy(network)
+    if network.config.augmentation_channels:
         # Augmentation was of training images: here nothing would ever call it.
-        network.config = dataclasses.replace(network.config, augment_channels=0)
+        network.config = network.config.with_augmentation(0)
         for module in network.modules():
             if hasattr(module, "augment"):
                 setattr(module, "augment", None)  # noqa: B010, of a type unknown here
-    if groups is None:
-        widths = [spot.channels for spot in _spots(network)]
+    spots = list(network.temporal_spots())
+    if groups is None and spots:
+        widths = [spot.channels for spot in spots]
         most = MOST_ADDED * network.num_parameters
         fits = (
             g
@@ -151,107 +120,7 @@ def temporalize(network: nn.Module, modes: int = 2, groups: int | None = None) -
             and sum((2 * modes - 1) * w * w // g for w in widths) < most
         )
         groups = next(fits, math.gcd(*widths))
-    return TemporalNetwork(TemporalConfig(network.config, modes, groups), network)
-
-
-def _ends_alone(network: Any) -> bool:
-    """Whether what is behind the last layer is computed for one time without the others."""
-    if isinstance(network, DiffusersUNet):  # which divides by every time after Fourier features
-        return network.config.model.get("time_embedding_type") != "fourier"
-    return not isinstance(getattr(network, "unet", None), AggregationNet)
-
-
-class _Spot(NamedTuple):
-    """Where a temporal layer goes: behind `parent[number]`."""
-
-    parent: nn.ModuleList
-    number: int
-    channels: int
-    tokens: bool = False
-
-
-def _spots(network: Any) -> Iterator[_Spot]:
-    """In the order in which they are computed."""
-    if isinstance(network, DiffusersUNet):
-        yield from _spots_of_diffusers(network.model)
-        return
-    if not hasattr(network, "unet"):
-        for number in range(len(network.blocks)):
-            yield _Spot(network.blocks, number, network.config.width, tokens=True)
-        return
-    widths, unet = network.config.widths, network.unet
-    for width, level in zip(widths, unet.encoder, strict=True):
-        for number in range(len(level.cells)):
-            yield _Spot(level.cells, number, width)
-    if isinstance(unet, AggregationNet):
-        return
-    if len(unet.middle):
-        yield _Spot(unet.middle, 0, widths[-1])
-    for width, level in zip(reversed(widths), unet.decoder, strict=True):
-        for number in range(len(cast(Level, level).cells)):
-            yield _Spot(cast(Level, level).cells, number, width)
-
-
-def _spots_of_diffusers(model: Any) -> Iterator[_Spot]:
-    for block in (*model.down_blocks, model.mid_block, *model.up_blocks):
-        if block is None:
-            continue
-        if hasattr(block, "skip_conv"):
-            raise ValueError(f"diffusers' {type(block).__name__} can't be given temporal layers")
-        middle = block is model.mid_block
-        attentions = getattr(block, "attentions", None)
-        for number in range(1 if middle else len(block.resnets)):
-            attends = attentions is not None and attentions[number] is not None
-            parent: Any = attentions if attends else block.resnets
-            yield _Spot(parent, number, block.resnets[number].out_channels)
-
-
-@dataclass(frozen=True)
-class DSNOConfig:
-    """Settings of `DSNOUNet`; the defaults are a small CIFAR-10 network."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    kind: Literal["DSNOUNet"] = "DSNOUNet"
-    resolution: int = 32
-    """image height and width in pixels"""
-    channels: int = 3
-    """channels of the image"""
-    num_classes: int = 0
-    """0: unconditional"""
-    widths: tuple[int, ...] = (128, 256, 256)
-    """channels a level, full resolution first"""
-    num_cells: int = 2
-    """residual cells a level of the encoder; the decoder has one more"""
-    attention_resolutions: tuple[int, ...] = (16, 8)
-    """levels, by their resolution, whose cells attend; the middle does"""
-    heads: int = 1
-    """attention heads, if there are no head_channels"""
-    head_channels: int = 0
-    """width of an attention head; 0: as heads say"""
-    frequencies: int = 128
-    """number of sinusoids that the time is embedded in"""
-    embedding_width: int = 512
-    """width of the time embedding"""
-    modes: int = 2
-    """frequencies over time that are kept, the constant one included"""
-    log_snr_min: float = -20.0
-    """log(alpha^2 / sigma^2) at time 1"""
-    log_snr_max: float = 20.0
-    """and at time 0"""
-    dropout: float = 0.0
-    """probability of dropping a feature in training"""
-
-    def __post_init__(self) -> None:
-        for name in ("resolution", "channels", "heads", "embedding_width", "modes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.frequencies < 4 or self.frequencies % 2:
-            raise ValueError(f"frequencies must be even and at least 4, not {self.frequencies}")
-        if not self.log_snr_min < self.log_snr_max:
-            raise ValueError(
-                f"log_snr_min < log_snr_max does not hold: {self.log_snr_min}, {self.log_snr_max}"
-            )
+    return TemporalNetwork(TemporalConfig(network.config, modes, groups or 1), network)
 
 
 _EPS, _GROUPS = 1e-6, 32  # of the published network: the groups of attention's and the last norm

@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, cast
 
 from torch import nn
 
 from overtone import settings, storage
-from overtone.errors import OvertoneError, unknown
-from overtone.networks.kinds import KINDS
+from overtone.networks.configs.experts import ExpertsConfig
 from overtone.networks.network import CONFIG_FILE, Network
-
-
-@dataclass(frozen=True)
-class ExpertsConfig:
-    """Settings of `Experts`, which follow from its networks but for the boundaries."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    networks: tuple[str, ...]
-    """the kind of each, nearest the clean image first"""
-    boundaries: tuple[float, ...]
-    """noise levels between one expert and the next, rising"""
-    resolution: int
-    """image height and width in pixels"""
-    channels: int
-    """channels of the image"""
-    num_classes: int = 0
-    """0: unconditional"""
-    learned_variance: bool = False
-    """whether they return the reverse step's variance as well"""
-    kind: Literal["Experts"] = "Experts"
 
 
 class Experts(Network):
@@ -47,17 +24,17 @@ class Experts(Network):
     config: ExpertsConfig
 
     def __init__(self, networks: Sequence[Network], boundaries: Sequence[float]) -> None:
-        if not networks or any(isinstance(network, Experts) for network in networks):
+        if not networks or any(network.experts is not None for network in networks):
             raise ValueError("experts are one network or more, and none of them experts itself")
         first: Any = networks[0].config
         super().__init__(
             ExpertsConfig(
-                tuple(type(network).__name__ for network in networks),
+                tuple(network.config.kind for network in networks),
                 tuple(boundaries),
                 first.resolution,
                 first.channels,
                 first.num_classes,
-                getattr(first, "learned_variance", False),
+                first.learns_variance,
             )
         )
         self.networks = nn.ModuleList(networks)
@@ -65,26 +42,22 @@ class Experts(Network):
     def _saved(self) -> Collection[str]:
         return CONFIG_FILE, *(str(number) for number in range(1, len(self.networks) + 1))
 
+    def check_loads_again(self) -> None:
+        for network in self.experts:
+            network.check_loads_again()
+
     def write_into(self, folder: Path) -> None:
         storage.write_json(folder / CONFIG_FILE, settings.dump(self.config))
         for number, network in enumerate(self.networks, 1):
             (folder / str(number)).mkdir()
             cast(Network, network).write_into(folder / str(number))
 
-    @classmethod
-    def from_pretrained(cls, name: str | Path, revision: str | None = None) -> Self:
-        folder = storage.locate(name, revision)
-        file = folder / CONFIG_FILE
-        config = settings.load(ExpertsConfig, storage.read_json(file), str(file))
-        networks = []
-        for number, kind in enumerate(config.networks, 1):
-            if kind not in KINDS:
-                raise unknown("network", kind, KINDS)
-            networks.append(KINDS[kind].from_pretrained(folder / str(number)))
-        try:
-            return cls(networks, config.boundaries).eval()
-        except ValueError as error:
-            raise OvertoneError(f"{file}: {error}.") from None
+    def read_from(self, folder: Path) -> None:
+        """Each network was read from its own directory."""
+
+    @property
+    def experts(self) -> Iterable[Network]:
+        return cast(Iterable[Network], self.networks)
 
     def repeated_blocks(self) -> list[nn.Module]:
         """The networks themselves, but for those that have blocks of their own."""

@@ -2,67 +2,83 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from overtone.networks.layers import Features, Output
-from overtone.networks.network import Network
+from overtone.errors import OvertoneError
+from overtone.networks.configs.foreign import DiffusersConfig, foreign_config
+from overtone.networks.layers import Features
+from overtone.networks.network import Network, Spot
 
 
-@dataclass(frozen=True)
-class DiffusersUNetConfig:
-    """Settings of `DiffusersUNet`."""
+class DiffusersNetwork(Network):
+    """A model of diffusers, called as our networks are.
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    `conditioning` (encoder_hidden_states, say) goes to every call of the model.
+    """
 
-    resolution: int
-    """image height and width in pixels"""
-    channels: int
-    """channels of the image"""
-    model: dict[str, Any]
-    """diffusers' settings of its UNet2DModel"""
-    num_classes: int = 0
-    """0: unconditional"""
-    kind: Literal["DiffusersUNet"] = "DiffusersUNet"
+    config_class = DiffusersConfig
+    config: DiffusersConfig
 
-
-class DiffusersUNet(Network):
-    """A diffusers `UNet2DModel`, called as our networks are."""
-
-    config_class = DiffusersUNetConfig
-    config: DiffusersUNetConfig
-
-    def __init__(self, config: DiffusersUNetConfig, model: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        config: DiffusersConfig,
+        model: nn.Module,
+        conditioning: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(config)
-        if model is None:
-            from diffusers import UNet2DModel
-
-            model = UNet2DModel.from_config(config.model)
         self.model = model
+        self.conditioning = dict(conditioning or {})
 
     @classmethod
-    def of(cls, model: Any) -> Self:
-        """Around a model that is there."""
-        named = {name: value for name, value in model.config.items() if not name.startswith("_")}
-        named["_class_name"] = type(model).__name__
-        size = model.config.sample_size
-        return cls(
-            DiffusersUNetConfig(
-                size if isinstance(size, int) else size[0],
-                model.config.in_channels,
-                named,
-                model.config.num_class_embeds or 0,
-            ),
-            model,
-        )
+    def of(cls, model: Any, null_class: bool | None = None, **conditioning: Any) -> Self:
+        """Around a model that is there; arguments as for `foreign_config`."""
+        return cls(foreign_config(model, null_class), model, conditioning)
 
     def forward(
         self,
         x: Features,
         time: Float[Tensor, " batch"],
         class_labels: Int[Tensor, " batch"] | None = None,
-    ) -> Output:
-        return self.model(x, time, class_labels, return_dict=False)[0]
+    ) -> Float[Tensor, "batch out_channels height width"]:
+        more = dict(self.conditioning)
+        if self.config.num_classes:
+            if class_labels is None and not self.config.null_class:
+                raise OvertoneError(
+                    f"{type(self.model).__name__} was trained with classes and has none for"
+                    " 'no class': pass class labels, and no guidance."
+                )
+            if class_labels is None:
+                class_labels = torch.full((len(x),), self.config.num_classes, device=x.device)
+            more["class_labels"] = class_labels
+        dtype = next(self.model.parameters()).dtype
+        return self.model(x.to(dtype), time, **more, return_dict=False)[0]
+
+    @property
+    def ends_alone(self) -> bool:
+        # After Fourier features diffusers divides by every time.
+        return self.config.model.get("time_embedding_type") != "fourier"
+
+    def temporal_spots(self) -> Iterator[Spot]:
+        model: Any = self.model
+        for block in (
+            *getattr(model, "down_blocks", ()),
+            getattr(model, "mid_block", None),
+            *getattr(model, "up_blocks", ()),
+        ):
+            if block is None:
+                continue
+            if hasattr(block, "skip_conv"):
+                raise ValueError(
+                    f"diffusers' {type(block).__name__} can't be given temporal layers"
+                )
+            middle = block is model.mid_block
+            attentions = getattr(block, "attentions", None)
+            for number in range(1 if middle else len(block.resnets)):
+                attends = attentions is not None and attentions[number] is not None
+                parent: Any = attentions if attends else block.resnets
+                yield Spot(parent, number, block.resnets[number].out_channels)

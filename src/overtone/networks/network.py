@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from overtone import settings, storage
 from overtone.errors import OvertoneError
+from overtone.networks.configs.network import NetworkConfig
+from overtone.registry import check_registered
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -51,15 +53,29 @@ def multiply_adds(network: Network) -> int:
     return sum(n for kind, n in counts.items() if not any(p in str(kind) for p in products)) // 2
 
 
+class Spot(NamedTuple):
+    """Where a temporal layer goes: behind `parent[number]`, whose output has so many channels."""
+
+    parent: nn.ModuleList
+    number: int
+    channels: int
+    tokens: bool = False
+    """whether features are (batch, windows, tokens, channels), a transformer's"""
+
+
 class Network(nn.Module):
     """A module built from one settings dataclass, `config`, and saved with it.
 
-    `config` has at least `resolution`, `channels` (of the image) and `num_classes` (0 for an
-    unconditional network). Class labels are integers in [0, num_classes); the label num_classes
-    is the null class, the one that stands for "no class asked for".
+    `config`, a `NetworkConfig`, has at least `resolution`, `channels` (of the image) and
+    `num_classes` (0 for an unconditional network). Called as `network(x, time, class_labels)`: x
+    (batch, channels, height, width), time (batch,), labels integers in [0, num_classes], where
+    num_classes, the null class, and None ask for no class.
+
+    A network of one's own derives from this class; what its settings need is in `NetworkConfig`.
     """
 
-    config_class: ClassVar[type]
+    config_class: ClassVar[type] = NetworkConfig
+    """what its settings are, as `from_pretrained` reads them"""
     gradient_checkpointing: bool = False
     """compute blocks again in the backward pass instead of keeping their features; for networks
     with `repeated_blocks`"""
@@ -79,21 +95,42 @@ class Network(nn.Module):
 
     def write_into(self, folder: Path) -> None:
         """The two files of `save_pretrained`, into a directory that exists."""
+        self.check_loads_again()
         storage.write_json(folder / CONFIG_FILE, settings.dump(self.config))
         storage.save_tensors(folder / WEIGHTS_FILE, self.state_dict())
+
+    def check_loads_again(self) -> None:
+        """Raises `OvertoneError` if the network's settings would not build it again."""
+        check_registered(self.config)
+        again = _built(self.config)
+        own, other = (
+            {name: tensor.shape for name, tensor in network.state_dict().items()}
+            for network in (self, again)
+        )
+        if own != other:
+            wrong = sorted(name for name in {**own, **other} if own.get(name) != other.get(name))
+            raise OvertoneError(
+                f"this {self.config.kind} could not be loaded again: its settings build a network"
+                f" with other tensors ({', '.join(wrong[:3])}). What its weights' shapes depend on"
+                " belongs into its settings."
+            )
 
     @classmethod
     def from_pretrained(cls, name: str | Path, revision: str | None = None) -> Self:
         """The network saved in a directory or in a repository of the Hub, in eval mode."""
         folder = storage.locate(name, revision)
-        config = storage.read_json(folder / CONFIG_FILE)
-        config = settings.load(cls.config_class, config, str(folder / CONFIG_FILE))
+        file = folder / CONFIG_FILE
+        config: Any = settings.load(cls.config_class, storage.read_json(file, dict), str(file))
         try:
-            network = cls(config)
+            network = config.skeleton(folder)
         except (ValueError, TypeError, RuntimeError) as error:  # torch's own are of every kind
-            raise OvertoneError(f"{folder / CONFIG_FILE}: {error}.") from None
-        network.load_weights(storage.load_tensors(folder / WEIGHTS_FILE), str(folder))
+            raise OvertoneError(f"{file}: {error}.") from None
+        network.read_from(folder)
         return network.eval()
+
+    def read_from(self, folder: Path) -> None:
+        """The weights in a directory into this network."""
+        self.load_weights(storage.load_tensors(folder / WEIGHTS_FILE), str(folder))
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload to the Hub; returns the URL of the commit."""
@@ -129,5 +166,35 @@ class Network(nn.Module):
         return []
 
     @property
+    def experts(self) -> Iterable[Network] | None:
+        """The networks that stand in the place of one, each for its noise levels; None for one."""
+        return None
+
+    def temporal_spots(self) -> Iterable[Spot]:
+        """Where an operator's temporal layers go, in the order in which they are computed: behind
+        each cell or block. Networks that name none can't be given any."""
+        return ()
+
+    @property
+    def ends_alone(self) -> bool:
+        """Whether what is behind the last of these is computed for one time without the others."""
+        return True
+
+    @property
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def _built(config: Any) -> nn.Module:
+    """The network of some settings, without memory where that is possible."""
+    try:
+        with torch.device("meta"):
+            return config.build()
+    except Exception:  # a network of somebody's own may compute with its weights as it is built
+        return config.build()
+
+
+def load_network(name: str | Path, revision: str | None = None) -> Network:
+    """The network saved in a directory or in a repository of the Hub, of the kind that its
+    config.json names, in eval mode."""
+    return Network.from_pretrained(name, revision)

@@ -10,7 +10,7 @@ take no skip. This is the layout of EDM's and ADM's networks.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from overtone.networks.layers import GroupNorm, zero
+from overtone.networks.network import Spot
 
 
 class Place(NamedTuple):
@@ -120,6 +121,13 @@ class Encoder(nn.Module):
                 self.skip_widths.append(width)
             levels.append(Level(down, column, pyramid))
         self.encoder = nn.ModuleList(levels)
+        self.widths = tuple(widths)
+
+    def spots(self) -> Iterator[Spot]:
+        """Behind which cells an operator's temporal layers go."""
+        for width, level in zip(self.widths, _levels(self.encoder), strict=True):
+            for number in range(len(level.cells)):
+                yield Spot(level.cells, number, width)
 
     def encode(self, x: Tensor, embedding: Tensor, layout: torch.memory_format) -> list[Tensor]:
         """The stem's output, then that of every transition and cell."""
@@ -177,6 +185,14 @@ class UNet(Encoder):
 
         self.head_norm = GroupNorm(width, eps, groups=head_groups)
         self.head = zero(nn.Conv2d(width, out_channels, 3, padding=1))
+
+    def spots(self) -> Iterator[Spot]:
+        yield from super().spots()
+        if len(self.middle):
+            yield Spot(self.middle, 0, self.widths[-1])
+        for width, level in zip(reversed(self.widths), _levels(self.decoder), strict=True):
+            for number in range(len(level.cells)):
+                yield Spot(level.cells, number, width)
 
     def forward(
         self,

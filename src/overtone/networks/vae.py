@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from overtone import storage
 from overtone.errors import OvertoneError
+from overtone.networks.configs.vae import VAEConfig
 from overtone.networks.network import digest_of
 
 FOLDER = "vae"
@@ -27,42 +27,6 @@ _HUB_FILES = [
 
 DECODED_PIXELS = 2**22
 """decoded at a time: memory stays the same however many images are asked for"""
-
-
-@dataclass(frozen=True)
-class VAEConfig:
-    """Settings of an `AutoencoderKL` to train."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    kind: Literal["VAE"] = "VAE"
-    resolution: int = 32
-    """image height and width in pixels"""
-    channels: int = 3
-    """channels of the image"""
-    latent_channels: int = 4
-    """channels of the latents"""
-    widths: tuple[int, ...] = (32, 64, 64)
-    """channels a level; each but the last halves the resolution"""
-    num_cells: int = 1
-    """residual cells a level"""
-    groups: int = 8
-    """of the group norms"""
-    attention: bool = False
-    """attention over all pixels at the lowest resolution"""
-
-    def __post_init__(self) -> None:
-        for name in ("resolution", "channels", "latent_channels", "num_cells", "groups"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not self.widths:
-            raise ValueError("widths are those of one level at least")
-        if any(width % self.groups for width in self.widths):
-            raise ValueError(f"widths {self.widths} do not divide into {self.groups} groups")
-        if self.resolution % 2 ** (len(self.widths) - 1):
-            raise ValueError(
-                f"resolution {self.resolution} can't be halved {len(self.widths) - 1} times"
-            )
 
 
 class VAE(nn.Module):
@@ -174,6 +138,11 @@ class VAE(nn.Module):
             if key not in free and not key.startswith("_")
         )
         return hashlib.sha256(f"{digest_of(self.model)} {facts}".encode()).hexdigest()[:16]
+
+    def facts(self) -> dict[str, Any]:
+        """All that decoded images depend on, as JSON."""
+        scale = {"scaling_factor": self.scaling_factor, "shift_factor": self.shift_factor}
+        return {"weights": self.digest} | scale
 
     def encode(
         self, images: Float[Tensor, "batch image_channels height width"]

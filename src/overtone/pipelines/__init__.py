@@ -1,17 +1,8 @@
 """Pipelines: seeds and labels in, images out."""
 
-from overtone.pipelines.base import ImagePipeline, load_pipeline
-from overtone.pipelines.diffit import DiffiTPipeline, LatentDiffiTPipeline
-from overtone.pipelines.dsno import DSNOPipeline
-from overtone.pipelines.meme import MEMEPipeline
-from overtone.pipelines.relay import RelayPipeline
+import lazy_loader
 
-__all__ = [
-    "DSNOPipeline",
-    "DiffiTPipeline",
-    "ImagePipeline",
-    "LatentDiffiTPipeline",
-    "MEMEPipeline",
-    "RelayPipeline",
-    "load_pipeline",
-]
+KINDS = {"start": {"noise": "starts", "relay": "starts"}}
+"""the module of each built-in kind"""
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
+
+from overtone import settings
+from overtone.pipelines.account import settings_of
+
+if TYPE_CHECKING:
+    from overtone.pipelines.pipeline import Pipeline
 
 CARD_FILE = "README.md"
 
@@ -35,46 +41,65 @@ in any batch and on any number of processes, up to the rounding of the matrix pr
 |---|---|
 {table}
 
+What an image depends on, its seed and class aside:
+
+```json
+{made_with}
+```
+
 The directory holds data only (JSON and safetensors): loading it executes nothing.
 """
 
 
-def model_card(
-    network: str,
-    parameters: int,
-    resolution: int,
-    channels: int,
-    class_names: Sequence[str],
-    num_classes: int,
-    guidance: bool,
-    rows: Mapping[str, Any],
-    notes: Sequence[str] = (),
-) -> str:
-    """The text of the card.
-
-    `guidance` says whether the model can be guided and has no scale of its own; `rows` are what is
-    known of it, for a table (None and "": not known); `notes` what else has to be said.
-    """
-    classes = list(class_names) or [str(i) for i in range(num_classes)]
-    facts = dict(rows)
+def model_card(pipe: Pipeline, data: str, version: str) -> str:
+    """The text of the card; `data` is what the model was trained on, as it may be published."""
+    network, classes = pipe.network.config.kind, list(pipe.class_names)
+    classes = classes or [str(i) for i in range(pipe.num_classes)]
+    guided = pipe.guidance.scale != 1.0
+    rows: dict[str, Any] = {
+        "trained on": data,
+        **pipe.training,
+        "preconditioning": settings.brief(pipe.preconditioning),
+        "process": settings.brief(pipe.process),
+        "sampler": settings.brief(pipe.sampler),
+        "guidance": settings.brief(pipe.guidance) if guided else "",
+        "written by": f"overtone {version}",
+    }
     if classes:
         shown = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
-        facts["classes"] = f"{num_classes}: {shown}"
-    example = ", class_labels=0" if num_classes else ""
-    if num_classes and guidance:
+        rows["classes"] = f"{pipe.num_classes}: {shown}"
+    example = ", class_labels=0" if pipe.num_classes else ""
+    if pipe.num_classes and pipe.denoiser.has_null_class and not guided:
         example += ", guidance_scale=1.5"
     return _TEMPLATE.format(
         network=network,
-        title=f"{network} of {rows['trained on']}" if rows.get("trained on") else network,
-        kind="Class-conditional images" if num_classes else "Images",
-        resolution=resolution,
-        colours="in grey" if channels == 1 else "in colour",
-        parameters=f"{parameters / 1e6:.2f} M",
+        title=f"{network} of {data}" if data else network,
+        kind="Class-conditional images" if pipe.num_classes else "Images",
+        resolution=pipe.resolution,
+        colours="in grey" if pipe.channels == 1 else "in colour",
+        parameters=f"{pipe.network.num_parameters / 1e6:.2f} M",
         example=example,
         table="\n".join(
             f"| {key} | {str(value).replace('|', '/')} |"
-            for key, value in facts.items()
+            for key, value in rows.items()
             if value not in (None, "")
         ),
-        notes="".join(f"{note}\n\n" for note in notes),
+        notes="".join(f"{note}\n\n" for note in _notes(pipe) if note),
+        made_with=json.dumps(_short(settings_of(pipe)), indent=2),
     )
+
+
+def _notes(pipe: Pipeline) -> list[str]:
+    """What a pipeline needs before it samples."""
+    latent = pipe.image_resolution is not None and pipe.vae is None
+    needs = "It makes latents: set `pipe.vae`, or pass `--vae`, to decode them."
+    return [needs if latent else "", pipe.start.note()]
+
+
+def _short(value: Any) -> Any:
+    """Without lists that nobody reads."""
+    if isinstance(value, dict):
+        return {key: _short(entry) for key, entry in value.items()}
+    if isinstance(value, list) and len(value) > 32:
+        return [*value[:2], f"... {len(value)} in all", value[-1]]
+    return value

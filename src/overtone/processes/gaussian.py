@@ -8,21 +8,52 @@ mean (the identity, a blur) and in the covariance of their noise (white, blocks)
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from overtone.processes.noise import NoiseSource
+from overtone.registry import Kind
 
-Images = Float[Tensor, "batch channels height width"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from overtone.processes.noise import NoiseSource
+    from overtone.processes.schedule import Schedule
+
+    Images = Float[Tensor, "batch channels height width"]
 
 
-class Process(ABC):
-    """Contract: `mean` is linear in x_0 and the identity at sigma = 0; noise has unit variance."""
+class Process(Kind, ABC, family="process", home="overtone.processes"):
+    """Contract: `mean` is linear in x_0 and the identity at sigma = 0; noise has unit variance.
+
+    What others need to know of a process it says itself: the properties below.
+    """
+
+    is_gaussian: ClassVar[bool] = False
+    """whether it is white noise on the image as it is, as DDPM and diffusers' schedulers assume"""
+
+    @property
+    def upscale(self) -> int:
+        """How many times smaller the images are that it ends at, 1 for a process that ends in
+        noise: a second stage goes on from such images."""
+        return 1
+
+    @property
+    def highest_sigma(self) -> float:
+        """The noise level that it ends at."""
+        return math.inf
+
+    @property
+    def clock(self) -> Schedule | None:
+        """The schedule whose time its mean depends on, which training has to use; None if the mean
+        depends on the noise level alone."""
+        return None
+
+    def check_size(self, resolution: int) -> None:
+        """Raises `ValueError` for images of a height and width that it does not take."""
 
     @abstractmethod
     def mean(self, x_0: Images, sigma: float | Float[Tensor, " batch"]) -> Images:
@@ -43,16 +74,14 @@ class Process(ABC):
         the images do so.
         """
         residual = x - self.mean(x_0, sigma)
-        return torch.add(self.mean(x_0, sigma_next), residual, alpha=gamma)
+        return self.mean(x_0, sigma_next).add(residual, alpha=gamma)
 
 
 @dataclass(frozen=True)
-class GaussianProcess(Process):
+class GaussianProcess(Process, kind="GaussianProcess"):
     """White noise on the image as it is: mean(x_0, sigma) = x_0."""
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    kind: Literal["GaussianProcess"] = "GaussianProcess"
+    is_gaussian = True
 
     def mean(self, x_0: Images, sigma: float | Float[Tensor, " batch"]) -> Images:
         return x_0

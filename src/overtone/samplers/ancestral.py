@@ -6,19 +6,23 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from overtone.processes.schedule import DiscreteSchedule, Schedule, evenly
+from overtone.samplers.loop import SamplingLoop, Step
+from overtone.samplers.sampler import Sampler
 
-from overtone.denoisers.denoiser import Denoiser, Images, Labels
-from overtone.processes import DiscreteSchedule, NoiseSource, Process
-from overtone.processes.posterior import ReverseSteps, log_variance
-from overtone.samplers.sampler import SamplingLoop, Step
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from overtone.denoisers.denoiser import Denoiser, Images, Labels
+    from overtone.processes.gaussian import Process
+    from overtone.processes.noise import NoiseSource
+    from overtone.samplers.estimates import EstimateKind
 
 
 @dataclass(frozen=True)
-class AncestralSampler(SamplingLoop):
+class AncestralSampler(SamplingLoop, kind="AncestralSampler"):
     """DDPM's sampler on some of the noise levels of a discrete schedule (Ho et al. 2020, arXiv
     2006.11239; respaced as in Improved DDPM, arXiv 2102.09672).
 
@@ -28,33 +32,55 @@ class AncestralSampler(SamplingLoop):
     step returns its estimate. Levels are evenly spread over the schedule's steps, both ends kept.
     """
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
     num_steps: int = 250
     """steps taken, of those of the schedule"""
     schedule: DiscreteSchedule = field(default_factory=DiscreteSchedule)
     """the noise levels that the network was trained with"""
-    kind: Literal["AncestralSampler"] = "AncestralSampler"
 
     def __post_init__(self) -> None:
-        if not 0 < self.num_steps <= len(self.schedule.levels):
+        if not 0 < self.num_steps <= len(self.schedule.sigmas):
             raise ValueError(
-                f"num_steps {self.num_steps} is not in [1, {len(self.schedule.levels)}], the steps"
+                f"num_steps {self.num_steps} is not in [1, {len(self.schedule.sigmas)}], the steps"
                 " of its schedule"
             )
 
     @cached_property
-    def levels(self) -> Tensor:
-        """The noise levels visited, increasing, float64."""
-        last = len(self.schedule.levels) - 1
+    def sigmas(self) -> tuple[float, ...]:
+        """The noise levels visited, increasing."""
+        own = self.schedule.sigmas
         if self.num_steps == 1:
-            return self.schedule.levels[-1:]
-        return self.schedule.levels[torch.linspace(0, last, self.num_steps).round().long()]
+            return own[-1:]
+        return tuple(own[round(at)] for at in evenly(0.0, len(own) - 1.0, self.num_steps))
+
+    @cached_property
+    def levels(self) -> Tensor:
+        """`sigmas`, float64."""
+        import torch
+
+        return torch.tensor(self.sigmas, dtype=torch.float64)
 
     @property
     def sigma_start(self) -> float:
         """Standard deviation of the start: alpha x has unit variance there."""
-        return math.sqrt(1 + float(self.levels[-1]) ** 2)
+        return math.sqrt(1 + self.sigmas[-1] ** 2)
+
+    def as_ode(self, estimate: EstimateKind | None = None, steps: int | None = None) -> Sampler:
+        if estimate is None:
+            raise ValueError("DDPM's sampler draws noise at each step: choose heun, ddim, dpmpp_2m")
+        low, high = self.schedule.sigmas[0], self.schedule.sigmas[-1]
+        count = 18 if steps is None else steps
+        return Sampler(count, sigma_min=low, sigma_max=high, estimate=estimate)
+
+    def check_process(self, process: Process) -> None:
+        if not process.is_gaussian:
+            raise ValueError("DDPM's sampler knows only white noise, no blur")
+
+    def check_schedule(self, schedule: Schedule) -> None:
+        if self.schedule != schedule:
+            raise ValueError(
+                "--schedule and --sampler.schedule differ: DDPM's sampler takes the steps that the"
+                " network is trained on"
+            )
 
     def path(
         self,
@@ -65,9 +91,10 @@ class AncestralSampler(SamplingLoop):
         class_labels: Labels | None = None,
     ) -> Iterator[Step]:
         """Every step from noise to image; the last one's x is the result."""
-        if type(process).__name__ != "GaussianProcess":
-            raise ValueError("DDPM's sampler knows only white noise, no blur")
-        levels, steps = self.levels.tolist(), ReverseSteps(self.levels)
+        from overtone.processes.posterior import ReverseSteps, log_variance
+
+        self.check_process(process)
+        levels, steps = self.sigmas, ReverseSteps(self.levels)
         x = start
         for number, i in enumerate(reversed(range(len(levels)))):
             x_0, v = denoiser(x, levels[i], class_labels)
@@ -75,7 +102,7 @@ class AncestralSampler(SamplingLoop):
                 yield Step(number, 0.0, x_0, x_0)
                 return
             noise, lower = process.noise(x, source), float(steps.log_lower[i])
-            mean = torch.lerp(x_0, x, float(steps.ratio[i]))
+            mean = x_0.lerp(x, float(steps.ratio[i]))
             if v is None:
                 x = mean.add(noise, alpha=math.exp(lower / 2))
             else:

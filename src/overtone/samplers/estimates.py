@@ -15,11 +15,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-EstimateKind = Literal["single", "averaged_slopes", "averaged_estimates", "two_step"]
+    Denoise = Callable[[Tensor, float], Tensor]
+    Advance = Callable[[Tensor], Tensor]
+    Form = Callable[
+        [Denoise, Advance, Tensor, float, float, "History | None"],
+        tuple[Tensor, "History | None"],
+    ]
+
+EstimateKind = Literal[
+    "single",
+    "averaged_slopes",
+    "averaged_estimates",
+    "two_step",
+    "ddim",
+    "euler",
+    "heun",
+    "dpmpp_2m",
+]
+"""Forms of the estimate; the last four are the field's names of the first, second and fourth."""
+
+SYNONYMS: dict[str, EstimateKind] = {
+    "ddim": "single",
+    "euler": "single",
+    "heun": "averaged_slopes",
+    "dpmpp_2m": "two_step",
+}
+"""What the field calls them: DDIM is Euler's step in sigma, DPM-Solver++(2M) the estimate
+extrapolated from the last two."""
 
 
 class History(NamedTuple):
@@ -27,13 +54,6 @@ class History(NamedTuple):
 
     x_0: Tensor
     sigma: float
-
-
-Denoise = Callable[[Tensor, float], Tensor]
-Advance = Callable[[Tensor], Tensor]
-Form = Callable[
-    [Denoise, Advance, Tensor, float, float, History | None], tuple[Tensor, History | None]
-]
 
 
 def single(

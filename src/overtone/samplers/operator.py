@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from overtone.denoisers.denoiser import Images, Labels
-from overtone.processes import NoiseSource, Process, check_levels
-from overtone.samplers.sampler import SamplingLoop, Step
+from overtone.processes.vp_frame import FLOW_TIME, check_levels
+from overtone.samplers.loop import SamplingLoop, Step
+
+if TYPE_CHECKING:
+    from overtone.denoisers.denoiser import Images, Labels
+    from overtone.processes.gaussian import Process
+    from overtone.processes.noise import NoiseSource
 
 
 @dataclass(frozen=True)
-class OperatorSampler(SamplingLoop):
+class OperatorSampler(SamplingLoop, kind="OperatorSampler"):
     """DSNO's: all states of a trajectory by one evaluation of a `SolutionOperator`."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     levels: tuple[float, ...] = (80.0, 0.0)
     """noise levels, falling: the start's, then those of the states, the image's 0 the last"""
@@ -24,7 +26,8 @@ class OperatorSampler(SamplingLoop):
     whole: bool = False
     """return the states on the way as well; else nothing is computed for them that the image does
     not need"""
-    kind: Literal["OperatorSampler"] = "OperatorSampler"
+
+    is_operator: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_levels(self.levels)
@@ -36,6 +39,18 @@ class OperatorSampler(SamplingLoop):
     @property
     def sigma_start(self) -> float:
         return self.levels[0]
+
+    @property
+    def draws_noise(self) -> bool:
+        return False
+
+    def at_times(self, times: Sequence[float]) -> OperatorSampler:
+        """The same, asked for the states at other t of `FLOW_TIME`, falling to 0."""
+        try:
+            levels = [0.0 if t == 0 else FLOW_TIME.sigma_at(t) for t in times]
+            return replace(self, levels=(self.sigma_start, *levels))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"times {tuple(times)}: {error}") from None
 
     def path(
         self,

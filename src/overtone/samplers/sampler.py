@@ -11,62 +11,21 @@ How x~ is formed (`estimates`) decides the order; EDM's churn raises sigma befor
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from overtone.samplers.estimates import FORMS, SYNONYMS, EstimateKind, History
+from overtone.samplers.loop import SamplingLoop, Step
 
-from overtone.denoisers.denoiser import Denoiser, Images, Labels
-from overtone.processes import NoiseSource, Process
-from overtone.samplers.estimates import FORMS, Denoise, EstimateKind, History
+if TYPE_CHECKING:
+    from torch import Tensor
 
-
-class Step(NamedTuple):
-    """Where a sampler stands after a step."""
-
-    number: int  # counted from 0
-    sigma: float  # the noise level of x; 0 after the last step
-    x: Tensor
-    x_0: Tensor  # the estimate that led here
-
-
-class SamplingLoop(ABC):
-    """Contract of samplers: a start at noise level `sigma_start` -> a clean image, step by step."""
-
-    num_steps: int
-
-    @property
-    @abstractmethod
-    def sigma_start(self) -> float:
-        """Standard deviation of the noise at the start."""
-
-    @abstractmethod
-    def path(
-        self,
-        denoiser: Denoiser,
-        process: Process,
-        start: Images,
-        source: NoiseSource,
-        class_labels: Labels | None = None,
-    ) -> Iterator[Step]:
-        """Every step from noise to image; the last one's x is the result."""
-
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        process: Process,
-        start: Images,
-        source: NoiseSource,
-        class_labels: Labels | None = None,
-    ) -> Images:
-        """The clean image for a start at noise level sigma_start. Noise is drawn from `source`."""
-        x = start
-        for step in self.path(denoiser, process, start, source, class_labels):
-            x = step.x
-        return x
+    from overtone.denoisers.denoiser import Denoiser, Images, Labels
+    from overtone.processes.gaussian import Process
+    from overtone.processes.noise import NoiseSource
+    from overtone.samplers.estimates import Denoise
 
 
 def sigma_grid(
@@ -118,13 +77,11 @@ def budget_grid(
 
 
 @dataclass(frozen=True)
-class Sampler(SamplingLoop):
+class Sampler(SamplingLoop, kind="Sampler"):
     """Settings of the sampling loop. The defaults are EDM's deterministic sampler for CIFAR-10.
 
     A call takes the noisy start to a clean image; `path` yields every step on the way.
     """
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     num_steps: int = 18
     """noise levels of the grid; slopes and estimates averaged take 2 num_steps - 1 evaluations"""
@@ -141,7 +98,8 @@ class Sampler(SamplingLoop):
     """the noise levels themselves, falling, num_steps of them (`budget_grid` makes some); none:
     those of the four above"""
     estimate: EstimateKind = "averaged_slopes"
-    """how the estimate is formed: averaged_slopes is EDM's Heun"""
+    """how the estimate is formed: averaged_slopes (heun) is EDM's, single (ddim, euler) takes one
+    evaluation, two_step (dpmpp_2m) one and the last one's"""
     eta: float = 0.0
     """share of the noise that is drawn anew at every step, in [0, 1]"""
     S_churn: float = 0.0
@@ -152,13 +110,14 @@ class Sampler(SamplingLoop):
     """highest sigma at which noise is added; none: no limit"""
     S_noise: float = 1.0
     """standard deviation of the noise added"""
-    kind: Literal["Sampler"] = "Sampler"
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta {self.eta} is not in [0, 1]")
+        object.__setattr__(self, "estimate", SYNONYMS.get(self.estimate, self.estimate))
         if self.estimate not in FORMS:
-            raise ValueError(f"unknown estimate '{self.estimate}': one of {', '.join(FORMS)}")
+            known = ", ".join((*FORMS, *SYNONYMS))
+            raise ValueError(f"unknown estimate '{self.estimate}': one of {known}")
         if self.levels and len(self.levels) != self.num_steps:
             raise ValueError(
                 f"the sampler's {len(self.levels)} noise levels are given one by one:"
@@ -184,6 +143,16 @@ class Sampler(SamplingLoop):
     @property
     def sigma_start(self) -> float:
         return self.sigmas[0]
+
+    @property
+    def draws_noise(self) -> bool:
+        return bool(self.eta or self.S_churn)
+
+    def as_ode(self, estimate: EstimateKind | None = None, steps: int | None = None) -> Sampler:
+        own = replace(self, num_steps=self.num_steps if steps is None else steps)
+        if estimate is None:
+            return own
+        return replace(own, estimate=estimate, eta=0.0, S_churn=0.0)
 
     def path(
         self,
@@ -256,3 +225,7 @@ class Sampler(SamplingLoop):
             return x, sigma
         raised = sigma * (1 + min(self.S_churn / self.num_steps, math.sqrt(2) - 1))
         return x.add(noise, alpha=math.sqrt(raised**2 - sigma**2) * self.S_noise), raised
+
+
+SECOND_STAGE = Sampler(num_steps=16, sigma_min=0.008, sigma_max=0.9, estimate="two_step")
+"""The usual sampler of a relay's second stage, which begins where its first stage ends."""

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from overtone.denoisers.denoiser import Denoiser, Images, Labels
-from overtone.denoisers.foreign import PREDICTIONS, discrete_schedule
-from overtone.denoisers.precond import Prediction, vp_output
+from overtone.denoisers.foreign import PREDICTIONS, discrete_schedule, preconditioning_of
+from overtone.denoisers.preconditioning import Prediction
 from overtone.errors import OvertoneError, unknown
 from overtone.networks.layers import without_autocast
-from overtone.processes import DiscreteSchedule, NoiseSource, Process, Schedule, SeededNoise
-from overtone.samplers.sampler import SamplingLoop, Step
+from overtone.processes.gaussian import Process
+from overtone.processes.noise import NoiseSource, SeededNoise
+from overtone.processes.schedule import Schedule
+from overtone.samplers.loop import SamplingLoop, Step
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,9 @@ class SchedulerSampler(SamplingLoop):
         class_labels: Labels | None = None,
     ) -> Iterator[Step]:
         """Every step from noise to image; the last one's x is the result."""
-        if type(process).__name__ != "GaussianProcess":
-            raise OvertoneError("diffusers' schedulers know only white noise, no blur.")
+        self.check_process(process)
         scheduler, sigmas = copy.deepcopy(self._prepared), self.sigmas
+        row = preconditioning_of(self.scheduler)
         extra = {}
         if "generator" in inspect.signature(scheduler.step).parameters:
             if not isinstance(source, SeededNoise):
@@ -104,7 +106,7 @@ class SchedulerSampler(SamplingLoop):
         for number, timestep in enumerate(scheduler.timesteps):
             sigma, sigma_next = sigmas[number], sigmas[number + 1]
             estimate = denoiser(x, sigma, class_labels)
-            output = self._output(x, sigma, estimate.x_0)
+            output = row.output(x, sigma, estimate.x_0)  # what its own model would return
             if estimate.variance is not None and _learns_variance(scheduler):
                 output = torch.cat((output, estimate.variance), dim=1)
             alpha, alpha_next = (
@@ -116,16 +118,14 @@ class SchedulerSampler(SamplingLoop):
             x = stepped.to(x.dtype) / alpha_next
             yield Step(number, sigma_next, x, estimate.x_0)
 
-    def _output(self, x: Tensor, sigma: float, x_0: Tensor) -> Tensor:
-        """What the scheduler's own model would have returned."""
-        config = self.scheduler.config
-        prediction = PREDICTIONS[config.prediction_type]
-        if not type(self.scheduler).__name__.startswith("EDM"):
-            return vp_output(x, sigma, x_0, prediction)
-        variance = sigma**2 + config.sigma_data**2
-        c_out = sigma * config.sigma_data / variance**0.5
-        c_out = -c_out if prediction == "v" else c_out
-        return (x_0 - config.sigma_data**2 / variance * x) / c_out
+    def check_process(self, process: Process) -> None:
+        if not process.is_gaussian:
+            raise OvertoneError("diffusers' schedulers know only white noise, no blur.")
+
+    def facts(self) -> dict[str, Any]:
+        config = {k: v for k, v in self.scheduler.config.items() if not k.startswith("_")}
+        name = type(self.scheduler).__name__
+        return {"kind": name, "num_steps": self.num_steps, "config": config}
 
 
 def scheduler_of(
@@ -146,14 +146,15 @@ def scheduler_of(
     known = [n for n in dir(diffusers) if n.endswith("Scheduler") and not n.startswith("Flax")]
     if name not in known:
         raise unknown("scheduler", name, known)
-    if not isinstance(schedule, DiscreteSchedule):
+    if not schedule.discrete:
         raise OvertoneError(
             f"{name} needs the discrete noise levels that a model was trained with, and this one"
             " was trained in continuous time: use Overtone's own sampler."
         )
     kind = getattr(diffusers, name)
     taken = inspect.signature(kind.__init__).parameters
-    abar = (1 + schedule.levels**2) ** -1
+    levels: Tensor = schedule.levels  # type: ignore[attr-defined]
+    abar = (1 + levels**2) ** -1
     ratios = abar / torch.cat((abar.new_ones(1), abar[:-1]))
     wanted = {
         "num_train_timesteps": len(abar),

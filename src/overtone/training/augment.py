@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from overtone.processes import SeededNoise
+from overtone.processes.noise import SeededNoise
 
 CONDITIONS = 9
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -11,37 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
-from overtone import settings, storage
-from overtone.data import ImageData, held_out, open_data
+from overtone import storage
+from overtone.data.open import held_out, open_data
+from overtone.denoisers.denoiser import Images
 from overtone.errors import OvertoneError
 from overtone.launch import processes
-from overtone.metrics import ClassifierExtractor
-from overtone.networks import Classifier, ClassifierConfig
-from overtone.training.loop import Reporting, Trainer, Training
-from overtone.training.objectives import ClassificationObjective
-from overtone.training.rundir import find_checkpoint
-
-
-@dataclass(frozen=True)
-class ClassifierRecipe:
-    """Settings of the classifier of a data set."""
-
-    data: str
-    network: ClassifierConfig
-    objective: ClassificationObjective = field(default_factory=ClassificationObjective)
-    training: Training = field(
-        default_factory=lambda: Training(
-            total_images=60_000,
-            batch_size=128,
-            lr=2e-3,
-            lr_rampup_images=2_000,
-            lr_rampdown_images=40_000,
-            ema_halflife_images=2_000,
-            ema_rampup_ratio=None,
-            precision="fp32",
-        )
-    )
+from overtone.metrics.features import ClassifierExtractor
+from overtone.networks.classifier import Classifier
+from overtone.networks.configs.classifier import ClassifierConfig
+from overtone.processes.noise import SeededNoise
+from overtone.training.configs.classifier import ClassifierRecipe, Distortion
+from overtone.training.loop import Trainer
+from overtone.training.material import Material, images_of
+from overtone.training.objectives import Batch, Objective
+from overtone.training.progress import Progress
+from overtone.training.runs import find_checkpoint
+from overtone.training.task import Task
 
 
 def classifier_of(
@@ -64,7 +54,7 @@ def classifier_of(
         widths=_widths(resolution),
     )
     recipe = ClassifierRecipe(data, config)
-    identity: dict[str, Any] = settings.dump(recipe) | {"images": images.fingerprint}
+    identity = recipe.identity() | {"images": images.fingerprint}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     name = Path(data).name.replace(":", "-")
     folder = storage.cache_directory() / "classifiers" / f"{name}-{resolution}px-{digest}"
@@ -73,7 +63,7 @@ def classifier_of(
     if not folder.exists() and among.is_main:
         print(f"training the classifier of {data} that images are judged by", file=sys.stderr)
         run = folder.with_name(f"{folder.name}.run")
-        _trainer(recipe, images, test).run(run)
+        Trainer.of(recipe, material=Material(images, test, None)).run(run)
         shutil.copytree(find_checkpoint(run) / "network", run / "network", dirs_exist_ok=True)
         (run / "network").rename(folder)
         shutil.rmtree(run)
@@ -88,22 +78,67 @@ def _widths(resolution: int) -> tuple[int, ...]:
     return (32, 64, 128, 128) if resolution <= 32 else (16, 32, 64, 128, 128)
 
 
-def _trainer(recipe: ClassifierRecipe, data: ImageData, test: ImageData | None) -> Trainer:
-    torch.manual_seed(recipe.training.seed)
-    total = recipe.training.total_images
+class ClassifierTask(Task):
+    """Training a classifier; a checkpoint's folder `network` is what it saves."""
 
-    def export(network: Any, folder: Path) -> None:
+    alone = True
+
+    def __init__(
+        self, recipe: ClassifierRecipe, *, material: Material | None = None, show: bool = True
+    ) -> None:
+        config = recipe.network
+        self.data, self.held_out, _ = material or Material(
+            *images_of(
+                recipe.data,
+                config.resolution,
+                config.channels,
+                skip_bad=recipe.skip_bad_images,
+                show=show,
+            ),
+            None,
+        )
+        torch.manual_seed(recipe.training.seed)
+        self.model = config.build().to_fast_layout()
+        self.objective = ClassificationObjective(recipe.objective)
+        self.identity = recipe.identity()
+
+    def export(self, average: nn.Module, folder: Path, progress: Progress) -> None:
+        network: Any = average
         (folder / "network").mkdir()
         network.write_into(folder / "network")
 
-    return Trainer(
-        model=Classifier(recipe.network).to_fast_layout(),
-        objective=recipe.objective,
-        data=data,
-        held_out=test,
-        identity=settings.dump(recipe),
-        training=recipe.training,
-        reporting=Reporting(report_images=5_000, checkpoint_images=total, keep=1),
-        export=export,
-        alone=True,
-    )
+    def opened(self, checkpoint: Path) -> Classifier:
+        return Classifier.from_pretrained(checkpoint / "network")
+
+
+@dataclass(frozen=True)
+class ClassificationObjective(Objective):
+    """Cross-entropy with label smoothing on images moved, turned and stretched a little.
+
+    Each image is turned, stretched and moved as its `distortion` says, all uniform.
+    """
+
+    distortion: Distortion = field(default_factory=Distortion)
+
+    def draw(self, x_0: Images, labels: Int[Tensor, " batch"], source: SeededNoise) -> Batch:
+        own = self.distortion
+        turn, wide, high, right, down = (
+            (2 * source.uniform() - 1).float() for _ in range(5)
+        )  # each in (-1, 1)
+        angle = turn * math.radians(own.degrees)
+        cos, sin = angle.cos(), angle.sin()
+        wide, high = 1 + own.stretch * wide, 1 + own.stretch * high
+        # grid_sample's coordinates span 2 across the image.
+        rows = (cos * wide, -sin * high, 2 * own.shift * right)
+        columns = (sin * wide, cos * high, 2 * own.shift * down)
+        theta = torch.stack((torch.stack(rows, -1), torch.stack(columns, -1)), 1)
+        grid = F.affine_grid(theta, list(x_0.shape), align_corners=False)
+        moved = F.grid_sample(x_0, grid, padding_mode="border", align_corners=False)
+        return {"images": moved, "labels": labels}
+
+    def loss(
+        self, model: nn.Module, batch: Batch, average: nn.Module | None = None
+    ) -> Float[Tensor, " batch"]:
+        logits = model(batch["images"]).float()
+        smoothing = self.distortion.smoothing
+        return F.cross_entropy(logits, batch["labels"], reduction="none", label_smoothing=smoothing)

@@ -8,15 +8,15 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from overtone import former, settings, storage
 from overtone import precision as precisions
-from overtone import settings, storage
 from overtone.data.shards import TEST_FOLDER, Shards, check_claim, claim
 from overtone.data.trajectories import (
     INDEX_FILE,
@@ -29,12 +29,10 @@ from overtone.data.trajectories import (
 )
 from overtone.errors import OvertoneError
 from overtone.launch import Processes, processes
-from overtone.processes import FLOW_TIME, to_vp
+from overtone.processes.vp_frame import FLOW_TIME, to_vp
 from overtone.progress import Display
+from overtone.training.configs.distillation import DistillationRecipe
 from overtone.training.teacher import Teacher
-
-if TYPE_CHECKING:
-    from overtone.training.distill import Distillation
 
 FILE_ROWS, FILE_BYTES = 1024, 2**29  # at most in a file, which is made in memory
 BATCH = 64  # trajectories solved at a time: part of what a file is, as rounding depends on it
@@ -65,7 +63,7 @@ def kept_steps(sigmas: Sequence[float], times: Sequence[float]) -> list[int]:
 
 
 def index_of(
-    recipe: Distillation, teacher: Teacher, *, held_out: bool = False
+    recipe: DistillationRecipe, teacher: Teacher, *, held_out: bool = False
 ) -> TrajectoriesIndex:
     """What the trajectories of a recipe are, before they are made."""
     sigmas = teacher.sampler.sigmas
@@ -82,7 +80,7 @@ def index_of(
             first_seed=recipe.first_seed - (count if held_out else 0),
             resolution=teacher.resolution,
             channels=teacher.channels,
-            class_names=teacher.class_names,
+            class_names=teacher.pipe.class_names,
             num_classes=teacher.num_classes,
             dtype=recipe.dtype,
             block=max(min(FILE_ROWS, FILE_BYTES // each) // BATCH, 1) * BATCH,
@@ -98,8 +96,9 @@ def solve(
     variance-preserving frame; and their classes."""
     labels = teacher.labels(seeds)
     wanted, states = set(sigmas[1:]), []
-    with precisions.autocast(teacher.precision, teacher.device):
-        begun = teacher.begin(seeds, labels)
+    pipe = teacher.pipe
+    with precisions.autocast(pipe.precision, pipe.device):
+        begun = pipe.begin(seeds, labels)
         states.append(to_vp(begun.start, begun.sigma))
         for step in begun.steps:
             if step.sigma in wanted:
@@ -111,7 +110,7 @@ def solve(
 
 
 def collect(
-    recipe: Distillation,
+    recipe: DistillationRecipe,
     teacher: Teacher,
     folder: Path,
     *,
@@ -131,9 +130,10 @@ def collect(
     among = Processes(
         (part[0] - 1) * among.count + among.index, part[1] * among.count, among.local_index
     )
-    jobs = [(folder, index_of(recipe, teacher))]
+    jobs = [(folder, continued(folder, index_of(recipe, teacher)))]
     if recipe.held_out:
-        jobs.insert(0, (folder / TEST_FOLDER, index_of(recipe, teacher, held_out=True)))
+        test = folder / TEST_FOLDER
+        jobs.insert(0, (test, continued(test, index_of(recipe, teacher, held_out=True))))
     if processes().is_main:
         _check_disk(folder, jobs)
         for where, index in jobs:
@@ -169,6 +169,45 @@ def collect(
     processes().wait()
     missing = any(not _is_whole(shards, n) for shards, _ in every for n in range(len(shards)))
     return None if missing else TrajectoryData(folder)
+
+
+def differences(there: TrajectoriesIndex, here: TrajectoriesIndex) -> list[str]:
+    """Where what was collected differs from what would be, but for how much of it.
+
+    What a former version did not write is not compared.
+    """
+    old, new = settings.dump(there), settings.dump(here)
+    for free in ("teacher", "count", "block", "dtype", "first_seed"):
+        del old[free], new[free]
+    facts = former.made_with(old["made_with"])
+    if facts is not old["made_with"]:
+        new["made_with"] = _alike(new["made_with"], facts)
+    old["made_with"] = facts
+    for index in (old, new):
+        made = index["made_with"]
+        while isinstance(made, dict):  # a first stage's are in those of the second
+            made.pop("precision", None)  # which is that of the machine they were made on
+            made = made.get("start", {}).get("first_stage")
+    return list(settings.difference(old, new))
+
+
+def _alike(facts: Any, like: Any) -> Any:
+    """The facts whose keys are in others."""
+    if not isinstance(facts, dict) or not isinstance(like, dict):
+        return facts
+    return {key: _alike(value, like[key]) for key, value in facts.items() if key in like}
+
+
+def continued(folder: Path, index: TrajectoriesIndex) -> TrajectoriesIndex:
+    """The index, saying as a former version said what the trajectories are made with, if that
+    version began the directory: its files carry a mark of it."""
+    file = folder / INDEX_FILE
+    if not file.exists():
+        return index
+    there = settings.load(TrajectoriesIndex, storage.read_json(file), str(file))
+    if "preconditioning" in there.made_with or differences(there, index):
+        return index
+    return dataclasses.replace(index, made_with=there.made_with)
 
 
 def _is_whole(shards: Shards, number: int) -> bool:

@@ -1,6 +1,6 @@
 """Distillation of a model into a solution operator (DSNO, Zheng et al. 2022, arXiv 2211.13449).
 
-`collect.py` solves a teacher's trajectories and keeps them; `distiller_of` trains an operator on
+`collect.py` solves a teacher's trajectories and keeps them; the task here trains an operator on
 them,
 
     min E mean_i lambda(t_i) |G(z_T)(t_i) - z(t_i)|_1,   lambda = clamp(alpha / sigma, 1, 1e4)
@@ -12,117 +12,39 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
-import tyro
 from jaxtyping import Float, Int
 from PIL.Image import Image
 from torch import Tensor, nn
 
 from overtone import precision as precisions
-from overtone import settings
 from overtone.data.shards import TEST_FOLDER
-from overtone.data.trajectories import (
-    Trajectories,
-    TrajectoriesIndex,
-    TrajectoryData,
-)
-from overtone.denoisers import OperatorSettings, SolutionOperator
+from overtone.data.trajectories import Trajectories, TrajectoriesIndex, TrajectoryData
+from overtone.denoisers.operator import SolutionOperator
+from overtone.denoisers.preconditioning import OperatorPreconditioning
 from overtone.errors import OvertoneError
-from overtone.launch import processes
-from overtone.networks import DSNOConfig, DSNOUNet, Experts, OperatorNetwork, temporalize
-from overtone.pipelines import DSNOPipeline, ImagePipeline, RelayPipeline
-from overtone.pipelines.base import grid
-from overtone.processes import SeededNoise, Spacing, spaced
-from overtone.samplers import OperatorSampler
-from overtone.training.collect import OnlineTrajectories, index_of
-from overtone.training.loop import Reporting, Trainer, Training
+from overtone.networks.dsno import DSNOUNet, OperatorNetwork, temporalize
+from overtone.pipelines.load import load_pipeline
+from overtone.pipelines.pictures import grid
+from overtone.pipelines.pipeline import Pipeline
+from overtone.processes.noise import SeededNoise
+from overtone.samplers.operator import OperatorSampler
+from overtone.training.collect import OnlineTrajectories, differences, index_of
+from overtone.training.configs.distillation import DistillationRecipe
 from overtone.training.objectives import Batch, Objective
 from overtone.training.perceptual import perceptual_distance
-from overtone.training.teacher import Solver, Teacher
+from overtone.training.progress import Progress
+from overtone.training.task import Task
+from overtone.training.teacher import Teacher
 
 MOST_WEIGHT = 1e4
 MODES = 2
 GRID_COLUMNS, GRID_ROWS = 10, 4
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """Everything that decides what a distillation makes. Each field is an option."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    about: Annotated[str, tyro.conf.Suppress]
-    """what it is for, and what it needs"""
-    teacher: str = ""
-    """the model to distil: a saved pipeline, a run's directory, a repository of the Hub, or a
-    diffusers pipeline of a U-Net or DiT"""
-    count: int = 20_000
-    """trajectories to collect; of more than these, training takes the first"""
-    held_out: int = 256
-    """trajectories beside, to measure on"""
-    first_seed: int = 1_000_000
-    """trajectory k is that of seed first_seed + k; small seeds are left for looking at samples"""
-    num_times: int = 4
-    """states of a trajectory that are learned, the image the last"""
-    spacing: Spacing = "quad"
-    """of their times: quad crowds them towards the image"""
-    times: tuple[float, ...] = ()
-    """the times themselves, t in [0, 1] of the log-SNR cosine schedule, falling to 0, instead of
-    the above"""
-    solver: Solver = "own"
-    """the teacher's: its own sampler, or heun, ddim, dpmpp"""
-    steps: int | None = None
-    """noise levels of the solver; the teacher's own number, if left out"""
-    guidance_scale: float | None = None
-    """of the teacher; the scale saved with it, if left out"""
-    dtype: Literal["float16", "float32"] = "float16"
-    """of the states on the disk"""
-    online: bool = False
-    """solve each trajectory when it is trained on, and keep none: no disk, slower, never the same
-    twice"""
-    network: Annotated[DSNOConfig | None, tyro.conf.Suppress] = None
-    """the student, from nothing; none: the teacher's network with temporal layers, and its
-    weights"""
-    modes: int | None = None
-    """frequencies over time that the temporal layers keep, the constant one included; 2, or those
-    of the student's own `network`, if left out"""
-    weighting: Literal["snr", "uniform"] = "snr"
-    """of the times in the loss: snr is alpha / sigma, in [1, 10000]"""
-    distance: Literal["l1", "lpips"] = "l1"
-    """between states; lpips needs the extra of that name"""
-    first: str = ""
-    """of a relay's second stage, the first one that trajectories go on from, and that is saved with
-    the student: an operator, say; the teacher's, if left out"""
-    vae: str = ""
-    """what decodes the latents of a teacher that was saved without a VAE"""
-    training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
-    reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
-    kind: Literal["distillation"] = "distillation"
-
-    def __post_init__(self) -> None:
-        for name in ("count", "num_times", "modes"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.held_out < 0 or self.first_seed < self.held_out:
-            raise ValueError("held_out seeds are those before first_seed: it has to be larger")
-        falls = all(a > b for a, b in zip(self.times, self.times[1:], strict=False))
-        if self.times and (not falls or self.times[-1] != 0 or self.times[0] >= 1):
-            raise ValueError(f"times fall from below 1 to 0, and are not {self.times}")
-
-    def times_from(self, start: float) -> tuple[float, ...]:
-        """The times of the states, of trajectories that begin at time `start`."""
-        return self.times or spaced(self.num_times, self.spacing, start)
-
-    def identity(self) -> dict[str, Any]:
-        """The settings that the weights depend on, the trajectories' own aside."""
-        names = ("network", "modes", "weighting", "distance")
-        own = {name: value for name, value in settings.dump(self).items() if name in names}
-        return own | {"training": self.training.identity()}
 
 
 def weights_of(sigmas: Sequence[float], weighting: str) -> list[float]:
@@ -165,7 +87,9 @@ class TrajectoryObjective(Objective):
         """The trajectories as they are: nothing is drawn."""
         return {"states": x_0} | ({"class_labels": labels} if self.num_classes else {})
 
-    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
+    def loss(
+        self, model: nn.Module, batch: Batch, average: nn.Module | None = None
+    ) -> Float[Tensor, " batch"]:
         states = batch["states"]
         made = model(states[:, 0], self.sigmas[1:], batch.get("class_labels"))
         if self.perceptual is None:
@@ -176,12 +100,11 @@ class TrajectoryObjective(Objective):
         return (self.weights(states.device) * distance).mean(dim=1)
 
 
-def student_of(recipe: Distillation, teacher: Teacher) -> SolutionOperator:
+def student_of(recipe: DistillationRecipe, teacher: Teacher) -> SolutionOperator:
     """The operator before training: a network of its own, or the teacher's with temporal layers.
 
     Raises `OvertoneError` where the two do not fit.
     """
-    lowest = min(sigma for sigma in teacher.sampler.sigmas if sigma)
     if recipe.network is not None:
         config = dataclasses.replace(recipe.network, num_classes=teacher.num_classes)
         for what in ("resolution", "channels"):
@@ -197,145 +120,137 @@ def student_of(recipe: Distillation, teacher: Teacher) -> SolutionOperator:
             network: OperatorNetwork = DSNOUNet(config)
         except ValueError as error:
             raise OvertoneError(f"network settings: {error}.") from None
-        return SolutionOperator(network, OperatorSettings(None, lowest))
-    if isinstance(teacher.network, Experts):
+        row: Any = OperatorPreconditioning().for_network(config)
+        return SolutionOperator(network, row)
+    if teacher.pipe.network.experts is not None:
         raise OvertoneError(
             "the teacher is several experts, and a student is one network: give it one of its own,"
             " by a recipe file with a network in it."
         )
-    if teacher.around is None:
-        raise OvertoneError(
-            f"the time of {teacher.name}'s network is not known here: give the student a network of"
-            " its own, by a recipe file with one in it."
-        )
     try:
-        network = temporalize(teacher.network, MODES if recipe.modes is None else recipe.modes)
+        modes = MODES if recipe.modes is None else recipe.modes
+        network = temporalize(teacher.pipe.network, modes)
     except ValueError as error:
         raise OvertoneError(f"{error}.") from None
-    return SolutionOperator(network, OperatorSettings(teacher.around, lowest))
+    lowest = min(sigma for sigma in teacher.sampler.sigmas if sigma)
+    return SolutionOperator(network, OperatorPreconditioning(teacher.pipe.preconditioning, lowest))
 
 
-def distiller_of(
-    recipe: Distillation,
-    teacher: Teacher,
-    folder: Path | None,
-    *,
-    show: bool = True,
-) -> Trainer:
-    """The trainer of a distillation, on the trajectories in `folder` or online."""
-    show = show and processes().is_main
-    index = index_of(recipe, teacher)
-    data: Trajectories
-    test: Trajectories | None = None
-    if recipe.online:
-        data = OnlineTrajectories(teacher, index)
-        if recipe.held_out:
-            own_index = index_of(recipe, teacher, held_out=True)
-            test = OnlineTrajectories(teacher, own_index, endless=False)
-    else:
-        assert folder is not None
-        data = TrajectoryData(folder, recipe.count)
-        _check_fits(data.index, index, folder)
-        if recipe.held_out and (folder / TEST_FOLDER).is_dir():
-            test = TrajectoryData(folder / TEST_FOLDER, recipe.held_out)
-            _check_fits(test.index, index_of(recipe, teacher, held_out=True), test.folder)
-    torch.manual_seed(recipe.training.seed)
-    student = student_of(recipe, teacher)
-    student.network.to_fast_layout()
-    perceptual = None
-    if recipe.distance == "lpips":
-        if teacher.is_latent or teacher.channels not in (1, 3):
-            raise OvertoneError("--distance lpips is of images, grey or RGB, not of latents.")
-        perceptual = perceptual_distance(precisions.default_device())
-    own = teacher.pipe
+class DistillationTask(Task):
+    """Training an operator on the trajectories in a directory, or online."""
 
-    def pipeline(operator: Any) -> ImagePipeline:
-        shared: dict[str, Any] = {
-            "denoiser": operator.settings,
-            "class_names": teacher.class_names,
-            "training": trained(),
-            "precision": recipe.training.precision,
-            "vae": teacher.vae,
-        }
-        if own is not None:
-            shared |= {
-                "process": own.process,
-                "image_resolution": own.image_resolution,
-                "data": own.data,
-            }
-        sampler = OperatorSampler(index.sigmas)
-        if isinstance(own, RelayPipeline):
-            pipe = RelayPipeline(operator.network, sampler, **shared)
-            pipe.first = own.first
-            return pipe
-        return DSNOPipeline(operator.network, sampler, **shared)
+    what = "trajectories"
 
-    def trained() -> dict[str, int | float | str]:
-        training = recipe.training
-        return {
-            "distilled from": teacher.name,
-            "teacher's weights": teacher.digest,
-            "teacher's guidance": teacher.guidance_scale,
-            "teacher's solver": teacher.sampler.estimate,
-            "teacher's steps": teacher.sampler.num_steps,
-            "trajectories": "solved online" if recipe.online else len(data),
-            "images seen": trainer.progress.images,
-            "batch size": training.batch_size,
-            "learning rate": training.lr,
-            "EMA half-life in images": training.ema_halflife_images,
-            "seed": training.seed,
-        }
+    def __init__(
+        self,
+        recipe: DistillationRecipe,
+        *,
+        teacher: Teacher,
+        folder: Path | None = None,
+        show: bool = True,
+    ) -> None:
+        self.recipe, self.teacher = recipe, teacher
+        self.index = index_of(recipe, teacher)
+        self.data, self.held_out = _trajectories(recipe, teacher, self.index, folder)
+        torch.manual_seed(recipe.training.seed)
+        student = student_of(recipe, teacher)
+        student.network.to_fast_layout()
+        self.model = student
+        perceptual = None
+        if recipe.distance == "lpips":
+            if teacher.is_latent or teacher.channels not in (1, 3):
+                raise OvertoneError("--distance lpips is of images, grey or RGB, not of latents.")
+            perceptual = perceptual_distance(precisions.default_device())
+        self.objective = TrajectoryObjective(
+            self.index.sigmas, recipe.weighting, perceptual, teacher.num_classes
+        )
+        self.identity = recipe.identity() | {"teacher": teacher.digest}
+        # Online, trajectories are solved in this process: no other has its device.
+        self.loads_here = recipe.online
+        self.pipeline(student, Progress())  # what it can't be saved with is told of now
 
-    def picture(operator: Any) -> Image:
+    @property
+    def of(self) -> str:
+        return f"trajectories of {self.teacher.name}"
+
+    def pipeline(self, operator: Any, progress: Progress) -> Pipeline:
+        """The pipeline of an operator as it is saved."""
+        own, training = self.teacher.pipe, self.recipe.training
+        return Pipeline(
+            operator.network,
+            OperatorSampler(self.index.sigmas),
+            preconditioning=operator.preconditioning,
+            process=own.process,
+            start=own.start,
+            vae=own.vae,
+            image_resolution=own.image_resolution,
+            class_names=own.class_names,
+            data=own.data,
+            training={
+                "distilled from": self.teacher.name,
+                "teacher's weights": self.teacher.digest,
+                "teacher's guidance": own.guidance.scale,
+                "teacher's solver": own.sampler.estimate,  # type: ignore[attr-defined]
+                "teacher's steps": own.sampler.num_steps,
+                "trajectories": "solved online" if self.recipe.online else len(self.data),
+                "images seen": progress.images,
+                "batch size": training.batch_size,
+                "learning rate": training.lr,
+                "EMA half-life in images": training.ema_halflife_images,
+                "seed": training.seed,
+            },
+            precision=training.precision,
+        )
+
+    def export(self, average: nn.Module, folder: Path, progress: Progress) -> None:
+        self.pipeline(average, progress).write_into(folder)
+
+    def picture(self, average: nn.Module, progress: Progress) -> Image | None:
         """Rows of the teacher's images, each above the student's of the same noise."""
-        shown = test or data
+        if self.teacher.is_latent and self.teacher.pipe.vae is None:
+            return None
+        operator: Any = average
+        shown = self.held_out or self.data
         count = min(GRID_COLUMNS * GRID_ROWS, len(shown)) // GRID_COLUMNS * GRID_COLUMNS
         columns = GRID_COLUMNS if count else min(GRID_COLUMNS, len(shown))
         states, classes = shown.fetch(list(range(count or columns)))
         states = states.float().to(next(operator.parameters()).device)
-        labels = classes.to(states.device) if teacher.num_classes else None
-        with torch.no_grad(), precisions.autocast(recipe.training.precision, states.device):
-            made = operator(states[:, 0], index.sigmas[1:], labels, last_only=True)[:, 0]
-        pipe = pipeline(operator)
+        labels = classes.to(states.device) if self.teacher.num_classes else None
+        with torch.no_grad(), precisions.autocast(self.recipe.training.precision, states.device):
+            made = operator(states[:, 0], self.index.sigmas[1:], labels, last_only=True)[:, 0]
         both = zip(states[:, -1].split(columns), made.split(columns), strict=True)
-        return grid(
-            pipe.pixels(torch.cat([row for pair in both for row in pair])).cpu(), columns, 1
-        )
+        rows = torch.cat([row for pair in both for row in pair])
+        return grid(self.pipeline(operator, progress).pixels(rows).cpu(), columns, 1)
 
-    trainer = Trainer(
-        model=student,
-        objective=TrajectoryObjective(
-            index.sigmas, recipe.weighting, perceptual, teacher.num_classes
-        ),
-        data=data,
-        held_out=test,
-        identity=recipe.identity() | {"teacher": teacher.digest},
-        recipe=settings.dump(recipe),
-        training=recipe.training,
-        # Online, trajectories are solved in this process: no other has its device.
-        reporting=dataclasses.replace(recipe.reporting, workers=0)
-        if recipe.online
-        else recipe.reporting,
-        export=lambda operator, where: pipeline(operator).write_into(where),
-        picture=None if teacher.is_latent and teacher.vae is None else picture,
-        show=show,
-    )
-    pipeline(student)
-    return trainer
+    def opened(self, checkpoint: Path) -> Pipeline:
+        return load_pipeline(checkpoint)
+
+
+def _trajectories(
+    recipe: DistillationRecipe, teacher: Teacher, index: TrajectoriesIndex, folder: Path | None
+) -> tuple[Trajectories, Trajectories | None]:
+    """What is trained on, and what is held out."""
+    test: Trajectories | None = None
+    if recipe.online:
+        if recipe.held_out:
+            own = index_of(recipe, teacher, held_out=True)
+            test = OnlineTrajectories(teacher, own, endless=False)
+        return OnlineTrajectories(teacher, index), test
+    assert folder is not None
+    data = TrajectoryData(folder, recipe.count)
+    _check_fits(data.index, index, folder)
+    if recipe.held_out and (folder / TEST_FOLDER).is_dir():
+        kept = TrajectoryData(folder / TEST_FOLDER, recipe.held_out)
+        _check_fits(kept.index, index_of(recipe, teacher, held_out=True), kept.folder)
+        test = kept
+    return data, test
 
 
 def _check_fits(there: TrajectoriesIndex, here: TrajectoriesIndex, folder: Path) -> None:
     """What was collected is what the recipe asks for, but for how much of it."""
-    old, new = settings.dump(there), settings.dump(here)
-    for free in ("teacher", "count", "block", "dtype", "first_seed"):
-        del old[free], new[free]
-    for facts in (old["made_with"], new["made_with"]):
-        while facts is not None:  # a first stage's are in those of the second
-            facts.pop("precision", None)  # which is that of the machine they were made on
-            facts = facts.get("first")
-    differences = list(settings.difference(old, new))
-    if differences:
+    wrong = differences(there, here)
+    if wrong:
         raise OvertoneError(
             f"{folder} holds other trajectories than the recipe asks for"
-            f" ({'; '.join(differences)}): collect those, or pass --data."
+            f" ({'; '.join(wrong)}): collect those, or pass --data."
         )

@@ -25,24 +25,23 @@ import torch
 from overtone import settings, storage
 from overtone.errors import OvertoneError, RunInterruptedError
 from overtone.launch import processes
-from overtone.networks import NETWORKS
-from overtone.pipelines import ImagePipeline, MEMEPipeline, load_pipeline
+from overtone.pipelines.load import load_pipeline
+from overtone.pipelines.merge import merged
+from overtone.pipelines.pipeline import Pipeline
+from overtone.training.configs.denoising import DenoisingRecipe
+from overtone.training.denoising import network_of
 from overtone.training.loop import Trainer
-from overtone.training.recipe import (
-    Material,
-    Recipe,
-    encoded,
-    material_of,
-    network_of,
-    trainer_of,
-)
-from overtone.training.rundir import (
+from overtone.training.material import Material, encoded, material_of
+from overtone.training.runs import (
     MERGED_FOLDER,
     RECIPE_FILE,
     RUN_FILE,
     checkpoints_of,
     find_checkpoint,
 )
+
+Started = Callable[[Trainer, str], None]
+"""told of each model that begins to train, and what it is called"""
 
 
 def expert_folder(run: Path, number: int) -> Path:
@@ -51,10 +50,12 @@ def expert_folder(run: Path, number: int) -> Path:
 
 
 def train_experts(
-    recipe: Recipe,
+    recipe: DenoisingRecipe,
     run: Path,
     only: int | None = None,
-    started: Callable[[Trainer, str], None] = lambda trainer, name: None,
+    started: Started = lambda trainer, name: None,
+    *,
+    show: bool = True,
 ) -> list[int]:
     """Train all experts of a recipe, one after another, or those of this process's share where
     there are several; or the one that is asked for. `started` is told of each.
@@ -71,7 +72,7 @@ def train_experts(
         raise OvertoneError(
             "--expert trains in one process: start it without a launcher, or leave --expert out."
         )
-    material = shared_material(recipe)
+    material = shared_material(recipe, show=show)
     if among.is_main:
         _claim(run, recipe)
     among.wait()
@@ -80,7 +81,7 @@ def train_experts(
     failed: list[str] = []
     for number in among.share(numbers) if only is None else [only]:
         try:
-            _train(recipe, run, number, material, started)
+            _train(recipe, run, number, material, started, show)
         except RunInterruptedError:
             raise
         except Exception as error:  # whatever it is, the others go on
@@ -99,31 +100,54 @@ def train_experts(
     return finished_experts(run, recipe)
 
 
-def shared_material(recipe: Recipe) -> Material:
+def train_and_merge(
+    recipe: DenoisingRecipe,
+    run: Path,
+    only: int | None = None,
+    started: Started = lambda trainer, name: None,
+    *,
+    show: bool = True,
+) -> list[int]:
+    """`train_experts`, and once all are trained one pipeline of them in `merged`. Returns the
+    numbers of the experts that are still to be trained."""
+    count = recipe.num_experts
+    before = latest_of_experts(run, count)
+    trained = train_experts(recipe, run, only, started, show=show)
+    missing = [n for n in range(1, count + 1) if n not in trained]
+    folder = run / MERGED_FOLDER
+    # What was merged by hand stays, but for experts that have gone on since.
+    stale = not folder.is_dir() or latest_of_experts(run, count) != before
+    if processes().is_main and not missing and stale:
+        merged_run(run).save_pretrained(folder)
+    return missing
+
+
+def shared_material(recipe: DenoisingRecipe, *, show: bool = True) -> Material:
     """What all experts are trained on, once it is seen that they can be. Every process of a job has
     to call it."""
-    material = material_of(recipe)
+    material = material_of(recipe, show=show)
     _check(recipe, material.data.num_classes)
     if material.vae is not None:
-        images = encoded(recipe, material.vae, material.data, material.held_out)
+        images = encoded(recipe, material.vae, material.data, material.held_out, show=show)
         material = Material(*images, material.vae)
     return material
 
 
 def _train(
-    recipe: Recipe,
+    recipe: DenoisingRecipe,
     run: Path,
     number: int,
     material: Material,
-    started: Callable[[Trainer, str], None],
+    started: Started,
+    show: bool,
 ) -> None:
     assert recipe.experts is not None
-    trainer = trainer_of(recipe, expert=number, material=material)
+    trainer = Trainer.of(recipe, number, show=show, material=material)
     started(trainer, f"expert {number} of {recipe.experts.count}")
     trainer.run(expert_folder(run, number))
 
 
-def _check(recipe: Recipe, data_classes: int) -> None:
+def _check(recipe: DenoisingRecipe, data_classes: int) -> None:
     """What can't be trained or merged is told of now, not hours later."""
     experts = recipe.experts
     assert experts is not None
@@ -133,7 +157,7 @@ def _check(recipe: Recipe, data_classes: int) -> None:
         config = network_of(own, num_classes)
         try:
             with torch.device("meta"):
-                network = NETWORKS[config.kind](config)
+                network = config.build()
         except ValueError as error:
             raise OvertoneError(f"network settings of expert {number}: {error}.") from None
         if recipe.training.gradient_checkpointing and not network.repeated_blocks():
@@ -143,7 +167,7 @@ def _check(recipe: Recipe, data_classes: int) -> None:
             )
 
 
-def finished_experts(run: Path, recipe: Recipe) -> list[int]:
+def finished_experts(run: Path, recipe: DenoisingRecipe) -> list[int]:
     """The experts that have seen all of their images."""
     assert recipe.experts is not None
     total, found = recipe.training.total_images, []
@@ -166,7 +190,7 @@ def latest_of_experts(run: Path, count: int) -> list[str]:
     return [checkpoints[-1].name if checkpoints else "" for checkpoints in every]
 
 
-def merged_run(run: Path, which: str = "last") -> ImagePipeline:
+def merged_run(run: Path, which: str = "last") -> Pipeline:
     """One pipeline of the experts in a run, of their last or best checkpoints.
 
     Raises `OvertoneError` where one has none yet.
@@ -185,10 +209,10 @@ def merged_run(run: Path, which: str = "last") -> ImagePipeline:
             f"{run} lacks expert {', '.join(missing)}: overtone train ... --expert {missing[0]}."
         )
     pipes = [load_pipeline(find_checkpoint(folder, which)) for folder in folders]
-    return MEMEPipeline.merged(pipes, boundaries)
+    return merged(pipes, boundaries)
 
 
-def _claim(run: Path, recipe: Recipe) -> None:
+def _claim(run: Path, recipe: DenoisingRecipe) -> None:
     """Make the directory, or see that it is that of the same experts."""
     experts = recipe.experts
     assert experts is not None

@@ -7,54 +7,56 @@ runs on the device.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from overtone.denoisers.denoiser import Images
-from overtone.processes import (
-    DiscreteSchedule,
-    GaussianProcess,
-    Process,
-    QuantileSchedule,
-    Schedule,
-    SeededNoise,
-)
+from overtone.denoisers.preconditioning import EDMPreconditioning, Preconditioning
+from overtone.processes.gaussian import GaussianProcess, Process
+from overtone.processes.noise import SeededNoise
 from overtone.processes.posterior import ReverseSteps, log_variance, variational_bound
+from overtone.processes.schedule import QuantileSchedule, Schedule
 from overtone.training.augment import augment
 
 Batch = dict[str, Tensor]
-Weighting = Literal["edm", "eps"]
 
 
 class Objective(ABC):
     """Contract of the training loop."""
+
+    needs_average: ClassVar[bool] = False
+    """whether `loss` looks at the averaged model, as that of one-step students does"""
 
     @abstractmethod
     def draw(self, x_0: Images, labels: Int[Tensor, " batch"], source: SeededNoise) -> Batch:
         """A training batch from clean images and their labels; all randomness from `source`."""
 
     @abstractmethod
-    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
-        """The loss of each image, float32."""
+    def loss(
+        self, model: nn.Module, batch: Batch, average: nn.Module | None = None
+    ) -> Float[Tensor, " batch"]:
+        """The loss of each image, float32. `average` is the averaged copy of the model as it was
+        before the step, in eval mode and without gradients; given where it is needed."""
 
 
 @dataclass(frozen=True)
 class DenoisingObjective(Objective):
-    """EDM's loss of a denoiser D on x = mean(x_0, sigma) + sigma noise, sigma = schedule(t):
+    """The loss of a denoiser D on x = mean(x_0, sigma) + sigma noise, sigma = schedule(t):
 
-        (sigma^2 + s_d^2) / (sigma s_d)^2 |D(x; sigma) - x_0|^2,   t ~ U(0, 1), s_d = sigma_data
+        c_out(sigma)^-2 |D(x; sigma) - x_0|^2,   t ~ U(0, 1)
 
-    averaged over the image's values. `weighting` "eps" weights by 1 / sigma^2 instead, which is
-    the plain error of a network that predicts the noise. Of a discrete schedule its own steps are
-    drawn. `label_dropout` is the probability of training an image under the null class, which
+    averaged over the image's values, c_out being that of the preconditioning `weighting`. Of the
+    denoiser's own it makes the loss the plain error of the network's output: EDM's weight is
+    (sigma^2 + s_d^2) / (sigma s_d)^2, that of a network which predicts the noise sigma^-2. Of a
+    discrete schedule its own steps are drawn.
+
+    `label_dropout` is the probability of training an image under the null class, which
     `num_classes` stands for; `mirror` flips half of the images; `augmentation` is the probability
     of EDM's, whose conditions go to the network.
 
@@ -72,8 +74,7 @@ class DenoisingObjective(Objective):
 
     schedule: Schedule = field(default_factory=QuantileSchedule)
     process: Process = field(default_factory=GaussianProcess)
-    sigma_data: float = 0.5
-    weighting: Weighting = "edm"
+    weighting: Preconditioning = field(default_factory=EDMPreconditioning)
     num_classes: int = 0
     label_dropout: float = 0.0
     mirror: bool = False
@@ -86,9 +87,9 @@ class DenoisingObjective(Objective):
     @cached_property
     def steps(self) -> ReverseSteps:
         """The reverse steps whose variance is learned; `ValueError` where time is continuous."""
-        if not isinstance(self.schedule, DiscreteSchedule):
+        if not self.schedule.discrete:
             raise ValueError("a learned variance is that of the steps of a discrete schedule")
-        return ReverseSteps(self.schedule.levels)
+        return ReverseSteps(self.schedule.levels)  # type: ignore[attr-defined]
 
     def draw(self, x_0: Images, labels: Int[Tensor, " batch"], source: SeededNoise) -> Batch:
         uniform = soft_interval(source.uniform(), self.interval, self.interval_probability)
@@ -108,17 +109,16 @@ class DenoisingObjective(Objective):
             batch["reverse_step"] = torch.stack(numbers, dim=1).float()
         return batch
 
-    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
+    def loss(
+        self, model: nn.Module, batch: Batch, average: nn.Module | None = None
+    ) -> Float[Tensor, " batch"]:
         x_0, sigma = batch["x_0"], batch["sigma"]
         x = self.process.mean(x_0, sigma) + sigma[:, None, None, None] * batch["noise"]
         # Only denoisers of networks with augmentation conditions take the argument.
         conditions = [batch["augment_labels"]] if "augment_labels" in batch else []
         estimate = model(x, sigma, batch.get("class_labels"), *conditions)
         error = estimate.x_0 - x_0
-        weight = sigma**-2
-        if self.weighting == "edm":
-            weight = weight + self.sigma_data**-2
-        loss = weight * error.square().mean(dim=(1, 2, 3))
+        loss = self.weighting.weight(sigma) * error.square().mean(dim=(1, 2, 3))
         if not self.hybrid:
             return loss
         ratio, lower, upper = batch["reverse_step"][:, :, None, None, None].unbind(1)
@@ -150,38 +150,3 @@ def soft_interval(
     t = torch.where(uniform < rest * low, uniform / rest if rest else uniform, inside)
     above = (uniform - probability) / rest if rest else uniform
     return torch.where(uniform > rest * high + probability, above, t)
-
-
-@dataclass(frozen=True)
-class ClassificationObjective(Objective):
-    """Cross-entropy with label smoothing on images moved, turned and stretched a little.
-
-    Each image is turned by up to `degrees`, stretched by up to `stretch` in each axis and moved by
-    up to `shift` of its width, all uniform.
-    """
-
-    degrees: float = 12.0
-    stretch: float = 0.12
-    shift: float = 0.1
-    smoothing: float = 0.1
-
-    def draw(self, x_0: Images, labels: Int[Tensor, " batch"], source: SeededNoise) -> Batch:
-        turn, wide, high, right, down = (
-            (2 * source.uniform() - 1).float() for _ in range(5)
-        )  # each in (-1, 1)
-        angle = turn * math.radians(self.degrees)
-        cos, sin = angle.cos(), angle.sin()
-        wide, high = 1 + self.stretch * wide, 1 + self.stretch * high
-        # grid_sample's coordinates span 2 across the image.
-        rows = (cos * wide, -sin * high, 2 * self.shift * right)
-        columns = (sin * wide, cos * high, 2 * self.shift * down)
-        theta = torch.stack((torch.stack(rows, -1), torch.stack(columns, -1)), 1)
-        grid = F.affine_grid(theta, list(x_0.shape), align_corners=False)
-        moved = F.grid_sample(x_0, grid, padding_mode="border", align_corners=False)
-        return {"images": moved, "labels": labels}
-
-    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
-        logits = model(batch["images"]).float()
-        return F.cross_entropy(
-            logits, batch["labels"], reduction="none", label_smoothing=self.smoothing
-        )

@@ -18,38 +18,27 @@ import fcntl
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
 
-from overtone import settings, storage
+from overtone import former, settings, storage
+from overtone.denoisers.preconditioning import Preconditioning
 from overtone.errors import OvertoneError
 from overtone.launch import ALONE, Processes, fill, whole
-from overtone.pipelines import ImagePipeline, load_pipeline
+from overtone.networks.configs.network import NetworkConfig
 from overtone.training.ema import EMA
-
-RUN_FILE = "run.json"
-RECIPE_FILE = "recipe.json"
-LOCK_FILE = "lock"
-LOG_FILE = "log.jsonl"
-MERGED_FOLDER = "merged"
-"""in a run of experts (`overtone.training.experts`), the pipeline of all"""
-
-
-@dataclass
-class Progress:
-    """The counters of a run."""
-
-    images: int = 0
-    """training images seen"""
-    seconds: float = 0.0
-    """time spent training, over all its parts"""
-    best_images: int = 0
-    """where the held-out loss was lowest"""
-    best_loss: float | None = None
+from overtone.training.progress import Progress
+from overtone.training.runs import (
+    LOCK_FILE,
+    LOG_FILE,
+    RUN_FILE,
+    checkpoints_of,
+    read_log,
+)
 
 
 class RunDirectory:
@@ -110,7 +99,8 @@ class RunDirectory:
         if not known.exists():
             storage.write_json(known, self.identity)
             return
-        differences = list(settings.difference(storage.read_json(known), self.identity))
+        there = _of_today(storage.read_json(known, dict))
+        differences = list(settings.difference(there, self.identity))
         if differences:
             raise OvertoneError(
                 f"{self.path} was made with other settings ({'; '.join(differences[:4])}):"
@@ -186,57 +176,16 @@ class RunDirectory:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def read_log(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log; a last line that a kill cut short is left out."""
-    file = run / LOG_FILE
-    entries = []
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return entries
-
-
-def checkpoints_of(run: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    folders = (f for f in (run / "checkpoints").glob("[0-9]*") if f.name.isdecimal())
-    return sorted((f for f in folders if f.is_dir()), key=lambda f: int(f.name))
-
-
-def find_checkpoint(run: Path, which: str = "last") -> Path:
-    """The 'last' or 'best' checkpoint of a run, itself the directory of a pipeline."""
-    if (run / MERGED_FOLDER).is_dir():
-        if which == "best":
-            raise OvertoneError(
-                f"the experts of {run} are merged already, from their last checkpoints unless you"
-                f" chose: overtone merge {run} --checkpoint best, and leave --checkpoint out here."
-            )
-        return run / MERGED_FOLDER
-    folders = checkpoints_of(run)
-    if not folders and list(run.glob("expert-*")):
-        raise OvertoneError(f"{run} holds experts, not merged yet: overtone merge {run}.")
-    if not folders:
-        raise OvertoneError(f"{run} has no checkpoint yet.")
-    if which == "best":
-        progress = storage.read_json(folders[-1] / "training" / "progress.json")
-        return run / "checkpoints" / f"{progress['best_images']:09d}"
-    return folders[-1]
-
-
-def check_made(name: str | Path, what: str, otherwise: str) -> None:
-    """Raises `OvertoneError` for the run of a recipe that was not trained yet, saying of which."""
-    if str(name).startswith("runs/") and not Path(name).exists():
-        raise OvertoneError(
-            f"{what} is not there: the recipe {Path(name).name} makes {name}. Train it first, or"
-            f" pass {otherwise}."
-        )
-
-
-def open_pipeline(name: str | Path, checkpoint: str = "last") -> ImagePipeline:
-    """A pipeline from a directory, a run or the Hub."""
-    run = Path(name).expanduser()
-    return load_pipeline(find_checkpoint(run, checkpoint) if (run / RUN_FILE).exists() else name)
+def _of_today(identity: dict[str, Any]) -> dict[str, Any]:
+    """The identity of a run that a former version began, as this version would write it."""
+    new = former.run_identity(identity)
+    if new is not identity:
+        families = {"preconditioning": Preconditioning, "network": NetworkConfig}
+        families |= {"weighting": Preconditioning}
+        for key, family in families.items():
+            if isinstance(new.get(key), dict):
+                new[key] = settings.dump(settings.load(family, new[key], RUN_FILE))
+    return new
 
 
 def _ours(name: str) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from overtone.data import ImageData
+from overtone.data.images import ImageData
 from overtone.processes.noise import SeededNoise, mix
 from overtone.training.objectives import Batch, Objective
 

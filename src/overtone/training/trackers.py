@@ -8,15 +8,14 @@ import os
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL.Image import Image
 
 from overtone import storage
 from overtone.errors import OvertoneError
-
-TrackerName = Literal["tensorboard", "wandb"]
+from overtone.training.configs.training import TrackerName
 
 
 class Trackers:

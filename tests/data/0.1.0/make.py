@@ -13,6 +13,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+from overtone.training.recipe import ExpertSettings, Recipe, trainer_of
+
 import helpers
 from helpers import TINY_TRANSFORMER, awake, tiny_vae
 from overtone import settings, storage
@@ -50,7 +52,6 @@ from overtone.training.collect import collect
 from overtone.training.distill import Distillation, distiller_of
 from overtone.training.experts import merged_run, train_experts
 from overtone.training.loop import Reporting, Training
-from overtone.training.recipe import ExpertSettings, Recipe, trainer_of
 from overtone.training.recipes import RECIPES
 from overtone.training.teacher import open_teacher
 from overtone.training.vae import VAERecipe

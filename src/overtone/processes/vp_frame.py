@@ -1,4 +1,4 @@
-"""The frame and the times in which trajectories of the probability-flow ODE are kept.
+"""The variance-preserving frame and the times in which trajectories of the ODE are kept.
 
 States are z = x / sqrt(1 + sigma^2), of unit variance where noise dominates: the
 variance-preserving frame. Times are t in [0, 1] of the log-SNR cosine schedule, an angle: sigma is
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from overtone.processes.schedule import VPCosineSchedule
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Spacing = Literal["quad", "uniform"]
 

@@ -1,0 +1,186 @@
+"""How a command opens a model: the settings with which it was saved, and what is asked instead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from overtone import storage
+from overtone.errors import OvertoneError
+from overtone.launch import processes
+from overtone.pipelines.index import is_pipeline, read_index
+from overtone.samplers.loop import SamplingLoop
+from overtone.training.runs import find_checkpoint, is_run
+
+if TYPE_CHECKING:
+    from overtone.pipelines.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class AsSaved(SamplingLoop):
+    """The sampler that a model was saved with, where its settings are not known yet."""
+
+    @property
+    def sigma_start(self) -> float:
+        raise NotImplementedError
+
+    def path(self, *arguments: Any) -> Any:
+        raise NotImplementedError
+
+
+AS_SAVED = AsSaved()
+
+
+@dataclass(frozen=True)
+class FirstStageOptions:
+    """The first stage of a relay."""
+
+    sampler: SamplingLoop = AS_SAVED
+    """settings of the first stage's sampler, instead of those saved with it"""
+    steps: int | None = None
+    """number of noise levels that the first stage's sampler takes"""
+    guidance_scale: float | None = None
+    """scale of the first stage's classifier-free guidance; 1 for none"""
+    guidance_interval: tuple[float, float] | None = None
+    """lowest and highest sigma at which the first stage's guidance acts"""
+
+    def apply(self, pipe: Pipeline) -> None:
+        """Give a relay's first stage these settings. Raises `OvertoneError` if it has none."""
+        first = pipe.start.pipeline
+        changes = {"scale": self.guidance_scale, "interval": self.guidance_interval}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if first is None:
+            if changes or self.steps is not None:
+                raise OvertoneError("--first-stage: this model goes on from no other model.")
+            return
+        if self.sampler != AS_SAVED:
+            first.sampler = self.sampler
+        try:
+            if self.steps is not None:
+                first.sampler = first.sampler.with_steps(self.steps)
+            first.guidance = replace(first.guidance, **changes)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise OvertoneError(f"--first-stage: {error}.") from None
+        first.check_sampler(first.sampler)
+        if first.guidance.scale != 1.0:
+            first.guided(first.guidance)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a model is opened."""
+
+    sampler: SamplingLoop = AS_SAVED
+    """settings of the sampler, instead of those saved with the model"""
+    first_stage: FirstStageOptions = field(default_factory=FirstStageOptions)
+    scheduler: str | None = None
+    """diffusers' scheduler instead of the sampler saved with the model, 50 steps if --steps says
+    nothing: DDIMScheduler, DPMSolverMultistepScheduler, ... (for models of discrete steps)"""
+    vae: str | None = None
+    """what decodes the latents of a model that was saved without a VAE"""
+    scaling_factor: float | None = None
+    """of that VAE, where its config.json has none"""
+    first: str | None = None
+    """what a relay's second stage goes on from: a model, a run, or images (folder, zip, hf:, ...),
+    of which seed k continues image k, modulo their number"""
+    resident: int | None = None
+    """of a model of experts: at most so many on the device at a time; all, if left out"""
+    compile: bool = False
+    """torch.compile the network first; pays for many images on a GPU"""
+    checkpoint: str = "last"
+    """of a run's directory: last or best"""
+
+    def open(self, model: str) -> Pipeline:
+        """The pipeline, where it runs fastest, with the parts asked for."""
+        pipe = open_model(model, self.checkpoint, self.resident)
+        if self.vae is not None:
+            if pipe.image_resolution is None:
+                raise OvertoneError(f"--vae: {model} makes pixels, which no VAE has to decode.")
+            from overtone.training.open import open_vae
+
+            pipe.vae = open_vae(self.vae, self.scaling_factor)
+        if self.first is not None:
+            if pipe.process.upscale == 1:
+                raise OvertoneError(f"--first: {model} begins with noise, not with images.")
+            pipe.first = self.first if is_images(self.first) else open_model(self.first)
+        self.first_stage.apply(pipe)
+        if self.sampler != AS_SAVED:
+            pipe.sampler = self.sampler
+            pipe.check_sampler(pipe.sampler)
+        if self.scheduler is not None:
+            pipe.sampler = self._scheduled(pipe, model, self.scheduler)
+        return pipe.compile() if self.compile else pipe
+
+    def _scheduled(self, pipe: Pipeline, model: str, name: str) -> SamplingLoop:
+        from overtone.samplers.schedulers import SchedulerSampler, scheduler_of
+
+        own: Any = pipe.preconditioning
+        if own.schedule_of_time is None:
+            raise OvertoneError(
+                f"--scheduler is for models of discrete steps, and {model} has the preconditioning"
+                f" '{own.kind}': it has a sampler of its own (--steps)."
+            )
+        learned = pipe.network.config.learns_variance
+        scheduler = scheduler_of(
+            name, own.schedule_of_time, own.prediction, learned_variance=learned
+        )
+        return SchedulerSampler(scheduler)
+
+
+def saved_options(arguments: Sequence[str]) -> ModelOptions:
+    """The settings with which the model named by the first argument was saved, so that each of its
+    sampler's is an option with that default; none for what is no model of Overtone's."""
+    name = arguments[0] if arguments else "-"
+    if name.startswith("-"):
+        return ModelOptions()
+    folder = _folder_of(name)
+    if folder is None:
+        return ModelOptions()
+    given = [b for a, b in pairwise(arguments) if a == "--first"]
+    first = _folder_of(given[-1]) if given else folder / "first"
+    stage = FirstStageOptions()
+    if first is not None and is_pipeline(first):
+        stage = FirstStageOptions(read_index(first).sampler)
+    return ModelOptions(read_index(folder).sampler, stage)
+
+
+def _folder_of(name: str) -> Path | None:
+    """The directory of a saved pipeline of Overtone's, or None."""
+    path = Path(name).expanduser()
+    if is_run(path):
+        path = find_checkpoint(path)
+    if not path.exists() and not is_images(name):
+        path = storage.locate(name)
+    return path if path.is_dir() and is_pipeline(path) else None
+
+
+def check_first(arguments: Sequence[str], command: str) -> None:
+    """Raises `OvertoneError` where options come before the model, whose settings they are."""
+    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
+        raise OvertoneError(f"the model comes first: overtone {command} MODEL [options].")
+
+
+def open_model(name: str, checkpoint: str = "last", resident: int | None = None) -> Pipeline:
+    """A pipeline from a directory, a run or the Hub, where it runs fastest."""
+    from overtone import precision
+    from overtone.training.open import open_pipeline
+
+    processes()  # which gives each its own device, where there are several
+    if checkpoint not in ("last", "best"):
+        raise OvertoneError(f"--checkpoint is last or best, not '{checkpoint}'.")
+    return open_pipeline(name, checkpoint).to(precision.default_device(), resident=resident)
+
+
+def is_images(name: str) -> bool:
+    """Whether the name is that of images rather than of a model."""
+    from overtone.data.names import NAMES, SUFFIXES
+
+    path = Path(name)
+    if name.startswith("hf:") or name in NAMES or path.is_file():
+        return True
+    if not path.is_dir() or is_pipeline(path) or is_run(path):
+        return False
+    return any(f.suffix.lower() in SUFFIXES for f in path.rglob("*"))

@@ -1,0 +1,2 @@
+from .checkpoints import from_published as from_published
+from .dit import dit_pipeline as dit_pipeline

@@ -1,0 +1,9 @@
+from .evaluate import Evaluation as Evaluation
+from .evaluate import Report as Report
+from .features import ClassifierExtractor as ClassifierExtractor
+from .features import Extractor as Extractor
+from .features import InceptionExtractor as InceptionExtractor
+from .scores import FrechetDistance as FrechetDistance
+from .scores import frechet_distance as frechet_distance
+from .scores import kernel_distance as kernel_distance
+from .scores import precision_recall as precision_recall

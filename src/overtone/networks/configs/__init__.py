@@ -1,0 +1,1 @@
+"""Settings of the networks. Nothing here imports torch."""

@@ -1,0 +1,63 @@
+"""Settings of ADM's and of latent diffusion's U-Net."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
+
+from overtone.networks.configs.network import WithAugmentation
+
+C = TypeVar("C", bound="ADMConfig")
+
+
+@dataclass(frozen=True)
+class ADMConfig(WithAugmentation, kind="ADMUNet"):
+    """Settings of `ADMUNet`; the defaults are a small CIFAR-10 network."""
+
+    builds: ClassVar[str] = "overtone.networks.adm:ADMUNet"
+
+    resolution: int = 32
+    """image height and width in pixels"""
+    channels: int = 3
+    """channels of the image"""
+    num_classes: int = 0
+    """0: unconditional"""
+    widths: tuple[int, ...] = (128, 256, 256)
+    """channels a level, full resolution first"""
+    num_cells: int = 2
+    """residual cells a level of the encoder; the decoder has one more"""
+    attention_resolutions: tuple[int, ...] = (16, 8)
+    """levels, by their resolution, whose cells attend"""
+    head_channels: int = 64
+    """width of an attention head"""
+    embedding_width: int = 512
+    """width of the time embedding"""
+    augment_channels: int = 0
+    """number of augmentation conditions (EDM: 9)"""
+    dropout: float = 0.1
+    """probability of dropping a feature in training"""
+    layout: Literal["adm", "ldm"] = "adm"
+    """ldm: the time is added to features, not modulating them, and plain convolutions lead from
+    level to level"""
+
+    @classmethod
+    def ldm(cls: type[C], width: int = 224, **changes: Any) -> C:
+        """The U-Net of LDM-4 for 256 px faces: of 64 px latents with 3 channels, 274 M parameters;
+        of width 128 it is MEME's LDM-S."""
+        usual: dict[str, Any] = {
+            "resolution": 64,
+            "widths": (width, 2 * width, 3 * width, 4 * width),
+            "attention_resolutions": (32, 16, 8),
+            "head_channels": 32,
+            "embedding_width": 4 * width,
+            "dropout": 0.0,
+            "layout": "ldm",
+        }
+        return cls(**usual | changes)
+
+    def __post_init__(self) -> None:
+        for name in ("resolution", "channels", "head_channels", "embedding_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.widths or self.widths[0] % 2:
+            raise ValueError(f"the first of widths must be even, for the embedding: {self.widths}")

@@ -1,0 +1,29 @@
+"""Settings of the classifier that the metrics are computed on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from overtone.networks.configs.network import Building
+from overtone.registry import Kind
+
+
+@dataclass(frozen=True)
+class ClassifierConfig(Building, Kind, family="classifier", kind="Classifier"):
+    """Settings of `Classifier`."""
+
+    builds: ClassVar[str] = "overtone.networks.classifier:Classifier"
+
+    resolution: int = 32
+    """image height and width in pixels"""
+    channels: int = 3
+    """channels of the image"""
+    num_classes: int = 10
+    """number of classes"""
+    widths: tuple[int, ...] = (32, 64, 128)
+    """channels a level; each level but the last ends in a 2x2 max-pool"""
+    num_features: int = 64
+    """width of the feature vector before the last layer"""
+    dropout: float = 0.2
+    """probability of dropping a feature in training"""

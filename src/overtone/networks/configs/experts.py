@@ -1,0 +1,42 @@
+"""Settings of several networks in the place of one."""
+
+from __future__ import annotations
+
+import pkgutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from overtone.networks.configs.network import NetworkConfig
+
+
+@dataclass(frozen=True)
+class ExpertsConfig(NetworkConfig, kind="Experts"):
+    """Settings of `Experts`, which follow from its networks but for the boundaries."""
+
+    builds: ClassVar[str] = "overtone.networks.experts:Experts"
+
+    networks: tuple[str, ...]
+    """the kind of each, nearest the clean image first"""
+    boundaries: tuple[float, ...]
+    """noise levels between one expert and the next, rising"""
+    resolution: int
+    """image height and width in pixels"""
+    channels: int
+    """channels of the image"""
+    num_classes: int = 0
+    """0: unconditional"""
+    learned_variance: bool = False
+    """whether they return the reverse step's variance as well"""
+
+    @property
+    def learns_variance(self) -> bool:
+        return self.learned_variance
+
+    def build(self) -> Any:
+        raise ValueError("experts are made of their networks: Experts(networks, boundaries)")
+
+    def skeleton(self, folder: Path) -> Any:
+        load = pkgutil.resolve_name("overtone.networks.network:load_network")
+        networks = [load(folder / str(n)) for n in range(1, len(self.networks) + 1)]
+        return pkgutil.resolve_name(self.builds)(networks, self.boundaries)

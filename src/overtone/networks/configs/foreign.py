@@ -1,0 +1,85 @@
+"""Settings of diffusers' networks among ours."""
+
+from __future__ import annotations
+
+import pkgutil
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from overtone.networks.configs.network import NetworkConfig
+
+
+@dataclass(frozen=True)
+class DiffusersConfig(NetworkConfig):
+    """Settings of a `DiffusersNetwork`, which follow from the model in it.
+
+    Those of a class without a `kind` can be computed with, but neither saved nor loaded.
+    """
+
+    resolution: int
+    """image height and width in pixels"""
+    channels: int
+    """channels of the image"""
+    model: dict[str, Any]
+    """diffusers' settings of its model"""
+    num_classes: int = 0
+    """0: unconditional"""
+    null_class: bool = False
+    """whether the class behind the last stands for no class"""
+    learned_variance: bool = False
+    """whether the model returns the reverse step's variance as well"""
+
+    builds: ClassVar[str] = "overtone.networks.foreign:DiffusersNetwork"
+    model_class: ClassVar[str] = ""
+    """the name of the model's class in diffusers"""
+
+    @property
+    def learns_variance(self) -> bool:
+        return self.learned_variance
+
+    @property
+    def knows_null_class(self) -> bool:
+        return self.null_class
+
+    def build(self) -> Any:
+        import diffusers
+
+        model = getattr(diffusers, self.model_class).from_config(self.model)
+        return pkgutil.resolve_name(self.builds)(self, model)
+
+
+@dataclass(frozen=True)
+class DiffusersUNetConfig(DiffusersConfig, kind="DiffusersUNet"):
+    """Settings of a diffusers `UNet2DModel`."""
+
+    model_class: ClassVar[str] = "UNet2DModel"
+
+
+@dataclass(frozen=True)
+class DiffusersDiTConfig(DiffusersConfig, kind="DiffusersDiT"):
+    """Settings of a diffusers `DiTTransformer2DModel`."""
+
+    model_class: ClassVar[str] = "DiTTransformer2DModel"
+
+
+def foreign_config(model: Any, null_class: bool | None = None) -> DiffusersConfig:
+    """The settings of a model of diffusers. `null_class` says that the last of a U-Net's class
+    embeddings stands for "no class"; DiT has one by itself."""
+    config = model.config
+    transformer = getattr(config, "num_embeds_ada_norm", None)
+    count = int(transformer or getattr(config, "num_class_embeds", None) or 0)
+    # DiT embeds one class more than it names; a U-Net's last may have been trained as such.
+    count = count - 1 if count and null_class and not transformer else count
+    size = getattr(config, "sample_size", None) or 0
+    name = type(model).__name__
+    settings = {key: value for key, value in config.items() if not key.startswith("_")}
+    kinds = {kind.model_class: kind for kind in (DiffusersUNetConfig, DiffusersDiTConfig)}
+    outputs = getattr(config, "out_channels", None)
+    return kinds.get(name, DiffusersConfig)(
+        size if isinstance(size, int) else size[0],
+        int(getattr(config, "in_channels", 0)),
+        settings | {"_class_name": name},
+        count,
+        bool(transformer) if null_class is None else null_class,
+        outputs == 2 * int(getattr(config, "in_channels", 0)),
+    )

@@ -1,0 +1,46 @@
+"""Settings of a VAE to train."""
+
+from __future__ import annotations
+
+import pkgutil
+from dataclasses import dataclass
+from typing import Any
+
+from overtone.registry import Kind
+
+
+@dataclass(frozen=True)
+class VAEConfig(Kind, family="VAE", kind="VAE"):
+    """Settings of an `AutoencoderKL` to train."""
+
+    resolution: int = 32
+    """image height and width in pixels"""
+    channels: int = 3
+    """channels of the image"""
+    latent_channels: int = 4
+    """channels of the latents"""
+    widths: tuple[int, ...] = (32, 64, 64)
+    """channels a level; each but the last halves the resolution"""
+    num_cells: int = 1
+    """residual cells a level"""
+    groups: int = 8
+    """of the group norms"""
+    attention: bool = False
+    """attention over all pixels at the lowest resolution"""
+
+    def __post_init__(self) -> None:
+        for name in ("resolution", "channels", "latent_channels", "num_cells", "groups"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.widths:
+            raise ValueError("widths are those of one level at least")
+        if any(width % self.groups for width in self.widths):
+            raise ValueError(f"widths {self.widths} do not divide into {self.groups} groups")
+        if self.resolution % 2 ** (len(self.widths) - 1):
+            raise ValueError(
+                f"resolution {self.resolution} can't be halved {len(self.widths) - 1} times"
+            )
+
+    def build(self) -> Any:
+        """The VAE with random weights."""
+        return pkgutil.resolve_name("overtone.networks.vae:VAE").build(self)

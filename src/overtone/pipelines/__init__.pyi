@@ -1,0 +1,14 @@
+from .load import load_pipeline as load_pipeline
+from .merge import merged as merged
+from .pipeline import Pipeline as Pipeline
+from .request import Request as Request
+from .starts import NoiseStart as NoiseStart
+from .starts import RelayStart as RelayStart
+from .starts import Start as Start
+from .systems import DiffiTPipeline as DiffiTPipeline
+from .systems import DSNOPipeline as DSNOPipeline
+from .systems import LatentDiffiTPipeline as LatentDiffiTPipeline
+from .systems import MEMEPipeline as MEMEPipeline
+from .systems import RelayPipeline as RelayPipeline
+
+KINDS: dict[str, dict[str, str]]

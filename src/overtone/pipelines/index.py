@@ -1,0 +1,61 @@
+"""pipeline.json: the parts of a saved pipeline, as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from overtone import former, settings, storage
+from overtone.denoisers.guidance import GuidanceSettings
+from overtone.denoisers.preconditioning import EDMPreconditioning, Preconditioning
+from overtone.errors import OvertoneError
+from overtone.processes.gaussian import GaussianProcess, Process
+from overtone.samplers.loop import SamplingLoop
+
+INDEX_FILE = "pipeline.json"
+NETWORK_FOLDER = "network"
+
+
+@dataclass(frozen=True)
+class PipelineIndex:
+    """The contents of pipeline.json."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    network: str
+    """the kind of the network, whose settings and weights are in network/"""
+    sampler: SamplingLoop
+    start: dict[str, Any]
+    """the start, as `starts.Start` reads it"""
+    preconditioning: Preconditioning = field(default_factory=EDMPreconditioning)
+    process: Process = field(default_factory=GaussianProcess)
+    guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
+    """where nothing else is asked for"""
+    image_resolution: int | None = None
+    """height and width of the images that a VAE decodes; none for a model of pixels"""
+    class_names: tuple[str, ...] = ()
+    data: str = ""
+    """what it was trained on, as the recipe names it; of a path only the last part"""
+    training: dict[str, int | float | str] = field(default_factory=dict)
+    """how it was trained: images seen, batch size, and so on"""
+    overtone: str = ""
+    """the version that wrote it"""
+
+
+def is_pipeline(folder: Path) -> bool:
+    """Whether a directory holds a saved pipeline."""
+    return (folder / INDEX_FILE).exists()
+
+
+def read_index(folder: Path) -> PipelineIndex:
+    """pipeline.json of a directory, of this version or a former one. Nothing else is read, and
+    torch is not imported."""
+    file = folder / INDEX_FILE
+    if not file.exists():
+        raise OvertoneError(f"{folder} is not a saved pipeline: it has no {INDEX_FILE}.")
+    data = storage.read_json(file, dict)
+    if "pipeline" in data:
+        config = folder / NETWORK_FOLDER / "config.json"
+        data = former.pipeline_index(data, storage.read_json(config) if config.exists() else None)
+    return settings.load(PipelineIndex, data, str(file))

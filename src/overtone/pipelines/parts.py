@@ -1,0 +1,224 @@
+"""The parts of a pipeline: what they are, and that they belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+
+from overtone.denoisers.build import denoiser_of
+from overtone.denoisers.denoiser import Model
+from overtone.denoisers.guidance import GuidanceSettings
+from overtone.denoisers.guided import GuidedDenoiser
+from overtone.denoisers.preconditioning import EDMPreconditioning, Preconditioning
+from overtone.errors import OvertoneError
+from overtone.networks.network import Network, compile_network
+from overtone.networks.vae import VAE
+from overtone.pipelines.starts import NoiseStart, RelayStart, Start
+from overtone.precision import Precision
+from overtone.processes.gaussian import GaussianProcess, Process
+from overtone.samplers.loop import SamplingLoop
+from overtone.samplers.sampler import Sampler
+
+
+class Parts:
+    """The parts of a pipeline, given once and checked together.
+
+    Arguments:
+        network: an `overtone.networks.Network`; `Experts` for several; or a network of
+            trajectories, which needs an operator's preconditioning and sampler.
+        sampler, preconditioning, process, guidance: by default EDM's sampler and preconditioning,
+            white noise and no guidance.
+        start: noise, or for a process that ends in images a `RelayStart`.
+        vae: what decodes the latents; may be set later.
+        image_resolution: height and width of the images that the VAE will decode.
+        training: what is known of the training, for the card. A "label dropout" of 0 says that the
+            model never saw the null class, and can't be guided by itself.
+
+    Raises `OvertoneError` for parts that do not belong together.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        sampler: SamplingLoop | None = None,
+        *,
+        preconditioning: Preconditioning | None = None,
+        process: Process | None = None,
+        guidance: GuidanceSettings | None = None,
+        start: Start | None = None,
+        vae: VAE | None = None,
+        image_resolution: int | None = None,
+        class_names: Sequence[str] = (),
+        data: str = "",
+        training: Mapping[str, int | float | str] | None = None,
+        precision: Precision = "auto",
+    ) -> None:
+        self.network = network.eval().to_fast_layout()
+        self.preconditioning = preconditioning or EDMPreconditioning()
+        try:
+            self.denoiser: Model = denoiser_of(self.network, self.preconditioning)
+        except ValueError as error:
+            raise OvertoneError(f"{error}.") from None
+        # A network that was never shown the null class can't be asked for it.
+        if (training or {}).get("label dropout", 1.0) == 0.0:
+            self.denoiser.has_null_class = False
+        self.process = process or GaussianProcess()
+        self.sampler: SamplingLoop = sampler or Sampler()
+        self.guidance = guidance or GuidanceSettings()
+        self.image_resolution = image_resolution
+        self._vae: VAE | None = None
+        if vae is not None:
+            self.vae = vae
+        self.class_names = tuple(class_names)
+        self.data = data
+        self.training = dict(training or {})
+        self.precision: Precision = precision
+        self._check_parts()
+        self.start = start or (NoiseStart() if self.process.upscale == 1 else RelayStart())
+
+    def _check_parts(self) -> None:
+        config = self.network.config
+        if config.makes_trajectories != self.sampler.is_operator:
+            raise OvertoneError(
+                f"a {config.kind} is an operator: its sampler is an OperatorSampler, not a"
+                f" {type(self.sampler).__name__}."
+                if config.makes_trajectories
+                else f"a {config.kind} is no operator: its sampler can't be an"
+                f" {type(self.sampler).__name__}."
+            )
+        try:
+            self.process.check_size(self.resolution)
+        except ValueError as error:
+            raise OvertoneError(f"{error}.") from None
+        self.check_sampler(self.sampler)
+        if self.guidance.scale != 1.0:
+            self.guided(self.guidance)
+
+    def check_sampler(self, sampler: SamplingLoop) -> None:
+        highest = self.process.highest_sigma
+        try:
+            sampler.check_process(self.process)
+            sigma = sampler.sigma_start
+        except ValueError as error:
+            raise OvertoneError(f"{error}.") from None
+        if sigma > highest:
+            raise OvertoneError(
+                f"the sampler begins at sigma {sigma:.3g}, and the process ends at"
+                f" {highest:.3g}: choose a sigma_max, or a truncation_sigma, below that."
+            )
+
+    @property
+    def device(self) -> torch.device:
+        return self.denoiser.home or next(self.network.parameters()).device
+
+    @property
+    def num_classes(self) -> int:
+        return self.denoiser.num_classes
+
+    @property
+    def start(self) -> Start:
+        """What sampling begins with. Raises `OvertoneError` for one that does not fit."""
+        return self._start
+
+    @start.setter
+    def start(self, start: Start) -> None:
+        self._start = start.joined(self)
+        own = self._start.pipeline
+        if own is not None and own.device != self.device:  # experts that reside there stay
+            own.to(self.device)
+
+    @property
+    def first(self) -> Any:
+        """The first stage of a relay; None before one is given. May be set to whatever may be the
+        `first_stage` of a `RelayStart`. Raises `OvertoneError` if the two stages do not meet."""
+        start: Any = self._start
+        return start.pipeline or getattr(start, "first_stage", None)
+
+    @first.setter
+    def first(self, first: Any) -> None:
+        self.start = RelayStart(first)
+
+    @property
+    def vae(self) -> VAE | None:
+        """What decodes the latents; None for a model of pixels, or before one is given."""
+        return self._vae
+
+    @vae.setter
+    def vae(self, vae: VAE) -> None:
+        config = self.network.config
+        size = config.resolution * vae.factor
+        if vae.channels != config.channels:
+            raise OvertoneError(
+                f"the VAE and the model do not belong together: its latents have {vae.channels}"
+                f" channels, the model's {config.channels}."
+            )
+        if self.image_resolution not in (None, size):
+            raise OvertoneError(
+                f"the VAE and the model do not belong together: the model is of images of"
+                f" {self.image_resolution} px, the VAE would make {config.resolution} px latents"
+                f" into {size} px."
+            )
+        self.image_resolution, self._vae = size, vae.eval().to(self.device)
+
+    @property
+    def resolution(self) -> int:
+        """Height and width of the images in pixels."""
+        return self.image_resolution or self.network.config.resolution
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return self.network.config.channels if self.vae is None else self.vae.image_channels
+
+    def to(self, device: str | torch.device, *, resident: int | None = None) -> Self:
+        """Move the networks; images are made where they are. Their noise is the same everywhere.
+
+        Of a model of experts at most `resident` are on the device at a time; with two or more the
+        next one is fetched while one works.
+        """
+        if isinstance(device, torch.dtype):
+            raise OvertoneError(
+                "weights stay in float32; what is computed in bfloat16 is pipe.precision's to say"
+                " ('auto', 'bf16', 'fp32')."
+            )
+        if resident is None:
+            self.denoiser.settle()
+            self.network.to(device)
+        else:
+            try:
+                self.denoiser.reside(device, resident)
+            except ValueError as error:
+                raise OvertoneError(f"{error}.") from None
+        if self.vae is not None:
+            self.vae.to(device)
+        if self.start.pipeline is not None and self.start.pipeline.device != self.device:
+            self.start.pipeline.to(device)
+        return self
+
+    def compile(self) -> Self:
+        """torch.compile the networks, of a transformer its block, once for all; pays on a GPU."""
+        compile_network(self.network)
+        if self.start.pipeline is not None:
+            self.start.pipeline.compile()
+        return self
+
+    def guided(self, guidance: GuidanceSettings, guide: Parts | None = None) -> GuidedDenoiser:
+        """The denoiser under guidance. Raises `OvertoneError` for guidance that it can't have."""
+        own: Any = self.denoiser
+        weaker: Any = None if guide is None else guide.denoiser
+        if own.is_operator or (weaker is not None and weaker.is_operator):
+            raise OvertoneError(
+                "an operator has the guidance that its trajectories were made with: it takes none,"
+                " and guides nothing."
+            )
+        channels = self.network.config.channels
+        if max(guidance.channels or (0,)) >= channels:
+            raise OvertoneError(
+                f"guidance acts on channels {guidance.channels}, and the model has {channels}."
+            )
+        try:
+            return GuidedDenoiser(own, guidance, weaker)
+        except ValueError as error:
+            raise OvertoneError(f"{error}.") from None

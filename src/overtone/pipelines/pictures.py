@@ -1,0 +1,74 @@
+"""Tensors of pixels as pictures, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor
+
+from overtone.data.images import Pixels, to_mode
+from overtone.errors import OvertoneError, unknown
+
+FINISHES = {
+    "relay-imagenet": ((ImageEnhance.Brightness, 1.06),),
+    "relay-celebahq": (
+        (ImageEnhance.Contrast, 0.9),
+        (ImageEnhance.Brightness, 1.05),
+        (ImageEnhance.Color, 0.99),
+    ),
+}
+"""What the published generators of relay diffusion do to finished images before they save them."""
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """A uint8 tensor (channels, height, width) as a picture, grey or RGB."""
+    array = image.permute(1, 2, 0).numpy()
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+def grid(images: Pixels, columns: int, gap: int = 0) -> Image.Image:
+    """Images side by side, `columns` in a row, with `gap` dark grey pixels between them."""
+    rows = -(-len(images) // columns)
+    _, channels, height, width = images.shape
+    shape = rows * (height + gap) - gap, columns * (width + gap) - gap
+    sheet = images.new_full((channels, *shape), 64)
+    for i, image in enumerate(images):
+        y, x = i // columns * (height + gap), i % columns * (width + gap)
+        sheet[:, y : y + height, x : x + width] = image
+    return to_pil(sheet)
+
+
+def finished(images: Pixels, name: str) -> Pixels:
+    """uint8 images after one of `FINISHES`, by Pillow's `ImageEnhance`. Raises `OvertoneError` for
+    another name."""
+    if name not in FINISHES:
+        raise unknown("finish", name, FINISHES)
+    done = []
+    for image in images.cpu():
+        picture = to_pil(image)
+        for enhance, factor in FINISHES[name]:
+            picture = enhance(picture).enhance(factor)
+        done.append(picture)
+    return pixels_of(done, images.shape[1])
+
+
+def pixels_of(pictures: Sequence[Image.Image], channels: int) -> Pixels:
+    """Pictures of one size as a uint8 tensor, read as training images are. Raises `OvertoneError`
+    for what is no picture, and for different sizes."""
+    if any(not isinstance(picture, Image.Image) for picture in pictures):
+        raise OvertoneError("images are a tensor, or Pillow's pictures: Image.fromarray makes one.")
+    sizes = sorted({picture.size for picture in pictures})
+    if len(sizes) != 1:
+        said = ", ".join(f"{width} x {height}" for width, height in sizes) or "none"
+        raise OvertoneError(f"pictures of one size are continued together, and these are {said}.")
+    arrays = []
+    for number, picture in enumerate(pictures):
+        try:
+            picture, _ = to_mode(ImageOps.exif_transpose(picture), "L" if channels == 1 else "RGB")
+        except ValueError as error:
+            raise OvertoneError(f"picture {number} can't be read ({error}).") from None
+        arrays.append(np.asarray(picture).reshape(picture.height, picture.width, channels))
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)

@@ -1,0 +1,361 @@
+"""A pipeline: the parts that make images, composed and checked together.
+
+    network under a preconditioning, process, sampler, guidance, start, VAE
+
+From seeds and classes to images or trajectories. Saved as a directory of data only,
+
+    README.md                 the model card
+    pipeline.json             the parts, as a table
+    network/config.json       the network's settings
+    network/model.safetensors its weights
+    vae/                      of a model of latents, diffusers' files of the VAE that decodes them
+    first/                    of a relay, the pipeline that its first stage is
+
+read without executing anything in it and without following any path named in it.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+
+from overtone import precision as precisions
+from overtone import settings, storage
+from overtone.data.images import Pixels, to_pixels
+from overtone.data.open import public_name
+from overtone.denoisers.guidance import GuidanceSettings
+from overtone.errors import OvertoneError
+from overtone.networks.configs.network import NetworkConfig
+from overtone.networks.network import load_network
+from overtone.networks.vae import FOLDER as VAE_FOLDER
+from overtone.networks.vae import VAE
+from overtone.pipelines.account import account_of
+from overtone.pipelines.card import CARD_FILE, model_card
+from overtone.pipelines.index import INDEX_FILE, NETWORK_FOLDER, PipelineIndex, read_index
+from overtone.pipelines.parts import Parts
+from overtone.pipelines.pictures import pixels_of, to_pil
+from overtone.pipelines.request import Request, asking, labels_of
+from overtone.pipelines.stages import FirstStage, InTurn, PipelineStage, checked_images, stage_of
+from overtone.pipelines.starts import FIRST_FOLDER, RelayStart, Start
+from overtone.processes.vp_frame import to_vp
+from overtone.samplers.loop import SamplingLoop, Step
+
+FILES = (CARD_FILE, INDEX_FILE, NETWORK_FOLDER, VAE_FOLDER, FIRST_FOLDER)
+
+
+class SampleBatch(NamedTuple):
+    """Some of the images asked for."""
+
+    seeds: list[int]
+    class_labels: Tensor | None
+    images: Pixels
+
+
+class Beginning(NamedTuple):
+    """What sampling begins with, and what comes of it."""
+
+    start: Tensor
+    sigma: float
+    """noise level of the start"""
+    class_labels: Tensor | None
+    steps: Iterator[Step]
+
+
+class Pipeline(Parts):
+    """Images of a model, of pixels or, with a `vae`, of latents.
+
+        pipe = load_pipeline("runs/digits/checkpoints/000150016")
+        images = pipe(seeds=range(16), class_labels=[7] * 16)
+        images = pipe(seeds=range(16), class_labels="seven", guidance_scale=1.5, steps=18)
+
+    What may be asked for is a `Request`. An image depends on its own seed, its class and the
+    settings (`made_with`), not on which others are asked for with it; across batch sizes it is the
+    same up to the rounding of the matrix products.
+
+    Its arguments are those of `Parts`.
+    """
+
+    @asking(Request)
+    def __call__(self, request: Request) -> Any:
+        """One image a seed, as Pillow's pictures; with `return_trajectory` a list for each, the
+        state at every step or time, the image last."""
+        if not request.return_trajectory:
+            return [to_pil(image) for batch in self._stream(request) for image in batch.images]
+        frames: list[list[Image.Image]] = []
+        for part in self._parts(request):
+            states = self._trajectory(part)
+            rows = self.pixels(states.flatten(0, 1)).cpu().unflatten(0, states.shape[:2])
+            frames += [[to_pil(image) for image in row] for row in rows]
+        return frames
+
+    @asking(Request)
+    def stream(self, request: Request) -> Iterator[SampleBatch]:
+        """As a call, in batches of uint8 tensors: any number of images in constant memory."""
+        return self._stream(request)
+
+    def _stream(self, request: Request) -> Iterator[SampleBatch]:
+        for part in self._parts(request):
+            # One context around all steps: autocast then converts each weight only once.
+            with precisions.autocast(self.precision, self.device):
+                for step in self._begin(part).steps:
+                    x = step.x
+                finite, pixels = torch.isfinite(x).all(), self.pixels(x).cpu()
+            if not finite:
+                raise OvertoneError(
+                    "the model made images that are not finite: its weights are damaged, or the"
+                    " guidance scale or the precision is not for it."
+                )
+            labels: Any = part.class_labels
+            yield SampleBatch(list(part.seeds), labels, pixels)
+
+    def _parts(self, request: Request) -> Iterator[Request]:
+        """The request batch by batch, with labels."""
+        labels, size = self.labels(request), request.batch_size
+        for at in range(0, len(request.seeds), size):
+            part = slice(at, at + size)
+            yield request.part(part, None if labels is None else labels[part])
+
+    @asking(Request)
+    def path(self, request: Request) -> Iterator[Step]:
+        """Every step from the start to the image, for one batch; the last step's x is in [-1, 1],
+        or a latent, which `pixels` makes images of."""
+        return self._begin(request).steps
+
+    @asking(Request)
+    def trajectory(self, request: Request) -> Float[Tensor, "batch times channels height width"]:
+        """The states after every step of one batch, an operator's at every time, in the
+        variance-preserving frame; the start is left out, the image is the last."""
+        return self._trajectory(request)
+
+    def _trajectory(self, request: Request) -> Tensor:
+        if not len(request.seeds):
+            raise OvertoneError("there are no seeds, and so no trajectories.")
+        with precisions.autocast(self.precision, self.device):
+            steps = list(self._begin(request, whole=True).steps)
+        return torch.stack([to_vp(step.x, step.sigma) for step in steps], dim=1)
+
+    @asking(Request)
+    def begin(self, request: Request) -> Beginning:
+        """Where sampling begins, and the steps that lead on, which are taken as they are asked
+        for."""
+        return self._begin(request)
+
+    def _begin(self, request: Request, *, whole: bool = False) -> Beginning:
+        seeds, labels = request.seeds, self.labels(request)
+        sampler = self.sampler_of(request)
+        if whole and sampler.is_operator:
+            sampler = replace(sampler, whole=True)  # type: ignore[type-var]
+        denoiser = self._denoiser_of(request)
+        try:
+            source = self.start.source(seeds, self.resolution)
+        except ValueError as error:
+            raise OvertoneError(f"{error}.") from None
+        config = self.network.config
+        shape = (len(seeds), config.channels, config.resolution, config.resolution)
+        like = torch.empty(shape, device=self.device)
+        sigma = sampler.sigma_start
+        start = self.start(like, self.process, sigma, seeds, labels, source)
+        labels = None if labels is None else labels.to(self.device)
+        path = sampler.path(denoiser, self.process, start, source, labels)
+        return Beginning(start, sigma, labels, self._taken(path))
+
+    def _taken(self, path: Iterator[Step]) -> Iterator[Step]:
+        while True:  # neither context may stay on while the caller has the step
+            with torch.no_grad(), precisions.autocast(self.precision, self.device):
+                step = next(path, None)
+            if step is None:
+                return
+            yield step
+
+    def labels(self, request: Request) -> Int[Tensor, " batch"] | None:
+        """The class of each image asked for, on the host, checked."""
+        asked: Any = request.class_labels
+        if asked is None and self.num_classes:
+            asked = self.start.labels(request.seeds, self.num_classes, self.class_names)
+        return labels_of(asked, request.seeds, self.num_classes, self.class_names)
+
+    def sampler_of(self, request: Request) -> SamplingLoop:
+        """The sampler as a request wants it."""
+        sampler: Any = self.sampler
+        try:
+            if request.times is not None:
+                sampler = sampler.at_times(request.times)
+            if request.steps is not None:
+                sampler = sampler.with_steps(request.steps)
+        except ValueError as error:
+            raise OvertoneError(f"{error}.") from None
+        self.check_sampler(sampler)
+        return sampler
+
+    def guidance_of(self, request: Request) -> GuidanceSettings:
+        """Guidance as a request wants it."""
+        changes: dict[str, Any] = {
+            "scale": request.guidance_scale,
+            "interval": request.guidance_interval,
+        }
+        changes = {name: value for name, value in changes.items() if value is not None}
+        try:
+            return replace(self.guidance, **changes)
+        except ValueError as error:
+            raise OvertoneError(f"{error}.") from None
+
+    def _denoiser_of(self, request: Request) -> Any:
+        guidance, guide = self.guidance_of(request), request.guide
+        if guide is not None:
+            own, other = _shape(self), _shape(guide)
+            if own != other:
+                raise OvertoneError(
+                    "the guide works on {} px with {} channels, the model on {} px with {}: they"
+                    " have to be alike.".format(*other, *own)
+                )
+            if guidance.scale == 1.0:
+                raise OvertoneError(
+                    "a guide does nothing at guidance scale 1: ask for another scale."
+                )
+        return self.denoiser if guidance.scale == 1.0 else self.guided(guidance, guide)
+
+    def pixels(self, x: Tensor) -> Pixels:
+        """Images in [-1, 1], or latents decoded, as uint8 where they are."""
+        if self.image_resolution is None:
+            return to_pixels(x)
+        if self.vae is None:
+            raise OvertoneError(
+                "this model makes latents, and no VAE was saved with it to decode them: set"
+                " pipe.vae to one, or pass --vae (a directory, or a repository of the Hub)."
+            )
+        with torch.no_grad():
+            return to_pixels(self.vae.decode(x).float())
+
+    def upscale(
+        self,
+        images: Tensor | Image.Image | Sequence[Image.Image],
+        class_labels: Any = None,
+        seeds: Sequence[int] | None = None,
+        **asked: Any,
+    ) -> list[Image.Image]:
+        """Images of a lower resolution, continued by a relay's second stage: one for each.
+
+        Arguments:
+            images: (batch, channels, height, width), uint8 or in [-1, 1]; or a picture, or several
+                of one size, read as training images are.
+            class_labels: as for a call. A conditional model has to be told.
+            seeds: of the noise; 0, 1, ... where left out.
+            asked: whatever else a `Request` takes.
+
+        Raises `OvertoneError` for a model that begins with noise, and for images of another size
+        than 1 / `process.upscale` of the model's.
+        """
+        if self.process.upscale == 1:
+            raise OvertoneError("this model begins with noise: a relay's second stage upscales.")
+        if not isinstance(images, Tensor):
+            pictures = [images] if isinstance(images, Image.Image) else images
+            images = pixels_of(pictures, self.channels)
+        if self.num_classes and class_labels is None:
+            raise OvertoneError(
+                f"this model has {self.num_classes} classes: say what the images show, by"
+                " class_labels."
+            )
+        seeds = range(len(images)) if seeds is None else seeds
+        if len(seeds) != len(images):
+            raise OvertoneError(f"{len(seeds)} seeds for {len(images)} images.")
+        own = copy.copy(self)
+        own._start = RelayStart(InTurn(checked_images(images)))
+        return own(seeds, class_labels, **asked)
+
+    def made_with(self, request: Request | None = None) -> dict[str, Any]:
+        """All that an image depends on, its seed and its class aside, as JSON: each part's settings
+        as a request uses them, and digests of the weights."""
+        return account_of(self, request)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the directory described above; it appears whole or not at all."""
+        with storage.new_directory(Path(folder), known=FILES) as temporary:
+            self.write_into(temporary)
+
+    def write_into(self, folder: Path) -> None:
+        """The files of `save_pretrained`, into a directory that exists."""
+        from overtone import __version__
+
+        if not self.sampler.kind:
+            raise OvertoneError(
+                "a pipeline is saved with a sampler of Overtone's own: set pipe.sampler to a"
+                " Sampler, and a diffusers scheduler again after loading."
+            )
+        data = public_name(self.data)
+        index = PipelineIndex(
+            network=self.network.config.kind,
+            preconditioning=self.preconditioning,
+            process=self.process,
+            sampler=self.sampler,
+            guidance=self.guidance,
+            start=settings.dump(self.start),
+            image_resolution=self.image_resolution,
+            class_names=self.class_names,
+            data=data,
+            training=self.training,
+            overtone=__version__,
+        )
+        storage.write_json(folder / INDEX_FILE, settings.dump(index))
+        with storage.new_file(folder / CARD_FILE) as file:
+            file.write_text(model_card(self, data, __version__))
+        self.denoiser.recall()
+        (folder / NETWORK_FOLDER).mkdir()
+        self.network.write_into(folder / NETWORK_FOLDER)
+        if self.vae is not None:
+            (folder / VAE_FOLDER).mkdir()
+            self.vae.write_into(folder / VAE_FOLDER)
+        self.start.write_into(folder)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, revision: str | None = None) -> Self:
+        """The pipeline saved in a directory or in a repository of the Hub."""
+        folder = storage.locate(name, revision)
+        index = read_index(folder)
+        vae = folder / VAE_FOLDER
+        family: Any = Start
+        start = settings.load(family, index.start, str(folder / INDEX_FILE))
+        NetworkConfig.family.find(index.network)
+        network = load_network(folder / NETWORK_FOLDER)
+        if network.config.kind != index.network:
+            raise OvertoneError(
+                f"{folder}: {INDEX_FILE} names a {index.network}, and {NETWORK_FOLDER}/ holds a"
+                f" {network.config.kind}."
+            )
+        return cls(
+            network,
+            index.sampler,
+            preconditioning=index.preconditioning,
+            process=index.process,
+            guidance=index.guidance,
+            start=start.with_files(folder, cls.from_pretrained),
+            vae=VAE.from_pretrained(vae) if vae.is_dir() else None,
+            image_resolution=index.image_resolution,
+            class_names=index.class_names,
+            data=index.data,
+            training=index.training,
+        )
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload to the Hub; returns the URL of the commit."""
+        with tempfile.TemporaryDirectory() as temporary:
+            self.save_pretrained(Path(temporary) / "pipeline")
+            made = Path(temporary) / "pipeline"
+            return storage.push(made, repo_id, replaced=FILES, private=private, token=token)
+
+
+@stage_of.register
+def _(first: Pipeline) -> FirstStage:
+    return PipelineStage(first)
+
+
+def _shape(pipe: Pipeline) -> tuple[int, int]:
+    return pipe.network.config.resolution, pipe.network.config.channels

@@ -1,0 +1,172 @@
+"""What is asked of a pipeline: one checked object, whoever asks."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import numbers
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from overtone.errors import OvertoneError, unknown
+
+if TYPE_CHECKING:
+    from overtone.pipelines.pipeline import Pipeline
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Labels = int | str | Sequence[int | str] | Tensor | None
+"""Classes by number or by name, one for all images or one for each."""
+
+ELSEWHERE = {
+    "num_inference_steps": "steps",
+    "generator": "seeds",
+    "num_images_per_prompt": "seeds",
+    "classes": "class_labels",
+}
+"""What arguments of other libraries are called here."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which images are asked for, and how.
+
+    Raises `OvertoneError` for what no pipeline could answer; what depends on the pipeline it says
+    when it is asked.
+    """
+
+    seeds: Sequence[int]
+    """integers in [0, 2^32), one an image: image k is drawn from `torch.Generator` with seed k"""
+    class_labels: Labels = None
+    """class names or numbers in [0, num_classes), one for all images or one for each; None gives
+    seed k the class k mod num_classes"""
+    guidance_scale: float | None = None
+    """scale of classifier-free guidance, or of the guide's; 1 for none, None for the scale that
+    the pipeline was saved with"""
+    guidance_interval: tuple[float, float] | None = None
+    """(lowest, highest) sigma at which guidance acts; None for the pipeline's own"""
+    steps: int | None = None
+    """number of noise levels that the sampler takes; None for its own number"""
+    batch_size: int = 64
+    """images at a time"""
+    guide: Pipeline | None = None
+    """a weaker model of the same images, to guide with in the place of the model asked for no
+    class: autoguidance"""
+    times: Sequence[float] | None = None
+    """of an operator: the times t of the log-SNR cosine schedule, falling to 0, of its states; None
+    for those that it was trained with"""
+    return_trajectory: bool = False
+    """return for each image the states on the way to it as well, the image last"""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seeds", whole_seeds(self.seeds))
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise OvertoneError(f"a batch has at least one image, not {self.batch_size}.")
+        for name in ("guidance_scale", "steps"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, numbers.Real):
+                raise OvertoneError(f"{name} is a number, not {value!r}.")
+        times = self.times
+        if times is not None:
+            if isinstance(times, str) or not isinstance(times, Iterable):
+                raise OvertoneError(f"times are several numbers that fall to 0, and not {times!r}.")
+            object.__setattr__(self, "times", tuple(times))
+
+    def part(self, part: slice, class_labels: Tensor | None) -> Request:
+        """The same of some of the seeds, with their labels."""
+        changes = {"seeds": self.seeds[part], "class_labels": class_labels}
+        return Request(**{name: getattr(self, name) for name in _FIELDS} | changes)
+
+
+_FIELDS = tuple(Request.__dataclass_fields__)
+
+
+def asking(
+    request: Callable[P, Request],
+) -> Callable[[Callable[[Any, Request], R]], Callable[Concatenate[Any, P], R]]:
+    """Makes a method of one `Request` one that is called with what a request is made of, or with
+    one that is there."""
+
+    def decorate(method: Callable[[Any, Request], R]) -> Callable[Concatenate[Any, P], R]:
+        @functools.wraps(method)
+        def call(self: Any, *args: P.args, **named: P.kwargs) -> R:
+            if len(args) == 1 and not named and isinstance(args[0], Request):
+                return method(self, args[0])
+            for name in named:
+                if name in ELSEWHERE:
+                    raise TypeError(f"'{name}' is called '{ELSEWHERE[name]}' here")
+            return method(self, request(*args, **named))
+
+        own = inspect.signature(method)
+        parameters = [
+            next(iter(own.parameters.values())),
+            *inspect.signature(request).parameters.values(),
+        ]
+        call.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+def whole_seeds(seeds: Any) -> list[int]:
+    """Seeds as Python's integers: numpy's and torch's are taken too."""
+    try:
+        return [operator.index(seed) for seed in seeds]
+    except TypeError:
+        raise OvertoneError(
+            f"seeds are several integers, like range(16) or [3, 4], and not {seeds!r}."
+        ) from None
+
+
+def labels_of(
+    asked: Labels, seeds: Sequence[int], num_classes: int, class_names: Sequence[str]
+) -> Int[Tensor, " batch"] | None:
+    """The class of each image as a tensor on the host, checked; None for an unconditional model."""
+    if not num_classes:
+        if asked is not None:
+            raise OvertoneError("class labels were given, but the model is unconditional.")
+        return None
+    if asked is None:
+        return torch.tensor([seed % num_classes for seed in seeds], dtype=torch.int64)
+    if isinstance(asked, str):
+        asked = class_number(asked, num_classes, class_names)
+    elif isinstance(asked, Sequence) and any(isinstance(entry, str) for entry in asked):
+        asked = [
+            class_number(entry, num_classes, class_names) if isinstance(entry, str) else entry
+            for entry in asked
+        ]
+    try:
+        labels = torch.as_tensor(asked)
+        whole = labels.numel() == 0 or not (labels.is_floating_point() or labels.is_complex())
+    except (TypeError, ValueError, RuntimeError):
+        whole = False
+    if not whole or labels.dim() > 1 or labels.dtype == torch.bool:
+        raise OvertoneError(
+            f"class labels are integers in 0..{num_classes - 1}, or class names, one for all images"
+            " or one for each."
+        )
+    # Of fewer bits they would be taken for a mask where they index.
+    labels = labels.to("cpu", torch.int64)
+    labels = labels.expand(len(seeds)) if labels.dim() == 0 else labels
+    if len(labels) != len(seeds):
+        raise OvertoneError(f"{len(labels)} class labels for {len(seeds)} seeds.")
+    if len(seeds) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        wrong = next(int(i) for i in labels if not 0 <= i < num_classes)
+        raise OvertoneError(f"class label {wrong} is outside 0..{num_classes - 1}.")
+    return labels
+
+
+def class_number(name: str, num_classes: int, class_names: Sequence[str]) -> int:
+    """A class by its name, or by its number in words. Raises `OvertoneError` for another."""
+    if name in class_names:
+        return list(class_names).index(name)
+    if name.isdecimal() and int(name) < num_classes:
+        return int(name)
+    raise unknown("class", name, class_names or map(str, range(num_classes)))

@@ -1,0 +1,238 @@
+"""Starts: what sampling begins with."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from overtone import settings
+from overtone.errors import OvertoneError
+from overtone.pipelines.stages import FirstStage, stage_of
+from overtone.processes.noise import SeededNoise, mix
+from overtone.registry import Kind
+
+if TYPE_CHECKING:
+    from overtone.pipelines.pipeline import Pipeline
+    from overtone.processes.gaussian import Process
+
+FIRST_FOLDER = "first"
+"""where a relay keeps the pipeline of its first stage"""
+_SECOND = 2  # what sets a second stage's noise apart from the first's of the same seed
+
+
+class Holder(Protocol):
+    """What a start has to know of the pipeline that it belongs to."""
+
+    process: Process
+    class_names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def resolution(self) -> int: ...
+
+
+class Start(Kind, ABC, family="start", home="overtone.pipelines"):
+    """Seeds, labels and a noise level -> what sampling begins with."""
+
+    def joined(self, pipe: Holder) -> Start:
+        """The start as part of a pipeline. Raises `OvertoneError` if the two do not fit."""
+        return self
+
+    def source(self, seeds: Sequence[int], resolution: int) -> SeededNoise:
+        """Where all noise of the images with these seeds comes from. Raises `ValueError` for a seed
+        outside [0, 2^32)."""
+        return SeededNoise(seeds)
+
+    def labels(
+        self, seeds: Sequence[int], num_classes: int, class_names: Sequence[str]
+    ) -> list[int] | None:
+        """The class of each seed, where what it begins with has one; None where it has not."""
+        return None
+
+    @abstractmethod
+    def __call__(
+        self,
+        like: Tensor,
+        process: Process,
+        sigma: float,
+        seeds: Sequence[int],
+        class_labels: Tensor | None,
+        source: SeededNoise,
+    ) -> Tensor:
+        """x at noise level `sigma`, in the shape and on the device of `like`, (batch, channels,
+        height, width)."""
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """The pipeline that is part of it, if there is one."""
+        return None
+
+    def facts(self) -> dict[str, Any]:
+        """All that images depend on, as JSON."""
+        return settings.dump(self)
+
+    def note(self) -> str:
+        """What the model card says of it."""
+        return ""
+
+    def write_into(self, folder: Path) -> None:
+        """Files of its own, into a pipeline's directory."""
+
+    def with_files(self, folder: Path, load: Callable[[Path], Pipeline]) -> Start:
+        """The start with what `write_into` wrote; `load` opens a pipeline."""
+        return self
+
+
+@dataclass(frozen=True)
+class NoiseStart(Start, kind="noise"):
+    """Noise: x = sigma noise."""
+
+    def joined(self, pipe: Holder) -> Start:
+        if pipe.process.upscale != 1:
+            raise OvertoneError(
+                f"a {pipe.process.kind} ends in images, not in noise: it begins with a RelayStart,"
+                " of the kind 'relay'."
+            )
+        return self
+
+    def __call__(
+        self,
+        like: Tensor,
+        process: Process,
+        sigma: float,
+        seeds: Sequence[int],
+        class_labels: Tensor | None,
+        source: SeededNoise,
+    ) -> Tensor:
+        return sigma * process.noise(like, source)
+
+
+@dataclass(frozen=True)
+class RelayStart(Start, kind="relay"):
+    """The images of a first stage, continued at `process.upscale` times their resolution:
+
+        x = upsampled + sigma noise
+
+    each pixel repeated over a patch. The noise depends on an image's seed alone, and is none that
+    a first stage draws from the same seed.
+    """
+
+    first_stage: Any = field(default=None, compare=False, metadata={"saved": False})
+    """a pipeline, which is saved with this one and keeps its own sampler and guidance; a diffusers
+    pipeline; images, as a tensor or a data set by its name, of which seed k continues image k
+    modulo their number; a function from seeds and class labels to images; None before one is
+    given"""
+
+    @property
+    def stage(self) -> FirstStage | None:
+        """The first stage as one of `stages.FirstStage`."""
+        return None if self.first_stage is None else stage_of(self.first_stage)
+
+    def joined(self, pipe: Holder) -> Start:
+        upscale = pipe.process.upscale
+        if upscale == 1:
+            raise OvertoneError(
+                f"a relay inverts a process that ends in images, a RelayProcess, and not a"
+                f" {pipe.process.kind}."
+            )
+        stage = self.stage
+        if stage is None:
+            return self
+        stage.check(pipe.num_classes, pipe.class_names)
+        stage = stage.opened(pipe.resolution // upscale, pipe.channels)
+        if stage.pipeline is not None and stage.size is not None:
+            size = pipe.channels, pipe.resolution, pipe.resolution
+            _check_size(stage.size, size, upscale)
+        return replace(self, first_stage=stage)
+
+    def source(self, seeds: Sequence[int], resolution: int) -> SeededNoise:
+        SeededNoise(seeds)  # which checks them
+        # Another stream than the first stage's, which may be a relay, of another resolution.
+        return SeededNoise(mix(seed, _SECOND, resolution) for seed in seeds)
+
+    def labels(
+        self, seeds: Sequence[int], num_classes: int, class_names: Sequence[str]
+    ) -> list[int] | None:
+        stage = self.stage
+        return None if stage is None else stage.labels(seeds, num_classes, class_names)
+
+    def __call__(
+        self,
+        like: Tensor,
+        process: Process,
+        sigma: float,
+        seeds: Sequence[int],
+        class_labels: Tensor | None,
+        source: SeededNoise,
+    ) -> Tensor:
+        stage = self.stage
+        if stage is None:
+            raise OvertoneError(
+                "this is a second stage, which goes on from images: set pipe.first to a pipeline"
+                " or to images, or pass --first (a model, a folder of images, ...)."
+            )
+        # It has a precision of its own, which is not the one around this stage's steps.
+        with torch.no_grad(), torch.autocast(like.device.type, enabled=False):
+            low = stage.images(seeds, class_labels)
+        if not isinstance(low, Tensor) or low.dim() != 4 or len(low) != len(seeds):
+            made = f"a tensor {tuple(low.shape)}" if isinstance(low, Tensor) else type(low).__name__
+            raise OvertoneError(
+                f"the first stage made {made} for {len(seeds)} seeds: it returns a tensor of"
+                " as many images, (batch, channels, height, width)."
+            )
+        _check_size(tuple(low.shape[1:]), tuple(like.shape[1:]), process.upscale)
+        low = low.to(like.device)
+        upsampled = F.interpolate(low, scale_factor=process.upscale, mode="nearest")
+        return upsampled.add(process.noise(upsampled, source), alpha=sigma)
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        stage = self.stage
+        return None if stage is None else stage.pipeline
+
+    def facts(self) -> dict[str, Any]:
+        stage = self.stage
+        return settings.dump(self) | {"first_stage": None if stage is None else stage.facts()}
+
+    def note(self) -> str:
+        if self.pipeline is None:
+            return (
+                "It goes on from images: set `pipe.first`, or pass `--first`, to a model or images."
+            )
+        size = self.pipeline.network.num_parameters / 1e6
+        return f"The first stage, {size:.2f} M parameters more, is in {FIRST_FOLDER}/."
+
+    def write_into(self, folder: Path) -> None:
+        if self.pipeline is not None:
+            (folder / FIRST_FOLDER).mkdir()
+            self.pipeline.write_into(folder / FIRST_FOLDER)
+
+    def with_files(self, folder: Path, load: Callable[[Path], Pipeline]) -> Start:
+        if not (folder / FIRST_FOLDER).is_dir():
+            return self
+        return replace(self, first_stage=load(folder / FIRST_FOLDER))
+
+
+def _check_size(low: tuple[int, ...], high: tuple[int, ...], upscale: int) -> None:
+    channels, height, width = low
+    if (height * upscale, width * upscale) != tuple(high[1:]):
+        raise OvertoneError(
+            f"the stages do not meet: images of {height} x {width} px, {upscale} times enlarged,"
+            f" are {height * upscale} x {width * upscale} px, and the second stage makes"
+            f" {high[1]} x {high[2]} px."
+        )
+    if channels != high[0]:
+        raise OvertoneError(
+            f"the stages do not meet: images with {channels} channels, and the second stage has"
+            f" {high[0]}."
+        )

@@ -1,0 +1,101 @@
+"""The contract of samplers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+from overtone import settings
+from overtone.registry import Kind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from overtone.denoisers.denoiser import Denoiser, Images, Labels
+    from overtone.processes.gaussian import Process
+    from overtone.processes.noise import NoiseSource
+    from overtone.processes.schedule import Schedule
+    from overtone.samplers.estimates import EstimateKind
+
+
+class Step(NamedTuple):
+    """Where a sampler stands after a step."""
+
+    number: int  # counted from 0
+    sigma: float  # the noise level of x; 0 after the last step
+    x: Tensor
+    x_0: Tensor  # the estimate that led here
+
+
+class SamplingLoop(Kind, ABC, family="sampler", home="overtone.samplers"):
+    """Contract of samplers: a start at noise level `sigma_start` -> a clean image, step by step."""
+
+    if TYPE_CHECKING:
+        num_steps: int
+
+    is_operator: ClassVar[bool] = False
+    """whether it asks a solution operator, not a denoiser"""
+
+    @property
+    @abstractmethod
+    def sigma_start(self) -> float:
+        """Standard deviation of the noise at the start."""
+
+    @property
+    def draws_noise(self) -> bool:
+        """Whether its steps draw noise, so that images do not follow from their starts alone."""
+        return True
+
+    def with_steps(self, steps: int) -> Self:
+        """The same with another number of steps. Raises `ValueError` where it can't be."""
+        return replace(self, num_steps=steps)  # type: ignore[type-var]
+
+    def at_times(self, times: Sequence[float]) -> Self:
+        """The same, asked for the states at other times. Raises `ValueError` for samplers whose
+        states are those of their steps."""
+        raise ValueError("times are of an operator's states: a solver's are those of its steps")
+
+    def as_ode(
+        self, estimate: EstimateKind | None = None, steps: int | None = None
+    ) -> SamplingLoop:
+        """The deterministic sampler of the same noise levels, with another estimate or number of
+        steps if given. Raises `ValueError` where there is none."""
+        raise ValueError(f"a {type(self).__name__} has no noise levels to solve an ODE on")
+
+    def check_process(self, process: Process) -> None:
+        """Raises `ValueError` for a process that it can't invert."""
+
+    def check_schedule(self, schedule: Schedule) -> None:
+        """Raises `ValueError` where it would take other steps than those of the schedule that a
+        network is trained on."""
+
+    def facts(self) -> dict[str, Any]:
+        """All that images depend on, as JSON."""
+        return settings.dump(self)
+
+    @abstractmethod
+    def path(
+        self,
+        denoiser: Denoiser,
+        process: Process,
+        start: Images,
+        source: NoiseSource,
+        class_labels: Labels | None = None,
+    ) -> Iterator[Step]:
+        """Every step from noise to image; the last one's x is the result."""
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        process: Process,
+        start: Images,
+        source: NoiseSource,
+        class_labels: Labels | None = None,
+    ) -> Images:
+        """The clean image for a start at noise level sigma_start. Noise is drawn from `source`."""
+        x = start
+        for step in self.path(denoiser, process, start, source, class_labels):
+            x = step.x
+        return x

@@ -1,0 +1,66 @@
+"""The recipe of the classifier that the metrics look through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from overtone import settings
+from overtone.networks.configs.classifier import ClassifierConfig
+from overtone.training.configs.recipe import Recipe
+from overtone.training.configs.training import Reporting, Training
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """How images are moved, turned and stretched while a classifier trains, all uniform."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    degrees: float = 12.0
+    """turned by up to so many degrees"""
+    stretch: float = 0.12
+    """stretched in each axis by up to this share"""
+    shift: float = 0.1
+    """moved by up to this share of the width"""
+    smoothing: float = 0.1
+    """label smoothing"""
+
+
+@dataclass(frozen=True)
+class ClassifierRecipe(Recipe, kind="classifier"):
+    """Everything that decides what the training of a classifier makes."""
+
+    makes: ClassVar[str] = "overtone.training.classifier:ClassifierTask"
+
+    data: str
+    """the data that it learns to tell apart"""
+    network: ClassifierConfig
+    """the classifier's settings"""
+    objective: Distortion = field(default_factory=Distortion)
+    """how its training images are distorted"""
+    skip_bad_images: bool = False
+    """leave out images that can't be read or are too small, instead of stopping"""
+    training: Training = field(
+        default_factory=lambda: Training(
+            total_images=60_000,
+            batch_size=128,
+            lr=2e-3,
+            lr_rampup_images=2_000,
+            lr_rampdown_images=40_000,
+            ema_halflife_images=2_000,
+            ema_rampup_ratio=None,
+            precision="fp32",
+        )
+    )
+    reporting: Reporting = field(
+        default_factory=lambda: Reporting(report_images=5_000, checkpoint_images=60_000, keep=1)
+    )
+    about: str = "the classifier of a data set, whose features the metrics are computed on"
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that the weights depend on."""
+        recipe = settings.dump(self) | {"training": self.training.identity()}
+        for free in ("about", "kind", "reporting", "skip_bad_images"):
+            del recipe[free]
+        return recipe

@@ -1,0 +1,203 @@
+"""Recipes of denoisers: a network under a preconditioning, or several as experts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+import tyro
+
+from overtone import settings
+from overtone.denoisers.guidance import GuidanceSettings
+from overtone.denoisers.intervals import intervals_of
+from overtone.denoisers.preconditioning import EDMPreconditioning, Preconditioning
+from overtone.networks.configs.network import NetworkConfig
+from overtone.processes.gaussian import GaussianProcess, Process
+from overtone.processes.schedule import QuantileSchedule, Schedule
+from overtone.samplers.loop import SamplingLoop
+from overtone.samplers.sampler import Sampler
+from overtone.training.configs.recipe import Recipe
+from overtone.training.configs.training import Reporting, Training
+
+
+@dataclass(frozen=True)
+class ExpertSettings:
+    """Which experts there are, counted from 1, the one nearest the clean image."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    boundaries: tuple[float, ...]
+    """noise levels between one expert and the next, rising"""
+    probabilities: tuple[float, ...]
+    """of each expert: the share of its training drawn from its own interval of noise levels; the
+    rest is drawn from all"""
+    shapes: Literal["published", "same"] = "same"
+    """published: each expert's iU-Net has its own ratios of convolution to attention; same: all
+    have the recipe's network"""
+    networks: Annotated[tuple[NetworkConfig, ...], tyro.conf.Suppress] = ()
+    """of each expert: a network of its own, instead of the recipe's"""
+
+    def __post_init__(self) -> None:
+        intervals_of(self.boundaries)
+        for name in ("probabilities", "networks"):
+            entries = getattr(self, name)
+            if len(entries) != self.count and (entries or name == "probabilities"):
+                raise ValueError(f"{name} has {len(entries)} entries for {self.count} experts")
+        if not all(0 <= p <= 1 for p in self.probabilities):
+            raise ValueError(f"probabilities are in [0, 1], not {self.probabilities}")
+
+    @property
+    def count(self) -> int:
+        return len(self.boundaries) + 1
+
+
+@dataclass(frozen=True)
+class DenoisingRecipe(Recipe, kind="denoising"):
+    """Everything that decides what the training of a denoiser makes.
+
+    The command line changes the settings of the recipe's network, preconditioning, schedule,
+    process and sampler. Parts of another kind are chosen in a recipe file, such as the
+    `recipe.json` of any run.
+    """
+
+    makes: ClassVar[str] = "overtone.training.denoising:DenoisingTask"
+    trains: ClassVar[str] = "overtone.training.train:train_denoiser"
+
+    about: Annotated[str, tyro.conf.Suppress]
+    """what it is for, and what it needs"""
+    network: NetworkConfig
+    """the network and its settings"""
+    data: str = ""
+    """builtin:digits, builtin:glyphs, fashion-mnist, a folder or zip of images, hf:..., or a
+    directory of latents"""
+    class_conditional: bool = False
+    """train with the data's classes"""
+    label_dropout: float = 0.0
+    """share of images trained without their class, for guidance"""
+    mirror: bool = False
+    """flip half of the images left to right"""
+    augmentation: float = 0.0
+    """probability of each of EDM's non-leaking augmentations, which the network is told of"""
+    skip_bad_images: bool = False
+    """leave out images that can't be read or are too small, instead of stopping"""
+    preconditioning: Preconditioning = field(default_factory=EDMPreconditioning)
+    """how the network becomes a denoiser: EDM's preconditioning, or a VP or VE network's"""
+    schedule: Schedule = field(default_factory=QuantileSchedule)
+    """distribution of the noise levels in training"""
+    process: Process = field(default_factory=GaussianProcess)
+    """what an image becomes at a noise level: white noise on it, or a relay's blur and blocks"""
+    first: str = ""
+    """of a relay, the first stage that is saved with it: a model, or the run of its recipe"""
+    weighting: Annotated[Preconditioning | None, tyro.conf.Suppress] = None
+    """the preconditioning whose c_out^-2 weights the loss over noise levels; none: the recipe's
+    own, under which the loss is the plain error of the network's output"""
+    sampler: SamplingLoop = field(default_factory=Sampler)
+    """sampler saved with the pipeline, and of the grids"""
+    guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
+    """guidance saved with the pipeline, and of the grids"""
+    experts: ExpertSettings | None = None
+    """train several networks, each for an interval of noise levels; none: one for all"""
+    vae: str = ""
+    """train on the latents of this VAE: a directory, the run of a VAE's recipe, or a repository of
+    the Hub; none: on pixels"""
+    scaling_factor: float | None = None
+    """of the VAE's latents, where its config.json has none"""
+    encoded_images: int | None = None
+    """encode only so many images, spread over the data; endless data needs it"""
+    training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
+    reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_dropout <= 1:
+            raise ValueError(f"label_dropout must be in [0, 1], not {self.label_dropout}")
+        if not 0 <= self.augmentation <= 1:
+            raise ValueError(f"augmentation must be in [0, 1], not {self.augmentation}")
+        if self.augmentation and self.mirror:
+            raise ValueError("augmentation flips images already: leave mirror out")
+        if self.augmentation and self.vae:
+            raise ValueError("augmentation is of images, not of their latents: leave it out")
+        if self.process.clock not in (None, self.schedule):
+            raise ValueError("schedule and process.schedule differ: the blur has training's time")
+        if self.first and self.process.upscale == 1:
+            raise ValueError("a first stage is what a relay goes on from: leave it out")
+        if self.experts is not None:
+            for number in range(1, self.experts.count + 1):
+                self.expert(number)
+
+    @property
+    def num_experts(self) -> int:
+        return 0 if self.experts is None else self.experts.count
+
+    @property
+    def network_name(self) -> str:
+        many = f"{self.num_experts} x " if self.experts is not None else ""
+        return many + self.network.kind
+
+    def expert(self, number: int) -> Expert:
+        """What expert `number`, counted from 1, is and trains on.
+
+        Raises `ValueError` for a number that is none, and for an interval without training.
+        """
+        experts = self.experts
+        if experts is None:
+            raise ValueError("this recipe has one network, and no experts")
+        if not 1 <= number <= experts.count:
+            raise ValueError(f"the experts are numbered 1 to {experts.count}, not {number}")
+        low, high = intervals_of(experts.boundaries)[number - 1]
+        shares = self.schedule.drawn_below(low), self.schedule.drawn_below(high)
+        if not shares[0] < shares[1]:
+            raise ValueError(
+                f"expert {number} has nothing to learn: no noise level of training lies in its"
+                f" interval, sigma {low:g} to {high:g}"
+            )
+        network = experts.networks[number - 1] if experts.networks else self.network
+        for name in ("resolution", "channels", "learns_variance"):
+            own, wanted = (getattr(config, name) for config in (network, self.network))
+            if own != wanted:
+                raise ValueError(
+                    f"{name} of expert {number} is {own}, of the recipe's network {wanted}: they"
+                    " have to be alike"
+                )
+        if experts.shapes == "published":
+            try:
+                network = network.for_expert(number, experts.count)
+            except ValueError as error:
+                raise ValueError(f"{error}: choose --experts.shapes same") from None
+        return Expert(network, (low, high), shares, experts.probabilities[number - 1])
+
+    @property
+    def loss_weighting(self) -> Preconditioning:
+        """The preconditioning whose c_out^-2 weights the loss."""
+        return self.weighting or self.preconditioning
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that the weights depend on: a run goes on only with the same ones."""
+        recipe = settings.dump(self) | {"training": self.training.identity()}
+        for free in (
+            "about",
+            "kind",
+            "reporting",
+            "sampler",
+            "guidance",
+            "skip_bad_images",
+            "first",
+            "experts",
+        ):
+            del recipe[free]
+        for free in ("vae", "scaling_factor", "encoded_images"):  # the latents themselves tell
+            del recipe[free]
+        return recipe
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One of a recipe's networks and what it trains on; by itself it is for all noise levels."""
+
+    network: Any
+    interval: tuple[float, float] = (0.0, math.inf)
+    """noise levels"""
+    shares: tuple[float, float] = (0.0, 1.0)
+    """the interval as times of training"""
+    probability: float = 1.0
+    """of training on the interval rather than on all"""

@@ -1,0 +1,47 @@
+"""What every kind of recipe has in common."""
+
+from __future__ import annotations
+
+import pkgutil
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from overtone.registry import Kind
+from overtone.training.configs.training import Reporting, Training
+
+if TYPE_CHECKING:
+    from overtone.training.task import Task
+
+
+class Recipe(Kind, family="recipe", home="overtone.training"):
+    """All settings of a run, from its data to what it saves. Each field is an option.
+
+    A kind names in `makes` what makes its task; the loop knows nothing else of it.
+    """
+
+    if TYPE_CHECKING:
+        about: str
+        training: Training
+        reporting: Reporting
+
+    makes: ClassVar[str] = ""
+    """the function or class, as PACKAGE.MODULE:NAME, that makes the task of a recipe"""
+    trains: ClassVar[str] = "overtone.training.train:train_model"
+    """the function that trains it from beginning to end"""
+    command: ClassVar[str] = "train"
+    """the command that trains it"""
+
+    @property
+    def num_experts(self) -> int:
+        """How many models it trains one by one; 0 for a recipe of one model."""
+        return 0
+
+    @property
+    def network_name(self) -> str:
+        """What it trains, in a word."""
+        return str(getattr(self, "network").kind)  # noqa: B009, a field of most kinds
+
+    def task(self, number: int | None = None, **given: Any) -> Task:
+        """The task that the loop runs: of expert `number`, where there are experts. `given` are
+        the arguments of what `makes` names."""
+        numbered = {} if number is None else {"number": number}
+        return pkgutil.resolve_name(self.makes)(self, **numbered, **given)

@@ -1,0 +1,39 @@
+"""Recipes of VAEs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
+
+import tyro
+
+from overtone import settings
+from overtone.networks.configs.vae import VAEConfig
+from overtone.training.configs.recipe import Recipe
+from overtone.training.configs.training import Reporting, Training
+
+
+@dataclass(frozen=True)
+class VAERecipe(Recipe, kind="vae"):
+    """Everything that decides what the training of a VAE makes."""
+
+    makes: ClassVar[str] = "overtone.training.vae:VAETask"
+
+    about: Annotated[str, tyro.conf.Suppress]
+    """what it is for, and what it needs"""
+    network: VAEConfig
+    data: str = ""
+    """builtin:glyphs, fashion-mnist, a folder or zip of images, or hf:..."""
+    skip_bad_images: bool = False
+    """leave out images that can't be read or are too small, instead of stopping"""
+    kl_weight: float = 1e-6
+    """of the latents' divergence from N(0, 1), summed, against the error of the values, averaged"""
+    training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
+    reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that the weights depend on: a run goes on only with the same ones."""
+        recipe = settings.dump(self) | {"training": self.training.identity()}
+        for free in ("about", "kind", "reporting", "skip_bad_images"):
+            del recipe[free]
+        return recipe

@@ -1,0 +1,237 @@
+"""The task of a denoiser: a network, or one expert of several, under a preconditioning."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image
+from torch import nn
+
+from overtone.data.images import to_unit
+from overtone.data.latents import is_latents
+from overtone.denoisers.network import NetworkDenoiser
+from overtone.errors import OvertoneError
+from overtone.launch import processes
+from overtone.pipelines.load import load_pipeline
+from overtone.pipelines.pictures import grid
+from overtone.pipelines.pipeline import Pipeline
+from overtone.pipelines.starts import NoiseStart, RelayStart
+from overtone.training.augment import CONDITIONS
+from overtone.training.configs.denoising import DenoisingRecipe, Expert
+from overtone.training.material import Material, encoded, material_of
+from overtone.training.objectives import DenoisingObjective
+from overtone.training.open import check_made, open_pipeline
+from overtone.training.progress import Progress
+from overtone.training.task import Task
+
+GRID_ROWS = 8
+
+
+class DenoisingTask(Task):
+    """Training a denoiser, or expert `number` of a recipe of experts.
+
+    Data are opened and checked, the network is built; `material` is there if the data were opened
+    before. An expert trains in this process alone.
+    """
+
+    def __init__(
+        self,
+        recipe: DenoisingRecipe,
+        number: int | None = None,
+        *,
+        material: Material | None = None,
+        show: bool = True,
+    ) -> None:
+        data, test, vae = material or material_of(recipe, show=show)
+        self.vae, self.facts = vae, dict[str, Any]()
+        self.alone = number is not None
+        show = show and processes().is_main
+        own = Expert(recipe.network)
+        if (number is None) != (recipe.experts is None):
+            raise OvertoneError(
+                "this recipe has one network, and no experts."
+                if recipe.experts is None
+                else "this recipe trains experts: say which, --expert 1, or none for all of them."
+            )
+        if number is not None:
+            recipe, own = self._expert(recipe, number)
+        self.recipe = recipe
+        if recipe.class_conditional and not data.num_classes:
+            raise OvertoneError(
+                f"{recipe.data} has no classes: sort its images into sub-folders,"
+                " or pass --no-class-conditional."
+            )
+        if show:
+            _warn_of_ramps(recipe)
+        self.num_classes = data.num_classes if recipe.class_conditional else 0
+        self.model = denoiser = self._model(recipe)
+        self.first = _first_of(recipe)
+        self.identity = recipe.identity() | self.facts
+        if vae is not None:
+            data, test = encoded(recipe, vae, data, test, show=show)
+            self.identity["latents"] = data.facts()
+        self.data, self.held_out = data, test
+        self.objective = DenoisingObjective(
+            schedule=recipe.schedule,
+            process=recipe.process,
+            weighting=recipe.loss_weighting,
+            num_classes=self.num_classes,
+            label_dropout=recipe.label_dropout,
+            mirror=recipe.mirror and vae is None,  # mirrored latents are data of their own
+            augmentation=recipe.augmentation,
+            hybrid=denoiser.network.config.learns_variance,
+            bounded=vae is None,
+            interval=own.shares,
+            interval_probability=own.probability,
+        )
+        self.pipeline(denoiser, Progress())  # what it can't be saved with is told of now
+        denoiser.network.check_loads_again()
+
+    def _expert(self, recipe: DenoisingRecipe, number: int) -> tuple[DenoisingRecipe, Expert]:
+        assert recipe.experts is not None
+        try:
+            own = recipe.expert(number)
+        except ValueError as error:
+            raise OvertoneError(f"{error}.") from None
+        low, high = own.interval
+        self.facts = {
+            "expert": f"{number} of {recipe.experts.count}",
+            "its noise levels": f"{low:.4g} to {high:.4g}",
+            "trained on them": own.probability,
+        }
+        return replace(recipe, network=own.network, experts=None), own
+
+    def _model(self, recipe: DenoisingRecipe) -> Any:
+        config = network_of(recipe, self.num_classes)
+        _check_steps(recipe, config.learns_variance)
+        torch.manual_seed(recipe.training.seed)
+        try:
+            network = config.build().to_fast_layout()
+        except ValueError as error:
+            raise OvertoneError(f"network settings: {error}.") from None
+        return NetworkDenoiser(network, recipe.preconditioning)
+
+    @property
+    def of(self) -> str:
+        recipe, known = self.recipe, self.data.num_classes
+        if recipe.class_conditional:
+            classes = f"{known} classes"
+        else:
+            classes = (
+                f"its {known} classes not used (--class-conditional)" if known else "no classes"
+            )
+        return f"images of {recipe.data}, {classes}"
+
+    def pipeline(self, denoiser: Any, progress: Progress) -> Pipeline:
+        """The pipeline of a denoiser as it is saved."""
+        recipe, training = self.recipe, self.recipe.training
+        conditional = bool(self.num_classes)
+        trained = {
+            "images seen": progress.images,
+            "batch size": training.batch_size,
+            "learning rate": training.lr,
+            "label dropout": recipe.label_dropout,
+            "EMA half-life in images": training.ema_halflife_images,
+            "seed": training.seed,
+        }
+        relay = recipe.process.upscale != 1
+        return Pipeline(
+            denoiser.network,
+            recipe.sampler,
+            preconditioning=recipe.preconditioning,
+            process=recipe.process,
+            # Without a null class there is nothing to guide with.
+            guidance=recipe.guidance if conditional and recipe.label_dropout else None,
+            start=RelayStart(self.first) if relay else NoiseStart(),
+            vae=self.vae,
+            class_names=self.data.class_names if conditional else (),
+            data=self.data.name if is_latents(recipe.data) else recipe.data,
+            training=trained | self.facts,
+            precision=training.precision,
+        )
+
+    def export(self, average: nn.Module, folder: Path, progress: Progress) -> None:
+        self.pipeline(average, progress).write_into(folder)
+
+    def picture(self, average: nn.Module, progress: Progress) -> Image | None:
+        """Samples at fixed seeds, a class a column. By itself an expert makes no images: it knows
+        its own interval, or hardly more."""
+        if self.alone:
+            return None
+        columns = min(self.num_classes, 10) or GRID_ROWS
+        # Column k shows class k: the seeds count through the classes, of which the first 10 show.
+        step = self.num_classes or columns
+        seeds = [r * step + c for r in range(GRID_ROWS) for c in range(columns)]
+        pipe, labels = self.pipeline(average, progress), None
+        upscale = self.recipe.process.upscale
+        if upscale != 1 and self.first is None:  # real images, made small
+            real = self.held_out or self.data
+            pixels, classes = real.fetch(real.spread(len(seeds)))
+            pipe.first = F.avg_pool2d(to_unit(pixels), upscale)
+            labels = classes.tolist() if self.num_classes else None
+            seeds = list(range(len(seeds)))
+        parts = [batch.images for batch in pipe.stream(seeds, labels)]
+        return grid(torch.cat(parts), columns, gap=1)
+
+    def opened(self, checkpoint: Path) -> Pipeline:
+        return load_pipeline(checkpoint)
+
+
+def network_of(recipe: DenoisingRecipe, num_classes: int) -> Any:
+    """The settings of the network as it will be trained: those of the recipe, and what follows from
+    the data and the augmentation. Raises `OvertoneError` where they contradict each other."""
+    augmented = recipe.network.augmentation_channels
+    if augmented and not recipe.augmentation:
+        raise OvertoneError("--network.augment-channels follows from --augmentation: set that.")
+    if augmented is None and recipe.augmentation:
+        raise OvertoneError(f"a {recipe.network.kind} takes no conditions of --augmentation.")
+    if recipe.network.num_classes not in (0, num_classes):
+        raise OvertoneError(
+            f"--network.num-classes is {recipe.network.num_classes}, but {recipe.data} has"
+            f" {num_classes} classes to train with: leave it out."
+        )
+    try:
+        config = replace(recipe.network, num_classes=num_classes)  # type: ignore[type-var]
+        return config.with_augmentation(CONDITIONS) if recipe.augmentation else config
+    except ValueError as error:
+        raise OvertoneError(f"network settings: {error}.") from None
+
+
+def _warn_of_ramps(recipe: DenoisingRecipe) -> None:
+    plan = recipe.training
+    if plan.lr_rampup_images + plan.lr_rampdown_images > plan.total_images:
+        print(
+            f"the learning rate never reaches {plan.lr}: its ramps, {plan.lr_rampup_images:,} up"
+            f" and {plan.lr_rampdown_images:,} images down, are longer than the run.",
+            file=sys.stderr,
+        )
+
+
+def _first_of(recipe: DenoisingRecipe) -> Pipeline | None:
+    if not recipe.first:
+        return None
+    otherwise = "--first MODEL, or --first '' to train the second stage by itself"
+    check_made(recipe.first, "the first stage", otherwise)
+    return open_pipeline(recipe.first)
+
+
+def _check_steps(recipe: DenoisingRecipe, learned_variance: bool) -> None:
+    """Where a schedule has numbered steps, all parts have to count them alike."""
+    schedule, own = recipe.schedule, recipe.preconditioning
+    if learned_variance and not (schedule.discrete and own.takes_variance):
+        raise OvertoneError(
+            "network settings: learned_variance is of a VP denoiser on the steps of a discrete"
+            " schedule: choose both in the recipe, or --no-network.learned-variance."
+        )
+    if not schedule.discrete:
+        return
+    try:
+        own.check_steps(schedule)
+        recipe.sampler.check_schedule(schedule)
+    except ValueError as error:
+        raise OvertoneError(f"{error}.") from None

@@ -1,0 +1,129 @@
+"""What a recipe trains on: its data, opened and checked, and the VAE that encodes them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from overtone import precision, storage
+from overtone.data.images import ImageData
+from overtone.data.latents import LatentData, encode, fingerprint_of, is_latents, latents_index
+from overtone.data.open import held_out, open_data
+from overtone.data.shards import TEST_FOLDER
+from overtone.errors import OvertoneError
+from overtone.launch import processes
+from overtone.networks.vae import VAE
+from overtone.training.configs.denoising import DenoisingRecipe
+from overtone.training.open import open_vae
+
+
+class Material(NamedTuple):
+    """What a recipe trains on."""
+
+    data: ImageData
+    held_out: ImageData | None
+    vae: VAE | None
+
+
+def material_of(recipe: Any, *, show: bool = True) -> Material:
+    """The data of a recipe, opened and checked, and the VAE under which it will be encoded."""
+    if not recipe.data:
+        raise OvertoneError(
+            "this recipe has no data of its own: pass --data FOLDER, a zip, or hf:OWNER/NAME."
+        )
+    name = getattr(recipe, "vae", "")  # which recipes of pixels alone have not
+    vae = open_vae(name, recipe.scaling_factor) if name else None
+    return Material(*data_of(recipe, vae, show=show and processes().is_main), vae)
+
+
+def images_of(
+    name: str, resolution: int, channels: int, *, skip_bad: bool = False, show: bool = True
+) -> tuple[ImageData, ImageData | None]:
+    """The images of `name` and its held-out ones, and a word on what was done to read them."""
+    if is_latents(name):
+        raise OvertoneError(f"{name} holds latents: pass --vae, the VAE that they were made with.")
+    data = open_data(name, resolution, channels, skip_bad=skip_bad)
+    if show and data.left_out:
+        print(
+            f"left out {len(data.left_out)} images. The first: {data.left_out[0]}", file=sys.stderr
+        )
+    if show and data.conversions:
+        done = "; ".join(f"{what}: {count:,} images" for what, count in data.conversions.items())
+        print(f"{name}: {done}", file=sys.stderr)
+    test = held_out(name, resolution, channels, skip_bad=skip_bad)
+    if test is not None and test.class_names != data.class_names:
+        raise OvertoneError(
+            f"{name}: the classes of the test split ({', '.join(test.class_names[:5])}) are"
+            f" not those of the training split ({', '.join(data.class_names[:5])}): labels would"
+            " not mean the same."
+        )
+    return data, test
+
+
+def data_of(
+    recipe: Any, vae: VAE | None, *, show: bool = True
+) -> tuple[ImageData, ImageData | None]:
+    """What a recipe trains on and what is held out: images, not encoded yet if there is a VAE, or
+    the latents in a directory. Raises `OvertoneError` if they do not fit the network or the VAE."""
+    config: Any = recipe.network
+    size, channels = config.resolution, config.channels
+    if vae is not None:
+        if vae.channels != channels:
+            raise OvertoneError(
+                f"the VAE and the network do not belong together: its latents have {vae.channels}"
+                f" channels, the network {channels} (--network.channels)."
+            )
+        size, channels = size * vae.factor, vae.image_channels
+        if is_latents(recipe.data):
+            return _latents_in(recipe, vae, size)
+    return images_of(recipe.data, size, channels, skip_bad=recipe.skip_bad_images, show=show)
+
+
+def _latents_in(
+    recipe: DenoisingRecipe, vae: VAE, size: int
+) -> tuple[LatentData, LatentData | None]:
+    """The latents in the directory that a recipe names, made as it wants them."""
+    data = LatentData(Path(recipe.data).expanduser())
+    facts: list[tuple[str, Any, Any]] = [
+        ("the VAE", data.index.vae, vae.digest),
+        ("the scaling factor", data.index.scaling_factor, vae.scaling_factor),
+        ("the shift factor", data.index.shift_factor, vae.shift_factor),
+        ("the resolution of the images", data.index.image_resolution, size),
+    ]
+    for what, there, here in facts:
+        if there != here:
+            raise OvertoneError(
+                f"{recipe.data} was encoded otherwise: {what} is {there} there, {here} here."
+            )
+    if recipe.mirror and not data.index.mirrored:
+        raise OvertoneError(
+            f"{recipe.data} holds no mirrored latents: encode with --mirror, or pass --no-mirror."
+        )
+    if data.index.mirrored and not recipe.mirror:
+        raise OvertoneError(
+            f"{recipe.data} holds mirrored latents too: encode without --mirror, or pass --mirror."
+        )
+    folder = data.folder / TEST_FOLDER
+    return data, LatentData(folder) if folder.is_dir() else None
+
+
+def encoded(
+    recipe: DenoisingRecipe,
+    vae: VAE,
+    images: ImageData,
+    test: ImageData | None,
+    *,
+    show: bool = True,
+) -> tuple[LatentData, LatentData | None]:
+    """The latents of images, from the cache or encoded now; those that are latents stay."""
+    if isinstance(images, LatentData):  # the recipe named a directory of them
+        return images, cast(LatentData | None, test)
+    vae.to(precision.default_device())
+    cache = storage.cache_directory() / "latents"
+    index = latents_index(images, vae, mirror=recipe.mirror, images=recipe.encoded_images)
+    data = encode(images, vae, cache / fingerprint_of(index), index, show=show)
+    if test is None:
+        return data, None
+    index = latents_index(test, vae, images=recipe.reporting.held_out_images)
+    return data, encode(test, vae, cache / fingerprint_of(index), index, show=show)

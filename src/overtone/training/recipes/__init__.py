@@ -1,0 +1,82 @@
+"""Recipes by name: tables of numbers, one file a system."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from overtone import former, settings, storage
+from overtone.errors import unknown
+from overtone.training.configs.recipe import Recipe
+
+RECIPES = {
+    "diffit-digits": "diffit",
+    "adm-digits": "diffit",
+    "diffit-fashion-mnist": "diffit",
+    "diffit-cifar10": "diffit",
+    "ddpmpp-cifar10": "diffit",
+    "ncsnpp-cifar10": "diffit",
+    "diffit-ffhq64": "diffit",
+    "meme-digits": "meme",
+    "meme-fashion-mnist": "meme",
+    "meme-celeba64": "meme",
+    "meme-ffhq": "meme",
+    "meme-celebahq": "meme",
+    "relay-glyphs-16": "relay",
+    "relay-glyphs": "relay",
+    "relay-celebahq-64": "relay",
+    "relay-celebahq": "relay",
+    "relay-imagenet-64": "relay",
+    "relay-imagenet": "relay",
+    "dsno-digits": "dsno",
+    "dsno-fashion-mnist": "dsno",
+    "dsno-glyphs-16": "dsno",
+    "dsno-glyphs": "dsno",
+    "dsno-cifar10": "dsno",
+    "dsno-imagenet64": "dsno",
+    "vae-glyphs": "latent",
+    "diffit-latent-glyphs": "latent",
+    "diffit-latent-b2": "latent",
+    "diffit-latent-imagenet256": "latent",
+    "diffit-latent-imagenet512": "latent",
+}
+"""The file of each recipe, which is a function there of the same name."""
+
+PARAMETERS = {
+    "diffit-digits": 0.96,
+    "adm-digits": 1.95,
+    "diffit-fashion-mnist": 1.68,
+    "diffit-cifar10": 48.73,
+    "ddpmpp-cifar10": 55.73,
+    "ncsnpp-cifar10": 56.40,
+    "diffit-ffhq64": 69.53,
+    "meme-digits": 1.61,
+    "meme-fashion-mnist": 3.15,
+    "meme-celeba64": 24.01,
+    "meme-ffhq": 84.42,
+    "meme-celebahq": 84.42,
+    "relay-glyphs-16": 1.86,
+    "relay-glyphs": 2.41,
+    "relay-celebahq-64": 295.13,
+    "relay-celebahq": 552.81,
+    "relay-imagenet-64": 295.13,
+    "relay-imagenet": 552.81,
+    "vae-glyphs": 0.92,
+    "diffit-latent-glyphs": 6.05,
+    "diffit-latent-b2": 107.24,
+    "diffit-latent-imagenet256": 559.88,
+    "diffit-latent-imagenet512": 561.23,
+}
+"""Millions of parameters of each recipe's network, unconditional, so that a list of recipes needs
+neither torch nor the networks. A test compares them with the networks."""
+
+
+def find_recipe(name: str) -> Recipe:
+    """A recipe by name, or from a JSON file."""
+    if name.endswith(".json"):
+        data = former.recipe(storage.read_json(Path(name), dict))
+        return settings.load(Recipe, data, name)
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    module = importlib.import_module(f"overtone.training.recipes.{RECIPES[name]}")
+    return getattr(module, name.replace("-", "_"))()

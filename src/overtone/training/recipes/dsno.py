@@ -1,0 +1,89 @@
+"""DSNO: models distilled to one evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from overtone.training.configs.distillation import DistillationRecipe
+from overtone.training.configs.training import Reporting, Training
+from overtone.training.recipes.common import ON_GPU, ramped, steady
+
+
+def dsno_digits() -> DistillationRecipe:
+    return DistillationRecipe(
+        about="diffit-digits in one evaluation; twenty minutes on 2 CPU cores",
+        teacher="runs/diffit-digits",
+        guidance_scale=1.5,
+        steps=10,
+        training=ramped(80_000, 128, 2e-3, 5_000, 60_000, 5_000),
+        reporting=Reporting(report_images=2_500, checkpoint_images=25_000, held_out_images=256),
+    )
+
+
+def dsno_fashion_mnist() -> DistillationRecipe:
+    return DistillationRecipe(
+        about="diffit-fashion-mnist in one evaluation, from 50,000 trajectories",
+        teacher="models/diffit-fashion-mnist",
+        count=50_000,
+        training=ramped(1_000_000, 64, 1e-3, 20_000, 500_000, 20_000, ratio=0.05),
+        reporting=Reporting(report_images=10_000, checkpoint_images=50_000, held_out_images=256),
+    )
+
+
+def dsno_glyphs_16() -> DistillationRecipe:
+    return DistillationRecipe(
+        about="relay-glyphs-16 in one evaluation, for dsno-glyphs; 90 minutes on a CPU core",
+        teacher="runs/relay-glyphs-16",
+        solver="dpmpp_2m",
+        steps=14,
+        count=12_000,
+        training=ramped(60_000, 64, 1e-3, 5_000, 40_000, 3_000),
+        reporting=Reporting(report_images=2_500, checkpoint_images=20_000, held_out_images=256),
+    )
+
+
+def dsno_glyphs() -> DistillationRecipe:
+    return DistillationRecipe(
+        about="relay-glyphs in two evaluations, of which this is the second; an hour on a CPU core",
+        teacher="runs/relay-glyphs",
+        first="runs/dsno-glyphs-16",
+        count=3_000,
+        held_out=128,
+        num_times=2,
+        training=ramped(12_000, 32, 1e-3, 1_500, 9_000, 1_000),
+        reporting=Reporting(report_images=1_000, checkpoint_images=4_000, held_out_images=128),
+    )
+
+
+def dsno_cifar10() -> DistillationRecipe:
+    return DistillationRecipe(
+        about="CIFAR-10 in one evaluation, as published: a million trajectories; days on GPUs",
+        teacher="runs/diffit-cifar10",
+        count=1_000_000,
+        solver="ddim",
+        steps=512,
+        training=_operator_training(400_000, 256, halved=(100_000, 200_000, 300_000)),
+        reporting=ON_GPU,
+    )
+
+
+def dsno_imagenet64() -> DistillationRecipe:
+    return DistillationRecipe(
+        about="64 px ImageNet in one evaluation, as published: 2.3 million trajectories; on 8 GPUs",
+        teacher="runs/relay-imagenet-64",
+        count=2_300_000,
+        solver="ddim",
+        steps=16,
+        spacing="uniform",
+        training=_operator_training(480_000, 2048, halved=(200_000, 400_000)),
+        reporting=ON_GPU,
+    )
+
+
+def _operator_training(steps: int, batch_size: int, halved: tuple[int, ...]) -> Training:
+    """As published: Adam at 2e-4 after 10,000 steps, halved at some, EMA 0.9999 a step."""
+    return dataclasses.replace(
+        steady(steps, batch_size, lr=2e-4),
+        lr_rampup_images=10_000 * batch_size,
+        lr_halved_images=tuple(step * batch_size for step in halved),
+    )

@@ -1,0 +1,88 @@
+"""Training a recipe from beginning to end, in Python."""
+
+from __future__ import annotations
+
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+from overtone.errors import OvertoneError
+from overtone.launch import processes
+from overtone.training.collect import collect
+from overtone.training.configs.denoising import DenoisingRecipe
+from overtone.training.configs.distillation import DistillationRecipe
+from overtone.training.configs.recipe import Recipe
+from overtone.training.experts import train_and_merge
+from overtone.training.loop import Trainer
+from overtone.training.open import open_pipeline
+from overtone.training.recipes import find_recipe
+from overtone.training.runs import find_checkpoint
+from overtone.training.teacher import Teacher, open_teacher
+
+
+def train(recipe: Recipe | str | Path, out: str | Path, *, show: bool = True) -> Any:
+    """Train a recipe, and return what it made: a `Pipeline`, or the VAE of a VAE's recipe.
+
+        from overtone import find_recipe, train
+
+        pipe = train("diffit-digits", "runs/digits")
+
+        recipe = find_recipe("diffit-digits")
+        recipe = dataclasses.replace(recipe, data="~/letters", label_dropout=0.2)
+        pipe = train(recipe, "runs/letters")
+
+    The same as `overtone train RECIPE --out DIRECTORY`; of a distillation, as `overtone distill
+    collect` into `OUT-trajectories` and then `overtone distill train`.
+
+    Arguments:
+        recipe: a recipe, the name of one, or the path of a .json file with one.
+        out: directory of the run. A run that was interrupted goes on.
+        show: print progress.
+
+    Raises `OvertoneError` for settings and data that do not fit, and for a directory that holds the
+    run of other settings.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = find_recipe(str(recipe))
+    return pkgutil.resolve_name(recipe.trains)(recipe, Path(out).expanduser(), show=show)
+
+
+def train_model(recipe: Recipe, run: Path, *, show: bool = True, **given: Any) -> Any:
+    """Train the one model of a recipe."""
+    trainer = Trainer.of(recipe, show=show, **given)
+    trainer.run(run)
+    return trainer.task.opened(find_checkpoint(run))
+
+
+def train_denoiser(recipe: DenoisingRecipe, run: Path, *, show: bool = True) -> Any:
+    """Train a denoiser, or all experts of a recipe."""
+    if recipe.experts is None:
+        return train_model(recipe, run, show=show)
+    train_and_merge(recipe, run, show=show)
+    processes().wait()
+    return open_pipeline(run)
+
+
+def distill(recipe: DistillationRecipe, run: Path, *, show: bool = True) -> Any:
+    """Solve what is missing of the trajectories, and train an operator on them."""
+    teacher = teacher_for(recipe)
+    folder = run.with_name(f"{run.name}-trajectories")
+    if not recipe.online:
+        collect(recipe, teacher, folder, show=show)
+    return train_model(recipe, run, show=show, teacher=teacher, folder=folder)
+
+
+def teacher_for(recipe: DistillationRecipe) -> Teacher:
+    """The teacher that a distillation names, with its solver."""
+    processes()  # which gives each its own device, where there are several
+    if not recipe.teacher:
+        raise OvertoneError("this recipe has no teacher of its own: pass --teacher MODEL.")
+    return open_teacher(
+        recipe.teacher,
+        recipe.solver,
+        recipe.steps,
+        recipe.guidance_scale,
+        first=recipe.first,
+        vae=recipe.vae,
+        precision=recipe.training.precision,
+    )

@@ -32,7 +32,7 @@ from overtone.networks import IUNet, IUNetConfig
 from overtone.networks.configs.iunet import inception_heads
 from overtone.networks.inception import InceptionCell
 from overtone.processes import GaussianProcess, SeededNoise
-from overtone.processes.schedule import step_shares
+from overtone.processes.discrete import step_shares
 from overtone.samplers import Sampler
 
 WIDTH, SIZE, BATCH, HEADS = 256, 16, 16, 8

@@ -26,7 +26,7 @@ from overtone.processes import (
     SeededNoise,
     VPLinearSchedule,
 )
-from overtone.processes.schedule import step_shares
+from overtone.processes.discrete import step_shares
 from overtone.samplers import Sampler, budget_grid
 from overtone.training.configs.denoising import DenoisingRecipe, ExpertSettings
 from overtone.training.configs.training import Reporting, Training

@@ -52,12 +52,12 @@ from .pipelines.systems import DSNOPipeline as DSNOPipeline
 from .pipelines.systems import LatentDiffiTPipeline as LatentDiffiTPipeline
 from .pipelines.systems import MEMEPipeline as MEMEPipeline
 from .pipelines.systems import RelayPipeline as RelayPipeline
+from .processes.discrete import DiscreteSchedule as DiscreteSchedule
 from .processes.gaussian import GaussianProcess as GaussianProcess
 from .processes.gaussian import Process as Process
 from .processes.noise import ReplayNoise as ReplayNoise
 from .processes.noise import SeededNoise as SeededNoise
 from .processes.relay import RelayProcess as RelayProcess
-from .processes.schedule import DiscreteSchedule as DiscreteSchedule
 from .processes.schedule import QuantileSchedule as QuantileSchedule
 from .processes.schedule import Schedule as Schedule
 from .processes.schedule import VESchedule as VESchedule

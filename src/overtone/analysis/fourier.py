@@ -17,7 +17,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from overtone.denoisers.denoiser import Denoiser
-from overtone.networks.attention import DiffiTBlock
 
 BINS = 16
 """curves of maps of any size are brought to so many frequencies above 0, up to an axis's highest"""
@@ -148,7 +147,7 @@ def _map_of(module: nn.Module, output: Any) -> Tensor | None:
     output = output[0] if isinstance(output, tuple) and output else output
     if not isinstance(output, Tensor):
         return None
-    if isinstance(module, DiffiTBlock):  # (batch, windows, tokens, channels)
+    if getattr(module, "in_windows", False):  # (batch, windows, tokens, channels)
         output = output.flatten(0, 1)
     if output.dim() == 3:  # (batch, tokens, channels)
         side = math.isqrt(output.shape[1])

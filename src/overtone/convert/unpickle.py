@@ -12,45 +12,20 @@ from __future__ import annotations
 
 import io
 import math
-import pickletools
 import struct
 import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from overtone.convert.pickle_machine import Allowed, Machine, Name, Record, RefusedError, expect
 from overtone.errors import OvertoneError
-
-
-class Name(NamedTuple):
-    """Something that a pickle refers to by module and name; it is never looked up."""
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
-
-
-@dataclass(eq=False)
-class Record:
-    """What was an object: the name of its class, and its attributes."""
-
-    kind: str
-    state: dict[str, Any] = field(default_factory=dict)
-    source: str = ""
-    """of EDM's persistent objects, the source code that came with it: text, never executed"""
-
-
-class RefusedError(OvertoneError):
-    """A pickle asks for what is not made here."""
 
 
 def read_checkpoint(path: str | Path) -> Any:
@@ -91,145 +66,18 @@ def state_of(record: Record) -> dict[str, Tensor]:
             prefix, module = waiting.pop()
             temporary = module.state.get("_non_persistent_buffers_set") or ()
             for kind in ("_parameters", "_buffers"):
-                for name, tensor in _expect(module.state.get(kind) or {}, dict).items():
+                for name, tensor in expect(module.state.get(kind) or {}, dict).items():
                     if isinstance(tensor, Tensor) and name not in temporary:
                         tensors[prefix + name] = tensor
-            for name, part in _expect(module.state.get("_modules") or {}, dict).items():
+            for name, part in expect(module.state.get("_modules") or {}, dict).items():
                 if isinstance(part, Record):
                     if id(part) in seen:
                         raise ValueError("a module in two places")
                     seen.add(id(part))
-                    waiting.append((f"{prefix}{_expect(name, str)}.", part))
+                    waiting.append((f"{prefix}{expect(name, str)}.", part))
     except (ValueError, TypeError) as error:
         raise OvertoneError(f"a module of this checkpoint is damaged ({error}).") from None
     return tensors
-
-
-_MARK = object()
-T = TypeVar("T")
-Load = Callable[[tuple], Any]
-
-
-class _Machine:
-    """Runs one pickle. `load` answers persistent ids, which refer to storages kept elsewhere."""
-
-    def __init__(self, load: Load | None = None) -> None:
-        self.load = load
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
-        self.budget = 0
-
-    def run(self, file: IO[bytes]) -> Any:
-        here = file.tell()
-        self.budget = 4 * (file.seek(0, io.SEEK_END) - here) + 2**16
-        file.seek(here)
-        for opcode, argument, _ in pickletools.genops(file):
-            if opcode.name == "STOP":
-                return self.stack.pop()
-            self.step(opcode.name, argument)
-        raise ValueError("the pickle has no end")
-
-    def step(self, name: str, argument: Any) -> None:
-        stack = self.stack
-        match name:
-            case "PROTO" | "FRAME":
-                pass
-            case "MARK":
-                stack.append(_MARK)
-            case "NONE" | "NEWTRUE" | "NEWFALSE":
-                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
-            case _ if name in _LITERALS:
-                stack.append(argument)
-            case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE" | "EMPTY_SET":
-                stack.append({"DICT": dict, "LIST": list, "TUPLE": tuple, "SET": set}[name[6:]]())
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(name[-1])
-                stack[-count:] = [tuple(stack[-count:])]
-            case "TUPLE" | "LIST" | "FROZENSET":
-                items = self.marked()
-                stack.append({"TUPLE": tuple, "LIST": list, "FROZENSET": frozenset}[name](items))
-            case "DICT":
-                stack.append(_pairs(self.marked()))
-            case "APPEND" | "APPENDS":
-                items = self.marked() if name == "APPENDS" else [stack.pop()]
-                _expect(stack[-1], list).extend(items)
-            case "ADDITEMS":
-                items = self.marked()
-                _expect(stack[-1], set).update(items)
-            case "SETITEM" | "SETITEMS":
-                items = self.marked() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
-                target = stack[-1]
-                target = target.state if isinstance(target, Record) else _expect(target, dict)
-                target.update(_pairs(items))
-            case "POP":
-                stack.pop()
-            case "POP_MARK":
-                self.marked()
-            case "DUP":
-                stack.append(stack[-1])
-            case "MEMOIZE":
-                self.memo[len(self.memo)] = stack[-1]
-            case "PUT" | "BINPUT" | "LONG_BINPUT":
-                self.memo[int(argument)] = stack[-1]
-            case "GET" | "BINGET" | "LONG_BINGET":
-                stack.append(self.memo[int(argument)])
-            case "GLOBAL":
-                stack.append(Name(*argument.split(" ", 1)))
-            case "STACK_GLOBAL":
-                attribute, module = stack.pop(), stack.pop()
-                stack.append(Name(_expect(module, str), _expect(attribute, str)))
-            case "REDUCE":
-                arguments, what = _expect(stack.pop(), tuple), stack.pop()
-                self.spend(*arguments)
-                stack.append(_call(what, arguments))
-            case "NEWOBJ":
-                arguments, what = _expect(stack.pop(), tuple), stack.pop()
-                stack.append(_make(what, arguments))
-            case "BUILD":
-                state = stack.pop()
-                self.spend(state)
-                _build(stack[-1], state)
-            case "BINPERSID":
-                if self.load is None:
-                    raise RefusedError("a persistent id, which a plain pickle has no use for.")
-                stack.append(self.load(_expect(stack.pop(), tuple)))
-            case _:  # EXT1, INST, OBJ, PERSID, NEWOBJ_EX, READONLY_BUFFER ...
-                raise RefusedError(f"the instruction {name} is not one of a checkpoint's.")
-
-    def spend(self, *values: Any) -> None:
-        """A value may be used again and again: what is made of it is not free."""
-        self.budget -= sum(len(value) for value in values if isinstance(value, _LONG))
-        if self.budget < 0:
-            raise RefusedError("it would take much more memory than it holds.")
-
-    def marked(self) -> list[Any]:
-        """What lies above the last mark, taken off."""
-        at = len(self.stack) - 1
-        while self.stack[at] is not _MARK:
-            at -= 1
-            if at < 0:
-                raise ValueError("no mark")
-        items = self.stack[at + 1 :]
-        del self.stack[at:]
-        return items
-
-
-_LONG = (str, bytes, tuple, list, dict, set, frozenset)
-_LITERALS = {
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
-    "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE",
-    "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
-}  # fmt: skip
-
-
-def _pairs(items: list[Any]) -> dict[Any, Any]:
-    return dict(zip(items[::2], items[1::2], strict=True))
-
-
-def _expect(value: Any, kind: type[T]) -> T:
-    if not isinstance(value, kind):
-        raise ValueError(f"{kind.__name__} expected, {type(value).__name__} found")
-    return value
 
 
 def _call(what: Any, arguments: tuple) -> Any:
@@ -253,15 +101,16 @@ def _make(what: Any, arguments: tuple) -> Any:
 def _build(target: Any, state: Any) -> None:
     """Attributes of a record; those of dictionaries and the like mean nothing here."""
     if isinstance(target, Record) and target.kind == "numpy.dtype":
-        _expect(state, tuple)  # its byte order and so on: those of the code, or refused with it
+        expect(state, tuple)  # its byte order and so on: those of the code, or refused with it
         if state[1] not in ("<", "|"):
             raise RefusedError("numpy's numbers of another byte order are refused.")
     elif isinstance(target, Record):
-        target.state.update(_expect(state, dict))
+        target.state.update(expect(state, dict))
     elif not isinstance(target, dict | Tensor) or not isinstance(state, dict):
         raise RefusedError(f"setting the state of a {type(target).__name__} is refused.")
 
 
+_ALLOWED = Allowed(_call, _make, _build)
 _RECORDS = ("torch.nn.modules.", "dnnlib.util.EasyDict")
 
 
@@ -273,17 +122,17 @@ class _Storage(NamedTuple):
 
 def _persistent(meta: Any) -> Record:
     """EDM's `_reconstruct_persistent_obj`, but for the import of the source that it carries."""
-    facts = meta.state if isinstance(meta, Record) else _expect(meta, dict)
+    facts = meta.state if isinstance(meta, Record) else expect(meta, dict)
     if not isinstance(facts.get("class_name"), str):
         raise ValueError("a persistent object without a class_name")
     state = facts.get("state") or {}
-    source = _expect(facts.get("module_src") or "", str)
-    return Record(facts["class_name"], dict(_expect(state, dict)), source)
+    source = expect(facts.get("module_src") or "", str)
+    return Record(facts["class_name"], dict(expect(state, dict)), source)
 
 
 def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
     """torch._utils._rebuild_tensor_v2; further arguments say nothing about the numbers."""
-    values = _expect(storage, _Storage).values
+    values = expect(storage, _Storage).values
     if min((offset, *size, *stride)) < 0:
         raise ValueError("a tensor of negative size")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
@@ -298,26 +147,26 @@ def _latin(text: Any, encoding: Any) -> bytes:
     """How protocol 2, which has no bytes, writes them."""
     if encoding != "latin1":
         raise RefusedError("bytes in another encoding than latin1, which pickles use, are refused.")
-    return _expect(text, str).encode("latin1")
+    return expect(text, str).encode("latin1")
 
 
 def _scalar(kind: Any, data: Any) -> float | int | bool:
     """A number of numpy's, as EDM's objects hold them."""
-    code = _expect(_expect(kind, Record).state.get("code"), str)
+    code = expect(expect(kind, Record).state.get("code"), str)
     formats = {"f8": "<d", "f4": "<f", "i8": "<q", "i4": "<i", "b1": "<?"}
     if code not in formats:
         raise RefusedError(f"a number of numpy's type {code[:10]} is refused.")
-    (number,) = struct.unpack(formats[code], _expect(data, bytes))
+    (number,) = struct.unpack(formats[code], expect(data, bytes))
     return number
 
 
 def _size(*sizes: Any) -> tuple:
     (size,) = sizes
-    return tuple(_expect(n, int) for n in _list(size))
+    return tuple(expect(n, int) for n in _list(size))
 
 
 def _list(items: Any) -> list[Any]:
-    return list(items) if isinstance(items, tuple) else _expect(items, list)
+    return list(items) if isinstance(items, tuple) else expect(items, list)
 
 
 def _items(kind: type, items: Any = ()) -> Any:
@@ -325,18 +174,18 @@ def _items(kind: type, items: Any = ()) -> Any:
 
 
 def _parameter(data: Any, *_: Any) -> Tensor:
-    return _expect(data, Tensor)
+    return expect(data, Tensor)
 
 
 _CALLS: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
-    "torch.storage._load_from_bytes": lambda data: _read_stream(io.BytesIO(_expect(data, bytes))),
+    "torch.storage._load_from_bytes": lambda data: _read_stream(io.BytesIO(expect(data, bytes))),
     "torch.Size": _size,
-    "torch.device": lambda kind, *_: _expect(kind, str),
+    "torch.device": lambda kind, *_: expect(kind, str),
     "collections.OrderedDict": partial(_items, OrderedDict),
-    "numpy.dtype": lambda code, *_: Record("numpy.dtype", {"code": _expect(code, str)}),
+    "numpy.dtype": lambda code, *_: Record("numpy.dtype", {"code": expect(code, str)}),
     "numpy.core.multiarray.scalar": _scalar,
     "numpy._core.multiarray.scalar": _scalar,
     "_codecs.encode": _latin,
@@ -356,7 +205,7 @@ _DTYPES = {
 
 
 def _dtype(kind: Any) -> torch.dtype:
-    name = str(_expect(kind, Name))
+    name = str(expect(kind, Name))
     if name not in _DTYPES:
         raise RefusedError(f"a storage of kind {name} is unknown.")
     return _DTYPES[name]
@@ -386,12 +235,12 @@ def _read_zip(file: IO[bytes]) -> Any:
             what, kind, key, _, count = identity
             if what != "storage":
                 raise RefusedError("a persistent id that is no storage's is refused.")
-            if _expect(key, str) not in loaded:
+            if expect(key, str) not in loaded:
                 data = archive.read(f"{folder}data/{key}")
                 loaded[key] = _Storage(_values(data, _dtype(kind), count))
             return loaded[key]
 
-        return _Machine(load).run(io.BytesIO(archive.read(pickle)))
+        return Machine(_ALLOWED, load).run(io.BytesIO(archive.read(pickle)))
 
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save's former format
@@ -399,7 +248,7 @@ _MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save's former format
 
 def _read_stream(file: IO[bytes]) -> Any:
     """A pickle; or torch.save's former format: five pickles, then the storages."""
-    first = _Machine().run(file)
+    first = Machine(_ALLOWED).run(file)
     if not isinstance(first, int) or first != _MAGIC:
         return first
     here = file.tell()
@@ -410,12 +259,12 @@ def _read_stream(file: IO[bytes]) -> Any:
 
     def load(identity: tuple) -> _Storage | Name:
         if identity[0] == "module":  # a class, and where its source lay
-            return _expect(identity[1], Name)
+            return expect(identity[1], Name)
         what, kind, key, _, count, *view = identity
         if what != "storage" or (view and view[0] is not None):
             raise RefusedError("a persistent id that is no storage's is refused.")
-        if _expect(key, str) not in storages:
-            wanted[key] = dtype, count = _dtype(kind), _expect(count, int)
+        if expect(key, str) not in storages:
+            wanted[key] = dtype, count = _dtype(kind), expect(count, int)
             bytes_wanted = sum(n * d.itemsize for d, n in wanted.values())
             if count < 0 or bytes_wanted > size:
                 raise ValueError(f"storages of {bytes_wanted} bytes in a file of {size}")
@@ -424,9 +273,9 @@ def _read_stream(file: IO[bytes]) -> Any:
         return storages[key]
 
     for _ in range(2):  # the format's version, and facts about the machine
-        _Machine().run(file)
-    result = _Machine(load).run(file)
-    for key in _expect(_Machine().run(file), list):
+        Machine(_ALLOWED).run(file)
+    result = Machine(_ALLOWED, load).run(file)
+    for key in expect(Machine(_ALLOWED).run(file), list):
         dtype, count = wanted[key]
         (length,) = struct.unpack("<q", file.read(8))
         if length != count:

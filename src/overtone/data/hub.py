@@ -67,6 +67,9 @@ def hub_source(name: str, split: str = "train", asked: HubName | None = None) ->
 
     The test split is "test", or "validation" where there is none or where it has no labels.
     """
+    from datasets import ClassLabel
+    from datasets import Image as ImageFeature
+
     asked = asked or HubName.parse(name)
     rows, key, count = _open(asked, name, split)
     if rows is None:
@@ -74,10 +77,10 @@ def hub_source(name: str, split: str = "train", asked: HubName | None = None) ->
     features = rows.features
     if features is None:
         raise OvertoneError(f"{name} does not say what its columns hold; it can't be streamed.")
-    image = _column(name, features, asked.image, "Image", "image")
+    image = _column(name, features, asked.image, ImageFeature, "image")
     label = None
     if asked.label != "none":
-        label = _column(name, features, asked.label, "ClassLabel", "label")
+        label = _column(name, features, asked.label, ClassLabel, "label")
     classes = () if label is None else tuple(features[label].names)
     if split == "test" and label is not None and asked.test_split is None:
         first = next(iter(rows.select_columns([label])), {label: 0})[label]
@@ -90,8 +93,6 @@ def hub_source(name: str, split: str = "train", asked: HubName | None = None) ->
     root = str(Path(asked.path).expanduser())
 
     def items() -> Iterator[Item]:
-        from datasets import Image as ImageFeature
-
         raw = rows.cast_column(image, ImageFeature(decode=False))
         for number, row in enumerate(_readable(islice(raw, asked.limit), name)):
             value = None if label is None else row[label]
@@ -238,14 +239,14 @@ def _split(asked: HubName, name: str, known: Iterable[str], split: str) -> str |
     return wanted
 
 
-def _column(name: str, features: Any, asked: str | None, kind: str, option: str) -> Any:
+def _column(name: str, features: Any, asked: str | None, kind: type, option: str) -> Any:
     """The column of a kind: the one asked for, or the first."""
-    fitting = [key for key, feature in features.items() if type(feature).__name__ == kind]
+    fitting = [key for key, feature in features.items() if isinstance(feature, kind)]
     if asked is not None:
         if asked not in fitting:
             raise unknown(f"column of {option}s in {name}", asked, fitting)
         return asked
-    if not fitting and kind == "Image":
+    if not fitting and option == "image":
         raise OvertoneError(
             f"{name} has no column of images, only {', '.join(features)}: choose another config."
         )

@@ -16,7 +16,7 @@ from overtone.denoisers.preconditioning import (
 )
 from overtone.errors import OvertoneError
 from overtone.networks.foreign import DiffusersNetwork
-from overtone.processes.schedule import DiscreteSchedule
+from overtone.processes.discrete import DiscreteSchedule
 
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x", "v_prediction": "v"}
 
@@ -41,17 +41,26 @@ def discrete_schedule(scheduler: Any) -> DiscreteSchedule:
     return DiscreteSchedule(abar=tuple(abar.double().tolist()))
 
 
+def is_edm(scheduler: Any) -> bool:
+    """Whether a diffusers scheduler is one of EDM's."""
+    import diffusers
+
+    kinds = diffusers.EDMEulerScheduler, diffusers.EDMDPMSolverMultistepScheduler
+    return isinstance(scheduler, kinds)
+
+
 def preconditioning_of(scheduler: Any) -> Preconditioning:
     """The row of the table that a diffusers scheduler's model is trained under.
 
     Raises `OvertoneError`, naming the scheduler, for what is none, and where sigma is infinite at
     the end.
     """
+    import diffusers
+
     name = type(scheduler).__name__
-    if name == "ScoreSdeVeScheduler":
+    if isinstance(scheduler, diffusers.ScoreSdeVeScheduler):
         return ScorePreconditioning()
-    edm = name.startswith("EDM")
-    schedule = None if edm else discrete_schedule(scheduler)
+    schedule = None if is_edm(scheduler) else discrete_schedule(scheduler)
     prediction = getattr(scheduler.config, "prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         raise OvertoneError(

@@ -27,12 +27,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from overtone.processes.schedule import (
-    DiscreteSchedule,
-    Schedule,
-    VPCosineSchedule,
-    VPLinearSchedule,
-)
+from overtone.processes.discrete import DiscreteSchedule
+from overtone.processes.schedule import Schedule, VPCosineSchedule, VPLinearSchedule
 from overtone.registry import Kind
 
 if TYPE_CHECKING:

@@ -244,6 +244,9 @@ class DiffiTBlock(nn.Module):
         "none"       nowhere
     """
 
+    in_windows = True
+    """features are (batch, windows, tokens, channels)"""
+
     def __init__(
         self,
         width: int,

@@ -7,13 +7,11 @@ from typing import Any
 
 from overtone.denoisers.foreign import preconditioning_of
 from overtone.errors import OvertoneError
+from overtone.networks.configs.foreign import DiffusersDiTConfig, DiffusersUNetConfig
 from overtone.networks.foreign import DiffusersNetwork
 from overtone.networks.vae import VAE
 from overtone.pipelines.pipeline import Pipeline
 from overtone.samplers.sampler import Sampler
-
-NETWORKS = ("UNet2DModel", "DiTTransformer2DModel")
-"""diffusers' networks that are known here"""
 
 
 def is_diffusers(folder: Path) -> bool:
@@ -54,11 +52,12 @@ def diffusers_pipeline(folder: Path) -> Pipeline:
 
 
 def _check_network(folder: Path, network: Any, has_scheduler: bool) -> None:
-    kind = type(network).__name__
-    if kind not in NETWORKS or not has_scheduler:
+    known = DiffusersUNetConfig, DiffusersDiTConfig
+    if not has_scheduler or not any(kind.fits(network) for kind in known):
         raise OvertoneError(
-            f"{folder} has no network of these with a scheduler: {', '.join(NETWORKS)}"
-            + ("." if network is None else f" (it has a {kind}).")
+            f"{folder} has no network of these with a scheduler:"
+            f" {', '.join(kind.model_class for kind in known)}"
+            + ("." if network is None else f" (it has a {type(network).__name__}).")
         )
     config = network.config
     sizes = config.sample_size

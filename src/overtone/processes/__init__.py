@@ -8,7 +8,7 @@ KINDS = {
         "vp_linear": "schedule",
         "vp_cosine": "schedule",
         "ve": "schedule",
-        "discrete": "schedule",
+        "discrete": "discrete",
     },
     "process": {"GaussianProcess": "gaussian", "RelayProcess": "relay"},
 }

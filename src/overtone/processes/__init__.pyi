@@ -1,10 +1,10 @@
+from .discrete import DiscreteSchedule as DiscreteSchedule
 from .gaussian import GaussianProcess as GaussianProcess
 from .gaussian import Process as Process
 from .noise import NoiseSource as NoiseSource
 from .noise import ReplayNoise as ReplayNoise
 from .noise import SeededNoise as SeededNoise
 from .relay import RelayProcess as RelayProcess
-from .schedule import DiscreteSchedule as DiscreteSchedule
 from .schedule import QuantileSchedule as QuantileSchedule
 from .schedule import Schedule as Schedule
 from .schedule import VESchedule as VESchedule

@@ -25,6 +25,9 @@ PARALLEL_DRAW = 2**14  # numbers an image, from where on a thread each is faster
 class NoiseSource(ABC):
     """Draws standard normal noise for a batch of images."""
 
+    generators: Sequence[torch.Generator] | None = None
+    """torch's generator of each image, where there is one"""
+
     @abstractmethod
     def normal(self, like: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """N(0, I) in the shape, dtype and device of `like`, in new memory."""
@@ -38,7 +41,7 @@ class SeededNoise(NoiseSource):
     """
 
     def __init__(self, seeds: Iterable[int]) -> None:
-        self.generators = []
+        self.generators: list[torch.Generator] = []
         for seed in seeds:
             if not 0 <= seed < SEED_LIMIT:
                 raise ValueError(f"seed {seed} is not in [0, 2^32)")

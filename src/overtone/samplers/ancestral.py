@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from overtone.processes.schedule import DiscreteSchedule, Schedule, evenly
+from overtone.processes.discrete import DiscreteSchedule, evenly
+from overtone.processes.schedule import Schedule
 from overtone.samplers.loop import SamplingLoop, Step
 from overtone.samplers.sampler import Sampler
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from overtone.denoisers.denoiser import Denoiser, Images, Labels
-from overtone.denoisers.foreign import PREDICTIONS, discrete_schedule, preconditioning_of
+from overtone.denoisers.foreign import PREDICTIONS, discrete_schedule, is_edm, preconditioning_of
 from overtone.denoisers.preconditioning import Prediction
 from overtone.errors import OvertoneError, unknown
 from overtone.networks.layers import without_autocast
 from overtone.processes.gaussian import Process
-from overtone.processes.noise import NoiseSource, SeededNoise
+from overtone.processes.noise import NoiseSource
 from overtone.processes.schedule import Schedule
 from overtone.samplers.loop import SamplingLoop, Step
 
@@ -43,20 +43,28 @@ class SchedulerSampler(SamplingLoop):
 
     def __post_init__(self) -> None:
         name, config = type(self.scheduler).__name__, self.scheduler.config
-        if name in ("DDIMInverseScheduler", "RePaintScheduler"):
+        if self._is_a("DDIMInverseScheduler", "RePaintScheduler"):
             raise OvertoneError(f"{name} goes another way than from noise to image.")
-        if name.startswith(("KDPM2", "DPMSolverSDE")):
+        if self._is_a(
+            "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler"
+        ):
             raise OvertoneError(f"{name} hides the noise levels of its half steps: use Heun's.")
         if getattr(config, "use_flow_sigmas", False):
             raise OvertoneError(f"{name} is set to flow matching (use_flow_sigmas), whose sigma is"
                                 " infinite at the start.")  # fmt: skip
-        prediction = getattr(config, "prediction_type", "epsilon")
-        if prediction not in PREDICTIONS or (name.startswith("EDM") and prediction == "sample"):
+        edm, prediction = is_edm(self.scheduler), getattr(config, "prediction_type", "epsilon")
+        if prediction not in PREDICTIONS or (edm and prediction == "sample"):
             raise OvertoneError(f"{name} with prediction_type '{prediction}' is not known here.")
-        if not name.startswith("EDM"):
+        if not edm:
             discrete_schedule(self.scheduler)
         if self.num_steps < 1:
             raise ValueError("a sampler takes at least one step")
+
+    def _is_a(self, *names: str) -> bool:
+        """Whether the scheduler is one of diffusers' of these names."""
+        import diffusers
+
+        return isinstance(self.scheduler, tuple(getattr(diffusers, name) for name in names))
 
     @cached_property
     def _prepared(self) -> Any:
@@ -99,7 +107,7 @@ class SchedulerSampler(SamplingLoop):
         row = preconditioning_of(self.scheduler)
         extra = {}
         if "generator" in inspect.signature(scheduler.step).parameters:
-            if not isinstance(source, SeededNoise):
+            if source.generators is None:
                 raise TypeError("a scheduler draws from the images' own generators: SeededNoise")
             extra["generator"] = source.generators
         x = start

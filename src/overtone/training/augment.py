@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,8 +42,62 @@ def augment(
 
     `images` are in any range; the draws come from `source`, the same number for every image.
     """
-    height, width = images.shape[2:]
+    moves = _drawn(probability, source)
+    conditions = moves.conditions()
+    images = torch.where(_each(moves.flip_x > 0), images.flip(3), images)
+    images = torch.where(_each(moves.flip_y > 0), images.flip(2), images)
+    warped = conditions[:, 2:].any(dim=1)
+    if bool(warped.any()):
+        back = moves.back(*images.shape[2:])[warped]
+        images = images.clone()
+        images[warped] = _warp(images[warped], back)
+    return images, conditions
 
+
+class _Moves(NamedTuple):
+    """What is done to each image; 0 where it is not, all (batch,)."""
+
+    flip_x: Tensor
+    flip_y: Tensor
+    scale: Tensor
+    angle: Tensor
+    stretch: Tensor
+    axis: Tensor
+    right: Tensor
+    down: Tensor
+
+    def conditions(self) -> Float[Tensor, "batch 9"]:
+        """The nine numbers that the network is told."""
+        return torch.stack(
+            (
+                self.flip_x,
+                self.flip_y,
+                self.scale,
+                self.angle.cos() - 1,
+                self.angle.sin(),
+                self.stretch * self.axis.cos(),
+                self.stretch * self.axis.sin(),
+                self.right,
+                self.down,
+            ),
+            dim=1,
+        ).float()
+
+    def back(self, height: int, width: int) -> Float[Tensor, "batch 2 3"]:
+        """From a pixel of the result back to where it comes from, in pixels about the middle."""
+        longer = torch.exp2(-0.2 * self.stretch)
+        back = (
+            _matrix(torch.exp2(-0.2 * self.scale), torch.exp2(-0.2 * self.scale))
+            @ _turn(self.angle)
+            @ _turn(-self.axis)
+            @ _matrix(longer, 1 / longer)
+            @ _turn(self.axis)
+        )
+        shift = torch.stack((self.right * width / 8, self.down * height / 8), dim=1)[:, :, None]
+        return torch.cat((back, -back @ shift), dim=2)
+
+
+def _drawn(probability: float, source: SeededNoise) -> _Moves:
     def chosen() -> Tensor:
         return source.uniform() < probability
 
@@ -62,40 +117,7 @@ def augment(
     axis = where(stretched & slanted, math.pi * (2 * source.uniform() - 1))
     moved = chosen()
     right, down = where(moved, normal()), where(moved, normal())
-
-    conditions = torch.stack(
-        (
-            flip_x,
-            flip_y,
-            scale,
-            angle.cos() - 1,
-            angle.sin(),
-            stretch * axis.cos(),
-            stretch * axis.sin(),
-            right,
-            down,
-        ),
-        dim=1,
-    ).float()
-
-    images = torch.where(_each(flip_x > 0), images.flip(3), images)
-    images = torch.where(_each(flip_y > 0), images.flip(2), images)
-    warped = conditions[:, 2:].any(dim=1)
-    if bool(warped.any()):
-        # From a pixel of the result back to where it comes from, in pixels about the middle.
-        longer = torch.exp2(-0.2 * stretch)
-        back = (
-            _matrix(torch.exp2(-0.2 * scale), torch.exp2(-0.2 * scale))
-            @ _turn(angle)
-            @ _turn(-axis)
-            @ _matrix(longer, 1 / longer)
-            @ _turn(axis)
-        )
-        shift = torch.stack((right * width / 8, down * height / 8), dim=1)[:, :, None]
-        back = torch.cat((back, -back @ shift), dim=2)[warped]
-        images = images.clone()
-        images[warped] = _warp(images[warped], back)
-    return images, conditions
+    return _Moves(flip_x, flip_y, scale, angle, stretch, axis, right, down)
 
 
 def _warp(images: Tensor, back: Tensor) -> Tensor:

@@ -33,6 +33,13 @@ class DiffusersConfig(NetworkConfig):
     model_class: ClassVar[str] = ""
     """the name of the model's class in diffusers"""
 
+    @classmethod
+    def fits(cls, model: Any) -> bool:
+        """Whether a model is of this class of diffusers'."""
+        import diffusers
+
+        return isinstance(model, getattr(diffusers, cls.model_class))
+
     @property
     def learns_variance(self) -> bool:
         return self.learned_variance
@@ -71,14 +78,14 @@ def foreign_config(model: Any, null_class: bool | None = None) -> DiffusersConfi
     # DiT embeds one class more than it names; a U-Net's last may have been trained as such.
     count = count - 1 if count and null_class and not transformer else count
     size = getattr(config, "sample_size", None) or 0
-    name = type(model).__name__
     settings = {key: value for key, value in config.items() if not key.startswith("_")}
-    kinds = {kind.model_class: kind for kind in (DiffusersUNetConfig, DiffusersDiTConfig)}
     outputs = getattr(config, "out_channels", None)
-    return kinds.get(name, DiffusersConfig)(
+    kinds: tuple[type[DiffusersConfig], ...] = DiffusersUNetConfig, DiffusersDiTConfig
+    kind = next((kind for kind in kinds if kind.fits(model)), DiffusersConfig)
+    return kind(
         size if isinstance(size, int) else size[0],
         int(getattr(config, "in_channels", 0)),
-        settings | {"_class_name": name},
+        settings | {"_class_name": type(model).__name__},
         count,
         bool(transformer) if null_class is None else null_class,
         outputs == 2 * int(getattr(config, "in_channels", 0)),

@@ -8,7 +8,7 @@ from itertools import pairwise
 from overtone.denoisers.intervals import time_shares
 from overtone.denoisers.preconditioning import VPPreconditioning
 from overtone.networks.configs.iunet import IUNetConfig
-from overtone.processes.schedule import DiscreteSchedule, step_shares
+from overtone.processes.discrete import DiscreteSchedule, step_shares
 from overtone.samplers.sampler import Sampler
 from overtone.training.configs.denoising import DenoisingRecipe, ExpertSettings
 from overtone.training.configs.training import Training

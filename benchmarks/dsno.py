@@ -124,7 +124,7 @@ def share(seconds: float) -> Iterator[dict[str, Any]]:
         }
 
 
-def pipelines() -> tuple[Pipeline, DSNOPipeline]:
+def pipelines() -> tuple[Pipeline, Pipeline]:
     torch.manual_seed(0)
     config = DiffiTConfig(
         resolution=8,

@@ -22,7 +22,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ def variants_of(name: str) -> dict[str, Variant]:
 
 
 def rates(
-    tasks: dict[str, Callable[[], None]], batch: int, seconds: float, device: torch.device
+    tasks: Mapping[str, Callable[[], object]], batch: int, seconds: float, device: torch.device
 ) -> dict[str, float]:
     """Images a second of each task, taking turns until `seconds` are spent on the slowest."""
     times: dict[str, list[float]] = {name: [] for name in tasks}
@@ -206,7 +206,7 @@ def machine() -> dict:
     }
 
 
-def run(cases: dict[str, Callable[[float], Iterator[dict]]], about: str) -> None:
+def run(cases: Mapping[str, Callable[[float], Iterator[dict[str, Any]]]], about: str) -> None:
     """The command line of a script with cases that take seconds and yield lines."""
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter

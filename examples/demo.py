@@ -26,13 +26,13 @@ from overtone.analysis.plots import denoising_path, training_curve  # noqa: E402
 from overtone.data import held_out  # noqa: E402
 from overtone.errors import OvertoneError  # noqa: E402
 from overtone.metrics import Evaluation, Report  # noqa: E402
-from overtone.pipelines import Pipeline  # noqa: E402
+from overtone.pipelines import Pipeline, Request  # noqa: E402
 from overtone.pipelines.pictures import grid  # noqa: E402
 from overtone.storage import new_directory, new_file, write_json  # noqa: E402
 from overtone.training.classifier import classifier_of  # noqa: E402
 from overtone.training.loop import Trainer  # noqa: E402
 from overtone.training.recipes import find_recipe  # noqa: E402
-from overtone.training.rundir import find_checkpoint, read_log  # noqa: E402
+from overtone.training.runs import find_checkpoint, read_log  # noqa: E402
 
 SAMPLES = range(500)
 GUIDANCE = 1.5
@@ -46,13 +46,14 @@ def main() -> None:
 
     console.rule("1 of 4: the classifier that judges")
     evaluation = Evaluation(classifier_of("builtin:digits", 8, 1), data, test)
+    assert test is not None
     console.print(f"{evaluation.accuracy:.1%} of {len(test)} test digits recognised")
 
     console.rule("2 of 4: samples before training")
     trainer = Trainer.of(recipe)
     if not (DEMO / "untrained").exists():
         with new_directory(DEMO / "untrained") as folder:
-            trainer.export(trainer.ema.module, folder)
+            trainer.task.export(trainer.ema.module, folder, trainer.progress)
     before = evaluate(evaluation, load_pipeline(DEMO / "untrained"))
     console.print(f"Fréchet distance {before.frechet_distance:.3f}")
 
@@ -75,8 +76,9 @@ def main() -> None:
 
 
 def evaluate(evaluation: Evaluation, pipe: Pipeline) -> Report:
-    batches = pipe.stream(SAMPLES, guidance_scale=GUIDANCE, batch_size=100)
-    made_with = {"seeds": "0-499", "guidance_scale": GUIDANCE, "sampler": vars(pipe.sampler)}
+    request = Request(SAMPLES, guidance_scale=GUIDANCE, batch_size=100)
+    batches = pipe.stream(request)
+    made_with = {"seeds": "0-499"} | pipe.made_with(request)
     return evaluation(((batch.images, batch.class_labels) for batch in batches), made_with)
 
 

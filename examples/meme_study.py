@@ -28,7 +28,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from overtone import load_pipeline, open_data, storage
 from overtone.data import held_out
@@ -36,12 +36,15 @@ from overtone.metrics import Evaluation
 from overtone.networks import ADMConfig, IUNetConfig
 from overtone.networks.network import multiply_adds
 from overtone.precision import default_device
+from overtone.samplers import Sampler
 from overtone.training.classifier import classifier_of
+from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.experts import merged_run, train_experts
 from overtone.training.loop import Trainer
 from overtone.training.recipes.meme import meme_fashion_mnist
 from overtone.training.runs import MERGED_FOLDER, find_checkpoint
 
+Shapes = Literal["published", "same"]
 SETS = 5
 T_FOUR = 2.776  # 97.5 % quantile of Student's t with SETS - 1 degrees of freedom
 COLUMNS = (
@@ -54,14 +57,14 @@ COLUMNS = (
 )
 
 
-def entries(images: int) -> dict[str, Recipe]:
+def entries(images: int) -> dict[str, DenoisingRecipe]:
     """The recipes by name, each to see `images` images in all."""
     meme = meme_fashion_mnist()
     iunet, experts = meme.network, meme.experts
     assert isinstance(iunet, IUNetConfig)
     assert experts is not None
     shared = {f.name: getattr(iunet, f.name) for f in dataclasses.fields(ADMConfig)}
-    small = ADMConfig(**shared | {"kind": "ADMUNet"})
+    small = ADMConfig(**shared)
     # Products grow with the square of the width: sqrt(3) times it, in whole heads.
     head = small.head_channels
     widths = tuple(round(width * math.sqrt(3) / head) * head for width in small.widths)
@@ -69,7 +72,7 @@ def entries(images: int) -> dict[str, Recipe]:
         small, widths=widths, embedding_width=round(small.embedding_width * math.sqrt(3))
     )
 
-    def of(network: Any, shapes: str | None, total: int) -> Recipe:
+    def of(network: Any, shapes: Shapes | None, total: int) -> DenoisingRecipe:
         training = dataclasses.replace(
             meme.training,
             total_images=total,
@@ -82,7 +85,8 @@ def entries(images: int) -> dict[str, Recipe]:
         )
         own = None if shapes is None else dataclasses.replace(experts, shapes=shapes)
         # On the same levels, with half of the evaluations.
-        sampler = dataclasses.replace(meme.sampler, estimate="two_step")  # type: ignore[arg-type]
+        assert isinstance(meme.sampler, Sampler)
+        sampler = dataclasses.replace(meme.sampler, estimate="two_step")
         return dataclasses.replace(
             meme,
             network=network,
@@ -101,7 +105,7 @@ def entries(images: int) -> dict[str, Recipe]:
     }
 
 
-def trained(recipe: Recipe, run: Path) -> Any:
+def trained(recipe: DenoisingRecipe, run: Path) -> Any:
     """The pipeline of a recipe, trained in `run` or there already."""
     if recipe.experts is None:
         Trainer.of(recipe).run(run)
@@ -116,8 +120,7 @@ def measured(pipe: Any, evaluation: Evaluation, samples: int) -> dict[str, Any]:
     """What the table says of a pipeline."""
     networks = getattr(pipe.network, "networks", [pipe.network])
     pipe.to(default_device())
-    distances, recognised, began = [], [], 0.0
-    seconds = 0.0
+    distances, recognised, seconds = [], [], 0.0
     for part in range(SETS):
         seeds = range(part * samples, (part + 1) * samples)
         began = time.perf_counter()
@@ -125,6 +128,7 @@ def measured(pipe: Any, evaluation: Evaluation, samples: int) -> dict[str, Any]:
         seconds += time.perf_counter() - began
         report = evaluation(iter(batches), {"seeds": f"{seeds.start}-{seeds.stop - 1}"})
         distances.append(report.frechet_distance)
+        assert report.recognised is not None
         recognised.append(report.recognised)
     each = statistics.mean(multiply_adds(network) for network in networks)
     millions = sum(p.numel() for p in networks[0].parameters()) / 1e6

@@ -19,16 +19,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from overtone import ADMConfig, ADMUNet, OvertoneError, open_data, settings
 from overtone.data import held_out
 from overtone.denoisers import Denoiser, Estimate
 from overtone.processes import SeededNoise
+from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.loop import Trainer
 from overtone.training.objectives import Batch, DenoisingObjective
+from overtone.training.progress import Progress
 from overtone.training.recipes.relay import relay_glyphs
-from overtone.training.runs import find_checkpoint
+from overtone.training.task import Task
 
 NETWORK = "network"
 LOW_NOISE = 0.4
@@ -77,11 +79,34 @@ def enlarged(small: Tensor, factor: int) -> Tensor:
     return F.interpolate(small, scale_factor=factor, mode="nearest")
 
 
-def cascade_of(run: Path) -> CascadeDenoiser:
-    """The denoiser of a trained cascade."""
-    return CascadeDenoiser(
-        ADMUNet.from_pretrained(find_checkpoint(run) / NETWORK).eval().to_fast_layout()
-    )
+class CascadeTask(Task):
+    """Training the second stage of a cascade on the images of a recipe."""
+
+    def __init__(self, recipe: DenoisingRecipe) -> None:
+        network = recipe.network
+        assert isinstance(network, ADMConfig)
+        size, channels = network.resolution, network.channels
+        self.data = open_data(recipe.data, size, channels)
+        self.held_out = held_out(recipe.data, size, channels)
+        classes = self.data.num_classes
+        config = dataclasses.replace(network, channels=2 * channels, num_classes=classes)
+        torch.manual_seed(recipe.training.seed)
+        self.model = CascadeDenoiser(ADMUNet(config).to_fast_layout())
+        self.objective = CascadeObjective(num_classes=classes, label_dropout=0.1)
+        self.identity = {
+            "cascade": settings.dump(config),
+            "training": recipe.training.identity(),
+        }
+
+    def export(self, average: nn.Module, folder: Path, progress: Progress) -> None:
+        denoiser: Any = average
+        (folder / NETWORK).mkdir()
+        denoiser.network.write_into(folder / NETWORK)
+
+    def opened(self, checkpoint: Path) -> CascadeDenoiser:
+        return CascadeDenoiser(
+            ADMUNet.from_pretrained(checkpoint / NETWORK).eval().to_fast_layout()
+        )
 
 
 def main() -> None:
@@ -98,30 +123,9 @@ def main() -> None:
         training = dataclasses.replace(
             training, total_images=options.images, lr_rampdown_images=ramp
         )
-    assert isinstance(recipe.network, ADMConfig)
-    size, channels = recipe.network.resolution, recipe.network.channels
-    data, test = open_data(recipe.data, size, channels), held_out(recipe.data, size, channels)
-    config = dataclasses.replace(
-        recipe.network, channels=2 * channels, num_classes=data.num_classes
-    )
-    torch.manual_seed(training.seed)
-
-    def export(denoiser: Any, folder: Path) -> None:
-        (folder / NETWORK).mkdir()
-        denoiser.network.write_into(folder / NETWORK)
-
-    trainer = Trainer(
-        model=CascadeDenoiser(ADMUNet(config).to_fast_layout()),
-        objective=CascadeObjective(num_classes=data.num_classes, label_dropout=0.1),
-        data=data,
-        held_out=test,
-        identity={"cascade": settings.dump(config), "training": training.identity()},
-        training=training,
-        reporting=recipe.reporting,
-        export=export,
-    )
+    recipe = dataclasses.replace(recipe, training=training)
     try:
-        trainer.run(options.out)
+        Trainer(CascadeTask(recipe), recipe).run(options.out)
     except OvertoneError as error:
         raise SystemExit(f"relay_cascade: {error}") from None
 

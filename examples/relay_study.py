@@ -29,17 +29,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from relay_cascade import cascade_of, enlarged
+from relay_cascade import NETWORK, CascadeDenoiser, enlarged
 
-from overtone import open_data, storage
-from overtone.cli.sample import open_model
+from overtone import ADMUNet, open_data, storage
 from overtone.data import held_out, to_pixels
 from overtone.metrics import Evaluation
-from overtone.pipelines import RelayPipeline
+from overtone.pipelines import Pipeline
 from overtone.precision import autocast, default_device
 from overtone.processes import GaussianProcess
 from overtone.samplers import Sampler
 from overtone.training.classifier import classifier_of
+from overtone.training.open import open_pipeline
+from overtone.training.runs import find_checkpoint
 
 BATCH = 52
 
@@ -47,7 +48,7 @@ BATCH = 52
 class Study:
     """Reports by name, each computed once and kept in a file."""
 
-    def __init__(self, pipe: RelayPipeline, samples: int, file: Path) -> None:
+    def __init__(self, pipe: Pipeline, samples: int, file: Path) -> None:
         self.pipe, self.samples, self.file = pipe, samples, file
         self.entries: dict[str, dict[str, Any]] = storage.read_json(file) if file.exists() else {}
         self.labels = [seed % pipe.num_classes for seed in range(samples)]
@@ -65,9 +66,10 @@ class Study:
         storage.write_json(self.file, self.entries)
         print(name, self.entries[name], flush=True)
 
-    def relay(self, name: str, pipe: RelayPipeline, **changes: Any) -> None:
+    def relay(self, name: str, pipe: Pipeline, **changes: Any) -> None:
         """A relay with changes to its second stage's sampler."""
         sampler, first = pipe.sampler, pipe.first
+        assert isinstance(sampler, Sampler)
         pipe.sampler = dataclasses.replace(sampler, **changes)
         self.report(
             name,
@@ -82,12 +84,12 @@ class Study:
         """The first stage's images, enlarged."""
         for batch in self.pipe.first.stream(range(self.samples), batch_size=BATCH):
             small = batch.images.float() / 127.5 - 1
-            large = F.interpolate(small, scale_factor=self.pipe.process.patch, mode="bicubic")
+            large = F.interpolate(small, scale_factor=self.pipe.process.upscale, mode="bicubic")
             yield to_pixels(large.clamp(-1, 1)), batch.class_labels
 
     def cascade(self, denoiser: Any, low: torch.Tensor, steps: int) -> Iterator[Any]:
         """A cascade's images, from the same small ones and as many evaluations."""
-        device, patch = default_device(), self.pipe.process.patch
+        device, patch = default_device(), self.pipe.process.upscale
         sampler = Sampler(num_steps=steps, estimate="two_step")
         for at in range(0, self.samples, BATCH):
             seeds = range(at, min(at + BATCH, self.samples))
@@ -101,7 +103,7 @@ class Study:
             yield to_pixels(out.chunk(2, dim=1)[0].float()).cpu(), labels.cpu()
 
 
-def kept_images(pipe: RelayPipeline, samples: int) -> torch.Tensor:
+def kept_images(pipe: Pipeline, samples: int) -> torch.Tensor:
     """The first stage's images, so that they are not made again for each entry."""
     parts = []
     for at in range(0, samples, BATCH):
@@ -133,7 +135,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("study"))
     options = parser.parse_args()
 
-    pipe: Any = open_model(str(options.run))
+    pipe: Any = open_pipeline(str(options.run))
     study = Study(pipe, options.samples, options.out.with_suffix(".json"))
     first = pipe.first
     study.report("first stage, bicubic", study.bicubic)
@@ -162,12 +164,14 @@ def main() -> None:
             first.sampler = sampler
     pipe.first = low
     if options.white is not None:
-        white: Any = open_model(str(options.white))
+        white: Any = open_pipeline(str(options.white))
         white.first = low
         study.relay("trained without block noise", white)
         study.relay("trained with block noise", pipe)
     if options.cascade is not None:
-        denoiser = cascade_of(options.cascade).to(default_device())
+        checkpoint = find_checkpoint(options.cascade)
+        network = ADMUNet.from_pretrained(checkpoint / NETWORK).eval().to_fast_layout()
+        denoiser = CascadeDenoiser(network).to(default_device())
         for steps in (8, 16, 32):
             study.report(
                 f"cascade, {steps} evaluations", partial(study.cascade, denoiser, low, steps)

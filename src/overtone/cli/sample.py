@@ -89,7 +89,7 @@ class Sampling:
         mine = slice(among.index, None, among.count)
         labels: Any = request.class_labels
         request = request.part(mine, None if labels is None else labels[mine])
-        batches: Iterable[SampleBatch] = pipe.stream(request)  # type: ignore[arg-type]
+        batches: Iterable[SampleBatch] = pipe.stream(request)
         if self.finish is not None:
             batches = map(partial(_finished, self.finish), batches)
         console = Console(stderr=True)

@@ -8,7 +8,7 @@ import numbers
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 import torch
 from jaxtyping import Int
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Answer = TypeVar("Answer", covariant=True)
 
 Labels = int | str | Sequence[int | str] | Tensor | None
 """Classes by number or by name, one for all images or one for each."""
@@ -88,13 +89,28 @@ class Request:
 _FIELDS = tuple(Request.__dataclass_fields__)
 
 
+class Asked(Protocol[P, Answer]):
+    """What a method that answers a request is called with."""
+
+    @overload
+    def __call__(self, request: Request, /) -> Answer: ...
+    @overload
+    def __call__(self, *args: P.args, **named: P.kwargs) -> Answer: ...
+
+
+class AskedMethod(Protocol[P, Answer]):
+    """The method, before it belongs to an object."""
+
+    def __get__(self, instance: Any, owner: Any, /) -> Asked[P, Answer]: ...
+
+
 def asking(
     request: Callable[P, Request],
-) -> Callable[[Callable[[Any, Request], R]], Callable[Concatenate[Any, P], R]]:
+) -> Callable[[Callable[[Any, Request], R]], AskedMethod[P, R]]:
     """Makes a method of one `Request` one that is called with what a request is made of, or with
     one that is there."""
 
-    def decorate(method: Callable[[Any, Request], R]) -> Callable[Concatenate[Any, P], R]:
+    def decorate(method: Callable[[Any, Request], R]) -> AskedMethod[P, R]:
         @functools.wraps(method)
         def call(self: Any, *args: P.args, **named: P.kwargs) -> R:
             if len(args) == 1 and not named and isinstance(args[0], Request):
@@ -110,7 +126,7 @@ def asking(
             *inspect.signature(request).parameters.values(),
         ]
         call.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-        return call
+        return call  # type: ignore[return-value]
 
     return decorate
 

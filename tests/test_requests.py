@@ -123,7 +123,12 @@ def test_a_request_may_be_made_before_and_asked_of_several():
         ({"batch_size": 2.5}, "at least one image"),
         ({"guidance_scale": "2"}, "guidance_scale is a number, not '2'"),
         ({"guidance_scale": (0.9, 0.0)}, "guidance_scale is a number"),
-        ({"steps": "3"}, "steps is a number"),
+        ({"steps": "3"}, "steps is a whole number, not '3'"),
+        ({"steps": 2.5}, "steps is a whole number"),
+        ({"steps": True}, "steps is a whole number"),
+        ({"guidance_interval": (1,)}, "two noise levels"),
+        ({"guidance_interval": 1.0}, "two noise levels"),
+        ({"guide": "model"}, "guide is a pipeline"),
         ({"times": 3}, "times are several numbers"),
         ({"seeds": "01"}, "seeds are several integers"),
     ],
@@ -292,6 +297,66 @@ def test_settings_that_a_model_s_sampler_has_not(tmp_path, capsys, options, mess
     with pytest.raises(SystemExit):
         main(["sample", str(tmp_path / "model"), *options, "--out", f"{tmp_path}/a.png"])
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_a_first_stage_given_with_an_equals_sign_keeps_its_own_sampler(relay, tmp_path):
+    relay.save_pretrained(tmp_path / "relay")
+    other = a_pipe(guidance=GuidanceSettings(1.5))
+    other.sampler = Sampler(num_steps=7, sigma_max=50.0)
+    other.save_pretrained(tmp_path / "other")
+    pictures = []
+    for given in ([f"--first={tmp_path}/other"], ["--first", f"{tmp_path}/other"]):
+        main(["sample", f"{tmp_path}/relay", "--seeds", "0-3", "--out", f"{tmp_path}/a.png",
+              *given])  # fmt: skip
+        pictures.append((tmp_path / "a.png").read_bytes())
+    relay.first = other
+    relay.save_pretrained(tmp_path / "wanted")
+    main(["sample", f"{tmp_path}/wanted", "--seeds", "0-3", "--out", f"{tmp_path}/a.png"])
+    assert pictures == [(tmp_path / "a.png").read_bytes()] * 2
+
+
+def test_parts_are_checked_when_they_are_set(relay):
+    pipe = a_pipe()
+    for name in ("network", "preconditioning", "process"):
+        with pytest.raises(AttributeError):
+            setattr(pipe, name, getattr(relay, name))
+    with pytest.raises(OvertoneError, match="no operator"):
+        pipe.sampler = OperatorSampler()
+    with pytest.raises(OvertoneError, match="begins at sigma"):
+        relay.sampler = Sampler()
+    with pytest.raises(OvertoneError, match="guidance acts on channels"):
+        pipe.guidance = GuidanceSettings(2.0, channels=(7,))
+    pipe.precision = "fp16"
+    with pytest.raises(OvertoneError, match="precision is auto, bf16 or fp32"):
+        pipe(seeds=[0])
+
+
+def test_the_account_tells_first_stages_apart(relay):
+    images = torch.zeros(4, 1, 8, 8), torch.ones(4, 1, 8, 8)
+    accounts = []
+    for first in (*images, lambda seeds, labels: torch.zeros(len(seeds), 1, 8, 8)):
+        relay.first = first
+        accounts.append(json.dumps(relay.made_with()))
+    assert len(set(accounts)) == 3
+
+
+def test_numbers_of_numpy_are_python_s_in_the_account():
+    request = Request([0], guidance_scale=np.float32(1.5), steps=np.int64(3),
+                      guidance_interval=(np.float32(0.5), 2))  # fmt: skip
+    made = json.loads(json.dumps(a_pipe().made_with(request)))
+    assert [made["guidance"]["scale"], made["sampler"]["num_steps"]] == [1.5, 3]
+
+
+def test_what_a_first_stage_makes_is_looked_at(relay):
+    relay.first = lambda seeds, labels: torch.full((len(seeds), 1, 8, 8), float("nan"))
+    with pytest.raises(OvertoneError, match="first stage made images that are not finite"):
+        relay(seeds=[0])
+    grey = torch.full((1, 1, 8, 8), 200, dtype=torch.uint8)
+    pictures = []
+    for low in (grey, grey.float() / 127.5 - 1):
+        relay.first = lambda seeds, labels, low=low: low
+        pictures.append(np.asarray(relay(seeds=[0])[0]))
+    assert np.array_equal(*pictures)
 
 
 def test_the_model_comes_first(tmp_path, capsys):

@@ -8,9 +8,11 @@ statistics of norms, softmax, attention's backward pass on a CPU) stays in float
 from __future__ import annotations
 
 import contextlib
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
+
+from overtone.errors import OvertoneError
 
 Precision = Literal["auto", "bf16", "fp32"]
 
@@ -26,7 +28,9 @@ def has_fast_bf16(device: torch.device | str) -> bool:
 
 
 def resolve(precision: Precision, device: torch.device | str) -> Literal["bf16", "fp32"]:
-    """'auto' as what it means on this device."""
+    """'auto' as what it means on this device. Raises `OvertoneError` for an unknown name."""
+    if precision not in get_args(Precision):
+        raise OvertoneError(f"precision is auto, bf16 or fp32, not {precision!r}.")
     if precision == "auto":
         return "bf16" if has_fast_bf16(device) else "fp32"
     return precision

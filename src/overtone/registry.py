@@ -33,6 +33,8 @@ ENTRY_POINTS = "overtone.kinds"
 """the group of entry points by which an installed package offers kinds"""
 
 FAMILIES: dict[str, Family] = {}
+IMPORTED: list[str] = []
+"""the modules and files that were imported for their kinds, as they were named"""
 
 
 class Family:
@@ -187,6 +189,7 @@ def import_module(name: str) -> None:
 
     The code in it is executed. Raises `OvertoneError` if it does not exist or fails.
     """
+    IMPORTED.append(name)
     try:
         if not name.endswith(".py"):
             importlib.import_module(name)

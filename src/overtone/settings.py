@@ -46,6 +46,19 @@ def _plain_of(value: Any) -> Any:
     return {"kind": value.kind} | module | plain
 
 
+def jsonable(config: Any) -> dict[str, Any]:
+    """The settings of another library's object as JSON, without what it keeps for itself."""
+    return {key: _known(value) for key, value in config.items() if not key.startswith("_")}
+
+
+def _known(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # arrays, and numbers of numpy and torch
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_known(entry) for entry in value]
+    return value if isinstance(value, str | int | float | None) else repr(value)
+
+
 def load(kind: type[S], data: Any, where: str) -> S:
     """The dataclass `kind`, or a member of that family, from a JSON dictionary; `where` names its
     origin in error messages.

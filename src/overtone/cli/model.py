@@ -32,6 +32,8 @@ class AsSaved(SamplingLoop):
 
 
 AS_SAVED = AsSaved()
+DIFFUSERS = "model_index.json"
+"""the file by which a directory is a pipeline of diffusers'"""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class FirstStageOptions:
         changes = {"scale": self.guidance_scale, "interval": self.guidance_interval}
         changes = {name: value for name, value in changes.items() if value is not None}
         if first is None:
-            if changes or self.steps is not None:
+            if changes or self.steps is not None or self.sampler != AS_SAVED:
                 raise OvertoneError("--first-stage: this model goes on from no other model.")
             return
         if self.sampler != AS_SAVED:
@@ -64,9 +66,6 @@ class FirstStageOptions:
             first.guidance = replace(first.guidance, **changes)  # type: ignore[arg-type]
         except ValueError as error:
             raise OvertoneError(f"--first-stage: {error}.") from None
-        first.check_sampler(first.sampler)
-        if first.guidance.scale != 1.0:
-            first.guided(first.guidance)
 
 
 @dataclass(frozen=True)
@@ -107,9 +106,10 @@ class ModelOptions:
                 raise OvertoneError(f"--first: {model} begins with noise, not with images.")
             pipe.first = self.first if is_images(self.first) else open_model(self.first)
         self.first_stage.apply(pipe)
+        if self.scheduler is not None and self.sampler not in (AS_SAVED, pipe.sampler):
+            raise OvertoneError("--scheduler replaces the sampler: it goes without --sampler.")
         if self.sampler != AS_SAVED:
             pipe.sampler = self.sampler
-            pipe.check_sampler(pipe.sampler)
         if self.scheduler is not None:
             pipe.sampler = self._scheduled(pipe, model, self.scheduler)
         return pipe.compile() if self.compile else pipe
@@ -136,22 +136,29 @@ def saved_options(arguments: Sequence[str]) -> ModelOptions:
     name = arguments[0] if arguments else "-"
     if name.startswith("-"):
         return ModelOptions()
-    folder = _folder_of(name)
+    folder = _folder_of(name, _given(arguments, "--checkpoint") or "last")
     if folder is None:
         return ModelOptions()
-    given = [b for a, b in pairwise(arguments) if a == "--first"]
-    first = _folder_of(given[-1]) if given else folder / "first"
+    given = _given(arguments, "--first")
+    first = _folder_of(given) if given else folder / "first"
     stage = FirstStageOptions()
     if first is not None and is_pipeline(first):
         stage = FirstStageOptions(read_index(first).sampler)
     return ModelOptions(read_index(folder).sampler, stage)
 
 
-def _folder_of(name: str) -> Path | None:
+def _given(arguments: Sequence[str], option: str) -> str | None:
+    """The value of an option, `--option VALUE` or `--option=VALUE`, before it is parsed."""
+    found = [value for argument, value in pairwise(arguments) if argument == option]
+    found += [a.partition("=")[2] for a in arguments if a.startswith(f"{option}=")]
+    return found[-1] if found else None
+
+
+def _folder_of(name: str, checkpoint: str = "last") -> Path | None:
     """The directory of a saved pipeline of Overtone's, or None."""
     path = Path(name).expanduser()
     if is_run(path):
-        path = find_checkpoint(path)
+        path = find_checkpoint(path, checkpoint if checkpoint == "best" else "last")
     if not path.exists() and not is_images(name):
         path = storage.locate(name)
     return path if path.is_dir() and is_pipeline(path) else None
@@ -178,9 +185,9 @@ def is_images(name: str) -> bool:
     """Whether the name is that of images rather than of a model."""
     from overtone.data.names import NAMES, SUFFIXES
 
-    path = Path(name)
+    path = Path(name).expanduser()
     if name.startswith("hf:") or name in NAMES or path.is_file():
         return True
-    if not path.is_dir() or is_pipeline(path) or is_run(path):
+    if not path.is_dir() or is_pipeline(path) or is_run(path) or (path / DIFFUSERS).exists():
         return False
     return any(f.suffix.lower() in SUFFIXES for f in path.rglob("*"))

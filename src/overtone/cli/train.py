@@ -14,6 +14,7 @@ import tyro
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError, RunInterruptedError
 from overtone.launch import processes
+from overtone.registry import IMPORTED
 from overtone.training.configs.recipe import Recipe
 from overtone.training.recipes import RECIPES, find_recipe
 
@@ -75,7 +76,8 @@ def run(trainer: Trainer, out: Path, command: Sequence[str]) -> None:
 
 
 def _goes_on(error: RunInterruptedError, command: Sequence[str]) -> RunInterruptedError:
-    return RunInterruptedError(f"{error}\n  {shlex.join(['overtone', *command])}")
+    imports = [f"--import={name}" for name in IMPORTED]
+    return RunInterruptedError(f"{error}\n  {shlex.join(['overtone', *command, *imports])}")
 
 
 def _experts(

@@ -38,7 +38,12 @@ def account_of(pipe: Pipeline, request: Request | None = None) -> dict[str, Any]
         "precision": precision.resolve(pipe.precision, pipe.device),
     }
     if request is not None and request.guide is not None:
-        made["guide"] = account_of(request.guide)
+        guide = request.guide  # whose denoiser alone is asked
+        made["guide"] = {
+            "network": settings.dump(guide.network.config),
+            "preconditioning": settings.dump(guide.preconditioning),
+            "weights": digest_of(guide.network),
+        }
     if pipe.vae is not None:
         made["vae"] = pipe.vae.facts()
     return made

@@ -9,6 +9,7 @@ from overtone import settings
 from overtone.errors import OvertoneError
 from overtone.networks.experts import Experts
 from overtone.pipelines.pipeline import Pipeline
+from overtone.registry import Kind
 
 OF_ONE = ("expert", "its noise levels", "trained on them")
 """what a pipeline's `training` says of an expert by itself"""
@@ -28,7 +29,7 @@ def merged(pipelines: Sequence[Pipeline], boundaries: Sequence[float]) -> Pipeli
             if own != other:
                 raise OvertoneError(
                     f"experts 1 and {number} do not belong together: their {what} differ,"
-                    f" {other} and {own}."
+                    f" {_short(other)} and {_short(own)}."
                 )
     training = {
         name: fact
@@ -60,12 +61,16 @@ def merged(pipelines: Sequence[Pipeline], boundaries: Sequence[float]) -> Pipeli
     )
 
 
+def _short(fact: Any) -> Any:
+    return settings.brief(fact) if isinstance(fact, Kind) else fact
+
+
 def _facts(pipe: Pipeline) -> list[tuple[str, Any]]:
     """What experts have to have in common."""
     return [
-        ("starts", settings.dump(pipe.start)),
-        ("preconditionings", settings.brief(pipe.preconditioning)),
-        ("processes", settings.brief(pipe.process)),
+        ("starts", pipe.start.facts()),
+        ("preconditionings", pipe.preconditioning),
+        ("processes", pipe.process),
         ("classes", pipe.class_names),
         ("null classes", pipe.denoiser.has_null_class),
         ("image sizes", pipe.resolution),

@@ -55,8 +55,8 @@ class Parts:
         training: Mapping[str, int | float | str] | None = None,
         precision: Precision = "auto",
     ) -> None:
-        self.network = network.eval().to_fast_layout()
-        self.preconditioning = preconditioning or EDMPreconditioning()
+        self._network = network.eval().to_fast_layout()
+        self._preconditioning = preconditioning or EDMPreconditioning()
         try:
             self.denoiser: Model = denoiser_of(self.network, self.preconditioning)
         except ValueError as error:
@@ -64,9 +64,7 @@ class Parts:
         # A network that was never shown the null class can't be asked for it.
         if (training or {}).get("label dropout", 1.0) == 0.0:
             self.denoiser.has_null_class = False
-        self.process = process or GaussianProcess()
-        self.sampler: SamplingLoop = sampler or Sampler()
-        self.guidance = guidance or GuidanceSettings()
+        self._process = process or GaussianProcess()
         self.image_resolution = image_resolution
         self._vae: VAE | None = None
         if vae is not None:
@@ -75,28 +73,69 @@ class Parts:
         self.data = data
         self.training = dict(training or {})
         self.precision: Precision = precision
-        self._check_parts()
+        self._check_process()
+        self.sampler = sampler or Sampler()
+        self.guidance = guidance or GuidanceSettings()
         self.start = start or (NoiseStart() if self.process.upscale == 1 else RelayStart())
 
-    def _check_parts(self) -> None:
-        config = self.network.config
-        if config.makes_trajectories != self.sampler.is_operator:
+    def _check_process(self) -> None:
+        if self.process.upscale != 1 and self.image_resolution is not None:
             raise OvertoneError(
-                f"a {config.kind} is an operator: its sampler is an OperatorSampler, not a"
-                f" {type(self.sampler).__name__}."
-                if config.makes_trajectories
-                else f"a {config.kind} is no operator: its sampler can't be an"
-                f" {type(self.sampler).__name__}."
+                f"a {self.process.kind} blurs pixels, and this model makes latents of a VAE."
             )
         try:
             self.process.check_size(self.resolution)
         except ValueError as error:
             raise OvertoneError(f"{error}.") from None
-        self.check_sampler(self.sampler)
-        if self.guidance.scale != 1.0:
-            self.guided(self.guidance)
+
+    @property
+    def network(self) -> Network:
+        """The network, which is given once."""
+        return self._network
+
+    @property
+    def preconditioning(self) -> Preconditioning:
+        """What makes the network a denoiser; given once."""
+        return self._preconditioning
+
+    @property
+    def process(self) -> Process:
+        """What the model inverts; given once."""
+        return self._process
+
+    @property
+    def sampler(self) -> SamplingLoop:
+        """How steps lead to the image. Raises `OvertoneError` for one that does not fit."""
+        return self._sampler
+
+    @sampler.setter
+    def sampler(self, sampler: SamplingLoop) -> None:
+        self.check_sampler(sampler)
+        self._sampler = sampler
+
+    @property
+    def guidance(self) -> GuidanceSettings:
+        """Guidance, where a request says nothing of it. Raises `OvertoneError` for what the model
+        can't have."""
+        return self._guidance
+
+    @guidance.setter
+    def guidance(self, guidance: GuidanceSettings) -> None:
+        if guidance.scale != 1.0:
+            self.guided(guidance)
+        self._guidance = guidance
 
     def check_sampler(self, sampler: SamplingLoop) -> None:
+        """Raises `OvertoneError` for a sampler that does not fit the other parts."""
+        config = self.network.config
+        if config.makes_trajectories != sampler.is_operator:
+            raise OvertoneError(
+                f"a {config.kind} is an operator: its sampler is an OperatorSampler, not a"
+                f" {type(sampler).__name__}."
+                if config.makes_trajectories
+                else f"a {config.kind} is no operator: its sampler can't be an"
+                f" {type(sampler).__name__}."
+            )
         highest = self.process.highest_sigma
         try:
             sampler.check_process(self.process)

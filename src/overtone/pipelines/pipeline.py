@@ -93,7 +93,8 @@ class Pipeline(Parts):
         frames: list[list[Image.Image]] = []
         for part in self._parts(request):
             states = self._trajectory(part)
-            rows = self.pixels(states.flatten(0, 1)).cpu().unflatten(0, states.shape[:2])
+            with precisions.autocast(self.precision, self.device):  # the VAE, as in `stream`
+                rows = self.pixels(states.flatten(0, 1)).cpu().unflatten(0, states.shape[:2])
             frames += [[to_pil(image) for image in row] for row in rows]
         return frames
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import numbers
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -70,15 +69,31 @@ class Request:
         object.__setattr__(self, "seeds", whole_seeds(self.seeds))
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise OvertoneError(f"a batch has at least one image, not {self.batch_size}.")
-        for name in ("guidance_scale", "steps"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, numbers.Real):
-                raise OvertoneError(f"{name} is a number, not {value!r}.")
+        self._check_numbers()
+        if self.guide is not None and not hasattr(self.guide, "denoiser"):
+            raise OvertoneError(f"guide is a pipeline, not {self.guide!r}.")
         times = self.times
         if times is not None:
             if isinstance(times, str) or not isinstance(times, Iterable):
                 raise OvertoneError(f"times are several numbers that fall to 0, and not {times!r}.")
             object.__setattr__(self, "times", tuple(times))
+
+    def _check_numbers(self) -> None:
+        """Python's own numbers, from those of numpy and torch too."""
+        scale, interval, steps = self.guidance_scale, self.guidance_interval, self.steps
+        if scale is not None:
+            object.__setattr__(self, "guidance_scale", _number("guidance_scale", scale))
+        if steps is not None:
+            if isinstance(steps, bool) or not hasattr(steps, "__index__"):
+                raise OvertoneError(f"steps is a whole number, not {steps!r}.")
+            object.__setattr__(self, "steps", operator.index(steps))
+        if interval is not None:
+            if isinstance(interval, str) or not hasattr(interval, "__len__") or len(interval) != 2:
+                raise OvertoneError(
+                    f"guidance_interval is two noise levels, (lowest, highest), not {interval!r}."
+                )
+            pair = tuple(_number("guidance_interval", sigma) for sigma in interval)
+            object.__setattr__(self, "guidance_interval", pair)
 
     def part(self, part: slice, class_labels: Tensor | None) -> Request:
         """The same of some of the seeds, with their labels."""
@@ -129,6 +144,12 @@ def asking(
         return call  # type: ignore[return-value]
 
     return decorate
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, str | bool) or not hasattr(value, "__float__"):
+        raise OvertoneError(f"{name} is a number, not {value!r}.")
+    return float(value)
 
 
 def whole_seeds(seeds: Any) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import sys
 from abc import ABC, abstractmethod
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from overtone import settings
 from overtone.data.images import ImageData, to_unit
 from overtone.data.open import open_data, public_name
 from overtone.errors import OvertoneError
+from overtone.networks.network import digest_of
 
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
@@ -107,6 +110,11 @@ class ImageStage(FirstStage):
         _check_said(num_classes)
         return None
 
+    def facts(self) -> dict[str, Any]:
+        shape, images = list(self.tensor.shape), self.tensor.cpu().contiguous()
+        digest = hashlib.sha256(images.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
+        return super().facts() | {"shape": shape, "digest": digest}
+
     def images(self, seeds: Sequence[int], class_labels: Tensor | None) -> Tensor:
         picked = self.tensor[_cycled(seeds, len(self.tensor))]
         return to_unit(picked) if picked.dtype == torch.uint8 else picked.float()
@@ -122,6 +130,9 @@ class InTurn(FirstStage):
         numbers = range(self.taken, self.taken + len(seeds))
         self.taken += len(seeds)
         return self.given.images(numbers, class_labels)
+
+    def facts(self) -> dict[str, Any]:
+        return self.given.facts() | super().facts()
 
 
 class DataStage(FirstStage):
@@ -172,6 +183,10 @@ class FunctionStage(FirstStage):
     def __init__(self, function: Callable[[Sequence[int], Tensor | None], Tensor]) -> None:
         self.function = function
 
+    def facts(self) -> dict[str, Any]:
+        name = getattr(self.function, "__qualname__", type(self.function).__qualname__)
+        return super().facts() | {"function": f"{self.function.__module__}.{name}"}
+
     def images(self, seeds: Sequence[int], class_labels: Tensor | None) -> Tensor:
         return self.function(seeds, class_labels)
 
@@ -182,6 +197,19 @@ class DiffusersStage(FirstStage):
     def __init__(self, pipeline: Any) -> None:
         self.foreign = pipeline
         self.known = inspect.signature(pipeline.__call__).parameters
+
+    def facts(self) -> dict[str, Any]:
+        scheduler: Any = self.foreign.scheduler
+        return super().facts() | {
+            "pipeline": type(self.foreign).__name__,
+            "scheduler": type(scheduler).__name__,
+            "config": settings.jsonable(scheduler.config),
+            "weights": {
+                name: digest_of(module)
+                for name, module in self.foreign.components.items()
+                if isinstance(module, torch.nn.Module)
+            },
+        }
 
     def images(self, seeds: Sequence[int], class_labels: Tensor | None) -> Tensor:
         arguments: dict[str, Any] = {
@@ -249,6 +277,8 @@ def checked_images(images: Tensor) -> Tensor:
         raise OvertoneError(
             f"images are (batch, channels, height, width), not of shape {tuple(images.shape)}."
         )
+    if images.is_floating_point() and not torch.isfinite(images).all():
+        raise OvertoneError("the images hold numbers that are not finite.")
     if images.numel() and images.is_floating_point() and float(images.abs().max()) > 2:
         raise OvertoneError("images of floating-point numbers are in [-1, 1]: others are uint8.")
     if not images.is_floating_point():

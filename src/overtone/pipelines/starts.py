@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from overtone import settings
+from overtone.data.images import to_unit
 from overtone.errors import OvertoneError
 from overtone.pipelines.stages import FirstStage, stage_of
 from overtone.processes.noise import SeededNoise, mix
@@ -30,9 +31,10 @@ _SECOND = 2  # what sets a second stage's noise apart from the first's of the sa
 class Holder(Protocol):
     """What a start has to know of the pipeline that it belongs to."""
 
-    process: Process
     class_names: tuple[str, ...]
 
+    @property
+    def process(self) -> Process: ...
     @property
     def num_classes(self) -> int: ...
     @property
@@ -191,6 +193,9 @@ class RelayStart(Start, kind="relay"):
                 " as many images, (batch, channels, height, width)."
             )
         _check_size(tuple(low.shape[1:]), tuple(like.shape[1:]), process.upscale)
+        low = to_unit(low) if low.dtype == torch.uint8 else low.float()
+        if not torch.isfinite(low).all():
+            raise OvertoneError("the first stage made images that are not finite.")
         low = low.to(like.device)
         upsampled = F.interpolate(low, scale_factor=process.upscale, mode="nearest")
         return upsampled.add(process.noise(upsampled, source), alpha=sigma)

@@ -76,6 +76,10 @@ def budget_grid(
     return tuple(levels)
 
 
+MOST_STEPS = 100_000
+"""more noise levels than anybody needs: a file that asks for more is not obeyed"""
+
+
 @dataclass(frozen=True)
 class Sampler(SamplingLoop, kind="Sampler"):
     """Settings of the sampling loop. The defaults are EDM's deterministic sampler for CIFAR-10.
@@ -114,6 +118,15 @@ class Sampler(SamplingLoop, kind="Sampler"):
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta {self.eta} is not in [0, 1]")
+        if not self.num_steps <= MOST_STEPS:
+            raise ValueError(f"num_steps is at most {MOST_STEPS:,}, not {self.num_steps}")
+        for name in ("S_churn", "S_min", "S_noise", "rho"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or above, not {getattr(self, name)}")
+        if self.S_max is not None and not self.S_max >= 0:
+            raise ValueError(f"S_max must be 0 or above, not {self.S_max}")
+        if self.levels and not math.isfinite(self.levels[0]):
+            raise ValueError(f"the levels of a sampler are finite: {self.levels}")
         object.__setattr__(self, "estimate", SYNONYMS.get(self.estimate, self.estimate))
         if self.estimate not in FORMS:
             known = ", ".join((*FORMS, *SYNONYMS))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overtone import settings
 from overtone.denoisers.denoiser import Denoiser, Images, Labels
 from overtone.denoisers.foreign import PREDICTIONS, discrete_schedule, is_edm, preconditioning_of
 from overtone.denoisers.preconditioning import Prediction
@@ -131,7 +132,7 @@ class SchedulerSampler(SamplingLoop):
             raise OvertoneError("diffusers' schedulers know only white noise, no blur.")
 
     def facts(self) -> dict[str, Any]:
-        config = {k: v for k, v in self.scheduler.config.items() if not k.startswith("_")}
+        config = settings.jsonable(self.scheduler.config)
         name = type(self.scheduler).__name__
         return {"kind": name, "num_steps": self.num_steps, "config": config}
 

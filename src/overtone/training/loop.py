@@ -75,7 +75,7 @@ class Trainer:
     ) -> Trainer:
         """The trainer of a recipe, or of expert `number` of one: data opened and checked, the model
         built. `given` are further arguments of the recipe's task."""
-        return cls(recipe.task(number, **given), recipe, show=show)
+        return cls(recipe.task(number, show=show, **given), recipe, show=show)
 
     def _check_batch(self) -> None:
         training = self.training
@@ -252,7 +252,9 @@ class Trainer:
                 loss.backward()  # not accelerate's, which scales by its own configuration
             losses += loss.detach()
         norm = nn.utils.clip_grad_norm_(
-            self.model.parameters(), training.clip_norm or float("inf"), foreach=True
+            self.model.parameters(),
+            training.clip_norm or float("inf"),
+            foreach=True,
         )
         norm = whole(norm)
         self.optimizer.step()

@@ -138,11 +138,14 @@ def teacher_of(
     try:
         pipe.sampler = own.as_ode(None if solver == "own" else solver, steps)
     except ValueError as error:
-        raise OvertoneError(f"--steps: {error}.") from None
+        raise OvertoneError(
+            f"the teacher's solver, in {steps or 'its own'} steps: {error}."
+        ) from None
     if guidance_scale is not None:
-        pipe.guidance = replace(pipe.guidance, scale=guidance_scale)
-        if guidance_scale != 1.0:
-            pipe.guided(pipe.guidance)
+        try:
+            pipe.guidance = replace(pipe.guidance, scale=guidance_scale)
+        except ValueError as error:
+            raise OvertoneError(f"the teacher's guidance: {error}.") from None
     if pipe.process.upscale != 1 and pipe.start.pipeline is None:
         raise OvertoneError(
             "the first stage of a teacher is an Overtone model: of others it can't be told whether"

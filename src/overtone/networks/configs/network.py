@@ -84,17 +84,6 @@ class WithAugmentation(NetworkConfig):
         augment_channels: int
 
     @property
-    def knows_null_class(self) -> bool:
-        """Whether the label `num_classes`, "no class", means something to it."""
-        return True
-
-    @property
-    def log_snrs(self) -> tuple[float, float] | None:
-        """The lowest and the highest log-SNR of the cosine schedule whose time a network has built
-        in; None for those that take any time."""
-        return None
-
-    @property
     def augmentation_channels(self) -> int:
         return self.augment_channels
 

@@ -42,6 +42,7 @@ class Recipe(Kind, family="recipe", home="overtone.training"):
 
     def task(self, number: int | None = None, **given: Any) -> Task:
         """The task that the loop runs: of expert `number`, where there are experts. `given` are
-        the arguments of what `makes` names."""
+        further arguments of what `makes` names, which takes `show` at least: whether to say what
+        is read and encoded."""
         numbered = {} if number is None else {"number": number}
         return pkgutil.resolve_name(self.makes)(self, **numbered, **given)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from overtone import settings
 
@@ -51,8 +52,19 @@ class Training:
 
     def __post_init__(self) -> None:
         for name in ("total_images", "batch_size", "lr", "ema_halflife_images"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("lr_rampup_images", "lr_rampdown_images"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
+        for name in ("clip_norm", "ema_rampup_ratio"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be above 0, or none, not {value}")
+        if any(images < 0 for images in self.lr_halved_images):
+            raise ValueError(f"lr_halved_images must be at least 0, not {self.lr_halved_images}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision is auto, bf16 or fp32, not {self.precision!r}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be in [0, 1), not {self.betas}")
         if self.micro_batch is not None and not 0 < self.micro_batch <= self.batch_size:

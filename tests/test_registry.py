@@ -21,7 +21,7 @@ from overtone.denoisers import EDMPreconditioning, Preconditioning
 from overtone.errors import OvertoneError
 from overtone.networks import DiffiTUNet, Network, NetworkConfig
 from overtone.pipelines import Pipeline, Start, load_pipeline
-from overtone.processes import GaussianProcess, Process, RelayProcess, Schedule
+from overtone.processes import GaussianProcess, Process, RelayProcess, Schedule, VPLinearSchedule
 from overtone.registry import FAMILIES
 from overtone.samplers import Sampler, SamplingLoop
 from overtone.training import DenoisingRecipe, Recipe, Reporting, Training, find_recipe, train
@@ -330,3 +330,16 @@ def test_saved_settings_name_their_kind(tmp_path):
     config = json.loads((tmp_path / "pipe" / "network" / "config.json").read_text())
     assert config["kind"] == "DiffiTUNet"
     assert issubclass(own_parts.Plain, Network)
+
+
+def test_a_kind_is_a_frozen_dataclass():
+    class Bare(VPLinearSchedule, kind="bare-schedule"):
+        extra: float = 2.0
+
+    try:
+        for ask in (lambda: settings.dump(Bare()),
+                    lambda: settings.load(Schedule, {"kind": "bare-schedule"}, "x")):  # fmt: skip
+            with pytest.raises(OvertoneError, match=r"decorate the class with @dataclass\(frozen"):
+                ask()
+    finally:
+        del Schedule.family.kinds["bare-schedule"]

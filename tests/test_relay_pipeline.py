@@ -184,9 +184,8 @@ def test_what_does_not_meet_is_told_of(pipe):
         second(num_classes=0).upscale(low, 0)
     with pytest.raises(OvertoneError, match=r"begins at sigma 80, and the process ends at 1.77"):
         RelayPipeline(ADMUNet(SECOND), Sampler(), process=PROCESS)
-    pipe.sampler = Sampler()
     with pytest.raises(OvertoneError, match="choose a sigma_max"):
-        pipe([0])
+        pipe.sampler = Sampler()
     with pytest.raises(OvertoneError, match="not a GaussianProcess"):
         RelayPipeline(ADMUNet(SECOND), process=GaussianProcess())
     with pytest.raises(OvertoneError, match="16 px do not divide into patches of 3"):

@@ -158,6 +158,7 @@ class Kind:
             raise ValueError(
                 f"a {cls.family.name} of the kind '{cls.kind}' is wanted, not '{name}'"
             )
+        check_kind(found)
         own: Any = found
         unsaved = [f.name for f in fields(own) if not f.metadata.get("saved", True)]
         if wrong := [name for name in unsaved if name in rest]:
@@ -181,6 +182,18 @@ def check_registered(value: Kind) -> None:
         raise OvertoneError(
             f"a {name} could not be loaded again, as no {kind.family.name} of that class is"
             f' registered: define it as class {name}(..., kind="{name}").'
+        )
+    check_kind(kind)
+
+
+def check_kind(kind: type[Kind]) -> None:
+    """Raises `OvertoneError` for a kind whose own fields are not a frozen dataclass's: they would
+    be lost where it is saved."""
+    settings = vars(kind).get("__dataclass_params__")
+    if settings is None or not settings.frozen:
+        raise OvertoneError(
+            f"{kind.__module__}.{kind.__qualname__} is no frozen dataclass, so its settings would"
+            " be lost: decorate the class with @dataclass(frozen=True)."
         )
 
 

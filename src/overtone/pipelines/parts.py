@@ -186,6 +186,8 @@ class Parts:
 
     @vae.setter
     def vae(self, vae: VAE) -> None:
+        if self.process.upscale != 1:
+            raise OvertoneError(f"a {self.process.kind} blurs pixels, and a VAE is of latents.")
         config = self.network.config
         size = config.resolution * vae.factor
         if vae.channels != config.channels:

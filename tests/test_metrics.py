@@ -103,7 +103,7 @@ def test_the_digits_classifier_reaches_97_percent(digits):
 
 @pytest.mark.slow
 def test_the_classifier_is_trained_once(digits, monkeypatch):
-    monkeypatch.setattr("overtone.training.classifier._trainer", lambda *_: pytest.fail("again"))
+    monkeypatch.setattr("overtone.training.loop.Trainer.run", lambda *_: pytest.fail("again"))
     assert classifier_of("builtin:digits", 8, 1).digest == digits.digest
 
 

@@ -343,3 +343,57 @@ def test_a_kind_is_a_frozen_dataclass():
                 ask()
     finally:
         del Schedule.family.kinds["bare-schedule"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("    other: Nowhere | None = None", "not known where the module runs"),
+        ("    other: torch.Tensor | None = None", "has a type that no JSON can hold"),
+    ],
+)
+def test_a_field_that_nobody_can_read(tmp_path, monkeypatch, capsys, fields, message):
+    (tmp_path / "unreadable.py").write_text(
+        "from __future__ import annotations\nimport torch\nfrom dataclasses import dataclass\n"
+        "from overtone import EDMPreconditioning\n\n@dataclass(frozen=True)\n"
+        f"class Odd(EDMPreconditioning, kind='odd'):\n{fields}\n"
+    )
+    recipe = settings.dump(find_recipe("diffit-digits")) | {"preconditioning": {"kind": "odd"}}
+    (tmp_path / "x.json").write_text(json.dumps(recipe))
+    monkeypatch.chdir(tmp_path)
+    try:
+        with pytest.raises(SystemExit):
+            main(["train", "x.json", "--import", "unreadable.py", "--dry-run"])
+    finally:
+        Preconditioning.family.kinds.pop("odd")
+        sys.modules.pop("unreadable")
+    assert message in capsys.readouterr().err
+
+
+def test_an_abstract_kind_is_refused():
+    @dataclass(frozen=True)
+    class Half(Preconditioning, kind="half-done"):
+        pass
+
+    try:
+        with pytest.raises(OvertoneError, match=r"does not define c_in, c_noise, c_out, c_skip"):
+            settings.load(Preconditioning, {"kind": "half-done"}, "x")
+    finally:
+        del Preconditioning.family.kinds["half-done"]
+
+
+def test_where_a_kind_was_defined_makes_no_other_run():
+    old, new = ({"network": {"kind": "a", "module": m, "width": 1}} for m in ("__main__", "mine"))
+    assert list(settings.difference(old, new)) == []
+    assert settings.fingerprint(old) == settings.fingerprint(new)
+    wider = {"network": {"kind": "a", "module": "mine", "width": 2}}
+    assert list(settings.difference(old, wider)) == ["network.width: 1 -> 2"]
+    assert list(settings.difference({"module": 1}, {"module": 2})) == ["module: 1 -> 2"]
+
+
+def test_training_in_python_reads_recipes_as_strictly_as_files(tmp_path):
+    recipe = find_recipe("diffit-digits")
+    for wrong in ({"network": None}, {"preconditioning": "edm"}, {"data": 3}):
+        with pytest.raises(OvertoneError, match=next(iter(wrong))):
+            train(dataclasses.replace(recipe, **wrong), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

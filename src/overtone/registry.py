@@ -25,7 +25,7 @@ from dataclasses import fields
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 from overtone.errors import OvertoneError, unknown
 
@@ -189,12 +189,17 @@ def check_registered(value: Kind) -> None:
 def check_kind(kind: type[Kind]) -> None:
     """Raises `OvertoneError` for a kind whose own fields are not a frozen dataclass's: they would
     be lost where it is saved."""
-    settings = vars(kind).get("__dataclass_params__")
+    settings, name = (
+        vars(kind).get("__dataclass_params__"),
+        f"{kind.__module__}.{kind.__qualname__}",
+    )
     if settings is None or not settings.frozen:
         raise OvertoneError(
-            f"{kind.__module__}.{kind.__qualname__} is no frozen dataclass, so its settings would"
-            " be lost: decorate the class with @dataclass(frozen=True)."
+            f"{name} is no frozen dataclass, so its settings would be lost: decorate the class with"
+            " @dataclass(frozen=True)."
         )
+    if missing := getattr(kind, "__abstractmethods__", ()):
+        raise OvertoneError(f"{name} does not define {', '.join(sorted(missing))}.")
 
 
 def import_module(name: str) -> None:
@@ -240,9 +245,24 @@ def _adapter(kind: Any) -> Any:
 
     token = _RAW.set(kind)
     try:
+        get_type_hints(kind)  # of a name that is not there pydantic would never come to an end
         return pydantic.TypeAdapter(kind)
+    except NameError as error:
+        raise OvertoneError(
+            f"the type of a field of {_full_name(kind)} is not known where the"
+            f" module runs ({error}): import it outside of `if TYPE_CHECKING`."
+        ) from None
+    except pydantic.errors.PydanticUserError as error:
+        raise OvertoneError(
+            f"a field of {_full_name(kind)} has a type that no JSON can hold:"
+            f" {str(error).partition('. ')[0]}."
+        ) from None
     finally:
         _RAW.reset(token)
+
+
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _is_ours(kind: type) -> bool:

@@ -27,7 +27,11 @@ def dump(settings: Any) -> dict[str, Any]:
 
     Raises `OvertoneError` for a member of a family that could not be loaded again.
     """
-    return json.loads(json.dumps(_plain_of(settings)))
+    try:
+        return json.loads(json.dumps(_plain_of(settings)))
+    except TypeError as error:
+        name = type(settings).__name__
+        raise OvertoneError(f"the settings {name} can't be saved as JSON: {error}.") from None
 
 
 def _plain_of(value: Any) -> Any:
@@ -90,7 +94,7 @@ def fingerprint(facts: Any) -> str:
 
 def _ordered(facts: Any) -> Any:
     if isinstance(facts, dict):
-        return sorted((key, _ordered(value)) for key, value in facts.items())
+        return sorted((key, _ordered(value)) for key, value in _unhinted(facts).items())
     if isinstance(facts, list | tuple):
         return [_ordered(value) for value in facts]
     return float(facts) if isinstance(facts, int) and not isinstance(facts, bool) else facts
@@ -99,10 +103,16 @@ def _ordered(facts: Any) -> Any:
 def difference(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
     """The keys at which two JSON values differ, as 'key: old -> new'."""
     if isinstance(old, dict) and isinstance(new, dict):
+        old, new = _unhinted(old), _unhinted(new)
         for key in sorted(old.keys() | new.keys()):
             yield from difference(old.get(key), new.get(key), f"{prefix}{key}.")
     elif old != new:
         yield f"{prefix[:-1]}: {json.dumps(old)} -> {json.dumps(new)}"
+
+
+def _unhinted(facts: dict[str, Any]) -> dict[str, Any]:
+    """Without the module that defined a kind, a hint to the reader on which nothing depends."""
+    return {k: v for k, v in facts.items() if k != "module" or "kind" not in facts}
 
 
 def brief(settings: Any) -> str:

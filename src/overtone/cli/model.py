@@ -94,6 +94,8 @@ class ModelOptions:
 
     def open(self, model: str) -> Pipeline:
         """The pipeline, where it runs fastest, with the parts asked for."""
+        if self.scaling_factor is not None and self.vae is None:
+            raise OvertoneError("--scaling-factor is that of --vae, and goes with it.")
         pipe = open_model(model, self.checkpoint, self.resident)
         if self.vae is not None:
             if pipe.image_resolution is None:

@@ -170,12 +170,16 @@ class Pipeline(Parts):
         return Beginning(start, sigma, labels, self._taken(path))
 
     def _taken(self, path: Iterator[Step]) -> Iterator[Step]:
+        taken = 0
         while True:  # neither context may stay on while the caller has the step
             with torch.no_grad(), precisions.autocast(self.precision, self.device):
                 step = next(path, None)
             if step is None:
-                return
+                break
+            taken += 1
             yield step
+        if not taken:
+            raise OvertoneError("the sampler took no step: ask for one or more.")
 
     def labels(self, request: Request) -> Int[Tensor, " batch"] | None:
         """The class of each image asked for, on the host, checked."""

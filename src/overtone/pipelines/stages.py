@@ -54,7 +54,7 @@ class FirstStage(ABC):
         """(batch, channels, height, width), in [-1, 1]."""
 
     def facts(self) -> dict[str, Any]:
-        """What is known of what its images depend on, as JSON: all of it for a pipeline alone."""
+        """What is known of all that its images depend on, as JSON; of a function, its name."""
         return {"kind": type(self).__name__}
 
 

@@ -50,7 +50,10 @@ class SamplingLoop(Kind, ABC, family="sampler", home="overtone.samplers"):
 
     def with_steps(self, steps: int) -> Self:
         """The same with another number of steps. Raises `ValueError` where it can't be."""
-        return replace(self, num_steps=steps)  # type: ignore[type-var]
+        try:
+            return replace(self, num_steps=steps)  # type: ignore[type-var]
+        except TypeError:
+            raise ValueError(f"a {type(self).__name__} has no number of steps to choose") from None
 
     def at_times(self, times: Sequence[float]) -> Self:
         """The same, asked for the states at other times. Raises `ValueError` for samplers whose
@@ -61,8 +64,17 @@ class SamplingLoop(Kind, ABC, family="sampler", home="overtone.samplers"):
         self, estimate: EstimateKind | None = None, steps: int | None = None
     ) -> SamplingLoop:
         """The deterministic sampler of the same noise levels, with another estimate or number of
-        steps if given. Raises `ValueError` where there is none."""
-        raise ValueError(f"a {type(self).__name__} has no noise levels to solve an ODE on")
+        steps if given. Raises `ValueError` where there is none.
+
+        A sampler can be a teacher's whose `sigmas` are the noise levels that it visits, falling to
+        0, and whose `draws_noise` is False.
+        """
+        if estimate is None and hasattr(self, "sigmas"):
+            return self if steps is None else self.with_steps(steps)
+        raise ValueError(
+            f"a {type(self).__name__} is no solver of an ODE: it has no `sigmas`, the noise levels"
+            " that it visits, or takes no other estimate"
+        )
 
     def check_process(self, process: Process) -> None:
         """Raises `ValueError` for a process that it can't invert."""

@@ -67,7 +67,7 @@ class DenoisingTask(Task):
                 " or pass --no-class-conditional."
             )
         if show:
-            _warn_of_ramps(recipe)
+            _warn(recipe)
         self.num_classes = data.num_classes if recipe.class_conditional else 0
         self.model = denoiser = self._model(recipe)
         self.first = _first_of(recipe)
@@ -202,8 +202,15 @@ def network_of(recipe: DenoisingRecipe, num_classes: int) -> Any:
         raise OvertoneError(f"network settings: {error}.") from None
 
 
-def _warn_of_ramps(recipe: DenoisingRecipe) -> None:
+def _warn(recipe: DenoisingRecipe) -> None:
+    """Say what is not as the recipe asks for."""
     plan = recipe.training
+    if recipe.guidance.scale != 1.0 and not (recipe.class_conditional and recipe.label_dropout):
+        print(
+            f"the guidance scale {recipe.guidance.scale:g} is not saved with the model: without"
+            " classes and label dropout there is nothing to guide with.",
+            file=sys.stderr,
+        )
     if plan.lr_rampup_images + plan.lr_rampdown_images > plan.total_images:
         print(
             f"the learning rate never reaches {plan.lr}: its ramps, {plan.lr_rampup_images:,} up"

@@ -122,11 +122,7 @@ def student_of(recipe: DistillationRecipe, teacher: Teacher) -> SolutionOperator
             raise OvertoneError(f"network settings: {error}.") from None
         row: Any = OperatorPreconditioning().for_network(config)
         return SolutionOperator(network, row)
-    if teacher.pipe.network.experts is not None:
-        raise OvertoneError(
-            "the teacher is several experts, and a student is one network: give it one of its own,"
-            " by a recipe file with a network in it."
-        )
+    check_student(recipe, teacher)
     try:
         modes = MODES if recipe.modes is None else recipe.modes
         network = temporalize(teacher.pipe.network, modes)
@@ -134,6 +130,24 @@ def student_of(recipe: DistillationRecipe, teacher: Teacher) -> SolutionOperator
         raise OvertoneError(f"{error}.") from None
     lowest = min(sigma for sigma in teacher.sampler.sigmas if sigma)
     return SolutionOperator(network, OperatorPreconditioning(teacher.pipe.preconditioning, lowest))
+
+
+def check_student(recipe: DistillationRecipe, teacher: Teacher) -> None:
+    """Raises `OvertoneError` where no student can be made of the teacher's network, and the recipe
+    has none: before trajectories are solved for it."""
+    network = teacher.pipe.network
+    if recipe.network is not None:
+        return
+    if network.experts is not None:
+        raise OvertoneError(
+            "the teacher is several experts, and a student is one network: give it one of its own,"
+            " by a recipe file with a network in it."
+        )
+    if not list(network.temporal_spots()):
+        raise OvertoneError(
+            f"a {network.config.kind} can't be given temporal layers: it names no places for them"
+            " (`temporal_spots`). Give the student a network of its own, by a recipe file with one."
+        )
 
 
 class DistillationTask(Task):

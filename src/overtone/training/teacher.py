@@ -133,7 +133,8 @@ def teacher_of(
     if solver == "own" and own.draws_noise:
         raise OvertoneError(
             f"the teacher's own sampler draws noise at each step ({type(own).__name__}): an"
-            " operator learns a deterministic one (--solver heun, ddim or dpmpp_2m)."
+            " operator learns a deterministic one (--solver heun, ddim or dpmpp_2m; a sampler of"
+            " your own says that it draws none by `draws_noise`)."
         )
     try:
         pipe.sampler = own.as_ode(None if solver == "own" else solver, steps)

@@ -6,12 +6,14 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
+from overtone import settings
 from overtone.errors import OvertoneError
 from overtone.launch import processes
 from overtone.training.collect import collect
 from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.configs.distillation import DistillationRecipe
 from overtone.training.configs.recipe import Recipe
+from overtone.training.distill import check_student
 from overtone.training.experts import train_and_merge
 from overtone.training.loop import Trainer
 from overtone.training.open import open_pipeline
@@ -44,6 +46,8 @@ def train(recipe: Recipe | str | Path, out: str | Path, *, show: bool = True) ->
     """
     if not isinstance(recipe, Recipe):
         recipe = find_recipe(str(recipe))
+    # Python checks no types: what no file could say is refused before anything is built.
+    recipe = settings.load(type(recipe), settings.dump(recipe), "the recipe")
     return pkgutil.resolve_name(recipe.trains)(recipe, Path(out).expanduser(), show=show)
 
 
@@ -77,7 +81,7 @@ def teacher_for(recipe: DistillationRecipe) -> Teacher:
     processes()  # which gives each its own device, where there are several
     if not recipe.teacher:
         raise OvertoneError("this recipe has no teacher of its own: pass --teacher MODEL.")
-    return open_teacher(
+    teacher = open_teacher(
         recipe.teacher,
         recipe.solver,
         recipe.steps,
@@ -86,3 +90,5 @@ def teacher_for(recipe: DistillationRecipe) -> Teacher:
         vae=recipe.vae,
         precision=recipe.training.precision,
     )
+    check_student(recipe, teacher)
+    return teacher

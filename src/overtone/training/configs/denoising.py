@@ -111,6 +111,10 @@ class DenoisingRecipe(Recipe, kind="denoising"):
     def __post_init__(self) -> None:
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout must be in [0, 1], not {self.label_dropout}")
+        if self.scaling_factor is not None and not 0 < self.scaling_factor < math.inf:
+            raise ValueError(f"scaling_factor must be above 0, not {self.scaling_factor}")
+        if self.encoded_images is not None and self.encoded_images < 1:
+            raise ValueError(f"encoded_images must be at least 1, not {self.encoded_images}")
         if not 0 <= self.augmentation <= 1:
             raise ValueError(f"augmentation must be in [0, 1], not {self.augmentation}")
         if self.augmentation and self.mirror:

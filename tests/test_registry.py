@@ -397,3 +397,69 @@ def test_training_in_python_reads_recipes_as_strictly_as_files(tmp_path):
         with pytest.raises(OvertoneError, match=next(iter(wrong))):
             train(dataclasses.replace(recipe, **wrong), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def odd(**changes):
+    """A network kind with something wrong, taken from `own_parts.Plain`, removed by the caller."""
+    forward = changes.pop("forward", None)
+    network = type("Odd", (own_parts.Plain,), {"forward": forward} if forward else {})
+    changes = {"build": lambda self: network(self)} | changes
+    namespace = {"__module__": __name__, "__qualname__": "OddConfig", **changes}
+    config = dataclass(frozen=True)(
+        type(own_parts.PlainConfig)("OddConfig", (own_parts.PlainConfig,), namespace, kind="Odd")
+    )
+    return config()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"forward": lambda self, x, t, labels=None: x[:, :, ::2]},
+         r"a Odd returns \(2, 1, 4, 8\) for images of shape \(2, 1, 8, 8\): .* \(2, 1, 8, 8\)"),
+        ({"forward": lambda self, x, t, labels=None: x.repeat(1, 3, 1, 1)}, r"\(2, 3, 8, 8\)"),
+        ({"forward": lambda self, x, t, labels=None: (x,)}, "a Odd returns tuple"),
+        ({"forward": lambda self, x: x}, "a Odd fails on two images .*TypeError"),
+        ({"forward": lambda self, x, t, labels=None: {}["k"]}, "KeyError"),
+        ({"build": lambda self: torch.nn.Linear(2, 2)}, "returns a Linear: it has to return"),
+        ({"build": lambda self: own_parts.Plain(own_parts.PlainConfig())}, "whose `config` is"),
+        ({"build": lambda self: {}["k"]}, "a Odd can't be built: KeyError"),
+        ({"build": lambda self: 1 / 0}, "a Odd can't be built: ZeroDivisionError"),
+        ({"build": NetworkConfig.build, "builds": "nowhere.at:All"},
+         "names 'nowhere.at:All' in `builds`, which can't be imported"),
+        ({"build": NetworkConfig.build}, "names '' in `builds`"),
+    ],
+)  # fmt: skip
+def test_a_network_of_ones_own_that_goes_wrong_is_said_before_training(tmp_path, changes, message):
+    try:
+        recipe = dataclasses.replace(RECIPE, network=odd(**changes))
+        with pytest.raises(OvertoneError, match=message):
+            train(recipe, tmp_path / "run", show=False)
+        assert not (tmp_path / "run").exists()
+    finally:
+        NetworkConfig.family.kinds.pop("Odd", None)
+
+
+@pytest.mark.parametrize("attribute", ["makes", "trains"])
+def test_a_recipe_that_names_what_is_not_there(tmp_path, attribute):
+    @dataclass(frozen=True)
+    class Lost(DenoisingRecipe, kind="lost"):
+        pass
+
+    setattr(Lost, attribute, "overtone.training:nothing_like_this")
+    fields = {f.name: getattr(RECIPE, f.name) for f in dataclasses.fields(RECIPE)}
+    try:
+        with pytest.raises(OvertoneError, match=f"nothing_like_this' in `{attribute}`, which can"):
+            train(Lost(**fields), tmp_path / "run", show=False)
+    finally:
+        Recipe.family.kinds.pop("lost", None)
+
+
+def test_noise_levels_that_a_sampler_of_ones_own_has_not(run, tmp_path, capsys):
+    checkpoint = str(find_checkpoint(run))
+    out = ["--out", str(tmp_path / "both")]
+    with pytest.raises(SystemExit):
+        main(["merge", checkpoint, checkpoint, "--boundaries", "1", "--steps", "2", "2", *out])
+    assert "--steps: the noise levels of a Jump can't be chosen." in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["sample", checkpoint, "--scheduler", "DDIMScheduler"])
+    assert "--scheduler is for models of discrete steps" in capsys.readouterr().err

@@ -364,3 +364,32 @@ def test_the_model_comes_first(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["sample", "--seeds", "0-3", str(tmp_path / "model")])
     assert "the model comes first: overtone sample MODEL [options]" in capsys.readouterr().err
+
+
+def test_what_would_do_nothing_is_refused(relay, tmp_path, capsys):
+    for method, argument in (
+        ("path", "batch_size"),
+        ("begin", "return_trajectory"),
+        ("trajectory", "batch_size"),
+        ("stream", "return_trajectory"),
+    ):
+        with pytest.raises(TypeError, match=f"{method} takes no '{argument}'"):
+            getattr(relay, method)([0], **{argument: 2})
+    with pytest.raises(OvertoneError, match="does nothing at the model's guidance scale, 1"):
+        relay([0], guidance_interval=(0.1, 1.0))
+    model = str(tmp_path / "model")
+    relay.save_pretrained(model)
+    images = tmp_path / "images"
+    images.mkdir()
+    relay([0])[0].save(images / "0.png")
+    for arguments, message in (
+        (["evaluate", str(images), "--data", "builtin:digits", "--resolution", "8", "--steps", "3",
+          "--vae", "x"], "--steps, --vae: "),
+        (["evaluate", model, "--resolution", "8"], "--resolution and --channels are those of a"),
+        (["analyze", "guidance", model, "--guidance-scale", "2"], "of this figure are --scales"),
+        (["distill", "train", "dsno-digits", "--online", "--data", str(tmp_path)],
+         "--data names trajectories, and with --online they are solved anew"),
+    ):  # fmt: skip
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert message in capsys.readouterr().err, arguments

@@ -105,7 +105,7 @@ class Family:
                 point.load()
             except Exception as error:  # whatever a foreign module raises
                 raise OvertoneError(
-                    f"the package {source} offers '{name}' but fails to import: {_said(error)}."
+                    f"the package {source} offers '{name}' but fails to import: {said(error)}."
                 ) from error
 
 
@@ -202,6 +202,20 @@ def check_kind(kind: type[Kind]) -> None:
         raise OvertoneError(f"{name} does not define {', '.join(sorted(missing))}.")
 
 
+def resolve(place: str, whose: Kind, attribute: str) -> Any:
+    """What a kind names as PACKAGE.MODULE:NAME, imported. Raises `OvertoneError` where there is no
+    such thing, or its module fails."""
+    import pkgutil
+
+    try:
+        return pkgutil.resolve_name(place)
+    except Exception as error:  # whatever a foreign module raises
+        raise OvertoneError(
+            f"the {whose.family.name} '{whose.kind}' names '{place}' in `{attribute}`, which can't"
+            f" be imported ({said(error)}): it is like 'PACKAGE.MODULE:NAME'."
+        ) from error
+
+
 def import_module(name: str) -> None:
     """Import a module by its name, or a file that ends in .py, so that its kinds are registered.
 
@@ -235,7 +249,7 @@ def import_module(name: str) -> None:
     except OvertoneError:
         raise
     except Exception as error:  # whatever a foreign module raises
-        raise OvertoneError(f"--import: {name} fails to import: {_said(error)}.") from error
+        raise OvertoneError(f"--import: {name} fails to import: {said(error)}.") from error
 
 
 @cache
@@ -269,7 +283,7 @@ def _is_ours(kind: type) -> bool:
     return kind.__module__.partition(".")[0] == "overtone"
 
 
-def _said(error: BaseException) -> str:
+def said(error: BaseException) -> str:
     """An error of somebody's code in one line."""
     first = str(error).strip().splitlines()
     return f"{type(error).__name__}: {first[0]}" if first else type(error).__name__

@@ -4,7 +4,6 @@ the solver's."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,8 +47,12 @@ def sampled(teacher: Teacher, times: int, spacing: Spacing) -> Teacher:
     start = FLOW_TIME.t_at(own.sigma_start)
     passed = spaced(2 * times, spacing, start)[:-1]
     levels = (own.sigma_start, *(FLOW_TIME.sigma_at(t) for t in passed))
-    sampler = dataclasses.replace(own, num_steps=len(levels), levels=levels, truncation_sigma=None)
-    return teacher.solved_by(sampler)
+    try:
+        return teacher.solved_by(own.with_levels(levels))
+    except ValueError as error:
+        raise OvertoneError(
+            f"the spectrum over time needs {times} noise levels: {error}."
+        ) from None
 
 
 @dataclass(frozen=True)

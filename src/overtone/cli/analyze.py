@@ -169,6 +169,8 @@ def _snr(options: SNROptions) -> None:
 def _guidance(options: GuidanceOptions) -> None:
     if len(set(options.scales)) < 2:
         raise OvertoneError("--scales takes two different scales or more.")
+    if options.sampling.guidance_scale is not None:
+        raise OvertoneError("--guidance-scale: the scales of this figure are --scales.")
     from overtone import storage
     from overtone.analysis.plots import guidance_curve
 

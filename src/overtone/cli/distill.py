@@ -101,6 +101,8 @@ def _train(
     from overtone.training.train import teacher_for
 
     recipe = options.recipe
+    if recipe.online and options.data is not None:
+        raise OvertoneError("--data names trajectories, and with --online they are solved anew.")
     if not recipe.online and not data.is_dir():
         raise OvertoneError(
             f"there are no trajectories in {data}: overtone distill collect {name} makes them, or"

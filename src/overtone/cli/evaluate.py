@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -113,8 +113,8 @@ class Options:
     judging: Annotated[Judging, tyro.conf.arg(name="")] = field(default_factory=Judging)
     resolution: int | None = None
     """at which a folder of images is evaluated; of a model, its own"""
-    channels: int = 3
-    """of a folder of images; of a model, its own"""
+    channels: int | None = None
+    """of a folder of images, 3 if left out; of a model, its own"""
     out: Path | None = None
     """a JSON file to write the result to"""
 
@@ -142,19 +142,40 @@ def evaluate(options: Options) -> dict:
     if is_images(options.model):
         if judging.data is None or options.resolution is None:
             raise OvertoneError("images need --data and --resolution beside it.")
-        size, channels = options.resolution, options.channels
+        if useless := _set(options.sampling, Sampling("0-499")):
+            raise OvertoneError(
+                f"{', '.join(useless)}: {options.model} holds images, which no model has to make."
+            )
+        size, channels = options.resolution, options.channels or 3
         fakes = open_data(options.model, size, channels, skip_bad=judging.skip_bad_images)
         mine = among.share(range(len(fakes)))
         batches = ((fakes.fetch(mine[at : at + 256])[0], None) for at in range(0, len(mine), 256))
         made: dict = {"images": options.model, "resize_rule": fakes.resize_rule}
         evaluation = judging.evaluation(judging.data, size, channels, len(fakes))
     else:
+        if options.resolution is not None or options.channels is not None:
+            raise OvertoneError(
+                "--resolution and --channels are those of a folder of images: a model has its own."
+            )
         pipe = options.sampling.open(options.model)
         request = options.sampling.request(pipe)
         batches = ((b.images, b.class_labels) for b in options.sampling.stream(pipe, request))
         made = options.sampling.facts(pipe, options.model, request)
         evaluation = judging.evaluation_of(pipe, options.model, options.sampling)
     return dataclasses.asdict(evaluation(batches, made))
+
+
+def _set(options: Any, defaults: Any, prefix: str = "--") -> list[str]:
+    """The options that were given, by name."""
+    given = []
+    for name, value in vars(options).items():
+        default, option = getattr(defaults, name), prefix + name.replace("_", "-")
+        if dataclasses.is_dataclass(value) and name in ("opening", "first_stage"):
+            inner = prefix if name == "opening" else f"{option}."
+            given += _set(value, default, inner)
+        elif value != default:
+            given.append(option)
+    return given
 
 
 def _data_of_run(name: str) -> str | None:

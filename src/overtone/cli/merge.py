@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError
-
-if TYPE_CHECKING:
-    from overtone.pipelines.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -63,25 +58,10 @@ def main(arguments: Sequence[str]) -> None:
         models = [open_pipeline(name, options.checkpoint) for name in options.models]
         pipe, out = merged(models, options.boundaries), options.out
     if options.steps:
-        pipe.sampler = _budgeted(pipe, options.steps)
+        boundaries = pipe.network.config.boundaries
+        try:
+            pipe.sampler = pipe.sampler.with_budget(boundaries, options.steps)
+        except ValueError as error:
+            raise OvertoneError(f"--steps: {error}.") from None
     pipe.save_pretrained(out)
     print(f"{len(pipe.network.config.networks)} experts: {out}", file=sys.stderr)
-
-
-def _budgeted(pipe: Pipeline, steps: tuple[int, ...]) -> Any:
-    """The pipeline's sampler with so many steps in the interval of each expert."""
-    from overtone.samplers.sampler import budget_grid
-
-    own: Any = pipe.sampler
-    try:
-        own = own.as_ode()
-        ends = own.sigmas[-2], own.sigma_start
-        levels = budget_grid(pipe.network.config.boundaries, steps, *ends, own.rho)
-        return dataclasses.replace(
-            pipe.sampler,  # type: ignore[type-var]
-            num_steps=len(levels),
-            levels=levels,
-            truncation_sigma=None,
-        )
-    except ValueError as error:
-        raise OvertoneError(f"--steps: {error}.") from None

@@ -119,16 +119,15 @@ class ModelOptions:
     def _scheduled(self, pipe: Pipeline, model: str, name: str) -> SamplingLoop:
         from overtone.samplers.schedulers import SchedulerSampler, scheduler_of
 
-        own: Any = pipe.preconditioning
-        if own.schedule_of_time is None:
+        own = pipe.preconditioning
+        schedule, prediction = own.schedule_of_time, own.prediction_type
+        if schedule is None or prediction is None:
             raise OvertoneError(
                 f"--scheduler is for models of discrete steps, and {model} has the preconditioning"
                 f" '{own.kind}': it has a sampler of its own (--steps)."
             )
         learned = pipe.network.config.learns_variance
-        scheduler = scheduler_of(
-            name, own.schedule_of_time, own.prediction, learned_variance=learned
-        )
+        scheduler = scheduler_of(name, schedule, prediction, learned_variance=learned)
         return SchedulerSampler(scheduler)
 
 

@@ -38,9 +38,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _networks(recipe: Any) -> None:
     """Each network, where it acts, its split of channels, its size."""
-    import torch
-
-    from overtone.networks.network import multiply_adds
+    from overtone.networks.network import build_empty, multiply_adds
 
     if recipe.network is None:
         raise OvertoneError(f"the network is made from that of the teacher, {recipe.teacher}.")
@@ -53,11 +51,7 @@ def _networks(recipe: Any) -> None:
             drawn = f"{own.probability + (1 - own.probability) * share:.0%}"
             config = own.network
             levels = "{:.3g} to {:.3g}".format(*own.interval)
-        try:
-            with torch.device("meta"):
-                network = config.build()
-        except ValueError as error:
-            raise OvertoneError(f"network settings: {error}.") from None
+        network = build_empty(config)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         split = getattr(config, "channel_split", None)  # a VAE has none, and no multiply-adds
         rows.append(

@@ -51,6 +51,12 @@ class Preconditioning(Kind, ABC, family="preconditioning", home="overtone.denois
         return None
 
     @property
+    def prediction_type(self) -> Prediction | None:
+        """What the network predicts, where it is one of the three that diffusers' schedulers know:
+        the noise, the image or v; else None."""
+        return None
+
+    @property
     def takes_variance(self) -> bool:
         """Whether a network under it may learn the reverse step's variance."""
         return False
@@ -153,6 +159,10 @@ class VPPreconditioning(Preconditioning, kind="vp"):
             raise ValueError(f"prediction is eps, x or v, not {self.prediction!r}")
         if not 0 < self.time_scale < math.inf:
             raise ValueError(f"time_scale must be above 0, not {self.time_scale}")
+
+    @property
+    def prediction_type(self) -> Prediction:
+        return self.prediction
 
     @property
     def schedule_of_time(self) -> Schedule:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from overtone import settings, storage
 from overtone.errors import OvertoneError
 from overtone.networks.configs.network import NetworkConfig
-from overtone.registry import check_registered
+from overtone.registry import check_registered, said
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -99,10 +100,37 @@ class Network(nn.Module):
         storage.write_json(folder / CONFIG_FILE, settings.dump(self.config))
         storage.save_tensors(folder / WEIGHTS_FILE, self.state_dict())
 
+    def check_output(self) -> None:
+        """Raises `OvertoneError` if a network of somebody's own does not return what `Network`
+        says, which is tried on two images. Overtone's own networks are not tried."""
+        own: Any = self.config
+        if not own.origin or own.makes_trajectories:
+            return
+        first = next(self.parameters(), torch.empty(()))
+        x = torch.zeros(2, own.channels, own.resolution, own.resolution, device=first.device)
+        labels = torch.zeros(2, dtype=torch.int64, device=x.device) if own.num_classes else None
+        training = self.training
+        try:
+            with torch.no_grad():
+                out = self.eval()(x, torch.full((2,), 0.5, device=x.device), labels)
+        except Exception as error:  # whatever a foreign module raises
+            raise OvertoneError(
+                f"a {own.kind} fails on two images of shape {tuple(x.shape[1:])}: {said(error)}."
+            ) from error
+        finally:
+            self.train(training)
+        wanted = (2, own.channels * (2 if own.learns_variance else 1), *x.shape[2:])
+        there = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        if there != wanted:
+            raise OvertoneError(
+                f"a {own.kind} returns {there} for images of shape {tuple(x.shape)}: it has to"
+                f" return {wanted}."
+            )
+
     def check_loads_again(self) -> None:
         """Raises `OvertoneError` if the network's settings would not build it again."""
         check_registered(self.config)
-        again = _built(self.config)
+        again = build_empty(self.config)
         own, other = (
             {name: tensor.shape for name, tensor in network.state_dict().items()}
             for network in (self, again)
@@ -121,10 +149,8 @@ class Network(nn.Module):
         folder = storage.locate(name, revision)
         file = folder / CONFIG_FILE
         config: Any = settings.load(cls.config_class, storage.read_json(file, dict), str(file))
-        try:
+        with _building(config, str(file)):
             network = config.skeleton(folder)
-        except (ValueError, TypeError, RuntimeError) as error:  # torch's own are of every kind
-            raise OvertoneError(f"{file}: {error}.") from None
         network.read_from(folder)
         return network.eval()
 
@@ -185,13 +211,44 @@ class Network(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-def _built(config: Any) -> nn.Module:
-    """The network of some settings, without memory where that is possible."""
+def build(config: NetworkConfig) -> Network:
+    """The network of some settings, with random weights.
+
+    Raises `OvertoneError` for settings that no network can be built from, and, where the kind is
+    somebody's own, for whatever goes wrong in it.
+    """
+    with _building(config, "network settings"):
+        network = config.build()
+    if not isinstance(network, Network) or network.config != config:
+        raise OvertoneError(
+            f"`build` of {type(config).__name__} returns a {type(network).__name__}: it has to"
+            " return an overtone.networks.Network whose `config` is these settings."
+        )
+    return network
+
+
+@contextmanager
+def _building(config: Any, where: str) -> Iterator[None]:
+    """Errors of settings that nothing can be built from, in one line."""
+    try:
+        yield
+    except OvertoneError:
+        raise
+    except (ValueError, TypeError, RuntimeError) as error:  # torch's own are of every kind
+        raise OvertoneError(f"{where}: {error}.") from error
+    except Exception as error:  # whatever a foreign class raises
+        if not config.origin:
+            raise
+        raise OvertoneError(f"a {config.kind} can't be built: {said(error)}.") from error
+
+
+def build_empty(config: NetworkConfig) -> Network:
+    """The same without memory for its weights, where that is possible."""
     try:
         with torch.device("meta"):
-            return config.build()
-    except Exception:  # a network of somebody's own may compute with its weights as it is built
-        return config.build()
+            return build(config)
+    except OvertoneError:  # a network of somebody's own may compute with its weights as it is built
+        return build(config)
 
 
 def load_network(name: str | Path, revision: str | None = None) -> Network:

@@ -43,7 +43,7 @@ from overtone.pipelines.card import CARD_FILE, model_card
 from overtone.pipelines.index import INDEX_FILE, NETWORK_FOLDER, PipelineIndex, read_index
 from overtone.pipelines.parts import Parts
 from overtone.pipelines.pictures import pixels_of, to_pil
-from overtone.pipelines.request import Request, asking, labels_of
+from overtone.pipelines.request import WITHOUT, Request, asking, labels_of
 from overtone.pipelines.stages import FirstStage, InTurn, PipelineStage, checked_images, stage_of
 from overtone.pipelines.starts import FIRST_FOLDER, RelayStart, Start
 from overtone.processes.vp_frame import to_vp
@@ -98,7 +98,7 @@ class Pipeline(Parts):
             frames += [[to_pil(image) for image in row] for row in rows]
         return frames
 
-    @asking(Request)
+    @asking(Request, without=("return_trajectory",))
     def stream(self, request: Request) -> Iterator[SampleBatch]:
         """As a call, in batches of uint8 tensors: any number of images in constant memory."""
         return self._stream(request)
@@ -125,13 +125,13 @@ class Pipeline(Parts):
             part = slice(at, at + size)
             yield request.part(part, None if labels is None else labels[part])
 
-    @asking(Request)
+    @asking(Request, without=tuple(WITHOUT))
     def path(self, request: Request) -> Iterator[Step]:
         """Every step from the start to the image, for one batch; the last step's x is in [-1, 1],
         or a latent, which `pixels` makes images of."""
         return self._begin(request).steps
 
-    @asking(Request)
+    @asking(Request, without=tuple(WITHOUT))
     def trajectory(self, request: Request) -> Float[Tensor, "batch times channels height width"]:
         """The states after every step of one batch, an operator's at every time, in the
         variance-preserving frame; the start is left out, the image is the last."""
@@ -144,7 +144,7 @@ class Pipeline(Parts):
             steps = list(self._begin(request, whole=True).steps)
         return torch.stack([to_vp(step.x, step.sigma) for step in steps], dim=1)
 
-    @asking(Request)
+    @asking(Request, without=tuple(WITHOUT))
     def begin(self, request: Request) -> Beginning:
         """Where sampling begins, and the steps that lead on, which are taken as they are asked
         for."""
@@ -209,9 +209,15 @@ class Pipeline(Parts):
         }
         changes = {name: value for name, value in changes.items() if value is not None}
         try:
-            return replace(self.guidance, **changes)
+            guidance = replace(self.guidance, **changes)
         except ValueError as error:
             raise OvertoneError(f"{error}.") from None
+        if guidance.scale == 1.0 and "interval" in changes and "scale" not in changes:
+            raise OvertoneError(
+                "a guidance_interval does nothing at the model's guidance scale, 1: give a"
+                " guidance_scale too."
+            )
+        return guidance
 
     def _denoiser_of(self, request: Request) -> Any:
         guidance, guide = self.guidance_of(request), request.guide

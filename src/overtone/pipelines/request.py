@@ -33,6 +33,12 @@ ELSEWHERE = {
 }
 """What arguments of other libraries are called here."""
 
+WITHOUT = {
+    "batch_size": "it answers for all seeds at once",
+    "return_trajectory": "`trajectory` returns the states, and a call with it pictures of them",
+}
+"""Why some methods do not take an argument of a request."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -120,16 +126,21 @@ class AskedMethod(Protocol[P, Answer]):
 
 
 def asking(
-    request: Callable[P, Request],
+    request: Callable[P, Request], without: Sequence[str] = ()
 ) -> Callable[[Callable[[Any, Request], R]], AskedMethod[P, R]]:
     """Makes a method of one `Request` one that is called with what a request is made of, or with
-    one that is there."""
+    one that is there. Arguments in `without` would do nothing in it, and raise a `TypeError`."""
 
     def decorate(method: Callable[[Any, Request], R]) -> AskedMethod[P, R]:
         @functools.wraps(method)
         def call(self: Any, *args: P.args, **named: P.kwargs) -> R:
             if len(args) == 1 and not named and isinstance(args[0], Request):
                 return method(self, args[0])
+            if useless := [name for name in without if name in named]:
+                name = getattr(method, "__name__", "")
+                raise TypeError(
+                    f"{name.lstrip('_')} takes no '{useless[0]}': {WITHOUT[useless[0]]}"
+                )
             for name in named:
                 if name in ELSEWHERE:
                     raise TypeError(f"'{name}' is called '{ELSEWHERE[name]}' here")
@@ -138,7 +149,11 @@ def asking(
         own = inspect.signature(method)
         parameters = [
             next(iter(own.parameters.values())),
-            *inspect.signature(request).parameters.values(),
+            *(
+                parameter
+                for name, parameter in inspect.signature(request).parameters.items()
+                if name not in without
+            ),
         ]
         call.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
         return call  # type: ignore[return-value]

@@ -55,6 +55,21 @@ class SamplingLoop(Kind, ABC, family="sampler", home="overtone.samplers"):
         except TypeError:
             raise ValueError(f"a {type(self).__name__} has no number of steps to choose") from None
 
+    def with_levels(self, levels: Sequence[float]) -> Self:
+        """The same at other noise levels, which fall; without the final 0. Raises `ValueError`
+        where they can't be chosen."""
+        raise ValueError(f"the noise levels of a {type(self).__name__} can't be chosen")
+
+    def with_budget(self, boundaries: Sequence[float], steps: Sequence[int]) -> Self:
+        """The same with a number of steps in each interval between rising boundaries, as experts
+        have them. Raises `ValueError` where that can't be."""
+        raise ValueError(f"the noise levels of a {type(self).__name__} can't be chosen")
+
+    @property
+    def solver(self) -> str:
+        """What the solver is called, in a word."""
+        return self.kind
+
     def at_times(self, times: Sequence[float]) -> Self:
         """The same, asked for the states at other times. Raises `ValueError` for samplers whose
         states are those of their steps."""

@@ -161,6 +161,18 @@ class Sampler(SamplingLoop, kind="Sampler"):
     def draws_noise(self) -> bool:
         return bool(self.eta or self.S_churn)
 
+    def with_levels(self, levels: Sequence[float]) -> Sampler:
+        count = len(levels)
+        return replace(self, num_steps=count, levels=tuple(levels), truncation_sigma=None)
+
+    def with_budget(self, boundaries: Sequence[float], steps: Sequence[int]) -> Sampler:
+        ends = self.sigmas[-2], self.sigma_start
+        return self.with_levels(budget_grid(boundaries, steps, *ends, self.rho))
+
+    @property
+    def solver(self) -> str:
+        return self.estimate
+
     def as_ode(self, estimate: EstimateKind | None = None, steps: int | None = None) -> Sampler:
         own = replace(self, num_steps=self.num_steps if steps is None else steps)
         if estimate is None:

@@ -98,6 +98,11 @@ class ClassifierTask(Task):
             None,
         )
         torch.manual_seed(recipe.training.seed)
+        if self.data.num_classes != config.num_classes:
+            raise OvertoneError(
+                f"--network.num-classes is {config.num_classes}, but {self.data.name} has"
+                f" {self.data.num_classes} classes."
+            )
         self.model = config.build().to_fast_layout()
         self.objective = ClassificationObjective(recipe.objective)
         self.identity = recipe.identity()

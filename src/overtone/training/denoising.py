@@ -17,6 +17,7 @@ from overtone.data.latents import is_latents
 from overtone.denoisers.network import NetworkDenoiser
 from overtone.errors import OvertoneError
 from overtone.launch import processes
+from overtone.networks.network import build
 from overtone.pipelines.load import load_pipeline
 from overtone.pipelines.pictures import grid
 from overtone.pipelines.pipeline import Pipeline
@@ -110,10 +111,8 @@ class DenoisingTask(Task):
         config = network_of(recipe, self.num_classes)
         _check_steps(recipe, config.learns_variance)
         torch.manual_seed(recipe.training.seed)
-        try:
-            network = config.build().to_fast_layout()
-        except ValueError as error:
-            raise OvertoneError(f"network settings: {error}.") from None
+        network = build(config).to_fast_layout()
+        network.check_output()
         return NetworkDenoiser(network, recipe.preconditioning)
 
     @property

@@ -204,7 +204,7 @@ class DistillationTask(Task):
                 "distilled from": self.teacher.name,
                 "teacher's weights": self.teacher.digest,
                 "teacher's guidance": own.guidance.scale,
-                "teacher's solver": own.sampler.estimate,  # type: ignore[attr-defined]
+                "teacher's solver": own.sampler.solver,
                 "teacher's steps": own.sampler.num_steps,
                 "trajectories": "solved online" if self.recipe.online else len(self.data),
                 "images seen": progress.images,

@@ -20,11 +20,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from overtone import settings, storage
 from overtone.errors import OvertoneError, RunInterruptedError
 from overtone.launch import processes
+from overtone.networks.network import build_empty
 from overtone.pipelines.load import load_pipeline
 from overtone.pipelines.merge import merged
 from overtone.pipelines.pipeline import Pipeline
@@ -156,10 +155,9 @@ def _check(recipe: DenoisingRecipe, data_classes: int) -> None:
         own = dataclasses.replace(recipe, network=recipe.expert(number).network, experts=None)
         config = network_of(own, num_classes)
         try:
-            with torch.device("meta"):
-                network = config.build()
-        except ValueError as error:
-            raise OvertoneError(f"network settings of expert {number}: {error}.") from None
+            network = build_empty(config)
+        except OvertoneError as error:
+            raise OvertoneError(f"expert {number}: {error}") from None
         if recipe.training.gradient_checkpointing and not network.repeated_blocks():
             raise OvertoneError(
                 f"--gradient-checkpointing is for transformers, and expert {number} is a"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pkgutil
 from pathlib import Path
 from typing import Any
 
 from overtone import settings
 from overtone.errors import OvertoneError
 from overtone.launch import processes
+from overtone.registry import resolve
 from overtone.training.collect import collect
 from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.configs.distillation import DistillationRecipe
@@ -48,7 +48,8 @@ def train(recipe: Recipe | str | Path, out: str | Path, *, show: bool = True) ->
         recipe = find_recipe(str(recipe))
     # Python checks no types: what no file could say is refused before anything is built.
     recipe = settings.load(type(recipe), settings.dump(recipe), "the recipe")
-    return pkgutil.resolve_name(recipe.trains)(recipe, Path(out).expanduser(), show=show)
+    trains = resolve(recipe.trains, recipe, "trains")
+    return trains(recipe, Path(out).expanduser(), show=show)
 
 
 def train_model(recipe: Recipe, run: Path, *, show: bool = True, **given: Any) -> Any:

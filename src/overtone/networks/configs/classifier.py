@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from overtone.networks.configs.network import Building
-from overtone.registry import Kind
 
 
 @dataclass(frozen=True)
-class ClassifierConfig(Building, Kind, family="classifier", kind="Classifier"):
+class ClassifierConfig(Building, family="classifier", kind="Classifier"):
     """Settings of `Classifier`."""
 
     builds: ClassVar[str] = "overtone.networks.classifier:Classifier"

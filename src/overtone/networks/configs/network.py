@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import pkgutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from overtone.registry import Kind
+from overtone.registry import Kind, resolve
 
 
-class Building:
+class Building(Kind):
     """Settings that build a module."""
 
     builds: ClassVar[str] = ""
@@ -18,14 +17,14 @@ class Building:
 
     def build(self) -> Any:
         """The module with random weights. Raises `ValueError` for settings that can't be."""
-        return pkgutil.resolve_name(self.builds)(self)
+        return resolve(self.builds, self, "builds")(self)
 
     def skeleton(self, folder: Path) -> Any:
         """The module that the files in a directory are read into."""
         return self.build()
 
 
-class NetworkConfig(Building, Kind, family="network", home="overtone.networks"):
+class NetworkConfig(Building, family="network", home="overtone.networks"):
     """Settings that a network is built from and saved with.
 
     A kind has at least the fields `resolution`, `channels` (of the image) and `num_classes` (0 for

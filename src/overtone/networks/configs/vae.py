@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import pkgutil
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
-from overtone.registry import Kind
+from overtone.networks.configs.network import Building
 
 
 @dataclass(frozen=True)
-class VAEConfig(Kind, family="VAE", kind="VAE"):
+class VAEConfig(Building, family="VAE", kind="VAE"):
     """Settings of an `AutoencoderKL` to train."""
+
+    builds: ClassVar[str] = "overtone.networks.vae:VAE.build"
 
     resolution: int = 32
     """image height and width in pixels"""
@@ -40,7 +41,3 @@ class VAEConfig(Kind, family="VAE", kind="VAE"):
             raise ValueError(
                 f"resolution {self.resolution} can't be halved {len(self.widths) - 1} times"
             )
-
-    def build(self) -> Any:
-        """The VAE with random weights."""
-        return pkgutil.resolve_name("overtone.networks.vae:VAE").build(self)

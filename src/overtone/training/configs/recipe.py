@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pkgutil
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from overtone.registry import Kind
+from overtone.registry import Kind, resolve
 from overtone.training.configs.training import Reporting, Training
 
 if TYPE_CHECKING:
@@ -45,4 +44,4 @@ class Recipe(Kind, family="recipe", home="overtone.training"):
         further arguments of what `makes` names, which takes `show` at least: whether to say what
         is read and encoded."""
         numbered = {} if number is None else {"number": number}
-        return pkgutil.resolve_name(self.makes)(self, **numbered, **given)
+        return resolve(self.makes, self, "makes")(self, **numbered, **given)

@@ -1,5 +1,6 @@
 """Both ways between diffusers and here: its models as denoisers, its schedulers as samplers."""
 
+import dataclasses
 from functools import partial
 
 import diffusers
@@ -11,9 +12,12 @@ from helpers import TINY_DIFFIT, awake, gaussian
 from overtone.denoisers import DiffusersDenoiser, EDMDenoiser, EDMPreconditioning, GuidedDenoiser
 from overtone.errors import OvertoneError
 from overtone.networks import DiffiTUNet
-from overtone.pipelines import DiffiTPipeline
+from overtone.networks.configs.foreign import foreign_config
+from overtone.pipelines import DiffiTPipeline, load_pipeline
 from overtone.processes import GaussianProcess, SeededNoise
 from overtone.samplers import Sampler, SchedulerSampler
+from overtone.training import find_recipe, train
+from overtone.training.runs import find_checkpoint
 
 # diffusers and NumPy 2 are not quite agreed on arrays.
 pytestmark = [
@@ -243,3 +247,39 @@ def test_schedulers_that_can_not_work_are_refused_by_name(unet, scheduler, messa
     if "KDPM2" not in message and "flow matching" not in message:
         with pytest.raises(OvertoneError, match=type(scheduler).__name__):
             DiffusersDenoiser(unet, scheduler)
+
+
+@pytest.mark.parametrize("kind", ["unet", "dit"])
+def test_its_networks_are_trained_with_classes_and_without(tmp_path, kind):
+    if kind == "unet":
+        model = make_unet()
+    else:
+        model = diffusers.DiTTransformer2DModel(
+            sample_size=8, in_channels=1, out_channels=1, patch_size=2, num_layers=1,
+            num_attention_heads=2, attention_head_dim=8, norm_num_groups=2, num_embeds_ada_norm=10,
+        )  # fmt: skip
+    recipe = find_recipe("diffit-digits")
+    recipe = dataclasses.replace(
+        recipe,
+        network=foreign_config(model),
+        sampler=Sampler(3),
+        training=dataclasses.replace(
+            recipe.training, total_images=64, batch_size=32, lr_rampup_images=0
+        ),
+        reporting=dataclasses.replace(recipe.reporting, held_out_images=32),
+    )
+    pipe = train(recipe, tmp_path / "classes", show=False)
+    assert pipe.num_classes == 10
+    assert len(pipe([1, 2], class_labels=[3, 4], guidance_scale=2.0, steps=2)) == 2
+    again = load_pipeline(find_checkpoint(tmp_path / "classes"))
+    assert again.network.config == pipe.network.config
+    recipe = dataclasses.replace(recipe, class_conditional=False)
+    if kind == "dit":
+        with pytest.raises(OvertoneError, match="num-classes is 10, but builtin:digits has 0"):
+            train(recipe, tmp_path / "none", show=False)
+    else:
+        assert train(recipe, tmp_path / "none", show=False).num_classes == 0
+    wrong = dataclasses.replace(recipe.network, model={"sample_size": 8})
+    recipe = dataclasses.replace(recipe, network=wrong, class_conditional=kind == "dit")
+    with pytest.raises(OvertoneError, match=r"network settings|fails on two images|returns \("):
+        train(recipe, tmp_path / "wrong", show=False)

@@ -248,7 +248,7 @@ def import_module(name: str) -> None:
             raise
     except OvertoneError:
         raise
-    except Exception as error:  # whatever a foreign module raises
+    except (Exception, SystemExit) as error:  # whatever a foreign module raises
         raise OvertoneError(f"--import: {name} fails to import: {said(error)}.") from error
 
 

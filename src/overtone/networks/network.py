@@ -101,10 +101,10 @@ class Network(nn.Module):
         storage.save_tensors(folder / WEIGHTS_FILE, self.state_dict())
 
     def check_output(self) -> None:
-        """Raises `OvertoneError` if a network of somebody's own does not return what `Network`
-        says, which is tried on two images. Overtone's own networks are not tried."""
+        """Raises `OvertoneError` if somebody else's network does not return what `Network` says,
+        which is tried on two images. Overtone's own networks are not tried."""
         own: Any = self.config
-        if not own.origin or own.makes_trajectories:
+        if not own.is_foreign or own.makes_trajectories:
             return
         first = next(self.parameters(), torch.empty(()))
         x = torch.zeros(2, own.channels, own.resolution, own.resolution, device=first.device)
@@ -237,7 +237,7 @@ def _building(config: Any, where: str) -> Iterator[None]:
     except (ValueError, TypeError, RuntimeError) as error:  # torch's own are of every kind
         raise OvertoneError(f"{where}: {error}.") from error
     except Exception as error:  # whatever a foreign class raises
-        if not config.origin:
+        if not config.is_foreign:
             raise
         raise OvertoneError(f"a {config.kind} can't be built: {said(error)}.") from error
 

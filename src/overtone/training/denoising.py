@@ -195,7 +195,7 @@ def network_of(recipe: DenoisingRecipe, num_classes: int) -> Any:
             f" {num_classes} classes to train with: leave it out."
         )
     try:
-        config = replace(recipe.network, num_classes=num_classes)  # type: ignore[type-var]
+        config = recipe.network.with_classes(num_classes)
         return config.with_augmentation(CONDITIONS) if recipe.augmentation else config
     except ValueError as error:
         raise OvertoneError(f"network settings: {error}.") from None

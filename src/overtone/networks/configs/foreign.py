@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from overtone.networks.configs.network import NetworkConfig
@@ -41,6 +41,10 @@ class DiffusersConfig(NetworkConfig):
         return isinstance(model, getattr(diffusers, cls.model_class))
 
     @property
+    def is_foreign(self) -> bool:
+        return True
+
+    @property
     def learns_variance(self) -> bool:
         return self.learned_variance
 
@@ -61,12 +65,36 @@ class DiffusersUNetConfig(DiffusersConfig, kind="DiffusersUNet"):
 
     model_class: ClassVar[str] = "UNet2DModel"
 
+    def with_classes(self, num_classes: int) -> Any:
+        """A model that embeds so many classes, and one more for no class."""
+        if num_classes == self.num_classes:
+            return self
+        embedded = num_classes + 1 if num_classes else None
+        return replace(
+            self,
+            model=self.model | {"num_class_embeds": embedded},
+            num_classes=num_classes,
+            null_class=bool(num_classes),
+        )
+
 
 @dataclass(frozen=True)
 class DiffusersDiTConfig(DiffusersConfig, kind="DiffusersDiT"):
     """Settings of a diffusers `DiTTransformer2DModel`."""
 
     model_class: ClassVar[str] = "DiTTransformer2DModel"
+
+    def with_classes(self, num_classes: int) -> Any:
+        if num_classes == self.num_classes:
+            return self
+        if not num_classes:
+            raise ValueError("diffusers' DiT always takes classes")
+        return replace(
+            self,
+            model=self.model | {"num_embeds_ada_norm": num_classes},
+            num_classes=num_classes,
+            null_class=True,
+        )
 
 
 def foreign_config(model: Any, null_class: bool | None = None) -> DiffusersConfig:

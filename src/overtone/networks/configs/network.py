@@ -37,6 +37,11 @@ class NetworkConfig(Building, family="network", home="overtone.networks"):
         channels: int
         num_classes: int
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the network is somebody else's code, so that it is tried before it is trained."""
+        return bool(self.origin)
+
     makes_trajectories: ClassVar[bool] = False
     """whether the network returns whole trajectories at once (DSNO's), not one output an image"""
 
@@ -49,6 +54,10 @@ class NetworkConfig(Building, family="network", home="overtone.networks"):
     def knows_null_class(self) -> bool:
         """Whether the label `num_classes`, "no class", means something to it."""
         return True
+
+    def with_classes(self, num_classes: int) -> Any:
+        """These settings for data with so many classes, 0 for none."""
+        return replace(self, num_classes=num_classes)  # type: ignore[type-var]
 
     @property
     def log_snrs(self) -> tuple[float, float] | None:

@@ -211,13 +211,13 @@ class Network(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-def build(config: NetworkConfig) -> Network:
-    """The network of some settings, with random weights.
+def build(config: NetworkConfig, where: str = "network settings") -> Network:
+    """The network of some settings, with random weights. `where` begins the message of an error.
 
     Raises `OvertoneError` for settings that no network can be built from, and, where the kind is
     somebody's own, for whatever goes wrong in it.
     """
-    with _building(config, "network settings"):
+    with _building(config, where):
         network = config.build()
     if not isinstance(network, Network) or network.config != config:
         raise OvertoneError(
@@ -242,13 +242,15 @@ def _building(config: Any, where: str) -> Iterator[None]:
         raise OvertoneError(f"a {config.kind} can't be built: {said(error)}.") from error
 
 
-def build_empty(config: NetworkConfig) -> Network:
+def build_empty(config: NetworkConfig, where: str = "network settings") -> Network:
     """The same without memory for its weights, where that is possible."""
     try:
         with torch.device("meta"):
-            return build(config)
-    except OvertoneError:  # a network of somebody's own may compute with its weights as it is built
-        return build(config)
+            return build(config, where)
+    except OvertoneError:
+        if not config.is_foreign:
+            raise
+        return build(config, where)  # such a network may compute with its weights as it is built
 
 
 def load_network(name: str | Path, revision: str | None = None) -> Network:

@@ -154,10 +154,7 @@ def _check(recipe: DenoisingRecipe, data_classes: int) -> None:
     for number in range(1, experts.count + 1):
         own = dataclasses.replace(recipe, network=recipe.expert(number).network, experts=None)
         config = network_of(own, num_classes)
-        try:
-            network = build_empty(config)
-        except OvertoneError as error:
-            raise OvertoneError(f"expert {number}: {error}") from None
+        network = build_empty(config, f"network settings of expert {number}")
         if recipe.training.gradient_checkpointing and not network.repeated_blocks():
             raise OvertoneError(
                 f"--gradient-checkpointing is for transformers, and expert {number} is a"

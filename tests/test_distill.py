@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from collections import namedtuple
@@ -370,7 +371,8 @@ def test_too_little_disk_is_said_before_anything_is_solved(teacher, tmp_path, mo
 def test_size_and_time_are_told(teacher, tmp_path, capsys):
     collect(TINY, teacher, tmp_path / "kept")
     said = " ".join(capsys.readouterr().err.split())
-    assert "32 trajectories of tiny at 5 times, 0.0 MB about 0 minutes" in said
+    # How many minutes depends on what else the machine does.
+    assert re.search(r"32 trajectories of tiny at 5 times, 0\.0 MB about \d+ minutes", said)
     assert "32 of 32 trajectories" in said
     index = index_of(TINY, teacher)
     assert index.bytes_each == 5 * 64 * 2 + 16
@@ -398,7 +400,7 @@ print(private() - first)
 def test_reading_takes_no_memory_that_grows_with_the_data(teacher, tmp_path):
     folder = tmp_path / "many"
     index = dataclasses.replace(
-        index_of(dataclasses.replace(TINY, held_out=0), teacher), count=40_960, block=4096
+        index_of(dataclasses.replace(TINY, held_out=0), teacher), count=81_920, block=4096
     )
     folder.mkdir()
     storage.write_json(folder / "trajectories.json", dataclasses.asdict(index))
@@ -413,7 +415,7 @@ def test_reading_takes_no_memory_that_grows_with_the_data(teacher, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(folder)], capture_output=True, text=True, check=True
     )
-    assert size > 25_000  # kilobytes on the disk
+    assert size > 50_000  # kilobytes on the disk
     assert int(done.stdout) < size / 5
 
 

@@ -2,8 +2,8 @@
 
 import copy
 import dataclasses
+import itertools
 import json
-import re
 import subprocess
 import sys
 from collections import namedtuple
@@ -368,11 +368,12 @@ def test_too_little_disk_is_said_before_anything_is_solved(teacher, tmp_path, mo
         collect(TINY, teacher, tmp_path / "kept", show=False)
 
 
-def test_size_and_time_are_told(teacher, tmp_path, capsys):
+def test_size_and_time_are_told(teacher, tmp_path, capsys, monkeypatch):
+    ticks = itertools.count()  # a clock that does not depend on what else the machine does
+    monkeypatch.setattr("time.perf_counter", lambda: next(ticks) / 100)
     collect(TINY, teacher, tmp_path / "kept")
     said = " ".join(capsys.readouterr().err.split())
-    # How many minutes depends on what else the machine does.
-    assert re.search(r"32 trajectories of tiny at 5 times, 0\.0 MB about \d+ minutes", said)
+    assert "32 trajectories of tiny at 5 times, 0.0 MB about 0 minutes" in said
     assert "32 of 32 trajectories" in said
     index = index_of(TINY, teacher)
     assert index.bytes_each == 5 * 64 * 2 + 16
@@ -381,14 +382,19 @@ def test_size_and_time_are_told(teacher, tmp_path, capsys):
 
 
 MEMORY = """
+import ctypes
+import gc
 import sys
 from pathlib import Path
 import torch
 from overtone.data.trajectories import TrajectoryData
 data = TrajectoryData(Path(sys.argv[1]))
 data.fetch(list(range(64)))  # what a first read imports and starts does not grow
-private = lambda: sum(int(l.split()[1]) for l in open("/proc/self/smaps_rollup")
-                      if l.startswith(("Private_Dirty", "Anonymous")))
+def private():
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what is free is given back, and not counted
+    return sum(int(l.split()[1]) for l in open("/proc/self/smaps_rollup")
+               if l.startswith(("Private_Dirty", "Anonymous")))
 first = private()
 generator = torch.Generator().manual_seed(0)
 for _ in range(200):
@@ -400,7 +406,7 @@ print(private() - first)
 def test_reading_takes_no_memory_that_grows_with_the_data(teacher, tmp_path):
     folder = tmp_path / "many"
     index = dataclasses.replace(
-        index_of(dataclasses.replace(TINY, held_out=0), teacher), count=81_920, block=4096
+        index_of(dataclasses.replace(TINY, held_out=0), teacher), count=40_960, block=4096
     )
     folder.mkdir()
     storage.write_json(folder / "trajectories.json", dataclasses.asdict(index))
@@ -415,7 +421,7 @@ def test_reading_takes_no_memory_that_grows_with_the_data(teacher, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(folder)], capture_output=True, text=True, check=True
     )
-    assert size > 50_000  # kilobytes on the disk
+    assert size > 25_000  # kilobytes on the disk
     assert int(done.stdout) < size / 5
 
 

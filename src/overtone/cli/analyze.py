@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from overtone.cli.evaluate import Judging
+from overtone.cli.evaluate import SEEDS, Judging
 from overtone.cli.model import ModelOptions, check_first, saved_options
 from overtone.cli.options import parse
 from overtone.cli.sample import Sampling, parse_seeds
@@ -36,7 +36,7 @@ class GuidanceOptions:
     scales: tuple[float, ...] = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
     """guidance scales; the same seeds are used for each"""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(
-        default_factory=lambda: Sampling(seeds="0-499")
+        default_factory=lambda: Sampling(SEEDS)
     )
     judging: Annotated[Judging, tyro.conf.arg(name="")] = field(default_factory=Judging)
     out: Path = Path("guidance.png")
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str]) -> None:
         check_first(rest, name)
         opening = saved_options(rest)
         if kind is GuidanceOptions:
-            more["default"] = kind(tyro.MISSING, sampling=Sampling("0-499", opening=opening))
+            more["default"] = kind(tyro.MISSING, sampling=Sampling(SEEDS, opening=opening))
         else:
             more["default"] = kind(tyro.MISSING, opening=opening)
     options: Any = parse(kind, name, kind.__doc__, rest, **more)

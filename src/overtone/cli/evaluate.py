@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -21,6 +21,10 @@ from overtone.launch import processes
 if TYPE_CHECKING:
     from overtone.metrics.evaluate import Evaluation
     from overtone.pipelines.pipeline import Pipeline
+
+
+SEEDS = "0-499"
+"""the seeds of the images that are evaluated, where nothing is said"""
 
 
 @dataclass(frozen=True)
@@ -108,20 +112,20 @@ class Options:
     model: tyro.conf.Positional[str]
     """a saved pipeline, a run's directory, a repository of the Hub; or images (folder, zip, hf:)"""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(
-        default_factory=lambda: Sampling(seeds="0-499")
+        default_factory=lambda: Sampling(SEEDS)
     )
     judging: Annotated[Judging, tyro.conf.arg(name="")] = field(default_factory=Judging)
     resolution: int | None = None
-    """at which a folder of images is evaluated; of a model, its own"""
+    """The height and width at which a folder of images is evaluated. A model has its own."""
     channels: int | None = None
-    """of a folder of images, 3 if left out; of a model, its own"""
+    """The number of channels of a folder of images, 3 if left out. A model has its own."""
     out: Path | None = None
     """a JSON file to write the result to"""
 
 
 def main(arguments: Sequence[str]) -> None:
     check_first(arguments, "evaluate")
-    default = Options(tyro.MISSING, Sampling("0-499", opening=saved_options(arguments)))
+    default = Options(tyro.MISSING, Sampling(SEEDS, opening=saved_options(arguments)))
     options = parse(Options, "evaluate", __doc__, arguments, default=default)
     from overtone import storage
 
@@ -142,11 +146,12 @@ def evaluate(options: Options) -> dict:
     if is_images(options.model):
         if judging.data is None or options.resolution is None:
             raise OvertoneError("images need --data and --resolution beside it.")
-        if useless := _set(options.sampling, Sampling("0-499")):
+        if useless := _given(options.sampling):
             raise OvertoneError(
                 f"{', '.join(useless)}: {options.model} holds images, which no model has to make."
             )
-        size, channels = options.resolution, options.channels or 3
+        size = options.resolution
+        channels = 3 if options.channels is None else options.channels
         fakes = open_data(options.model, size, channels, skip_bad=judging.skip_bad_images)
         mine = among.share(range(len(fakes)))
         batches = ((fakes.fetch(mine[at : at + 256])[0], None) for at in range(0, len(mine), 256))
@@ -165,17 +170,16 @@ def evaluate(options: Options) -> dict:
     return dataclasses.asdict(evaluation(batches, made))
 
 
-def _set(options: Any, defaults: Any, prefix: str = "--") -> list[str]:
-    """The options that were given, by name."""
-    given = []
-    for name, value in vars(options).items():
-        default, option = getattr(defaults, name), prefix + name.replace("_", "-")
-        if dataclasses.is_dataclass(value) and name in ("opening", "first_stage"):
-            inner = prefix if name == "opening" else f"{option}."
-            given += _set(value, default, inner)
-        elif value != default:
-            given.append(option)
-    return given
+def _given(sampling: Sampling) -> list[str]:
+    """The options of sampling and of opening a model that were given, by name."""
+    default = Sampling(SEEDS)
+    parts = (sampling, default), (sampling.opening, default.opening)
+    return [
+        f"--{name.replace('_', '-')}"
+        for own, other in parts
+        for name, value in vars(own).items()
+        if name != "opening" and value != getattr(other, name)
+    ]
 
 
 def _data_of_run(name: str) -> str | None:

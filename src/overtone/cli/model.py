@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from overtone import storage
 from overtone.errors import OvertoneError
 from overtone.launch import processes
-from overtone.pipelines.index import is_pipeline, read_index
+from overtone.pipelines.index import is_diffusers, is_pipeline, read_index
 from overtone.samplers.loop import SamplingLoop
 from overtone.training.runs import find_checkpoint, is_run
 
@@ -32,8 +32,6 @@ class AsSaved(SamplingLoop):
 
 
 AS_SAVED = AsSaved()
-DIFFUSERS = "model_index.json"
-"""the file by which a directory is a pipeline of diffusers'"""
 
 
 @dataclass(frozen=True)
@@ -189,6 +187,6 @@ def is_images(name: str) -> bool:
     path = Path(name).expanduser()
     if name.startswith("hf:") or name in NAMES or path.is_file():
         return True
-    if not path.is_dir() or is_pipeline(path) or is_run(path) or (path / DIFFUSERS).exists():
+    if not path.is_dir() or is_pipeline(path) or is_run(path) or is_diffusers(path):
         return False
     return any(f.suffix.lower() in SUFFIXES for f in path.rglob("*"))

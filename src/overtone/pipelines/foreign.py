@@ -14,11 +14,6 @@ from overtone.pipelines.pipeline import Pipeline
 from overtone.samplers.sampler import Sampler
 
 
-def is_diffusers(folder: Path) -> bool:
-    """Whether a directory holds a pipeline of diffusers."""
-    return (folder / "model_index.json").exists()
-
-
 def diffusers_pipeline(folder: Path) -> Pipeline:
     """The pipeline in a directory; its sampler is Heun's, from the highest noise level that its
     network was trained on.

@@ -15,6 +15,8 @@ from overtone.samplers.loop import SamplingLoop
 
 INDEX_FILE = "pipeline.json"
 NETWORK_FOLDER = "network"
+DIFFUSERS_FILE = "model_index.json"
+"""the file by which a directory is a pipeline of diffusers'"""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class PipelineIndex:
 def is_pipeline(folder: Path) -> bool:
     """Whether a directory holds a saved pipeline."""
     return (folder / INDEX_FILE).exists()
+
+
+def is_diffusers(folder: Path) -> bool:
+    """Whether a directory holds a pipeline of diffusers'."""
+    return (folder / DIFFUSERS_FILE).exists()
 
 
 def read_index(folder: Path) -> PipelineIndex:

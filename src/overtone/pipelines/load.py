@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from overtone import storage
-from overtone.pipelines.foreign import diffusers_pipeline, is_diffusers
-from overtone.pipelines.index import is_pipeline
+from overtone.pipelines.foreign import diffusers_pipeline
+from overtone.pipelines.index import is_diffusers, is_pipeline
 from overtone.pipelines.pipeline import Pipeline
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pkgutil
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from overtone.networks.configs.network import NetworkConfig
+from overtone.registry import resolve
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class DiffusersConfig(NetworkConfig):
         import diffusers
 
         model = getattr(diffusers, self.model_class).from_config(self.model)
-        return pkgutil.resolve_name(self.builds)(self, model)
+        return resolve(self.builds, self, "builds")(self, model)
 
 
 @dataclass(frozen=True)

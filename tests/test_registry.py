@@ -19,7 +19,7 @@ from overtone import registry, settings
 from overtone.cli.app import main
 from overtone.denoisers import EDMPreconditioning, Preconditioning
 from overtone.errors import OvertoneError
-from overtone.networks import DiffiTUNet, Network, NetworkConfig
+from overtone.networks import Classifier, ClassifierConfig, DiffiTUNet, Network, NetworkConfig
 from overtone.pipelines import Pipeline, Start, load_pipeline
 from overtone.processes import GaussianProcess, Process, RelayProcess, Schedule, VPLinearSchedule
 from overtone.registry import FAMILIES
@@ -397,6 +397,35 @@ def test_training_in_python_reads_recipes_as_strictly_as_files(tmp_path):
         with pytest.raises(OvertoneError, match=next(iter(wrong))):
             train(dataclasses.replace(recipe, **wrong), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_a_recipe_does_not_save_is_not_lost_on_the_way():
+    @dataclass(frozen=True)
+    class Held(Recipe, kind="held"):
+        about: str = ""
+        training: Training = dataclasses.field(default_factory=Training)
+        reporting: Reporting = dataclasses.field(default_factory=Reporting)
+        thing: object = dataclasses.field(default=None, metadata={"saved": False})
+
+        trains: ClassVar[str] = "test_registry:given_back"
+
+    try:
+        thing = object()
+        assert train(Held(thing=thing), "nowhere").thing is thing
+    finally:
+        Recipe.family.kinds.pop("held")
+
+
+def given_back(recipe, run, *, show):
+    return recipe
+
+
+def test_a_network_of_our_own_that_fails_otherwise_is_no_mistake_of_the_user(tmp_path, monkeypatch):
+    network = Classifier(ClassifierConfig(resolution=8, channels=1, widths=(8,)))
+    network.save_pretrained(tmp_path / "network")
+    monkeypatch.setattr(ClassifierConfig, "build", lambda self: {}["k"])
+    with pytest.raises(KeyError):
+        Classifier.from_pretrained(tmp_path / "network")
 
 
 def odd(**changes):

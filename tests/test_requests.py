@@ -375,6 +375,8 @@ def test_what_would_do_nothing_is_refused(relay, tmp_path, capsys):
     ):
         with pytest.raises(TypeError, match=f"{method} takes no '{argument}'"):
             getattr(relay, method)([0], **{argument: 2})
+    with pytest.raises(TypeError, match="path takes no 'batch_size'"):  # by its place, too
+        relay.path([0], None, None, None, None, 8)
     with pytest.raises(OvertoneError, match="does nothing at the model's guidance scale, 1"):
         relay([0], guidance_interval=(0.1, 1.0))
     model = str(tmp_path / "model")
@@ -385,6 +387,10 @@ def test_what_would_do_nothing_is_refused(relay, tmp_path, capsys):
     for arguments, message in (
         (["evaluate", str(images), "--data", "builtin:digits", "--resolution", "8", "--steps", "3",
           "--vae", "x"], "--steps, --vae: "),
+        (["evaluate", str(images), "--data", "builtin:digits", "--resolution", "8",
+          "--first-stage.steps", "3"], "--first-stage: "),
+        (["evaluate", str(images), "--data", "builtin:digits", "--resolution", "8",
+          "--channels", "0"], "1 or 3 channels, not 0"),
         (["evaluate", model, "--resolution", "8"], "--resolution and --channels are those of a"),
         (["analyze", "guidance", model, "--guidance-scale", "2"], "of this figure are --scales"),
         (["distill", "train", "dsno-digits", "--online", "--data", str(tmp_path)],

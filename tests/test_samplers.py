@@ -193,3 +193,18 @@ def test_grid_is_edms():
 def test_settings_that_make_no_sense_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(Sampler(), **change)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"sigma_max": math.inf}, {"sigma_max": math.nan}, {"sigma_min": math.nan},
+     {"rho": math.nan}, {"rho": math.inf}, {"num_steps": 10**9}, {"truncation_sigma": math.nan},
+     {"eta": math.nan}, {"S_churn": math.inf}, {"S_noise": -1.0}, {"S_max": math.nan},
+     {"levels": (math.inf, 1.0), "num_steps": 2}, {"levels": (1.0, math.nan), "num_steps": 2}],
+    ids=str,
+)  # fmt: skip
+def test_numbers_that_are_no_settings(wrong):
+    with pytest.raises(
+        ValueError, match=r"must be|does not hold|is at most|finite|fall|leaves|in \["
+    ):
+        Sampler(**wrong)

@@ -221,7 +221,8 @@ def import_module(name: str) -> None:
 
     The code in it is executed. Raises `OvertoneError` if it does not exist or fails.
     """
-    IMPORTED.append(name)
+    if name not in IMPORTED:
+        IMPORTED.append(name)
     try:
         if not name.endswith(".py"):
             importlib.import_module(name)

@@ -136,11 +136,9 @@ def asking(
         def call(self: Any, *args: P.args, **named: P.kwargs) -> R:
             if len(args) == 1 and not named and isinstance(args[0], Request):
                 return method(self, args[0])
-            if useless := [name for name in without if name in named]:
-                name = getattr(method, "__name__", "")
-                raise TypeError(
-                    f"{name.lstrip('_')} takes no '{useless[0]}': {WITHOUT[useless[0]]}"
-                )
+            given = {*_FIELDS[: len(args)], *named}
+            if useless := [name for name in without if name in given]:
+                raise TypeError(f"{call.__name__} takes no '{useless[0]}': {WITHOUT[useless[0]]}")
             for name in named:
                 if name in ELSEWHERE:
                     raise TypeError(f"'{name}' is called '{ELSEWHERE[name]}' here")

@@ -54,7 +54,8 @@ class FirstStage(ABC):
         """(batch, channels, height, width), in [-1, 1]."""
 
     def facts(self) -> dict[str, Any]:
-        """What is known of all that its images depend on, as JSON; of a function, its name."""
+        """All that is known of what its images depend on, as JSON. A function is known by its name
+        only."""
         return {"kind": type(self).__name__}
 
 

@@ -37,9 +37,9 @@ def sigma_grid(
     """
     if num_steps < 1:
         raise ValueError("a sampler takes at least one step")
-    if rho <= 0:
+    if not rho > 0:
         raise ValueError(f"rho must be above 0, not {rho}")
-    if not 0 < sigma_min <= sigma_max:
+    if not 0 < sigma_min <= sigma_max < math.inf:
         raise ValueError(f"0 < sigma_min <= sigma_max does not hold: {sigma_min}, {sigma_max}")
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     ramp = (i / max(num_steps - 1, 1) for i in range(num_steps))

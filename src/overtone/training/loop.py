@@ -252,9 +252,7 @@ class Trainer:
                 loss.backward()  # not accelerate's, which scales by its own configuration
             losses += loss.detach()
         norm = nn.utils.clip_grad_norm_(
-            self.model.parameters(),
-            training.clip_norm or float("inf"),
-            foreach=True,
+            self.model.parameters(), training.clip_norm or float("inf"), foreach=True
         )
         norm = whole(norm)
         self.optimizer.step()

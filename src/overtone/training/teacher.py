@@ -139,9 +139,7 @@ def teacher_of(
     try:
         pipe.sampler = own.as_ode(None if solver == "own" else solver, steps)
     except ValueError as error:
-        raise OvertoneError(
-            f"the teacher's solver, in {steps or 'its own'} steps: {error}."
-        ) from None
+        raise OvertoneError(f"the teacher's solver: {error}.") from None
     if guidance_scale is not None:
         try:
             pipe.guidance = replace(pipe.guidance, scale=guidance_scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,12 @@ def train(recipe: Recipe | str | Path, out: str | Path, *, show: bool = True) ->
     Raises `OvertoneError` for settings and data that do not fit, and for a directory that holds the
     run of other settings.
     """
-    if not isinstance(recipe, Recipe):
-        recipe = find_recipe(str(recipe))
+    own: Any = recipe if isinstance(recipe, Recipe) else find_recipe(str(recipe))
     # Python checks no types: what no file could say is refused before anything is built.
-    recipe = settings.load(type(recipe), settings.dump(recipe), "the recipe")
-    trains = resolve(recipe.trains, recipe, "trains")
-    return trains(recipe, Path(out).expanduser(), show=show)
+    read: Any = settings.load(type(own), settings.dump(own), "the recipe")
+    unsaved = [f.name for f in fields(own) if not f.metadata.get("saved", True)]
+    read = replace(read, **{name: getattr(own, name) for name in unsaved})
+    return resolve(read.trains, read, "trains")(read, Path(out).expanduser(), show=show)
 
 
 def train_model(recipe: Recipe, run: Path, *, show: bool = True, **given: Any) -> Any:

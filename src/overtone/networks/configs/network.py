@@ -15,6 +15,11 @@ class Building(Kind):
     builds: ClassVar[str] = ""
     """the module's class as PACKAGE.MODULE:NAME, which is imported when one is built"""
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the module is somebody else's code, which may fail in any way."""
+        return bool(self.origin)
+
     def build(self) -> Any:
         """The module with random weights. Raises `ValueError` for settings that can't be."""
         return resolve(self.builds, self, "builds")(self)
@@ -36,11 +41,6 @@ class NetworkConfig(Building, family="network", home="overtone.networks"):
         resolution: int
         channels: int
         num_classes: int
-
-    @property
-    def is_foreign(self) -> bool:
-        """Whether the network is somebody else's code, so that it is tried before it is trained."""
-        return bool(self.origin)
 
     makes_trajectories: ClassVar[bool] = False
     """whether the network returns whole trajectories at once (DSNO's), not one output an image"""

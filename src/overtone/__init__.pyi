@@ -13,6 +13,7 @@ from .denoisers.network import VEDenoiser as VEDenoiser
 from .denoisers.network import VPDenoiser as VPDenoiser
 from .denoisers.operator import SolutionOperator as SolutionOperator
 from .denoisers.preconditioning import EDMPreconditioning as EDMPreconditioning
+from .denoisers.preconditioning import FlowPreconditioning as FlowPreconditioning
 from .denoisers.preconditioning import OperatorPreconditioning as OperatorPreconditioning
 from .denoisers.preconditioning import Preconditioning as Preconditioning
 from .denoisers.preconditioning import VEPreconditioning as VEPreconditioning
@@ -53,6 +54,7 @@ from .pipelines.systems import LatentDiffiTPipeline as LatentDiffiTPipeline
 from .pipelines.systems import MEMEPipeline as MEMEPipeline
 from .pipelines.systems import RelayPipeline as RelayPipeline
 from .processes.discrete import DiscreteSchedule as DiscreteSchedule
+from .processes.flow import FlowSchedule as FlowSchedule
 from .processes.gaussian import GaussianProcess as GaussianProcess
 from .processes.gaussian import Process as Process
 from .processes.noise import ReplayNoise as ReplayNoise

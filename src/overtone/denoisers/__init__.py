@@ -8,6 +8,7 @@ KINDS = {
         "vp": "preconditioning",
         "ve": "preconditioning",
         "score": "preconditioning",
+        "flow": "preconditioning",
         "operator": "preconditioning",
     },
 }

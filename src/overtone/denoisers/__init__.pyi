@@ -14,6 +14,7 @@ from .network import VPDenoiser as VPDenoiser
 from .operator import SolutionOperator as SolutionOperator
 from .preconditioning import ADM_DIFFUSION as ADM_DIFFUSION
 from .preconditioning import EDMPreconditioning as EDMPreconditioning
+from .preconditioning import FlowPreconditioning as FlowPreconditioning
 from .preconditioning import OperatorPreconditioning as OperatorPreconditioning
 from .preconditioning import Preconditioning as Preconditioning
 from .preconditioning import ScorePreconditioning as ScorePreconditioning

@@ -12,6 +12,7 @@ as in table 1 of EDM (Karras et al. 2022, arXiv 2206.00364):
     | vp, v    | 1 / (1 + s^2)     | -s / sqrt(1 + s^2)        | 1 / sqrt(1 + s^2) | M t(s)        |
     | ve       | 1                 | s                         | 1                 | ln(s / 2)     |
     | score    | 1                 | s^2                       | 1                 | s             |
+    | flow     | 1 / (1 + s)       | -s / (1 + s)              | 1 / (1 + s)       | M s / (1 + s) |
     | operator | 0                 | sqrt(1 + s^2)             | 1 / sqrt(1 + s^2) | the teacher's |
 
 s is sigma, s_d = sigma_data. Everything else about a parametrisation follows from these four
@@ -236,6 +237,31 @@ class ScorePreconditioning(Preconditioning, kind="score"):
 
     def c_noise(self, sigma: S) -> S:
         return sigma
+
+
+@dataclass(frozen=True)
+class FlowPreconditioning(Preconditioning, kind="flow"):
+    """That of rectified flow, whose network sees x_s = (1 - s) x_0 + s noise at flow time
+    s = sigma / (1 + sigma), and returns the velocity v = noise - x_0."""
+
+    time_scale: float = 1000.0
+    """the network's time at s = 1; the default is diffusers'"""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.time_scale < math.inf:
+            raise ValueError(f"time_scale must be above 0, not {self.time_scale}")
+
+    def c_skip(self, sigma: S) -> S:
+        return 1 / (1 + sigma)
+
+    def c_out(self, sigma: S) -> S:
+        return -sigma / (1 + sigma)
+
+    def c_in(self, sigma: S) -> S:
+        return 1 / (1 + sigma)
+
+    def c_noise(self, sigma: S) -> S:
+        return self.time_scale * sigma / (1 + sigma)
 
 
 @dataclass(frozen=True)

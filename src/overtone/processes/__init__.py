@@ -9,6 +9,7 @@ KINDS = {
         "vp_cosine": "schedule",
         "ve": "schedule",
         "discrete": "discrete",
+        "flow": "flow",
     },
     "process": {"GaussianProcess": "gaussian", "RelayProcess": "relay"},
 }

@@ -1,4 +1,5 @@
 from .discrete import DiscreteSchedule as DiscreteSchedule
+from .flow import FlowSchedule as FlowSchedule
 from .gaussian import GaussianProcess as GaussianProcess
 from .gaussian import Process as Process
 from .noise import NoiseSource as NoiseSource

@@ -136,19 +136,26 @@ class QuantileSchedule(Schedule, kind="quantile"):
         return uniform.clamp(min=self.prob_length * self._cdf(float(self.truncate_sigma), math))
 
     def _sigma(self, t: N, m: Any) -> N:
-        return m.exp(self.P_mean + self.P_std * _quantile(clamp(self.prob_length * t, 0.0, 1.0)))
+        return m.exp(
+            self.P_mean + self.P_std * normal_quantile(clamp(self.prob_length * t, 0.0, 1.0))
+        )
 
     def _t(self, sigma: N, m: Any) -> N:
         return clamp(self._cdf(sigma, m) / self.prob_length, 0.0, 1.0)
 
     def _cdf(self, sigma: N, m: Any) -> N:
-        if isinstance(sigma, float) and sigma == 0:  # of which math has no logarithm
-            return 0.0
-        z = (m.log(sigma) - self.P_mean) / self.P_std
-        return m.erfc(-z / 2**0.5) / 2  # torch.special.ndtr loses the lower tail's digits
+        return normal_cdf(sigma, self.P_mean, self.P_std, m)
 
 
-def _quantile(p: N) -> N:
+def normal_cdf(sigma: N, mean: float, std: float, m: Any) -> N:
+    """The probability that a log-normal noise level lies below sigma."""
+    if isinstance(sigma, float) and sigma == 0:  # of which math has no logarithm
+        return 0.0
+    z = (m.log(sigma) - mean) / std
+    return m.erfc(-z / 2**0.5) / 2  # torch.special.ndtr loses the lower tail's digits
+
+
+def normal_quantile(p: N) -> N:
     """Phi^-1, the inverse of the standard normal distribution function."""
     if isinstance(p, float):
         return NormalDist().inv_cdf(p) if 0 < p < 1 else math.copysign(math.inf, p - 0.5)

@@ -12,6 +12,7 @@ from overtone.training.configs.recipe import Recipe
 RECIPES = {
     "diffit-digits": "diffit",
     "adm-digits": "diffit",
+    "flow-digits": "flow",
     "diffit-fashion-mnist": "diffit",
     "diffit-cifar10": "diffit",
     "ddpmpp-cifar10": "diffit",
@@ -45,6 +46,7 @@ RECIPES = {
 PARAMETERS = {
     "diffit-digits": 0.96,
     "adm-digits": 1.95,
+    "flow-digits": 0.96,
     "diffit-fashion-mnist": 1.68,
     "diffit-cifar10": 48.73,
     "ddpmpp-cifar10": 55.73,

@@ -220,8 +220,12 @@ def test_classes_go_to_the_model():
     ("scheduler", "message"),
     [
         (
-            partial(diffusers.FlowMatchEulerDiscreteScheduler),
-            "FlowMatchEulerDiscreteScheduler has no",
+            partial(diffusers.FlowMatchEulerDiscreteScheduler, use_dynamic_shifting=True),
+            "FlowMatchEulerDiscreteScheduler shifts its noise levels by a number",
+        ),
+        (
+            partial(diffusers.FlowMatchEulerDiscreteScheduler, invert_sigmas=True),
+            "FlowMatchEulerDiscreteScheduler counts its noise levels from the other end",
         ),
         (partial(diffusers.CMStochasticIterativeScheduler), "CMStochasticIterativeScheduler"),
         (

@@ -274,7 +274,7 @@ class WithVariance(torch.nn.Module):
 
 def test_the_whole_way_is_that_of_diffusers():
     denoiser, process = VPDenoiser(WithVariance(), ADM_DIFFUSION), GaussianProcess()
-    scheduler = scheduler_of("DDPMScheduler", DiscreteSchedule(), learned_variance=True)
+    scheduler = scheduler_of("DDPMScheduler", ADM_DIFFUSION, learned_variance=True)
     assert scheduler.config.variance_type == "learned_range"
     results = []
     for sampler in (AncestralSampler(num_steps=50), SchedulerSampler(scheduler, num_steps=50)):
@@ -440,7 +440,7 @@ def test_images_do_not_depend_on_the_batch(pipe):
     "name", ["DDIMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"]
 )
 def test_schedulers_sample_it(pipe, name):
-    pipe.sampler = SchedulerSampler(scheduler_of(name, pipe.preconditioning.schedule), 6)
+    pipe.sampler = SchedulerSampler(scheduler_of(name, pipe.preconditioning), 6)
     images = torch.cat([b.images for b in pipe.stream(range(2))])
     assert images.shape == (2, 3, 16, 16)
     assert images.float().std() > 1

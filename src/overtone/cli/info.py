@@ -47,6 +47,8 @@ def describe(folder: Path) -> dict[str, Any]:
         return _run(folder)
     if (folder / "pipeline.json").exists():
         return _pipeline(folder)
+    if (folder / "model_index.json").exists():
+        return _diffusers(folder)
     if (folder / "latents.json").exists():
         return {"kind": "latents"} | storage.read_json(folder / "latents.json", dict)
     if (folder / "trajectories.json").exists():
@@ -92,6 +94,23 @@ def _pipeline(folder: Path) -> dict[str, Any]:
     index = storage.read_json(folder / "pipeline.json", dict)
     index.pop("pipeline", None)  # of version 0.1.0
     return {"kind": "pipeline", **index, "weights": _network(folder / "network")}
+
+
+def _diffusers(folder: Path) -> dict[str, Any]:
+    """A pipeline of diffusers': each part's settings, and its weights where it has any."""
+    index = storage.read_json(folder / "model_index.json", dict)
+    found: dict[str, Any] = {
+        "kind": "diffusers pipeline",
+        "class": index.get("_class_name"),
+        "diffusers": index.get("_diffusers_version"),
+    }
+    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
+        settings = part / "scheduler_config.json"
+        if settings.exists():
+            found[part.name] = storage.read_json(settings, dict)
+        elif (part / "config.json").exists():
+            found[part.name] = _network(part)
+    return found
 
 
 def _network(folder: Path) -> dict[str, Any]:

@@ -111,22 +111,18 @@ class ModelOptions:
         if self.sampler != AS_SAVED:
             pipe.sampler = self.sampler
         if self.scheduler is not None:
-            pipe.sampler = self._scheduled(pipe, model, self.scheduler)
+            pipe.sampler = self._scheduled(pipe, self.scheduler)
         return pipe.compile() if self.compile else pipe
 
-    def _scheduled(self, pipe: Pipeline, model: str, name: str) -> SamplingLoop:
+    def _scheduled(self, pipe: Pipeline, name: str) -> SamplingLoop:
         from overtone.samplers.schedulers import SchedulerSampler, scheduler_of
 
-        own = pipe.preconditioning
-        schedule, prediction = own.schedule_of_time, own.prediction_type
-        if schedule is None or prediction is None:
-            raise OvertoneError(
-                f"--scheduler is for models of discrete steps, and {model} has the preconditioning"
-                f" '{own.kind}': it has a sampler of its own (--steps)."
-            )
         learned = pipe.network.config.learns_variance
-        scheduler = scheduler_of(name, schedule, prediction, learned_variance=learned)
-        return SchedulerSampler(scheduler)
+        scheduler = scheduler_of(name, pipe.preconditioning, learned_variance=learned)
+        sampler = SchedulerSampler(scheduler)
+        # Flow matching begins where the model's own sampler does, not at an infinite noise level.
+        begin = pipe.sampler.sigma_start
+        return replace(sampler, sigma_max=begin) if sampler.is_flow else sampler
 
 
 def saved_options(arguments: Sequence[str]) -> ModelOptions:
@@ -141,9 +137,22 @@ def saved_options(arguments: Sequence[str]) -> ModelOptions:
     given = _given(arguments, "--first")
     first = _folder_of(given) if given else folder / "first"
     stage = FirstStageOptions()
-    if first is not None and is_pipeline(first):
-        stage = FirstStageOptions(read_index(first).sampler)
-    return ModelOptions(read_index(folder).sampler, stage)
+    if first is not None and _is_model(first):
+        stage = FirstStageOptions(_sampler_in(first))
+    return ModelOptions(_sampler_in(folder), stage)
+
+
+def _is_model(folder: Path) -> bool:
+    return is_pipeline(folder) or is_diffusers(folder)
+
+
+def _sampler_in(folder: Path) -> SamplingLoop:
+    """The sampler of a model in a directory, Overtone's or diffusers'."""
+    if is_pipeline(folder):
+        return read_index(folder).sampler
+    from overtone.pipelines.foreign import sampler_of
+
+    return sampler_of(folder)
 
 
 def _given(arguments: Sequence[str], option: str) -> str | None:
@@ -154,13 +163,13 @@ def _given(arguments: Sequence[str], option: str) -> str | None:
 
 
 def _folder_of(name: str, checkpoint: str = "last") -> Path | None:
-    """The directory of a saved pipeline of Overtone's, or None."""
+    """The directory of a saved pipeline, Overtone's or diffusers', or None."""
     path = Path(name).expanduser()
     if is_run(path):
         path = find_checkpoint(path, checkpoint if checkpoint == "best" else "last")
     if not path.exists() and not is_images(name):
         path = storage.locate(name)
-    return path if path.is_dir() and is_pipeline(path) else None
+    return path if path.is_dir() and _is_model(path) else None
 
 
 def check_first(arguments: Sequence[str], command: str) -> None:
@@ -187,6 +196,6 @@ def is_images(name: str) -> bool:
     path = Path(name).expanduser()
     if name.startswith("hf:") or name in NAMES or path.is_file():
         return True
-    if not path.is_dir() or is_pipeline(path) or is_run(path) or is_diffusers(path):
+    if not path.is_dir() or _is_model(path) or is_run(path):
         return False
     return any(f.suffix.lower() in SUFFIXES for f in path.rglob("*"))

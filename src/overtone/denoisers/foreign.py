@@ -9,6 +9,7 @@ from torch import nn
 from overtone.denoisers.network import NetworkDenoiser
 from overtone.denoisers.preconditioning import (
     EDMPreconditioning,
+    FlowPreconditioning,
     Preconditioning,
     Prediction,
     ScorePreconditioning,
@@ -17,6 +18,7 @@ from overtone.denoisers.preconditioning import (
 from overtone.errors import OvertoneError
 from overtone.networks.foreign import DiffusersNetwork
 from overtone.processes.discrete import DiscreteSchedule
+from overtone.processes.flow import FlowSchedule
 
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x", "v_prediction": "v"}
 
@@ -24,14 +26,14 @@ PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x", "v_predic
 def discrete_schedule(scheduler: Any) -> DiscreteSchedule:
     """The noise levels that a diffusers scheduler was trained with.
 
-    Raises `OvertoneError`, naming the scheduler, if it has none (flow matching, consistency models)
-    or if they end in an infinite sigma (zero terminal SNR).
+    Raises `OvertoneError`, naming the scheduler, if it has none (consistency models) or
+    if they end in an infinite sigma (zero terminal SNR).
     """
     name, abar = type(scheduler).__name__, getattr(scheduler, "alphas_cumprod", None)
     if abar is None:
         raise OvertoneError(
-            f"{name} has no alphas_cumprod: only schedulers of diffusion with a finite sigma_max"
-            " can be used, not flow matching or consistency models."
+            f"{name} has no alphas_cumprod: schedulers of diffusion with a finite sigma_max can be"
+            " used, EDM's, ScoreSdeVe and FlowMatchEulerDiscreteScheduler, not others."
         )
     if getattr(scheduler.config, "rescale_betas_zero_snr", False) or float(abar[-1]) <= 0:
         raise OvertoneError(
@@ -43,10 +45,35 @@ def discrete_schedule(scheduler: Any) -> DiscreteSchedule:
 
 def is_edm(scheduler: Any) -> bool:
     """Whether a diffusers scheduler is one of EDM's."""
+    return is_a(scheduler, "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Whether a diffusers scheduler is one of flow matching."""
+    return is_a(scheduler, "FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+
+
+def is_a(scheduler: Any, *names: str) -> bool:
+    """Whether a scheduler is of one of diffusers' classes of these names."""
     import diffusers
 
-    kinds = diffusers.EDMEulerScheduler, diffusers.EDMDPMSolverMultistepScheduler
-    return isinstance(scheduler, kinds)
+    return isinstance(scheduler, tuple(getattr(diffusers, name) for name in names))
+
+
+def check_flow(scheduler: Any) -> None:
+    """Raises `OvertoneError` for a scheduler of flow matching whose noise levels do not follow from
+    its settings alone."""
+    name, config = type(scheduler).__name__, scheduler.config
+    if getattr(config, "use_dynamic_shifting", False):
+        raise OvertoneError(
+            f"{name} shifts its noise levels by a number that a pipeline computes for each image"
+            " size (use_dynamic_shifting), which is not known here: set a fixed `shift`."
+        )
+    if getattr(config, "invert_sigmas", False):
+        raise OvertoneError(
+            f"{name} counts its noise levels from the other end (invert_sigmas), which is not known"
+            " here."
+        )
 
 
 def preconditioning_of(scheduler: Any) -> Preconditioning:
@@ -55,16 +82,18 @@ def preconditioning_of(scheduler: Any) -> Preconditioning:
     Raises `OvertoneError`, naming the scheduler, for what is none, and where sigma is infinite at
     the end.
     """
-    import diffusers
-
     name = type(scheduler).__name__
-    if isinstance(scheduler, diffusers.ScoreSdeVeScheduler):
+    if is_a(scheduler, "ScoreSdeVeScheduler"):
         return ScorePreconditioning()
+    if is_flow(scheduler):
+        check_flow(scheduler)
+        return FlowPreconditioning(float(scheduler.config.num_train_timesteps))
     schedule = None if is_edm(scheduler) else discrete_schedule(scheduler)
     prediction = getattr(scheduler.config, "prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         raise OvertoneError(
-            f"{name} predicts '{prediction}', which is none of {', '.join(PREDICTIONS)}."
+            f"{name} with prediction_type '{prediction}' is not known here: it is one of"
+            f" {', '.join(PREDICTIONS)}."
         )
     if schedule is not None:
         return VPPreconditioning(PREDICTIONS[prediction], schedule, len(schedule.sigmas) - 1)
@@ -74,6 +103,20 @@ def preconditioning_of(scheduler: Any) -> Preconditioning:
     return EDMPreconditioning(float(scheduler.config.sigma_data), prediction == "v_prediction")
 
 
+def noise_levels_of(scheduler: Any) -> tuple[float, float]:
+    """The lowest and the highest noise level that a diffusers scheduler's model was trained on.
+
+    Under flow matching, where the highest is infinite, they are those of `FlowSchedule`.
+    """
+    if is_flow(scheduler):
+        flow = FlowSchedule()
+        return flow.sigma_min, flow.sigma_max
+    if is_edm(scheduler) or is_a(scheduler, "ScoreSdeVeScheduler"):
+        return float(scheduler.config.sigma_min), float(scheduler.config.sigma_max)
+    sigmas = discrete_schedule(scheduler).sigmas
+    return sigmas[0], sigmas[-1]
+
+
 class DiffusersDenoiser(NetworkDenoiser):
     """Any diffusers model together with the scheduler it was trained under, as a denoiser.
 
@@ -81,11 +124,11 @@ class DiffusersDenoiser(NetworkDenoiser):
         denoiser = DiffusersDenoiser(unet, diffusers.DDPMScheduler.from_pretrained(...))
 
     Schedulers with `alphas_cumprod` (DDPM, DDIM, DPM-Solver++, UniPC, Euler, ...) with epsilon,
-    sample or v_prediction, EDM's (`sigma_data`), and ScoreSdeVe. Times between the discrete steps
-    are interpolated in ln sigma. `conditioning` (encoder_hidden_states, say) goes to every call of
-    the model. `null_class` says that the last of a U-Net's class embeddings stands for "no class",
-    which guidance needs (DiT has one by itself). A model with learned variance returns it as
-    `Estimate.variance`.
+    sample or v_prediction, EDM's (`sigma_data`), ScoreSdeVe and flow matching's are known. Times
+    between discrete steps are interpolated in ln sigma. `conditioning` (encoder_hidden_states, say)
+    goes to every call of the model. `null_class` says that the last of a U-Net's class embeddings
+    stands for "no class", which guidance needs (DiT has one by itself). A model with learned
+    variance returns it as `Estimate.variance`.
 
     Raises `OvertoneError`, naming the scheduler, where sigma is infinite at the end.
     """

@@ -52,9 +52,9 @@ class Preconditioning(Kind, ABC, family="preconditioning", home="overtone.denois
         return None
 
     @property
-    def prediction_type(self) -> Prediction | None:
-        """What the network predicts, where it is one of the three that diffusers' schedulers know:
-        the noise, the image or v; else None."""
+    def prediction_type(self) -> Prediction | Literal["flow"] | None:
+        """What the network predicts, where diffusers' schedulers have a word for it: the noise, the
+        image, v, or the velocity of a flow; else None."""
         return None
 
     @property
@@ -250,6 +250,10 @@ class FlowPreconditioning(Preconditioning, kind="flow"):
     def __post_init__(self) -> None:
         if not 0 < self.time_scale < math.inf:
             raise ValueError(f"time_scale must be above 0, not {self.time_scale}")
+
+    @property
+    def prediction_type(self) -> Literal["flow"]:
+        return "flow"
 
     def c_skip(self, sigma: S) -> S:
         return 1 / (1 + sigma)

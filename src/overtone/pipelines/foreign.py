@@ -5,55 +5,126 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from overtone.denoisers.foreign import preconditioning_of
+from overtone import storage
+from overtone.denoisers.foreign import noise_levels_of, preconditioning_of
 from overtone.errors import OvertoneError
 from overtone.networks.configs.foreign import DiffusersDiTConfig, DiffusersUNetConfig
 from overtone.networks.foreign import DiffusersNetwork
 from overtone.networks.vae import VAE
+from overtone.pipelines.index import DIFFUSERS_FILE
 from overtone.pipelines.pipeline import Pipeline
 from overtone.samplers.sampler import Sampler
+
+NETWORKS = ("unet", "transformer")
+VAES = ("vae", "vqvae")
+CLASSES = {kind.model_class for kind in (DiffusersUNetConfig, DiffusersDiTConfig)}
+"""the networks of diffusers that are networks here"""
 
 
 def diffusers_pipeline(folder: Path) -> Pipeline:
     """The pipeline in a directory; its sampler is Heun's, from the highest noise level that its
     network was trained on.
 
-    Raises `OvertoneError` for code in the directory and for networks of another kind.
+    Each part is read by itself, by the class of diffusers that model_index.json names; no other
+    code is imported. Raises `OvertoneError` for code in the directory, for networks of another
+    kind, and for pipelines that need more than these parts, a text encoder say.
     """
-    from diffusers import DiffusionPipeline
-
+    index = storage.read_json(folder / DIFFUSERS_FILE, dict)
     code = sorted(file.name for file in folder.rglob("*.py"))
     if code:
         raise OvertoneError(
             f"{folder} holds code ({', '.join(code[:3])}), which diffusers might execute: move it"
             " away, if the pipeline needs none."
         )
-    try:
-        foreign: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
-    except Exception as error:  # a broken file makes diffusers raise almost anything
-        raise OvertoneError(f"{folder}: diffusers can't load the pipeline ({error}).") from None
-    network: Any = getattr(foreign, "unet", None) or getattr(foreign, "transformer", None)
-    _check_network(folder, network, hasattr(foreign, "scheduler"))
-    row = preconditioning_of(foreign.scheduler)
-    schedule: Any = row.schedule_of_time
-    low, high = (0.002, 80.0) if schedule is None else (schedule.sigmas[0], schedule.sigmas[-1])
-    own = getattr(foreign, "vae", None) or getattr(foreign, "vqvae", None)
+    parts = _parts(folder, index)
+    scheduler = _loaded(folder, "scheduler", parts["scheduler"])
+    row, (low, high) = preconditioning_of(scheduler), noise_levels_of(scheduler)
+    name = next(name for name in NETWORKS if name in parts)
+    network = _loaded(folder, name, parts[name])
+    _check_network(folder, network)
     return Pipeline(
-        DiffusersNetwork.of(network),
+        DiffusersNetwork.of(network.float()),
         Sampler(18, sigma_min=low, sigma_max=high, estimate="heun"),
         preconditioning=row,
-        vae=None if own is None else VAE.from_pretrained(folder),
+        vae=VAE.from_pretrained(folder) if any(vae in parts for vae in VAES) else None,
+        class_names=_class_names(network, index),
     )
 
 
-def _check_network(folder: Path, network: Any, has_scheduler: bool) -> None:
-    known = DiffusersUNetConfig, DiffusersDiTConfig
-    if not has_scheduler or not any(kind.fits(network) for kind in known):
+def sampler_of(folder: Path) -> Sampler:
+    """The sampler that a directory's pipeline is opened with, from its scheduler's settings."""
+    index = storage.read_json(folder / DIFFUSERS_FILE, dict)
+    scheduler = _loaded(folder, "scheduler", _parts(folder, index)["scheduler"])
+    low, high = noise_levels_of(scheduler)
+    return Sampler(18, sigma_min=low, sigma_max=high, estimate="heun")
+
+
+def _parts(folder: Path, index: dict[str, Any]) -> dict[str, str]:
+    """The class of each part of a pipeline, by the part's name."""
+    whose = str(index.get("_class_name", "a pipeline"))
+    parts: dict[str, str] = {}
+    for part, entry in index.items():
+        if part.startswith("_") or not isinstance(entry, list) or entry == [None, None]:
+            continue
+        library, kind = entry if len(entry) == 2 else (None, None)
+        if part.startswith(("text_encoder", "tokenizer")):
+            raise OvertoneError(
+                f"{folder} is a {whose}, which needs a text encoder ({kind}): in Python,"
+                " DiffusersDenoiser(model, scheduler, encoder_hidden_states=...) takes its output."
+            )
+        if part not in (*NETWORKS, *VAES, "scheduler") or library != "diffusers":
+            raise OvertoneError(
+                f"{folder} is a {whose} with a part that is not known here: {part} ({library},"
+                f" {kind})."
+            )
+        parts[part] = str(kind)
+    if missing := [part for part in parts if not (folder / part).is_dir()]:
+        raise OvertoneError(f"{folder} lacks its folder {missing[0]}.")
+    networks = [parts[name] for name in NETWORKS if name in parts]
+    if len(networks) != 1 or networks[0] not in CLASSES or "scheduler" not in parts:
+        found = ", ".join(f"{part}: {kind}" for part, kind in parts.items()) or "nothing"
         raise OvertoneError(
-            f"{folder} has no network of these with a scheduler:"
-            f" {', '.join(kind.model_class for kind in known)}"
-            + ("." if network is None else f" (it has a {type(network).__name__}).")
+            f"{folder} is a {whose} of {found}: a network of these and a scheduler are needed:"
+            f" {', '.join(sorted(CLASSES))}."
         )
+    return parts
+
+
+def _loaded(folder: Path, part: str, kind: str) -> Any:
+    """A part of a pipeline, whose weights have to be safetensors."""
+    import diffusers
+
+    there = folder / part
+    known = getattr(diffusers, kind, None)
+    if known is None or (part == "scheduler" and not kind.endswith("Scheduler")):
+        raise OvertoneError(f"{there}: diffusers {diffusers.__version__} has no {part} '{kind}'.")
+    try:
+        if part == "scheduler":
+            return known.from_pretrained(there)
+        halves = any(there.glob("*.fp16.safetensors")) and not _whole(there)
+        model, said = known.from_pretrained(
+            there,
+            use_safetensors=True,
+            output_loading_info=True,
+            variant="fp16" if halves else None,
+        )
+    except Exception as error:  # a broken file makes diffusers raise almost anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OvertoneError(f"{there}: diffusers can't load it ({reason}).") from None
+    if said["missing_keys"]:
+        raise OvertoneError(
+            f"{there}: the weights lack {len(said['missing_keys'])} tensors, such as"
+            f" {sorted(said['missing_keys'])[0]}: copy or download them again."
+        )
+    return model
+
+
+def _whole(folder: Path) -> bool:
+    """Whether there are weights that are no variant."""
+    return any(".fp16" not in file.name for file in folder.glob("*.safetensors"))
+
+
+def _check_network(folder: Path, network: Any) -> None:
     config = network.config
     sizes = config.sample_size
     sizes = (sizes, sizes) if isinstance(sizes, int) else tuple(sizes or ())
@@ -63,3 +134,16 @@ def _check_network(folder: Path, network: Any, has_scheduler: bool) -> None:
         raise OvertoneError(
             f"{folder}: its network makes {config.out_channels} channels of {config.in_channels}."
         )
+
+
+def _class_names(network: Any, index: dict[str, Any]) -> tuple[str, ...]:
+    """The names of a DiT's classes, where its pipeline has them: the first of each class's
+    synonyms, if no other class has the same, else all of them."""
+    names, count = index.get("id2label"), getattr(network.config, "num_embeds_ada_norm", None)
+    if not isinstance(names, dict) or {str(n) for n in range(count or 0)} != set(names):
+        return ()
+    every = [str(names[str(number)]) for number in range(count or 0)]
+    short = [name.partition(",")[0].strip() for name in every]
+    return tuple(
+        one if short.count(one) == 1 else whole for one, whole in zip(short, every, strict=True)
+    )

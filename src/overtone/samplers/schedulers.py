@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,13 +16,19 @@ from torch import Tensor
 
 from overtone import settings
 from overtone.denoisers.denoiser import Denoiser, Images, Labels
-from overtone.denoisers.foreign import PREDICTIONS, discrete_schedule, is_edm, preconditioning_of
-from overtone.denoisers.preconditioning import Prediction
+from overtone.denoisers.foreign import (
+    PREDICTIONS,
+    discrete_schedule,
+    is_a,
+    is_flow,
+    preconditioning_of,
+)
+from overtone.denoisers.preconditioning import Preconditioning
 from overtone.errors import OvertoneError, unknown
 from overtone.networks.layers import without_autocast
+from overtone.processes.flow import FlowSchedule
 from overtone.processes.gaussian import Process
 from overtone.processes.noise import NoiseSource
-from overtone.processes.schedule import Schedule
 from overtone.samplers.loop import SamplingLoop, Step
 
 
@@ -33,55 +41,86 @@ class SchedulerSampler(SamplingLoop):
     Takes the place of a `Sampler` in a pipeline; the start is as the scheduler wants it. DDIM and
     DDPM clip their estimates by default, which under guidance, over many steps, or of latents,
     spoils images: DDIMScheduler(clip_sample=False), or `scheduler_of`. Whatever the scheduler draws
-    comes from the images' own generators. Raises `OvertoneError` for schedulers without a finite
-    sigma_max (`discrete_schedule`) and for processes that blur.
+    comes from the images' own generators. `FlowMatchEulerDiscreteScheduler` takes any denoiser too;
+    its infinite first noise level becomes `sigma_max`. Raises `OvertoneError` for schedulers
+    without a finite sigma_max (`discrete_schedule`) and for processes that blur.
     """
 
     scheduler: Any
     """of diffusers, as it is configured; a copy of it is stepped"""
     num_steps: int = 50
     """passed to its set_timesteps"""
+    sigma_max: float | None = None
+    """under flow matching, the noise level of the start; none: that of `FlowSchedule`, 999, which
+    is the flow time 0.999"""
 
     def __post_init__(self) -> None:
         name, config = type(self.scheduler).__name__, self.scheduler.config
-        if self._is_a("DDIMInverseScheduler", "RePaintScheduler"):
+        if is_a(self.scheduler, "DDIMInverseScheduler", "RePaintScheduler"):
             raise OvertoneError(f"{name} goes another way than from noise to image.")
-        if self._is_a(
-            "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler"
+        if is_a(
+            self.scheduler,
+            "KDPM2DiscreteScheduler",
+            "KDPM2AncestralDiscreteScheduler",
+            "DPMSolverSDEScheduler",
         ):
             raise OvertoneError(f"{name} hides the noise levels of its half steps: use Heun's.")
         if getattr(config, "use_flow_sigmas", False):
             raise OvertoneError(f"{name} is set to flow matching (use_flow_sigmas), whose sigma is"
                                 " infinite at the start.")  # fmt: skip
-        edm, prediction = is_edm(self.scheduler), getattr(config, "prediction_type", "epsilon")
-        if prediction not in PREDICTIONS or (edm and prediction == "sample"):
-            raise OvertoneError(f"{name} with prediction_type '{prediction}' is not known here.")
-        if not edm:
-            discrete_schedule(self.scheduler)
+        if is_a(self.scheduler, "FlowMatchHeunDiscreteScheduler", "ScoreSdeVeScheduler"):
+            raise OvertoneError(f"{name} takes other steps than this loop: use Overtone's sampler.")
+        preconditioning_of(self.scheduler)
+        if self.sigma_max is not None and not (self.is_flow and 0 < self.sigma_max < math.inf):
+            raise ValueError(
+                f"sigma_max is a finite noise level, for flow matching, not {self.sigma_max} for"
+                f" {name}"
+            )
         if self.num_steps < 1:
             raise ValueError("a sampler takes at least one step")
-
-    def _is_a(self, *names: str) -> bool:
-        """Whether the scheduler is one of diffusers' of these names."""
-        import diffusers
-
-        return isinstance(self.scheduler, tuple(getattr(diffusers, name) for name in names))
 
     @cached_property
     def _prepared(self) -> Any:
         scheduler = copy.deepcopy(self.scheduler)
-        scheduler.set_timesteps(self.num_steps)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # levels that are none are refused
+            scheduler.set_timesteps(self.num_steps)
+        if self.is_flow:
+            self._begin_finite(scheduler)
         return scheduler
 
+    def _begin_finite(self, scheduler: Any) -> None:
+        """Let a scheduler of flow matching begin at sigma_max instead of at pure noise."""
+        sigma_max = FlowSchedule().sigma_max if self.sigma_max is None else self.sigma_max
+        highest = sigma_max / (1 + sigma_max)
+        lower = scheduler.sigmas[1:]
+        if not bool((lower < highest).all()):  # or nan
+            raise ValueError(
+                f"{self.num_steps} steps of {type(scheduler).__name__} have more than one noise"
+                f" level above sigma_max, {sigma_max:g}, or none at all: take another number"
+            )
+        scheduler.sigmas[0] = highest
+        scheduler.timesteps[0] = highest * scheduler.config.num_train_timesteps
+
     @property
-    def _is_vp(self) -> bool:
-        """Whether the scheduler's samples are alpha x rather than x."""
-        return float(self._prepared.init_noise_sigma) == 1.0
+    def is_flow(self) -> bool:
+        """Whether it is flow matching's, and its first noise level `sigma_max`."""
+        return is_flow(self.scheduler)
+
+    def _scale(self, sigma: float) -> float:
+        """How much smaller than x, the clean image and sigma times the noise, the scheduler's
+        samples are."""
+        if self.is_flow:
+            return 1 / (1 + sigma)
+        vp = float(self._prepared.init_noise_sigma) == 1.0
+        return (1 + sigma**2) ** -0.5 if vp else 1.0
 
     @cached_property
     def sigmas(self) -> tuple[float, ...]:
         """The noise level at each of its timesteps, and what the last one leads to, 0."""
         scheduler = self._prepared
+        if self.is_flow:  # whose sigmas are flow times
+            return tuple((s / (1 - s)) for s in scheduler.sigmas.double().tolist())
         if hasattr(scheduler, "sigmas") and len(scheduler.sigmas) > len(scheduler.timesteps):
             return (*scheduler.sigmas[: len(scheduler.timesteps)].double().tolist(), 0.0)
         levels = discrete_schedule(scheduler).levels
@@ -90,9 +129,9 @@ class SchedulerSampler(SamplingLoop):
     @property
     def sigma_start(self) -> float:
         """Standard deviation of the start: that of alpha x is 1 in variance-preserving ones."""
-        if self._is_vp:
-            return (1 + self.sigmas[0] ** 2) ** 0.5
-        return float(self._prepared.init_noise_sigma)
+        if self.is_flow:
+            return self.sigmas[0]
+        return float(self._prepared.init_noise_sigma) / self._scale(self.sigmas[0])
 
     def path(
         self,
@@ -118,10 +157,9 @@ class SchedulerSampler(SamplingLoop):
             output = row.output(x, sigma, estimate.x_0)  # what its own model would return
             if estimate.variance is not None and _learns_variance(scheduler):
                 output = torch.cat((output, estimate.variance), dim=1)
-            alpha, alpha_next = (
-                ((1 + s**2) ** -0.5 if self._is_vp else 1.0) for s in (sigma, sigma_next)
-            )
-            scheduler.scale_model_input(x, timestep)  # which counts the steps, in some
+            alpha, alpha_next = self._scale(sigma), self._scale(sigma_next)
+            if not self.is_flow:
+                scheduler.scale_model_input(x, timestep)  # which counts the steps, in some
             with without_autocast(x):  # theirs, which would round products in the step's formula
                 stepped = scheduler.step(output, timestep, alpha * x, **extra, return_dict=False)[0]
             x = stepped.to(x.dtype) / alpha_next
@@ -134,31 +172,31 @@ class SchedulerSampler(SamplingLoop):
     def facts(self) -> dict[str, Any]:
         config = settings.jsonable(self.scheduler.config)
         name = type(self.scheduler).__name__
-        return {"kind": name, "num_steps": self.num_steps, "config": config}
+        own = {"kind": name, "num_steps": self.num_steps, "config": config}
+        return own | ({"sigma_max": self.sigmas[0]} if self.is_flow else {})
 
 
-def scheduler_of(
-    name: str,
-    schedule: Schedule,
-    prediction: Prediction = "eps",
-    *,
-    learned_variance: bool = False,
-) -> Any:
-    """diffusers' scheduler of that class, on the noise levels of a discrete schedule.
+def scheduler_of(name: str, row: Preconditioning, *, learned_variance: bool = False) -> Any:
+    """diffusers' scheduler of that class, for a model under a row of the table.
 
+    Flow matching's takes any model; others one of discrete steps, whose noise levels they get.
     Times are spread from the first step to the last; estimates are not clipped; DDPM's variance is
     the one that the network learned, if it did. Raises `OvertoneError` for another class or
-    schedule.
+    model.
     """
     import diffusers
 
     known = [n for n in dir(diffusers) if n.endswith("Scheduler") and not n.startswith("Flax")]
     if name not in known:
         raise unknown("scheduler", name, known)
-    if not schedule.discrete:
+    if name == "FlowMatchEulerDiscreteScheduler":
+        return diffusers.FlowMatchEulerDiscreteScheduler()
+    schedule, prediction = row.schedule_of_time, row.prediction_type
+    if schedule is None or not schedule.discrete or prediction is None:
         raise OvertoneError(
-            f"{name} needs the discrete noise levels that a model was trained with, and this one"
-            " was trained in continuous time: use Overtone's own sampler."
+            f"{name} is for models that were trained at discrete steps, and this one has the"
+            f" preconditioning '{row.kind}' in continuous time: use Overtone's own sampler, or"
+            " FlowMatchEulerDiscreteScheduler."
         )
     kind = getattr(diffusers, name)
     taken = inspect.signature(kind.__init__).parameters
@@ -168,7 +206,7 @@ def scheduler_of(
     wanted = {
         "num_train_timesteps": len(abar),
         "trained_betas": (1 - ratios).tolist(),
-        "prediction_type": {ours: theirs for theirs, ours in PREDICTIONS.items()}[prediction],
+        "prediction_type": next(name for name, own in PREDICTIONS.items() if own == prediction),
         "timestep_spacing": "linspace",
         "clip_sample": False,
         "set_alpha_to_one": True,

@@ -1,0 +1,282 @@
+"""A directory of diffusers' is a model here: in every command that takes one."""
+
+import json
+import warnings
+from functools import partial
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from helpers import TINY_DIFFIT, awake, tiny_vae
+from overtone.cli.app import main
+from overtone.denoisers import DiffusersDenoiser, NetworkDenoiser, VPPreconditioning
+from overtone.errors import OvertoneError
+from overtone.networks import DiffiTUNet
+from overtone.pipelines import Pipeline, load_pipeline
+from overtone.processes import GaussianProcess, RelayProcess, SeededNoise
+from overtone.samplers import Sampler, SchedulerSampler
+from overtone.training.runs import find_checkpoint
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning"),
+]
+
+FLOW = diffusers.FlowMatchEulerDiscreteScheduler
+
+
+def a_unet(size=8, channels=1, **settings):
+    torch.manual_seed(0)
+    model = diffusers.UNet2DModel(
+        sample_size=size, in_channels=channels, out_channels=channels, layers_per_block=1,
+        block_out_channels=(8, 8), down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2, norm_num_groups=4, **settings,
+    )  # fmt: skip
+    return awake(model).eval()
+
+
+def a_dit(classes=3):
+    torch.manual_seed(0)
+    model = diffusers.DiTTransformer2DModel(
+        sample_size=8, in_channels=4, out_channels=4, patch_size=2, num_layers=2,
+        num_attention_heads=2, attention_head_dim=8, norm_num_groups=2, num_embeds_ada_norm=classes,
+    )  # fmt: skip
+    return awake(model).eval()
+
+
+def saved(folder, scheduler=None, unet=None, **others):
+    """A pipeline as diffusers saves it: DDPMPipeline takes whatever scheduler there is."""
+    pipe = diffusers.DDPMPipeline(unet or a_unet(), scheduler or diffusers.DDPMScheduler())
+    pipe.save_pretrained(folder, **others)
+    return folder
+
+
+SCHEDULERS = {
+    "ddpm": diffusers.DDPMScheduler,
+    "v": partial(diffusers.DDIMScheduler, prediction_type="v_prediction"),
+    "edm": diffusers.EDMEulerScheduler,
+    "score": partial(diffusers.ScoreSdeVeScheduler, sigma_min=0.02, sigma_max=50.0),
+    "flow": FLOW,
+}
+RANGES = {
+    "ddpm": ("vp", 0.01, 157.4),
+    "v": ("vp", 0.01, 157.4),
+    "edm": ("edm", 0.002, 80.0),
+    "score": ("score", 0.02, 50.0),
+    "flow": ("flow", 0.001, 999.0),
+}
+
+
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_each_kind_opens_under_its_row_on_its_own_noise_levels(tmp_path, kind):
+    pipe = load_pipeline(saved(tmp_path / "model", SCHEDULERS[kind]()))
+    row, low, high = RANGES[kind]
+    assert pipe.preconditioning.kind == row
+    assert pipe.sampler.sigma_start == pytest.approx(high, rel=1e-3)
+    assert pipe.sampler.sigmas[-2] == pytest.approx(low, rel=1e-3)
+    direct = DiffusersDenoiser(a_unet(), SCHEDULERS[kind]())
+    x = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.allclose(pipe.denoiser(x, 0.7).x_0, direct(x, 0.7).x_0, atol=1e-5)
+    images = pipe(range(3), steps=3)
+    pipe.save_pretrained(tmp_path / "ours")
+    again = load_pipeline(tmp_path / "ours")(range(3), steps=3)
+    assert all(np.array_equal(a, b) for a, b in zip(images, again, strict=True))
+
+
+def test_every_command_takes_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("OVERTONE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    model = str(saved(tmp_path / "model"))
+    flow = str(saved(tmp_path / "flow", FLOW()))
+    main(["sample", model, "--seeds", "0-3", "--steps", "2", "--out", "a.png"])
+    main(["sample", model, "--seeds", "0-3", "--sampler.num-steps", "2", "--sampler.estimate",
+          "ddim", "--out", "b.png"])  # fmt: skip
+    main(["sample", flow, "--seeds", "0-3", "--steps", "2", "--guide", flow,
+          "--guidance-scale", "2", "--out", "c.png"])  # fmt: skip
+    main(["sample", flow, "--seeds", "0-3", "--steps", "3", "--scheduler",
+          "FlowMatchEulerDiscreteScheduler", "--out", "d.png"])  # fmt: skip
+    for name in "abcd":
+        assert (tmp_path / f"{name}.png").stat().st_size > 50
+    capsys.readouterr()
+    main(["info", model, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kind"], found["class"]) == ("diffusers pipeline", "DDPMPipeline")
+    assert found["unet"]["kind"] == "UNet2DModel"
+    assert found["unet"]["values"] == sum(p.numel() for p in a_unet().parameters())
+    assert found["scheduler"]["num_train_timesteps"] == 1000
+    main(["evaluate", model, "--data", "builtin:digits", "--seeds", "0-49", "--steps", "2",
+          "--real-images", "100"])  # fmt: skip
+    report = json.loads(capsys.readouterr().out)
+    assert report["made_with"]["preconditioning"]["kind"] == "vp"
+    main(["analyze", "spectrum", model, "--seeds", "0-1", "--steps", "2"])
+    main(["analyze", "trajectory", flow, "--seeds", "0-1", "--times", "4"])
+    assert (tmp_path / "trajectory.png").exists()
+    main(["merge", model, model, "--boundaries", "1", "--out", "both"])
+    assert len(load_pipeline("both")([1], steps=2)) == 1
+    solved = ["dsno-digits", "--teacher", flow, "--steps", "8", "--count", "16", "--held-out", "0",
+              "--guidance-scale", "1"]  # fmt: skip
+    main(["distill", "collect", *solved, "--out", "kept"])
+    main(["distill", "train", *solved, "--data", "kept", "--out", "student", "--total-images", "16",
+          "--batch-size", "8", "--lr-rampup-images", "0"])  # fmt: skip
+    assert len(load_pipeline(find_checkpoint(Path("student")))([1])) == 1
+
+
+def test_one_is_a_relays_first_stage(tmp_path):
+    first = load_pipeline(saved(tmp_path / "model", FLOW(), a_unet(4)))
+    network = DiffiTUNet(TINY_DIFFIT.__class__(**{**vars(TINY_DIFFIT), "num_classes": 0}))
+    second = Pipeline(awake(network), Sampler(2, sigma_max=0.9), process=RelayProcess(patch=2))
+    second.first = first
+    assert len(second([1, 2])) == 2
+    second.save_pretrained(tmp_path / "relay")
+    assert load_pipeline(tmp_path / "relay").first.preconditioning.kind == "flow"
+
+
+def a_dit_pipeline(folder, scheduler=None, **settings):
+    pipe = diffusers.DiTPipeline(
+        a_dit(), tiny_vae().model, scheduler or diffusers.DDIMScheduler(), **settings
+    )
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("scheduler", [diffusers.DDIMScheduler, FLOW])
+def test_a_dit_with_a_vae_and_names_of_classes(tmp_path, scheduler):
+    names = {"0": "tench, Tinca tinca", "1": "crane, bird", "2": "crane, machine"}
+    folder = a_dit_pipeline(tmp_path / "dit", scheduler())
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"id2label": names}))
+    pipe = load_pipeline(folder)
+    assert pipe.class_names == ("tench", "crane, bird", "crane, machine")
+    assert (pipe.resolution, pipe.channels, pipe.num_classes) == (16, 3, 3)
+    images = pipe([1, 2], class_labels=["tench", "crane, bird"], guidance_scale=2.0, steps=2)
+    assert images[0].size == (16, 16)
+    pipe.save_pretrained(tmp_path / "ours")
+    assert load_pipeline(tmp_path / "ours").class_names == pipe.class_names
+
+
+def test_half_precision_is_read_as_float32(tmp_path):
+    folder = saved(tmp_path / "half", unet=a_unet().half())
+    variant = saved(tmp_path / "variant", unet=a_unet().half(), variant="fp16")
+    for name in (folder, variant):
+        pipe = load_pipeline(name)
+        assert next(pipe.network.parameters()).dtype == torch.float32
+        wanted = a_unet().half().float().state_dict()
+        assert all(
+            torch.equal(wanted[key], value)
+            for key, value in pipe.network.model.state_dict().items()
+        )
+        assert len(pipe([1], steps=2)) == 1
+
+
+def edited(folder, **changes):
+    file = folder / "model_index.json"
+    index = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in (index | changes).items() if v is not None}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text_encoder": ["transformers", "CLIPTextModel"], "_class_name": "StableDiffusion"},
+         r"is a StableDiffusion, which needs a text encoder \(CLIPTextModel\)"),
+        ({"tokenizer": ["transformers", "CLIPTokenizer"]}, "needs a text encoder"),
+        ({"mel": ["diffusers", "Mel"]}, "a part that is not known here: mel"),
+        ({"unet": ["my_unet", "MyUNet"]}, r"not known here: unet \(my_unet, MyUNet\)"),
+        ({"unet": ["diffusers", "UNet2DConditionModel"]}, "UNet2DConditionModel: a network of"),
+        ({"unet": None}, "a network of these and a scheduler are needed"),
+        ({"scheduler": None}, "a network of these and a scheduler are needed"),
+        ({"scheduler": ["diffusers", "UNet2DModel"]}, "has no scheduler 'UNet2DModel'"),
+        ({"scheduler": ["diffusers", "NoneSuchScheduler"]}, "no scheduler 'NoneSuchScheduler'"),
+        ({"scheduler": ["diffusers", "FlowMatchHeunDiscreteScheduler"]}, ""),
+        ({"vae": ["diffusers", "AutoencoderKL"]}, "vae"),
+        ({"scheduler": ["diffusers", "CMStochasticIterativeScheduler"]}, "CMStochasticIterative"),
+    ],
+)  # fmt: skip
+def test_pipelines_that_are_none_here_are_refused_by_name(tmp_path, changes, message):
+    folder = edited(saved(tmp_path / "model"), **changes)
+    if not message:
+        assert load_pipeline(folder).preconditioning.kind == "flow"
+        return
+    with pytest.raises(OvertoneError, match=message):
+        load_pipeline(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("unet/own.py", "raise SystemExit", r"holds code \(own.py\)"),
+        ("model_index.json", "[]", "model_index.json"),
+        ("model_index.json", "{", "model_index.json"),
+        ("unet/config.json", "{}", "unet"),
+        ("unet/diffusion_pytorch_model.safetensors", "nothing", "unet: diffusers can't load it"),
+        ("scheduler/scheduler_config.json", '{"num_train_timesteps": "many"}', "scheduler"),
+    ],
+)
+def test_damaged_directories_in_one_line(tmp_path, file, text, message):
+    folder = saved(tmp_path / "model")
+    (folder / file).write_text(text)
+    with pytest.raises(OvertoneError, match=message) as refused:
+        load_pipeline(folder)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"shift": 3.0}, {"use_karras_sigmas": True}, {"shift_terminal": 0.1}],
+    ids=str,
+)
+@pytest.mark.parametrize("steps", [1, 7, 20])
+def test_flow_matching_is_diffusers_own_loop(settings, steps):
+    model, scheduler = a_unet(), FLOW(**settings)
+    sampler = SchedulerSampler(scheduler, steps)
+    ours = sampled(DiffusersDenoiser(model, scheduler), sampler)
+    theirs = FLOW(**settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # one step to shift_terminal: it is 0 / 0
+        theirs.set_timesteps(steps)
+    # The same noise levels, but for the first, which is finite: flow time 0.999.
+    if "shift_terminal" not in settings or steps > 1:
+        assert float(theirs.sigmas[0]) == pytest.approx(1.0)
+    theirs.sigmas[0], theirs.timesteps[0] = 0.999, 999.0
+    times = [sigma / (1 + sigma) for sigma in sampler.sigmas]
+    assert times == pytest.approx(theirs.sigmas.tolist(), abs=1e-7)
+    x = 0.999 * SeededNoise(SEEDS).normal(torch.empty(len(SEEDS), 1, 8, 8))
+    with torch.no_grad():
+        for t in theirs.timesteps:
+            x = theirs.step(model(x, t.expand(len(x))).sample, t, x).prev_sample
+    assert float((ours - x).abs().max() / x.abs().max()) < 2e-4
+
+
+def test_flow_matching_on_our_denoisers_begins_at_the_noise_level_that_is_stated():
+    network = awake(DiffiTUNet(TINY_DIFFIT))
+    pipe = Pipeline(network, Sampler(4))
+    pipe.sampler = SchedulerSampler(FLOW(), 6, sigma_max=80.0)
+    assert pipe.sampler.sigma_start == pytest.approx(80.0, rel=1e-4)
+    assert pipe.made_with()["sampler"]["sigma_max"] == pytest.approx(80.0, rel=1e-4)
+    assert len(pipe([1, 2])) == 2
+    denoiser = NetworkDenoiser(network, VPPreconditioning())
+    euler = Sampler(6, levels=SchedulerSampler(FLOW(), 6, 80.0).sigmas[:-1], estimate="single")
+    ours = sampled(denoiser, SchedulerSampler(FLOW(), 6, 80.0))
+    assert float((ours - sampled(denoiser, euler)).abs().max() / ours.abs().max()) < 2e-4
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="sigma_max is a finite noise level"):
+            SchedulerSampler(FLOW(), 6, wrong)
+    with pytest.raises(ValueError, match="sigma_max is a finite noise level"):
+        SchedulerSampler(diffusers.DDIMScheduler(), 6, 80.0)
+    with pytest.raises(ValueError, match="more than one noise level above sigma_max"):
+        _ = SchedulerSampler(FLOW(), 500, 80.0).sigmas
+
+
+SEEDS = [3, 8, 21]
+
+
+def sampled(denoiser, sampler):
+    source = SeededNoise(SEEDS)
+    start = sampler.sigma_start * source.normal(torch.empty(len(SEEDS), 1, 8, 8))
+    with torch.no_grad():
+        return sampler(denoiser, GaussianProcess(), start, source)

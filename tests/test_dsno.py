@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+import own_parts
 from helpers import TINY_DIFFIT, TINY_SONG, Golden, awake, deviation, tiny_networks
 from overtone import settings
 from overtone.cli.app import main
@@ -300,6 +301,28 @@ def test_a_copy_is_made_and_its_times_are_its_own():
         twin(x, TIMES[:2], labels)
     assert twin.axis is not operator.axis
     assert sum(getattr(m, "is_last", False) for m in twin.modules()) == 1
+
+
+def test_a_network_that_names_no_places_gets_a_layer_behind_its_output(tmp_path):
+    network = awake(own_parts.Plain(own_parts.PlainConfig(num_classes=3))).eval()
+    operator = temporalize(network)
+    x, labels = inputs(network)
+    with torch.no_grad():
+        together = operator(x, TIMES, labels)
+        apart = [network(x, TIMES[i].expand(len(x)), labels) for i in range(len(TIMES))]
+    # The layer is zero at first, and then leaves the network as it is.
+    assert torch.allclose(together, torch.stack(apart, dim=1), atol=1e-6)
+    (layer,) = (m for m in operator.modules() if isinstance(m, TemporalConv))
+    nn.init.normal_(layer.weight, std=0.3)
+    with torch.no_grad():
+        full, last = operator(x, TIMES, labels), operator(x, TIMES, labels, last_only=True)
+        assert not torch.allclose(full, together)
+        assert torch.allclose(full[:, -1:], last, atol=1e-6)
+        wanted = layer(torch.stack(apart, dim=1))
+    assert torch.allclose(full, wanted, atol=1e-6)
+    operator.save_pretrained(tmp_path / "network")
+    with torch.no_grad():
+        assert torch.equal(load_network(tmp_path / "network")(x, TIMES, labels), full)
 
 
 def test_what_cannot_be_given_temporal_layers():

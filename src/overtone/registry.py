@@ -216,24 +216,24 @@ def resolve(place: str, whose: Kind, attribute: str) -> Any:
         ) from error
 
 
-def import_module(name: str) -> None:
+def import_module(name: str) -> Any:
     """Import a module by its name, or a file that ends in .py, so that its kinds are registered.
 
-    The code in it is executed. Raises `OvertoneError` if it does not exist or fails.
+    The code in it is executed. Returns the module. Raises `OvertoneError` if it does not exist or
+    fails.
     """
     if name not in IMPORTED:
         IMPORTED.append(name)
     try:
         if not name.endswith(".py"):
-            importlib.import_module(name)
-            return
+            return importlib.import_module(name)
         path = Path(name).expanduser().resolve()
         if not path.is_file():
             raise OvertoneError(f"--import: {name} does not exist.")
         there = sys.modules.get(path.stem)
         if there is not None:
             if getattr(there, "__file__", None) == str(path):
-                return
+                return there
             raise OvertoneError(
                 f"--import: a module called '{path.stem}' is there already: rename {name}."
             )
@@ -247,6 +247,7 @@ def import_module(name: str) -> None:
         except BaseException:
             del sys.modules[path.stem]
             raise
+        return module
     except OvertoneError:
         raise
     except (Exception, SystemExit) as error:  # whatever a foreign module raises

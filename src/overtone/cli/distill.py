@@ -18,7 +18,7 @@ from overtone.cli.train import introduce, rehearse, run
 from overtone.errors import OvertoneError, unknown
 from overtone.launch import processes
 from overtone.training.configs.distillation import DistillationRecipe
-from overtone.training.recipes import RECIPES, find_recipe
+from overtone.training.recipes import RECIPES, find_recipe, name_of
 
 WHAT = ("collect", "train")
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     helped = has_help(arguments[:2])
     if len(arguments) < 2 or helped:
         known = [name for name in RECIPES if find_recipe(name).command != "train"]
-        print(f"{__doc__}\nrecipes: {', '.join(known)}, or the path of a .json file with one")
+        print(f"{__doc__}\nrecipes: {', '.join(known)}, a .json file with one, or FILE.py:NAME")
         if arguments and not helped:
             _check(arguments[0])
             raise OvertoneError(f"overtone distill {arguments[0]} RECIPE: say which.")
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
     recipe: Any = find_recipe(name)
     if recipe.command == "train":
         raise OvertoneError(f"{name} distils nothing: overtone train {name}.")
-    about, stem = f"{name}: {recipe.about}", Path(name).stem
+    about, stem = f"{name}: {recipe.about}", name_of(name)
     trajectories = Path("runs") / f"{stem}-trajectories"
     if what == "collect":
         defaults = CollectOptions(recipe)

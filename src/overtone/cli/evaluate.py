@@ -46,10 +46,10 @@ class Judging:
 
     def evaluation_of(self, pipe: Pipeline, model: str, sampling: Sampling) -> Evaluation:
         """The evaluation of a model's images."""
-        from overtone.data.names import NAMES
+        from overtone.data.names import is_known
 
         data = self.data or _data_of_run(model)
-        if data is None and pipe.data not in NAMES:
+        if data is None and not is_known(pipe.data):
             # A path that a downloaded file names is not followed.
             known = f"'{pipe.data}'" if pipe.data else "something that was not saved with it"
             raise OvertoneError(f"pass --data: the model was trained on {known}.")

@@ -191,10 +191,10 @@ def open_model(name: str, checkpoint: str = "last", resident: int | None = None)
 
 def is_images(name: str) -> bool:
     """Whether the name is that of images rather than of a model."""
-    from overtone.data.names import NAMES, SUFFIXES
+    from overtone.data.names import SUFFIXES, is_known
 
     path = Path(name).expanduser()
-    if name.startswith("hf:") or name in NAMES or path.is_file():
+    if name.startswith("hf:") or is_known(name) or path.is_file():
         return True
     if not path.is_dir() or _is_model(path) or is_run(path):
         return False

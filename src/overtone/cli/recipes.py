@@ -11,7 +11,9 @@ from overtone.errors import OvertoneError
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser("overtone recipes", description=__doc__)
-    parser.add_argument("name", nargs="?", help="the name of a recipe, or a .json file with one")
+    parser.add_argument(
+        "name", nargs="?", help="the name of a recipe, a .json file with one, or FILE.py:NAME"
+    )
     name = parser.parse_args(arguments).name
 
     from overtone.training.recipes import PARAMETERS, RECIPES, find_recipe

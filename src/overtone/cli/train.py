@@ -16,7 +16,7 @@ from overtone.errors import OvertoneError, RunInterruptedError
 from overtone.launch import processes
 from overtone.registry import IMPORTED
 from overtone.training.configs.recipe import Recipe
-from overtone.training.recipes import RECIPES, find_recipe
+from overtone.training.recipes import RECIPES, find_recipe, name_of
 
 if TYPE_CHECKING:
     from overtone.training.configs.denoising import DenoisingRecipe
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str]) -> None:
     about = f"{name}: {recipe.about}"
     kind: Any = Options[type(recipe)]  # type: ignore[misc]
     options = parse(kind, f"train {name}", about, rest, default=kind(recipe))
-    out = options.out or Path("runs") / Path(name).stem
+    out = options.out or Path("runs") / name_of(name)
     command = ["train", *arguments]
     if options.recipe.num_experts:
         _experts(options.recipe, out, options, command)

@@ -14,7 +14,7 @@ from overtone.data.images import (
     Pixels,
     read_all,
 )
-from overtone.data.names import NAMES
+from overtone.data.names import is_known
 from overtone.data.open import open_data, open_source
 from overtone.errors import OvertoneError
 
@@ -52,8 +52,8 @@ def inspect_data(
     Without a resolution no image is too small. Raises `OvertoneError` where there is nothing.
     """
     found = Inspection(name, split)
-    if name in NAMES:
-        return _builtin(found, resolution, channels)
+    if is_known(name):
+        return _opened(found, _known(found, resolution, channels))
     source = open_source(name, split)
     if source is None:
         raise OvertoneError(f"{name} has no {split} split.")
@@ -110,20 +110,31 @@ def _thumbnail(item: Item, channels: int) -> np.ndarray:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def _builtin(found: Inspection, resolution: int | None, channels: int) -> Inspection:
+def _known(found: Inspection, resolution: int | None, channels: int) -> ImageData:
+    """A data set of Overtone's own, in its size where none is asked for, or a registered one."""
+    name = found.name
     own = {"builtin:digits": (8, 1), "builtin:glyphs": (32, 3), "fashion-mnist": (28, 1)}
-    size, planes = own[found.name]
-    if found.name == "builtin:glyphs":
+    if name not in own and resolution is None:
+        raise OvertoneError(f"pass --resolution: it decides how '{name}' is opened.")
+    size, planes = own.get(name, (resolution or 0, channels))
+    if name == "builtin:glyphs":
         planes = channels
-    data: ImageData = open_data(found.name, resolution or size, planes, split=found.split)
+    return open_data(name, resolution or size, planes, split=found.split)
+
+
+def _opened(found: Inspection, data: ImageData) -> Inspection:
     found.count = len(data)
     found.sizes[data.resolution, data.resolution] = len(data)
     found.endless = data.endless
-    if not data.endless:
+    found.conversions.update(data.conversions)
+    found.refused += data.left_out
+    if not data.class_names:
+        found.classes = {}
+    elif not data.endless:
         labels = torch.cat([data.fetch([i])[1] for i in range(len(data))])
         counts = torch.bincount(labels, minlength=data.num_classes).tolist()
         found.classes = dict(zip(data.class_names, counts, strict=True))
     else:
         found.classes = {name: len(data) // data.num_classes for name in data.class_names}
-    found.sheet = data.fetch([i * len(data) // SHOWN for i in range(SHOWN)])[0]
+    found.sheet = data.fetch(data.spread(min(SHOWN, len(data))))[0]
     return found

@@ -2,8 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from overtone.errors import OvertoneError
+
 NAMES = ("builtin:digits", "builtin:glyphs", "fashion-mnist")
 """The data sets that Overtone knows by itself."""
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 """The suffixes of files that are read as images."""
+
+Opener = Callable[[int, int, str], Any]
+"""(resolution, channels, split) -> data of one's own, or None where there is no such split"""
+
+OPENERS: dict[str, Opener] = {}
+"""The data sets that somebody has registered, by name."""
+
+
+def data_set(name: str) -> Callable[[Opener], Opener]:
+    """Registers a function as what opens the data set of that name.
+
+        @data_set("shapes")
+        def shapes(resolution, channels, split):
+            return Shapes(resolution) if split == "train" else None
+
+    What it returns is what `overtone.data.own_data` takes. Raises `OvertoneError` for a name that
+    is taken, or that could be a path.
+    """
+    if not name or name in NAMES or any(mark in name for mark in "/\\:?*.") or name != name.strip():
+        raise OvertoneError(
+            f"a data set can't be called '{name}': choose a word that is no path and none of"
+            f" {', '.join(NAMES)}."
+        )
+
+    def register(opener: Opener) -> Opener:
+        there = OPENERS.get(name)
+        if there is not None and _place(there) != _place(opener):
+            raise OvertoneError(
+                f"two data sets are called '{name}', in {there.__module__} and in"
+                f" {opener.__module__}: rename one of them."
+            )
+        OPENERS[name] = opener
+        return opener
+
+    return register
+
+
+def _place(opener: Opener) -> tuple[str, str]:
+    return opener.__module__, opener.__qualname__
+
+
+def is_known(name: str) -> bool:
+    """Whether a name is that of a data set, Overtone's or a registered one."""
+    return name in NAMES or name in OPENERS

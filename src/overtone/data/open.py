@@ -8,8 +8,10 @@ from overtone.data.builtin import Glyphs, open_digits, open_fashion_mnist
 from overtone.data.files import folder_source, has_splits, zip_source
 from overtone.data.hub import hub_source
 from overtone.data.images import ImageData, Source, decode
-from overtone.data.names import NAMES
+from overtone.data.names import NAMES, OPENERS, is_known
+from overtone.data.own import own_data
 from overtone.errors import OvertoneError, unknown
+from overtone.registry import said
 
 
 def open_data(
@@ -23,6 +25,7 @@ def open_data(
         a folder of images, whose sub-folders, if any, are the classes
         a zip of images, or a folder, with EDM's dataset.json
         hf:OWNER/NAME, hf:FILE.parquet, hf:FOLDER (`overtone.data.hub`)
+        a name that was registered (`overtone.data.data_set`)
 
     `split` is 'train' or 'test'. Raises `OvertoneError` for what does not exist or can't be read.
     """
@@ -33,10 +36,30 @@ def open_data(
             return Glyphs(resolution, channels, split)
         case "fashion-mnist":
             return open_fashion_mnist(resolution, channels, split)
+    if name in OPENERS:
+        own = registered(name, resolution, channels, split, skip_bad=skip_bad)
+        if own is None:
+            raise OvertoneError(f"{name} has no {split} split.")
+        return own
     source = open_source(name, split)
     if source is None:
         raise OvertoneError(f"{name} has no test split.")
     return decode(source, resolution, channels, skip_bad=skip_bad)
+
+
+def registered(
+    name: str, resolution: int, channels: int, split: str, *, skip_bad: bool = False
+) -> ImageData | None:
+    """A registered data set (`data_set`); None without that split."""
+    try:
+        value = OPENERS[name](resolution, channels, split)
+    except OvertoneError:
+        raise
+    except Exception as error:  # whatever a foreign function raises
+        raise OvertoneError(f"the data set '{name}' can't be opened: {said(error)}.") from error
+    if value is None:
+        return None
+    return own_data(value, resolution, channels, name, skip_bad=skip_bad)
 
 
 def open_source(name: str, split: str = "train") -> Source | None:
@@ -50,14 +73,14 @@ def open_source(name: str, split: str = "train") -> Source | None:
         return zip_source(path, split)
     if "/" in name or path.suffix == ".zip":
         raise OvertoneError(f"'{name}' does not exist: no folder and no zip of images is there.")
-    raise unknown("data set", name, NAMES)
+    raise unknown("data set", name, (*NAMES, *OPENERS))
 
 
 def public_name(name: str) -> str:
     """The name as it may be published: of a path on this machine only the last part is told."""
     path = name.removeprefix("hf:")
     local = Path(path.partition("?")[0]).expanduser()
-    if name in NAMES or (name.startswith("hf:") and path.count("/") == 1 and not local.exists()):
+    if is_known(name) or (name.startswith("hf:") and path.count("/") == 1 and not local.exists()):
         return name
     return local.name
 
@@ -66,6 +89,8 @@ def held_out(
     name: str, resolution: int, channels: int, *, skip_bad: bool = False
 ) -> ImageData | None:
     """The test split of `name`, or None for images that have none."""
+    if name in OPENERS:
+        return registered(name, resolution, channels, "test", skip_bad=skip_bad)
     path = Path(name).expanduser()
     if path.is_file() or (path.is_dir() and not has_splits(path)):
         return None

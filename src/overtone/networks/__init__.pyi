@@ -21,6 +21,7 @@ from .experts import Experts as Experts
 from .foreign import DiffusersNetwork as DiffusersNetwork
 from .iunet import IUNet as IUNet
 from .network import Network as Network
+from .network import Spot as Spot
 from .network import load_network as load_network
 from .song import SongUNet as SongUNet
 from .vae import VAE as VAE

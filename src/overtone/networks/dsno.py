@@ -63,8 +63,9 @@ class OperatorNetwork(Network):
 
 class TemporalNetwork(OperatorNetwork):
     """A network of any kind with a temporal convolution behind each of its cells: in a U behind
-    those of each level and the first of the middle, in a transformer behind each block. Of networks
-    that learn a variance the other half of the channels is returned.
+    those of each level and the first of the middle, in a transformer behind each block. A network
+    that names no such places (`temporal_spots`) gets one behind its output. Of networks that learn
+    a variance the other half of the channels is returned.
     """
 
     config_class = TemporalConfig
@@ -74,21 +75,22 @@ class TemporalNetwork(OperatorNetwork):
         super().__init__(config)
         self.network = config.network.build() if network is None else network
         self.axis = TimeAxis()
+        self.behind: TemporalCell | None = None
         spots = list(self.network.temporal_spots())
         if not spots:
-            raise ValueError(
-                f"a {config.network.kind} can't be given temporal layers: it names no places for"
-                " them (temporal_spots)"
-            )
+            own = config.network
+            channels = own.channels * (2 if own.learns_variance else 1)
+            self.behind = cell = TemporalCell(nn.Identity(), channels, config.modes, self.axis)
         for spot in spots:
             kind = TemporalTokens if spot.tokens else TemporalCell
             inner = spot.parent[spot.number]
             cell = kind(inner, spot.channels, config.modes, self.axis, config.groups)
             spot.parent[spot.number] = cell
-        cell.is_last = self.network.ends_alone
+        cell.is_last = not spots or self.network.ends_alone
 
     def at_times(self, x: Tensor, times: Tensor, class_labels: Tensor | None) -> Tensor:
-        return self.network(x, times, class_labels)
+        out = self.network(x, times, class_labels)
+        return out if self.behind is None else self.behind(out)
 
 
 def temporalize(network: nn.Module, modes: int = 2, groups: int | None = None) -> TemporalNetwork:

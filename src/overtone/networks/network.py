@@ -198,13 +198,14 @@ class Network(nn.Module):
 
     def temporal_spots(self) -> Iterable[Spot]:
         """Where an operator's temporal layers go, in the order in which they are computed: behind
-        each cell or block. Networks that name none can't be given any."""
+        each cell or block. A network that names none gets one behind its output."""
         return ()
 
     @property
     def ends_alone(self) -> bool:
-        """Whether what is behind the last of these is computed for one time without the others."""
-        return True
+        """Whether what is behind the last of these is computed for one time without the others:
+        nothing from before the spot is added to it there. It saves time; False is always right."""
+        return not self.config.is_foreign
 
     @property
     def num_parameters(self) -> int:

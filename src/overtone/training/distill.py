@@ -11,6 +11,7 @@ z the states in the variance-preserving frame, z_T where they begin.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ from overtone.data.trajectories import Trajectories, TrajectoriesIndex, Trajecto
 from overtone.denoisers.operator import SolutionOperator
 from overtone.denoisers.preconditioning import OperatorPreconditioning
 from overtone.errors import OvertoneError
+from overtone.launch import processes
 from overtone.networks.dsno import DSNOUNet, OperatorNetwork, temporalize
 from overtone.pipelines.load import load_pipeline
 from overtone.pipelines.pictures import grid
@@ -143,11 +145,6 @@ def check_student(recipe: DistillationRecipe, teacher: Teacher) -> None:
             "the teacher is several experts, and a student is one network: give it one of its own,"
             " by a recipe file with a network in it."
         )
-    if not list(network.temporal_spots()):
-        raise OvertoneError(
-            f"a {network.config.kind} can't be given temporal layers: it names no places for them"
-            " (`temporal_spots`). Give the student a network of its own, by a recipe file with one."
-        )
 
 
 class DistillationTask(Task):
@@ -170,6 +167,14 @@ class DistillationTask(Task):
         student = student_of(recipe, teacher)
         student.network.to_fast_layout()
         self.model = student
+        own = teacher.pipe.network
+        nowhere = recipe.network is None and not list(own.temporal_spots())
+        if show and processes().is_main and nowhere:
+            print(
+                f"a {own.config.kind} names no places for temporal layers"
+                " (`temporal_spots`): the student has one, behind the network's output.",
+                file=sys.stderr,
+            )
         perceptual = None
         if recipe.distance == "lpips":
             if teacher.is_latent or teacher.channels not in (1, 3):

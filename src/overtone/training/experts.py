@@ -30,7 +30,7 @@ from overtone.pipelines.pipeline import Pipeline
 from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.denoising import network_of
 from overtone.training.loop import Trainer
-from overtone.training.material import Material, encoded, material_of
+from overtone.training.material import Given, Material, encoded, material_of
 from overtone.training.runs import (
     MERGED_FOLDER,
     RECIPE_FILE,
@@ -54,6 +54,7 @@ def train_experts(
     only: int | None = None,
     started: Started = lambda trainer, name: None,
     *,
+    given: Given | None = None,
     show: bool = True,
 ) -> list[int]:
     """Train all experts of a recipe, one after another, or those of this process's share where
@@ -71,7 +72,9 @@ def train_experts(
         raise OvertoneError(
             "--expert trains in one process: start it without a launcher, or leave --expert out."
         )
-    material = shared_material(recipe, show=show)
+    material = shared_material(recipe, given, show=show)
+    if given is not None:
+        recipe = dataclasses.replace(recipe, data=material.data.name)
     if among.is_main:
         _claim(run, recipe)
     among.wait()
@@ -105,13 +108,14 @@ def train_and_merge(
     only: int | None = None,
     started: Started = lambda trainer, name: None,
     *,
+    given: Given | None = None,
     show: bool = True,
 ) -> list[int]:
     """`train_experts`, and once all are trained one pipeline of them in `merged`. Returns the
     numbers of the experts that are still to be trained."""
     count = recipe.num_experts
     before = latest_of_experts(run, count)
-    trained = train_experts(recipe, run, only, started, show=show)
+    trained = train_experts(recipe, run, only, started, given=given, show=show)
     missing = [n for n in range(1, count + 1) if n not in trained]
     folder = run / MERGED_FOLDER
     # What was merged by hand stays, but for experts that have gone on since.
@@ -121,10 +125,12 @@ def train_and_merge(
     return missing
 
 
-def shared_material(recipe: DenoisingRecipe, *, show: bool = True) -> Material:
+def shared_material(
+    recipe: DenoisingRecipe, given: Given | None = None, *, show: bool = True
+) -> Material:
     """What all experts are trained on, once it is seen that they can be. Every process of a job has
     to call it."""
-    material = material_of(recipe, show=show)
+    material = material_of(recipe, given, show=show)
     _check(recipe, material.data.num_classes)
     if material.vae is not None:
         images = encoded(recipe, material.vae, material.data, material.held_out, show=show)

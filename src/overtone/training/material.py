@@ -10,6 +10,7 @@ from overtone import precision, storage
 from overtone.data.images import ImageData
 from overtone.data.latents import LatentData, encode, fingerprint_of, is_latents, latents_index
 from overtone.data.open import held_out, open_data
+from overtone.data.own import own_data
 from overtone.data.shards import TEST_FOLDER
 from overtone.errors import OvertoneError
 from overtone.launch import processes
@@ -26,15 +27,22 @@ class Material(NamedTuple):
     vae: VAE | None
 
 
-def material_of(recipe: Any, *, show: bool = True) -> Material:
+class Given(NamedTuple):
+    """Data that were given in Python, as `own_data` takes them, in the place of a recipe's."""
+
+    data: Any
+    held_out: Any = None
+
+
+def material_of(recipe: Any, given: Given | None = None, *, show: bool = True) -> Material:
     """The data of a recipe, opened and checked, and the VAE under which it will be encoded."""
-    if not recipe.data:
+    if not recipe.data and given is None:
         raise OvertoneError(
             "this recipe has no data of its own: pass --data FOLDER, a zip, or hf:OWNER/NAME."
         )
     name = getattr(recipe, "vae", "")  # which recipes of pixels alone have not
     vae = open_vae(name, recipe.scaling_factor) if name else None
-    return Material(*data_of(recipe, vae, show=show and processes().is_main), vae)
+    return Material(*data_of(recipe, vae, given, show=show and processes().is_main), vae)
 
 
 def images_of(
@@ -44,6 +52,14 @@ def images_of(
     if is_latents(name):
         raise OvertoneError(f"{name} holds latents: pass --vae, the VAE that they were made with.")
     data = open_data(name, resolution, channels, skip_bad=skip_bad)
+    test = held_out(name, resolution, channels, skip_bad=skip_bad)
+    return _checked(name, data, test, show=show)
+
+
+def _checked(
+    name: str, data: ImageData, test: ImageData | None, *, show: bool
+) -> tuple[ImageData, ImageData | None]:
+    """The images and the held-out ones, which have the same classes."""
     if show and data.left_out:
         print(
             f"left out {len(data.left_out)} images. The first: {data.left_out[0]}", file=sys.stderr
@@ -51,7 +67,6 @@ def images_of(
     if show and data.conversions:
         done = "; ".join(f"{what}: {count:,} images" for what, count in data.conversions.items())
         print(f"{name}: {done}", file=sys.stderr)
-    test = held_out(name, resolution, channels, skip_bad=skip_bad)
     if test is not None and test.class_names != data.class_names:
         raise OvertoneError(
             f"{name}: the classes of the test split ({', '.join(test.class_names[:5])}) are"
@@ -62,7 +77,7 @@ def images_of(
 
 
 def data_of(
-    recipe: Any, vae: VAE | None, *, show: bool = True
+    recipe: Any, vae: VAE | None, given: Given | None = None, *, show: bool = True
 ) -> tuple[ImageData, ImageData | None]:
     """What a recipe trains on and what is held out: images, not encoded yet if there is a VAE, or
     the latents in a directory. Raises `OvertoneError` if they do not fit the network or the VAE."""
@@ -75,8 +90,15 @@ def data_of(
                 f" channels, the network {channels} (--network.channels)."
             )
         size, channels = size * vae.factor, vae.image_channels
-        if is_latents(recipe.data):
+        if given is None and is_latents(recipe.data):
             return _latents_in(recipe, vae, size)
+    if given is not None:
+        skip = recipe.skip_bad_images
+        data = own_data(given.data, size, channels, skip_bad=skip)
+        test = given.held_out
+        if test is not None:
+            test = own_data(test, size, channels, skip_bad=skip)
+        return _checked(data.name, data, test, show=show)
     return images_of(recipe.data, size, channels, skip_bad=recipe.skip_bad_images, show=show)
 
 

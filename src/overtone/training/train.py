@@ -17,13 +17,21 @@ from overtone.training.configs.recipe import Recipe
 from overtone.training.distill import check_student
 from overtone.training.experts import train_and_merge
 from overtone.training.loop import Trainer
+from overtone.training.material import Given, material_of
 from overtone.training.open import open_pipeline
 from overtone.training.recipes import find_recipe
 from overtone.training.runs import find_checkpoint
 from overtone.training.teacher import Teacher, open_teacher
 
 
-def train(recipe: Recipe | str | Path, out: str | Path, *, show: bool = True) -> Any:
+def train(
+    recipe: Recipe | str | Path,
+    out: str | Path,
+    *,
+    data: Any = None,
+    held_out: Any = None,
+    show: bool = True,
+) -> Any:
     """Train a recipe, and return what it made: a `Pipeline`, or the VAE of a VAE's recipe.
 
         from overtone import find_recipe, train
@@ -31,14 +39,21 @@ def train(recipe: Recipe | str | Path, out: str | Path, *, show: bool = True) ->
         pipe = train("diffit-digits", "runs/digits")
 
         recipe = find_recipe("diffit-digits")
-        recipe = dataclasses.replace(recipe, data="~/letters", label_dropout=0.2)
+        recipe = replace(recipe, data="~/letters", label_dropout=0.2)
         pipe = train(recipe, "runs/letters")
+
+        pipe = train(recipe, "runs/mine", data=my_dataset)
 
     The same as `overtone train RECIPE --out DIRECTORY`; of a distillation, as `overtone distill
     collect` into `OUT-trajectories` and then `overtone distill train`.
 
     Arguments:
-        recipe: a recipe, the name of one, or the path of a .json file with one.
+        recipe: a recipe, the name of one, the path of a .json file with one, or FILE.py:NAME, where
+            FILE.py is executed and NAME in it is a recipe, or a function that returns one.
+        data: what to train on in the place of the recipe's data: an object with a length, `fetch`,
+            classes and a fingerprint, a `torch.utils.data.Dataset`, or an array
+            (`overtone.data.own_data`).
+        held_out: data of the same kind, that the loss is measured on.
         out: directory of the run. A run that was interrupted goes on.
         show: print progress.
 
@@ -50,21 +65,38 @@ def train(recipe: Recipe | str | Path, out: str | Path, *, show: bool = True) ->
     read: Any = settings.load(type(own), settings.dump(own), "the recipe")
     unsaved = [f.name for f in fields(own) if not f.metadata.get("saved", True)]
     read = replace(read, **{name: getattr(own, name) for name in unsaved})
-    return resolve(read.trains, read, "trains")(read, Path(out).expanduser(), show=show)
+    given: dict[str, Any] = {}
+    if data is not None:
+        if not hasattr(read, "data"):
+            raise OvertoneError(f"a recipe of the kind '{read.kind}' trains on no images: no data.")
+        given["given"] = Given(data, held_out)
+    elif held_out is not None:
+        raise OvertoneError("held_out goes with data.")
+    trains = resolve(read.trains, read, "trains")
+    return trains(read, Path(out).expanduser(), show=show, **given)
 
 
-def train_model(recipe: Recipe, run: Path, *, show: bool = True, **given: Any) -> Any:
-    """Train the one model of a recipe."""
-    trainer = Trainer.of(recipe, show=show, **given)
+def train_model(
+    recipe: Any, run: Path, *, given: Given | None = None, show: bool = True, **more: Any
+) -> Any:
+    """Train the one model of a recipe. `more` are further arguments of its task."""
+    if given is not None:
+        material = material_of(recipe, given, show=show)
+        # What it was trained on is written down by the data's own name.
+        recipe = replace(recipe, data=material.data.name)
+        more["material"] = material
+    trainer = Trainer.of(recipe, show=show, **more)
     trainer.run(run)
     return trainer.task.opened(find_checkpoint(run))
 
 
-def train_denoiser(recipe: DenoisingRecipe, run: Path, *, show: bool = True) -> Any:
+def train_denoiser(
+    recipe: DenoisingRecipe, run: Path, *, given: Given | None = None, show: bool = True
+) -> Any:
     """Train a denoiser, or all experts of a recipe."""
     if recipe.experts is None:
-        return train_model(recipe, run, show=show)
-    train_and_merge(recipe, run, show=show)
+        return train_model(recipe, run, given=given, show=show)
+    train_and_merge(recipe, run, given=given, show=show)
     processes().wait()
     return open_pipeline(run)
 

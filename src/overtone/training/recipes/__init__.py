@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 
 from overtone import former, settings, storage
-from overtone.errors import unknown
+from overtone.errors import OvertoneError, unknown
+from overtone.registry import IMPORTED, import_module, said
 from overtone.training.configs.recipe import Recipe
 
 RECIPES = {
@@ -74,7 +76,13 @@ neither torch nor the networks. A test compares them with the networks."""
 
 
 def find_recipe(name: str) -> Recipe:
-    """A recipe by name, or from a JSON file."""
+    """A recipe by name, from a JSON file, or, as FILE.py:NAME, from a file of one's own, which is
+    executed. Raises `OvertoneError` where there is none."""
+    file, _, own = name.rpartition(":")
+    if file.endswith(".py"):
+        return _recipe_in(file, own)
+    if name.endswith(".py"):
+        raise OvertoneError(f"{name} may hold several recipes: say which, {name}:NAME.")
     if name.endswith(".json"):
         data = former.recipe(storage.read_json(Path(name), dict))
         return settings.load(Recipe, data, name)
@@ -82,3 +90,29 @@ def find_recipe(name: str) -> Recipe:
         raise unknown("recipe", name, RECIPES)
     module = importlib.import_module(f"overtone.training.recipes.{RECIPES[name]}")
     return getattr(module, name.replace("-", "_"))()
+
+
+def name_of(name: str) -> str:
+    """A recipe's own name, after which its run is called."""
+    file, _, own = name.rpartition(":")
+    return own if file.endswith(".py") else Path(name).stem
+
+
+def _recipe_in(file: str, name: str) -> Recipe:
+    """The recipe, or what the function of that name returns, of a file that is executed."""
+    if file not in IMPORTED:
+        print(f"executing {file}", file=sys.stderr)
+    module = import_module(file)
+    found = getattr(module, name, None)
+    if callable(found) and not isinstance(found, type):
+        try:
+            found = found()
+        except Exception as error:  # whatever a foreign function raises
+            raise OvertoneError(f"{file}: {name}() fails: {said(error)}.") from error
+    if not isinstance(found, Recipe):
+        known = [n for n, value in vars(module).items() if isinstance(value, Recipe)]
+        there = f" It has: {', '.join(known)}." if known else ""
+        raise OvertoneError(
+            f"{file} has no recipe '{name}', nor a function of that name that returns one.{there}"
+        )
+    return found

@@ -41,6 +41,7 @@ from .networks.network import load_network as load_network
 from .networks.song import SongUNet as SongUNet
 from .networks.spectral import TemporalConv as TemporalConv
 from .networks.vae import VAE as VAE
+from .pipelines.edit import ImageStart as ImageStart
 from .pipelines.load import load_pipeline as load_pipeline
 from .pipelines.merge import merged as merged
 from .pipelines.pipeline import Pipeline as Pipeline

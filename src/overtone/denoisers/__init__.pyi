@@ -7,6 +7,7 @@ from .foreign import DiffusersDenoiser as DiffusersDenoiser
 from .guidance import GuidanceSettings as GuidanceSettings
 from .guided import GuidedDenoiser as GuidedDenoiser
 from .ideal import IdealDenoiser as IdealDenoiser
+from .kept import KeptDenoiser as KeptDenoiser
 from .network import EDMDenoiser as EDMDenoiser
 from .network import NetworkDenoiser as NetworkDenoiser
 from .network import VEDenoiser as VEDenoiser

@@ -155,6 +155,14 @@ class VAE(nn.Module):
             return encoded.latents, torch.zeros_like(encoded.latents)
         return encoded.latent_dist.mean, encoded.latent_dist.std
 
+    def latents(
+        self, images: Float[Tensor, "batch image_channels height width"]
+    ) -> Float[Tensor, "batch channels rows columns"]:
+        """The mean latents of images in [-1, 1], at the scale that they are diffused at."""
+        device = next(self.parameters()).device
+        mean, _ = self.encode(images.to(device))
+        return self.scaling_factor * (mean - self.shift_factor)
+
     def decode(
         self, x: Float[Tensor, "batch channels rows columns"]
     ) -> Float[Tensor, "batch image_channels height width"]:

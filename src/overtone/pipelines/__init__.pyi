@@ -1,3 +1,4 @@
+from .edit import ImageStart as ImageStart
 from .load import load_pipeline as load_pipeline
 from .merge import merged as merged
 from .pipeline import Pipeline as Pipeline

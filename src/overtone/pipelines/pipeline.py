@@ -16,7 +16,6 @@ read without executing anything in it and without following any path named in it
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -33,6 +32,7 @@ from overtone import settings, storage
 from overtone.data.images import Pixels, to_pixels
 from overtone.data.open import public_name
 from overtone.denoisers.guidance import GuidanceSettings
+from overtone.denoisers.kept import KeptDenoiser
 from overtone.errors import OvertoneError
 from overtone.networks.configs.network import NetworkConfig
 from overtone.networks.network import load_network
@@ -40,12 +40,13 @@ from overtone.networks.vae import FOLDER as VAE_FOLDER
 from overtone.networks.vae import VAE
 from overtone.pipelines.account import account_of
 from overtone.pipelines.card import CARD_FILE, model_card
+from overtone.pipelines.edit import edited, upscaled
 from overtone.pipelines.index import INDEX_FILE, NETWORK_FOLDER, PipelineIndex, read_index
 from overtone.pipelines.parts import Parts
-from overtone.pipelines.pictures import pixels_of, to_pil
+from overtone.pipelines.pictures import to_pil
 from overtone.pipelines.request import WITHOUT, Request, asking, labels_of
-from overtone.pipelines.stages import FirstStage, InTurn, PipelineStage, checked_images, stage_of
-from overtone.pipelines.starts import FIRST_FOLDER, RelayStart, Start
+from overtone.pipelines.stages import FirstStage, PipelineStage, stage_of
+from overtone.pipelines.starts import FIRST_FOLDER, Start
 from overtone.processes.vp_frame import to_vp
 from overtone.samplers.loop import SamplingLoop, Step
 
@@ -95,6 +96,7 @@ class Pipeline(Parts):
             states = self._trajectory(part)
             with precisions.autocast(self.precision, self.device):  # the VAE, as in `stream`
                 rows = self.pixels(states.flatten(0, 1)).cpu().unflatten(0, states.shape[:2])
+            rows[:, -1] = self.start.finished(rows[:, -1], part.seeds)
             frames += [[to_pil(image) for image in row] for row in rows]
         return frames
 
@@ -110,6 +112,7 @@ class Pipeline(Parts):
                 for step in self._begin(part).steps:
                     x = step.x
                 finite, pixels = torch.isfinite(x).all(), self.pixels(x).cpu()
+            pixels = self.start.finished(pixels, part.seeds)
             if not finite:
                 raise OvertoneError(
                     "the model made images that are not finite: its weights are damaged, or the"
@@ -158,13 +161,17 @@ class Pipeline(Parts):
         denoiser = self._denoiser_of(request)
         try:
             source = self.start.source(seeds, self.resolution)
+            begin, sampler = self.start.begun(sampler)
         except ValueError as error:
             raise OvertoneError(f"{error}.") from None
+        self.check_sampler(sampler)
         config = self.network.config
         shape = (len(seeds), config.channels, config.resolution, config.resolution)
         like = torch.empty(shape, device=self.device)
         sigma = sampler.sigma_start
-        start = self.start(like, self.process, sigma, seeds, labels, source)
+        start = begin(like, self.process, sigma, seeds, labels, source)
+        if (known := begin.known(like, seeds)) is not None:
+            denoiser = KeptDenoiser(denoiser, *known)
         labels = None if labels is None else labels.to(self.device)
         path = sampler.path(denoiser, self.process, start, source, labels)
         return Beginning(start, sigma, labels, self._taken(path))
@@ -265,22 +272,33 @@ class Pipeline(Parts):
         Raises `OvertoneError` for a model that begins with noise, and for images of another size
         than 1 / `process.upscale` of the model's.
         """
-        if self.process.upscale == 1:
-            raise OvertoneError("this model begins with noise: a relay's second stage upscales.")
-        if not isinstance(images, Tensor):
-            pictures = [images] if isinstance(images, Image.Image) else images
-            images = pixels_of(pictures, self.channels)
-        if self.num_classes and class_labels is None:
-            raise OvertoneError(
-                f"this model has {self.num_classes} classes: say what the images show, by"
-                " class_labels."
-            )
-        seeds = range(len(images)) if seeds is None else seeds
-        if len(seeds) != len(images):
-            raise OvertoneError(f"{len(seeds)} seeds for {len(images)} images.")
-        own = copy.copy(self)
-        own._start = RelayStart(InTurn(checked_images(images)))
-        return own(seeds, class_labels, **asked)
+        return upscaled(self, images, class_labels, seeds, **asked)
+
+    def edit(
+        self,
+        images: Tensor | Image.Image | Sequence[Image.Image],
+        strength: float = 0.5,
+        mask: Any = None,
+        class_labels: Any = None,
+        seeds: Sequence[int] | None = None,
+        resamples: int | None = None,
+        **asked: Any,
+    ) -> list[Image.Image]:
+        """Pictures changed by the model: one for each, or for each seed.
+
+        Arguments:
+            images: of the size of the model's images, as for `upscale`.
+            strength: the share of the sampler's steps that are taken, in [0, 1]: at 0 the picture
+                comes back as it is, at 1 nothing of it is left but what the mask keeps.
+            mask: true or white where the picture is kept, (height, width) or one for each.
+            class_labels, seeds, asked: as for `upscale`.
+            resamples: how many times each step is taken under a mask (`ImageStart`); 1 is
+                replacement. 4 if left out, or 1 where the sampler or the process can't go back.
+
+        Raises `OvertoneError` for pictures and masks of another size, for a strength outside
+        [0, 1], and for a model that can't begin there.
+        """
+        return edited(self, images, strength, mask, class_labels, seeds, resamples, **asked)
 
     def made_with(self, request: Request | None = None) -> dict[str, Any]:
         """All that an image depends on, its seed and its class aside, as JSON: each part's settings

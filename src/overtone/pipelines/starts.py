@@ -22,6 +22,7 @@ from overtone.registry import Kind
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
     from overtone.processes.gaussian import Process
+    from overtone.samplers.loop import SamplingLoop
 
 FIRST_FOLDER = "first"
 """where a relay keeps the pipeline of its first stage"""
@@ -41,6 +42,10 @@ class Holder(Protocol):
     def channels(self) -> int: ...
     @property
     def resolution(self) -> int: ...
+    @property
+    def vae(self) -> Any: ...
+    @property
+    def image_resolution(self) -> int | None: ...
 
 
 class Start(Kind, ABC, family="start", home="overtone.pipelines"):
@@ -73,6 +78,19 @@ class Start(Kind, ABC, family="start", home="overtone.pipelines"):
     ) -> Tensor:
         """x at noise level `sigma`, in the shape and on the device of `like`, (batch, channels,
         height, width)."""
+
+    def begun(self, sampler: SamplingLoop) -> tuple[Start, SamplingLoop]:
+        """The start and the sampler, each as it goes with the other. Raises `ValueError` where they
+        do not."""
+        return self, sampler
+
+    def known(self, like: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor] | None:
+        """What of the clean images is known, and a mask of where; None where nothing is."""
+        return None
+
+    def finished(self, pixels: Tensor, seeds: Sequence[int]) -> Tensor:
+        """The uint8 images that were made, with what is known of them in its place."""
+        return pixels
 
     @property
     def pipeline(self) -> Pipeline | None:

@@ -6,6 +6,7 @@ KINDS = {
     "sampler": {
         "AncestralSampler": "ancestral",
         "OperatorSampler": "operator",
+        "ResamplingSampler": "repaint",
         "Sampler": "sampler",
     },
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,8 @@ class AncestralSampler(SamplingLoop, kind="AncestralSampler"):
     """steps taken, of those of the schedule"""
     schedule: DiscreteSchedule = field(default_factory=DiscreteSchedule)
     """the noise levels that the network was trained with"""
+    truncation_sigma: float | None = None
+    """levels from this one up are left out; none: all are kept"""
 
     def __post_init__(self) -> None:
         if not 0 < self.num_steps <= len(self.schedule.sigmas):
@@ -44,14 +46,29 @@ class AncestralSampler(SamplingLoop, kind="AncestralSampler"):
                 f"num_steps {self.num_steps} is not in [1, {len(self.schedule.sigmas)}], the steps"
                 " of its schedule"
             )
+        if not self.sigmas:
+            raise ValueError(
+                f"truncation_sigma {self.truncation_sigma} leaves no noise level: the lowest is"
+                f" {self.schedule.sigmas[0]:.4g}"
+            )
 
     @cached_property
     def sigmas(self) -> tuple[float, ...]:
         """The noise levels visited, increasing."""
         own = self.schedule.sigmas
-        if self.num_steps == 1:
-            return own[-1:]
-        return tuple(own[round(at)] for at in evenly(0.0, len(own) - 1.0, self.num_steps))
+        limit = math.inf if self.truncation_sigma is None else self.truncation_sigma
+        places = [len(own) - 1.0]
+        if self.num_steps > 1:
+            places = evenly(0.0, len(own) - 1.0, self.num_steps)
+        return tuple(own[round(at)] for at in places if own[round(at)] < limit)
+
+    @property
+    def visited(self) -> tuple[float, ...]:
+        return self.sigmas[::-1]
+
+    def below(self, sigma: float) -> AncestralSampler:
+        number = self._lowered(sigma)
+        return replace(self, truncation_sigma=self.visited[number - 1]) if number else self
 
     @cached_property
     def levels(self) -> Tensor:

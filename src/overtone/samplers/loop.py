@@ -66,6 +66,31 @@ class SamplingLoop(Kind, ABC, family="sampler", home="overtone.samplers"):
         raise ValueError(f"the noise levels of a {type(self).__name__} can't be chosen")
 
     @property
+    def visited(self) -> tuple[float, ...]:
+        """The noise levels that its steps begin at, falling. Raises `ValueError` where it does not
+        say."""
+        sigmas = getattr(self, "sigmas", None)
+        if sigmas is None:
+            raise ValueError(
+                f"a {type(self).__name__} does not say which noise levels it visits: it has no"
+                " `sigmas`, falling to 0"
+            )
+        return tuple(sigmas[:-1])
+
+    def below(self, sigma: float) -> SamplingLoop:
+        """The same from this noise level on, or from the next of its own below it. Raises
+        `ValueError` where it can't begin there."""
+        raise ValueError(f"a {type(self).__name__} begins at its own noise level, and at no other")
+
+    def resampled(self, resamples: int, jump: int = 1) -> SamplingLoop:
+        """The same that goes each part of its way several times (`ResamplingSampler`). Raises
+        `ValueError` where it can't go back."""
+        raise ValueError(
+            f"a {type(self).__name__} can't go back to a higher noise level: take resamples 1,"
+            " which is replacement"
+        )
+
+    @property
     def solver(self) -> str:
         """What the solver is called, in a word."""
         return self.kind
@@ -97,6 +122,17 @@ class SamplingLoop(Kind, ABC, family="sampler", home="overtone.samplers"):
     def check_schedule(self, schedule: Schedule) -> None:
         """Raises `ValueError` where it would take other steps than those of the schedule that a
         network is trained on."""
+
+    def _lowered(self, sigma: float) -> int:
+        """How many of the levels visited lie above this one. Raises `ValueError` for a level above
+        all of them, and for one below."""
+        levels = self.visited
+        if not levels[-1] <= sigma <= levels[0]:
+            raise ValueError(
+                f"sigma {sigma:.4g} is not in [{levels[-1]:.4g}, {levels[0]:.4g}], the noise levels"
+                " that the sampler visits"
+            )
+        return sum(level > sigma for level in levels)
 
     def facts(self) -> dict[str, Any]:
         """All that images depend on, as JSON."""

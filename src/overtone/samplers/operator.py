@@ -44,6 +44,16 @@ class OperatorSampler(SamplingLoop, kind="OperatorSampler"):
     def draws_noise(self) -> bool:
         return False
 
+    @property
+    def visited(self) -> tuple[float, ...]:
+        return self.levels[:1]
+
+    def below(self, sigma: float) -> OperatorSampler:
+        raise ValueError(
+            f"an operator has learned trajectories that begin at sigma {self.sigma_start:.4g}, and"
+            " no others"
+        )
+
     def at_times(self, times: Sequence[float]) -> OperatorSampler:
         """The same, asked for the states at other t of `FLOW_TIME`, falling to 0."""
         try:

@@ -169,6 +169,15 @@ class Sampler(SamplingLoop, kind="Sampler"):
         ends = self.sigmas[-2], self.sigma_start
         return self.with_levels(budget_grid(boundaries, steps, *ends, self.rho))
 
+    def below(self, sigma: float) -> Sampler:
+        lower = self.visited[self._lowered(sigma) :]
+        return self.with_levels(lower if lower[0] == sigma else (sigma, *lower))
+
+    def resampled(self, resamples: int, jump: int = 1) -> SamplingLoop:
+        from overtone.samplers.repaint import ResamplingSampler
+
+        return ResamplingSampler(self, resamples, jump)
+
     @property
     def solver(self) -> str:
         return self.estimate

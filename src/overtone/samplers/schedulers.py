@@ -7,7 +7,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -53,6 +53,8 @@ class SchedulerSampler(SamplingLoop):
     sigma_max: float | None = None
     """under flow matching, the noise level of the start; none: that of `FlowSchedule`, 999, which
     is the flow time 0.999"""
+    skipped: int = 0
+    """how many of the scheduler's timesteps are left out at the start"""
 
     def __post_init__(self) -> None:
         name, config = type(self.scheduler).__name__, self.scheduler.config
@@ -118,6 +120,19 @@ class SchedulerSampler(SamplingLoop):
     @cached_property
     def sigmas(self) -> tuple[float, ...]:
         """The noise level at each of its timesteps, and what the last one leads to, 0."""
+        return self._every[self.skipped :]
+
+    @property
+    def visited(self) -> tuple[float, ...]:
+        # A scheduler of order 2 has two timesteps a step.
+        return self.sigmas[:-1][:: getattr(self.scheduler, "order", 1)]
+
+    def below(self, sigma: float) -> SchedulerSampler:
+        order = getattr(self.scheduler, "order", 1)
+        return replace(self, skipped=self.skipped + order * self._lowered(sigma))
+
+    @cached_property
+    def _every(self) -> tuple[float, ...]:
         scheduler = self._prepared
         if self.is_flow:  # whose sigmas are flow times
             return tuple((s / (1 - s)) for s in scheduler.sigmas.double().tolist())
@@ -151,7 +166,9 @@ class SchedulerSampler(SamplingLoop):
                 raise TypeError("a scheduler draws from the images' own generators: SeededNoise")
             extra["generator"] = source.generators
         x = start
-        for number, timestep in enumerate(scheduler.timesteps):
+        if self.skipped and hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(self.skipped)
+        for number, timestep in enumerate(scheduler.timesteps[self.skipped :]):
             sigma, sigma_next = sigmas[number], sigmas[number + 1]
             estimate = denoiser(x, sigma, class_labels)
             output = row.output(x, sigma, estimate.x_0)  # what its own model would return
@@ -173,7 +190,8 @@ class SchedulerSampler(SamplingLoop):
         config = settings.jsonable(self.scheduler.config)
         name = type(self.scheduler).__name__
         own = {"kind": name, "num_steps": self.num_steps, "config": config}
-        return own | ({"sigma_max": self.sigmas[0]} if self.is_flow else {})
+        begins = {"sigma_max": self.sigmas[0]} if self.is_flow else {}
+        return own | begins | ({"skipped": self.skipped} if self.skipped else {})
 
 
 def scheduler_of(name: str, row: Preconditioning, *, learned_variance: bool = False) -> Any:

@@ -1,0 +1,108 @@
+"""`overtone edit MODEL PICTURE`: a picture of your own, changed by a model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from overtone.cli.model import check_first, saved_options
+from overtone.cli.options import parse
+from overtone.cli.sample import Sampling
+from overtone.errors import OvertoneError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Options:
+    model: tyro.conf.Positional[str]
+    """a saved pipeline, a run's directory, a repository of the Hub, or a diffusers pipeline"""
+    picture: tyro.conf.Positional[Path]
+    """an image file; it has the size of the model's images, unless --fit is given"""
+    sampling: Annotated[Sampling, tyro.conf.arg(name="")]
+    strength: float = 0.5
+    """The share of the sampler's steps that are taken, in [0, 1]: at 0 the picture comes back as it
+    is, at 1 nothing of it is left but what the mask keeps."""
+    mask: Path | None = None
+    """An image file of the same size, which is white where the picture is kept and black where the
+    model paints."""
+    resamples: int | None = None
+    """How many times each step is taken under a mask (RePaint); 1 is plain replacement. If left
+    out, it is 4, or 1 where the sampler or the process can't go back."""
+    fit: bool = False
+    """Crop the picture and the mask to a square and resize them to the size of the model's
+    images."""
+    out: Path = Path("edited.png")
+    """The .png file that is written: one image, or a grid of one for each seed."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    check_first(arguments, "edit")
+    default = Options(
+        tyro.MISSING, tyro.MISSING, Sampling(seeds="0", opening=saved_options(arguments))
+    )
+    options = parse(Options, "edit", __doc__, arguments, default=default)
+    if options.out.suffix.lower() != ".png":
+        raise OvertoneError(f"--out is a .png file, not {options.out}.")
+    if options.sampling.finish is not None:
+        raise OvertoneError("--finish changes whole images, also what is kept: leave it out.")
+    from overtone import storage
+    from overtone.pipelines.pictures import grid, pixels_of
+
+    pipe = options.sampling.open(options.model)
+    request = options.sampling.request(pipe)
+    if pipe.num_classes and request.class_labels is None:
+        raise OvertoneError(
+            f"this model has {pipe.num_classes} classes: say which the picture is of, --classes."
+        )
+    picture = _opened(options.picture, pipe.resolution, options.fit)
+    mask = None if options.mask is None else _opened(options.mask, pipe.resolution, options.fit)
+    images = pipe.edit(
+        picture,
+        options.strength,
+        None if mask is None else mask.convert("L").point(lambda value: 255 * (value > 127)),
+        request.class_labels,
+        request.seeds,
+        options.resamples,
+        guidance_scale=request.guidance_scale,
+        guidance_interval=request.guidance_interval,
+        steps=request.steps,
+        batch_size=request.batch_size,
+        guide=request.guide,
+    )
+    with storage.new_file(options.out) as file:
+        if len(images) == 1:
+            images[0].save(file)
+        else:
+            grid(pixels_of(images, pipe.channels), min(len(images), 8), gap=1).save(file)
+    print(f"{len(images)} images: {options.out}", file=sys.stderr)
+
+
+def _opened(path: Path, resolution: int, fit: bool) -> Image:
+    """A picture from a file, of the model's size."""
+    from PIL import Image, ImageOps
+
+    from overtone.data.images import open_image
+
+    try:
+        with path.expanduser().open("rb") as file:
+            picture: Any = ImageOps.exif_transpose(open_image(file))
+            picture.load()
+    except Exception as error:  # damaged files make Pillow raise almost anything
+        reason = str(error).strip().splitlines()
+        raise OvertoneError(f"{path} can't be read ({(reason or ['no image'])[0]}).") from None
+    if fit:
+        return ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
+    if picture.size != (resolution, resolution):
+        raise OvertoneError(
+            f"{path} is {picture.width} x {picture.height} px, and the model's images are"
+            f" {resolution} x {resolution} px: resize it, or pass --fit, which crops it to a square"
+            " and resizes it."
+        )
+    return picture

@@ -1,0 +1,354 @@
+"""From one's own picture: a start at a noise level, and what a mask keeps."""
+
+import copy
+import dataclasses
+from functools import partial
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helpers import TINY_ADM, TINY_DIFFIT, TINY_TRANSFORMER, awake, gaussian, tiny_vae
+from overtone.cli.app import main
+from overtone.denoisers import ADM_DIFFUSION, FlowPreconditioning, KeptDenoiser
+from overtone.denoisers.foreign import preconditioning_of
+from overtone.errors import OvertoneError
+from overtone.networks import ADMUNet, DiffiTTransformer, DiffiTUNet, temporalize
+from overtone.pipelines import DSNOPipeline, ImageStart, Pipeline, merged
+from overtone.processes import GaussianProcess, RelayProcess, SeededNoise
+from overtone.samplers import (
+    AncestralSampler,
+    OperatorSampler,
+    ResamplingSampler,
+    Sampler,
+    SchedulerSampler,
+)
+
+PICTURES = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (3, 1, 8, 8), dtype=np.uint8))
+LABELS = [0, 1, 2]
+MASK = torch.zeros(8, 8, dtype=torch.bool)
+MASK[:, :5] = True
+
+
+def a_pipe(sampler=None, **parts):
+    torch.manual_seed(0)
+    network = awake(DiffiTUNet(TINY_DIFFIT))
+    return Pipeline(network, sampler or Sampler(6), precision="fp32", **parts)
+
+
+def a_relay():
+    second = a_pipe(Sampler(4, sigma_max=0.9, sigma_min=0.01), process=RelayProcess(patch=2))
+    torch.manual_seed(1)
+    network = ADMUNet(dataclasses.replace(TINY_ADM, resolution=4, attention_resolutions=()))
+    second.first = Pipeline(awake(network), Sampler(3))
+    return second
+
+
+def a_latent_pipe():
+    torch.manual_seed(0)
+    network = awake(DiffiTTransformer(TINY_TRANSFORMER))
+    sampler = AncestralSampler(20)
+    return Pipeline(network, sampler, preconditioning=ADM_DIFFUSION, vae=tiny_vae())
+
+
+MODELS = {
+    "edm": a_pipe,
+    "flow": lambda: a_pipe(preconditioning=FlowPreconditioning()),
+    "two_step": lambda: a_pipe(Sampler(6, estimate="two_step")),
+    "churn": lambda: a_pipe(Sampler(6, S_churn=5.0)),
+    "eta": lambda: a_pipe(Sampler(6, eta=0.3, estimate="single")),
+    "ancestral": lambda: a_pipe(AncestralSampler(10), preconditioning=ADM_DIFFUSION),
+    "ddim": lambda: a_pipe(
+        SchedulerSampler(diffusers.DDIMScheduler(), 6), preconditioning=ADM_DIFFUSION
+    ),
+    "heun": lambda: a_pipe(
+        SchedulerSampler(diffusers.HeunDiscreteScheduler(), 6), preconditioning=ADM_DIFFUSION
+    ),
+    "dpm": lambda: a_pipe(
+        SchedulerSampler(diffusers.DPMSolverMultistepScheduler(), 6),
+        preconditioning=ADM_DIFFUSION,
+    ),
+    "flow scheduler": lambda: a_pipe(
+        SchedulerSampler(diffusers.FlowMatchEulerDiscreteScheduler(), 6, 80.0)
+    ),
+    "experts": lambda: merged([a_pipe(), a_pipe()], [1.0]),
+    "relay": a_relay,
+}
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning"),
+]
+
+
+def arrays(pictures):
+    return np.stack([np.asarray(picture) for picture in pictures])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_at_0_it_is_the_picture_at_1_it_is_sampling_between_it_is_neither(name):
+    pipe = MODELS[name]()
+    same = pipe.edit(PICTURES, 0.0, class_labels=LABELS)
+    assert np.array_equal(arrays(same), PICTURES[:, 0].numpy())
+    sampled = arrays(pipe(range(3), class_labels=LABELS))
+    assert np.array_equal(arrays(pipe.edit(PICTURES, 1, class_labels=LABELS)), sampled)
+    between = arrays(pipe.edit(PICTURES, 0.5, class_labels=LABELS))
+    assert not np.array_equal(between, sampled)
+    assert not np.array_equal(between, PICTURES[:, 0].numpy())
+    # Each image is its own, whatever else is asked for with it.
+    alone = arrays(pipe.edit(PICTURES[1:2], 0.5, class_labels=[1], seeds=[1]))
+    assert np.abs(alone[0].astype(int) - between[1].astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("strength", [0.4, 1.0])
+@pytest.mark.parametrize("name", MODELS)
+def test_kept_pixels_are_kept_exactly(name, strength):
+    pipe = MODELS[name]()
+    made = arrays(
+        pipe.edit(PICTURES, strength, MASK, class_labels=LABELS, guidance_scale=1.5, batch_size=2)
+    )
+    mask = MASK.numpy()
+    assert np.array_equal(made[:, mask], PICTURES[:, 0].numpy()[:, mask])
+    assert not np.array_equal(made[:, ~mask], PICTURES[:, 0].numpy()[:, ~mask])
+    if strength == 1.0:  # what is under the rest of the picture does not show
+        other = PICTURES.clone()
+        other[:, :, ~MASK] = 255 - other[:, :, ~MASK]
+        again = arrays(
+            pipe.edit(other, 1, MASK, class_labels=LABELS, guidance_scale=1.5, batch_size=2)
+        )
+        if name != "relay":  # whose blur of a patch sees all of it
+            assert np.array_equal(made, again)
+
+
+def test_latents_of_pictures(tmp_path):
+    pipe = a_latent_pipe()
+    pictures = [Image.fromarray(p) for p in np.random.default_rng(2).integers(
+        0, 256, (2, 16, 16, 3), dtype=np.uint8)]  # fmt: skip
+    same = pipe.edit(pictures, 0, class_labels=1)
+    assert np.array_equal(arrays(same), arrays(pictures))
+    mask = np.zeros((16, 16), bool)
+    mask[:7] = True
+    made = arrays(pipe.edit(pictures, 0.5, mask, class_labels=1))
+    assert np.array_equal(made[:, mask], arrays(pictures)[:, mask])
+    assert np.array_equal(
+        arrays(pipe.edit(pictures, 1, class_labels=1)), arrays(pipe(range(2), class_labels=1))
+    )
+    # A row of latents is kept where both of its rows of pixels are: three of eight.
+    start = ImageStart(torch.zeros(1, 3, 16, 16), 1.0, torch.from_numpy(mask)).joined(pipe)
+    assert start.kept[0, 0].sum(dim=1).tolist() == [8, 8, 8, 0, 0, 0, 0, 0]
+    bare = Pipeline(pipe.network, pipe.sampler, preconditioning=ADM_DIFFUSION, image_resolution=16)
+    with pytest.raises(OvertoneError, match=r"the VAE|set pipe.vae"):
+        bare.edit(torch.zeros(1, 4, 16, 16), 0.5, class_labels=1)
+
+
+def test_it_begins_at_the_noise_level_with_the_picture():
+    pipe = a_pipe(Sampler(6))
+    levels = pipe.sampler.sigmas
+    pipe.start = ImageStart(PICTURES, levels[3])
+    begun = pipe.begin(range(3), class_labels=LABELS)
+    x_0 = PICTURES / 127.5 - 1
+    noise = SeededNoise(range(3)).normal(torch.empty(3, 1, 8, 8))
+    assert torch.allclose(begun.start, x_0 + levels[3] * noise, atol=1e-6)
+    steps = list(begun.steps)
+    assert [step.sigma for step in steps] == list(levels[4:])
+    # Between two levels it begins where it is asked to.
+    pipe.start = ImageStart(PICTURES, 0.5 * (levels[2] + levels[3]))
+    assert [s.sigma for s in pipe.path(range(3), class_labels=LABELS)] == list(levels[3:])
+    assert pipe.made_with()["start"]["sigma"] == 0.5 * (levels[2] + levels[3])
+    # Seed k begins with picture k modulo their number.
+    pipe.start = ImageStart(PICTURES, levels[3])
+    noise = SeededNoise([4]).normal(x_0[:1])
+    begun = pipe.begin([4], class_labels=[1]).start
+    assert torch.allclose(begun, x_0[1:2] + levels[3] * noise, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        partial(diffusers.DDIMScheduler, clip_sample=False),
+        diffusers.DPMSolverMultistepScheduler,
+        diffusers.HeunDiscreteScheduler,
+        diffusers.EulerDiscreteScheduler,
+    ],
+)
+def test_schedulers_begin_as_diffusers_image_to_image_does(scheduler):
+    pipe = a_pipe(preconditioning=preconditioning_of(scheduler()))
+    pipe.sampler = SchedulerSampler(scheduler(), 10)
+    own = pipe.sampler
+    part = own.below(own.visited[6])
+    assert part.visited == own.visited[6:]
+    theirs, order = scheduler(), getattr(scheduler(), "order", 1)
+    theirs.set_timesteps(10)
+    theirs.set_begin_index(6 * order) if hasattr(theirs, "set_begin_index") else None
+    x_0 = PICTURES / 127.5 - 1
+    noise = SeededNoise(range(3)).normal(torch.empty(3, 1, 8, 8))
+    times = theirs.timesteps[6 * order :]
+    x = theirs.add_noise(x_0, noise, times[:1].expand(3).clone())
+    network = pipe.network
+    with torch.no_grad():
+        for t in times:
+            scaled = theirs.scale_model_input(x, t)
+            x = theirs.step(network(scaled, t.expand(3).float(), torch.arange(3)), t, x).prev_sample
+    pipe.start = ImageStart(PICTURES, own.visited[6])
+    *_, last = pipe.path(range(3), class_labels=LABELS)
+    assert float((last.x - x).abs().max() / x.abs().max()) < 2e-4
+
+
+def conditional(mean, covariance, mask, x_0):
+    """Mean and covariance of what is not known of a Gaussian, given what is."""
+    rest = ~mask
+    gain = covariance[rest][:, mask] @ torch.linalg.inv(covariance[mask][:, mask])
+    return (
+        mean[rest] + gain @ (x_0[mask] - mean[mask]),
+        covariance[rest][:, rest] - gain @ covariance[mask][:, rest],
+    )
+
+
+def test_on_gaussian_data_the_rest_is_drawn_given_what_is_kept():
+    """1000 images: standard errors of a mean are 0.032, of a variance 0.045, in units of the
+    conditional ones. Bounds are 4 of them, which five numbers of an unbiased sampler leave once in
+    3000 sets of seeds."""
+    ideal, mean, covariance = gaussian()
+    mask = torch.tensor([True, True, False, False])
+    factor = torch.linalg.cholesky(covariance)
+    x_0 = mean + factor @ torch.randn(4, generator=torch.Generator().manual_seed(0)).double()
+    wanted, spread = conditional(mean, covariance, mask, x_0)
+    known = x_0.view(1, 1, 1, 4).expand(1000, -1, -1, -1)
+    denoiser = KeptDenoiser(ideal, known, mask.view(1, 1, 1, 4))
+    sampler = Sampler(80, sigma_min=0.01, sigma_max=20.0)
+
+    def drawn(loop):
+        source = SeededNoise(range(1000))
+        start = 20 * source.normal(torch.empty(1000, 1, 1, 4).double()) + known * mask
+        out = loop(denoiser, GaussianProcess(), start, source).flatten(1)
+        assert torch.equal(out[:, mask], known.flatten(1)[:, mask])
+        return out[:, ~mask]
+
+    scale = spread.diag().sqrt()
+    made = drawn(ResamplingSampler(sampler, resamples=50, jump=4))
+    assert float(((made.mean(0) - wanted) / scale).abs().max()) < 4 * 1000**-0.5
+    error = (made.T.cov() - spread) / (scale[:, None] * scale)
+    assert float(error.abs().max()) < 4 * (2 / 1000) ** 0.5
+    # Replacement alone does not get there: resampling is what does.
+    replaced = drawn(sampler)
+    assert float(((replaced.mean(0) - wanted) / scale).abs().max()) > 10 * 1000**-0.5
+
+
+def test_going_back_keeps_the_distribution_where_nothing_is_known():
+    ideal, mean, covariance = gaussian()
+    loop = ResamplingSampler(Sampler(40, sigma_min=0.01, sigma_max=20.0), resamples=5, jump=2)
+    source = SeededNoise(range(1000))
+    start = 20 * source.normal(torch.empty(1000, 1, 1, 4).double())
+    made = loop(ideal, GaussianProcess(), start, source).flatten(1)
+    scale = covariance.diag().sqrt()
+    assert float(((made.mean(0) - mean) / scale).abs().max()) < 4 * 1000**-0.5
+    error = (made.T.cov() - covariance) / (scale[:, None] * scale)
+    assert float(error.abs().max()) < 5 * (2 / 1000) ** 0.5
+    levels = [step.sigma for step in loop.path(ideal, GaussianProcess(), start, source)]
+    assert levels == list(loop.sampler.sigmas[1:])
+
+
+def an_operator():
+    torch.manual_seed(0)
+    network = temporalize(awake(DiffiTUNet(TINY_DIFFIT)))
+    return DSNOPipeline(network, OperatorSampler((80.0, 5.0, 1.0, 0.0)))
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        (
+            an_operator,
+            {"strength": 0.5},
+            "an operator has learned trajectories that begin at sigma 80",
+        ),
+        (an_operator, {"strength": 1.0, "mask": MASK}, "an operator makes an image in one"),
+        (a_pipe, {"strength": -0.1}, r"strength is a number in \[0, 1\], not -0.1"),
+        (a_pipe, {"strength": 1.1}, r"strength is a number in \[0, 1\], not 1.1"),
+        (a_pipe, {"strength": float("nan")}, "strength is a number"),
+        (a_pipe, {"strength": "much"}, "strength is a number"),
+        (a_pipe, {"mask": torch.zeros(4, 4)}, r"the mask has the shape \(1, 4, 4\)"),
+        (a_pipe, {"mask": torch.zeros(2, 8, 8)}, r"the mask has the shape \(2, 8, 8\)"),
+        (a_pipe, {"mask": torch.full((8, 8), 0.5)}, "with nothing in between"),
+        (a_pipe, {"mask": "all of it"}, "a mask is an array or a picture"),
+        (a_pipe, {"mask": MASK, "resamples": 0}, "resamples is 1 to 1000, not 0"),
+        (a_pipe, {"mask": MASK, "resamples": 2000}, "resamples is 1 to 1000, not 2000"),
+        (a_pipe, {"class_labels": None}, "say what the images show"),
+        (a_pipe, {"seeds": [1, 2]}, "2 seeds for 3 images"),
+        (a_pipe, {"images": torch.zeros(1, 1, 16, 16)}, "the pictures are 16 x 16 px with 1"),
+        (a_pipe, {"images": torch.zeros(1, 3, 8, 8)}, "8 x 8 px with 3 channels"),
+        (a_pipe, {"images": []}, "pictures of one size"),
+        (a_relay, {"mask": MASK, "resamples": 3}, "a RelayProcess can't be gone back in"),
+        (MODELS["ddim"], {"mask": MASK, "resamples": 3}, "a SchedulerSampler can't go back"),
+    ],
+)
+def test_what_can_not_be_edited_is_said(make, arguments, message):
+    asked = {"images": PICTURES, "class_labels": 1} | arguments
+    with pytest.raises(OvertoneError, match=message):
+        make().edit(**asked)
+
+
+def test_starts_that_are_none():
+    for wrong in ({"sigma": 0.0}, {"sigma": float("inf")}, {"sigma": float("nan")}, {"jump": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            ImageStart(PICTURES, **wrong)
+    pipe = a_pipe()
+    for start, message in (
+        (ImageStart(), "give it images"),
+        (ImageStart(PICTURES), "without a sigma and a mask"),
+    ):
+        with pytest.raises(OvertoneError, match=message):
+            pipe.start = start
+    pipe.start = ImageStart(PICTURES, 500.0)
+    with pytest.raises(OvertoneError, match=r"sigma 500 is not in \[0.002, 80\]"):
+        pipe([1], class_labels=1)
+
+
+def test_a_pipeline_that_begins_with_pictures_is_not_saved(tmp_path):
+    pipe = a_pipe()
+    pipe.start = ImageStart(PICTURES, 1.0)
+    with pytest.raises(OvertoneError, match="begins with pictures is not saved"):
+        pipe.save_pretrained(tmp_path / "pipe")
+    assert not list(tmp_path.iterdir())
+    one, two = (copy.copy(pipe) for _ in range(2))
+    one.start, two.start = ImageStart(PICTURES, 1.0), ImageStart(PICTURES.flip(0), 1.0)
+    assert one.made_with() == pipe.made_with() != two.made_with()
+
+
+def read(file):
+    with Image.open(file) as image:
+        return np.asarray(image)
+
+
+def test_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    a_pipe().save_pretrained("model")
+    Image.fromarray(PICTURES[0, 0].numpy()).save("picture.png")
+    Image.fromarray((MASK * 255).byte().numpy()).save("mask.png")
+    Image.new("RGB", (20, 30), "red").save("big.png")
+    main(["edit", "model", "picture.png", "--classes", "1", "--strength", "0"])
+    assert np.array_equal(read("edited.png"), PICTURES[0, 0].numpy())
+    masked = ["--mask", "mask.png", "--strength", "1", "--resamples", "2", "--out", "kept.png"]
+    main(["edit", "model", "picture.png", "--classes", "1", "--steps", "4", "--guidance-scale", "2",
+          *masked])  # fmt: skip
+    made = read("kept.png")
+    assert np.array_equal(made[MASK], PICTURES[0, 0].numpy()[MASK])
+    main(["edit", "model", "big.png", "--fit", "--classes", "1", "--seeds", "0-3",
+          "--sampler.num-steps", "3", "--out", "grid.png"])  # fmt: skip
+    assert read("grid.png").shape == (8, 4 * 9 - 1)
+    capsys.readouterr()
+    for arguments, message in (
+        (["big.png", "--classes", "1"], "big.png is 20 x 30 px, and the model's images are 8 x 8"),
+        (["nothing.png", "--classes", "1"], "nothing.png can't be read"),
+        (["picture.png"], "say which the picture is of, --classes"),
+        (["picture.png", "--classes", "1", "--mask", "big.png"], "big.png is 20 x 30 px"),
+        (["picture.png", "--classes", "1", "--strength", "2"], "strength is a number in [0, 1]"),
+        (["picture.png", "--classes", "1", "--out", "a.jpg"], "--out is a .png file"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["edit", "model", *arguments])
+        errors = capsys.readouterr().err
+        assert message in errors
+        assert len(errors.strip().splitlines()) <= 2

@@ -6,26 +6,8 @@ names are imported when they are first used.
 
 from __future__ import annotations
 
-from typing import Any
-
-import lazy_loader
+from overtone import renamed
 
 __version__ = "0.2.0.dev0"
 
-_lazy, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-
-_RENAMED = {
-    "EDMSettings": "EDMPreconditioning",
-    "ImagePipeline": "Pipeline",
-    "OperatorSettings": "OperatorPreconditioning",
-    "VESettings": "VEPreconditioning",
-    "VPSettings": "VPPreconditioning",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _RENAMED:
-        raise AttributeError(f"overtone.{name} is called overtone.{_RENAMED[name]} now")
-    if name not in __all__:
-        raise AttributeError(f"module 'overtone' has no attribute '{name}'")
-    return _lazy(name)
+__getattr__, __dir__, __all__ = renamed.attach(__name__, __file__)

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import tyro
 
+from overtone.renamed import check_options
+
 O = TypeVar("O")  # noqa: E741
 
 
@@ -15,6 +17,7 @@ def parse(
     kind: type[O], command: str, about: str | None, arguments: Sequence[str], **more: Any
 ) -> O:
     """`kind` filled from the arguments; a mistake in them exits with status 2 and says what."""
+    check_options(arguments)
     try:
         return tyro.cli(kind, prog=f"overtone {command}", description=about, args=arguments, **more)
     except ValueError as error:  # from the checks of a settings dataclass

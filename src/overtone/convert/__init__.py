@@ -1,5 +1,5 @@
 """Published weights, under their own names, made ours."""
 
-import lazy_loader
+from overtone import renamed
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = renamed.attach(__name__, __file__)

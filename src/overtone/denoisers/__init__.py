@@ -1,6 +1,6 @@
 """Denoisers: what a clean image is expected to be, given a noisy one and its noise level."""
 
-import lazy_loader
+from overtone import renamed
 
 KINDS = {
     "preconditioning": {
@@ -14,4 +14,4 @@ KINDS = {
 }
 """the module of each built-in kind"""
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = renamed.attach(__name__, __file__)

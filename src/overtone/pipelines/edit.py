@@ -30,6 +30,7 @@ from overtone.pipelines.starts import Holder, NoiseStart, RelayStart, Start
 from overtone.processes.gaussian import Process
 from overtone.processes.noise import SeededNoise
 from overtone.samplers.loop import SamplingLoop
+from overtone.samplers.repaint import ResamplingSampler
 
 MOST_RESAMPLES = 1000
 RESAMPLES = 4
@@ -119,7 +120,7 @@ class ImageStart(Start, kind="image"):
             sampler = sampler.below(self.sigma)
         level = sampler.visited[0]
         if self.mask is not None and self.resamples > 1:
-            sampler = sampler.resampled(self.resamples, self.jump)
+            sampler = _going_back(sampler, self.resamples, self.jump)
         return replace(self, level=level), sampler
 
     def source(self, seeds: Sequence[int], resolution: int) -> SeededNoise:
@@ -247,6 +248,15 @@ def edited(
     return made
 
 
+def _going_back(sampler: Any, resamples: int, jump: int = 1) -> SamplingLoop:
+    if not sampler.takes_steps:
+        raise ValueError(
+            f"a {type(sampler).__name__} can't go back to a higher noise level: take resamples 1,"
+            " which is replacement"
+        )
+    return ResamplingSampler(sampler, resamples, jump)
+
+
 def _of(rows: Tensor | None, part: slice) -> Tensor | None:
     return rows if rows is None or len(rows) == 1 else rows[part]
 
@@ -256,7 +266,7 @@ def _resamples(pipe: Any, sampler: SamplingLoop, mask: Any) -> int:
     if mask is None:
         return 1
     try:
-        sampler.resampled(RESAMPLES).check_process(pipe.process)
+        _going_back(sampler, RESAMPLES).check_process(pipe.process)
     except ValueError:
         return 1
     return RESAMPLES

@@ -18,6 +18,7 @@ from overtone.networks.vae import VAE
 from overtone.pipelines.starts import NoiseStart, RelayStart, Start
 from overtone.precision import Precision
 from overtone.processes.gaussian import GaussianProcess, Process
+from overtone.renamed import check_arguments
 from overtone.samplers.loop import SamplingLoop
 from overtone.samplers.sampler import Sampler
 
@@ -54,7 +55,9 @@ class Parts:
         data: str = "",
         training: Mapping[str, int | float | str] | None = None,
         precision: Precision = "auto",
+        **former: Any,
     ) -> None:
+        check_arguments(former, "Pipeline")
         self._network = network.eval().to_fast_layout()
         self._preconditioning = preconditioning or EDMPreconditioning()
         try:

@@ -1,6 +1,6 @@
 """What becomes of a clean image: noise levels over time, the forward process, noise sources."""
 
-import lazy_loader
+from overtone import renamed
 
 KINDS = {
     "schedule": {
@@ -15,4 +15,4 @@ KINDS = {
 }
 """the module of each built-in kind"""
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = renamed.attach(__name__, __file__)

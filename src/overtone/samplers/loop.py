@@ -37,6 +37,8 @@ class SamplingLoop(Kind, ABC, family="sampler", home="overtone.samplers"):
 
     is_operator: ClassVar[bool] = False
     """whether it asks a solution operator, not a denoiser"""
+    takes_steps: ClassVar[bool] = False
+    """whether its `step` may be taken by itself, as a `ResamplingSampler` does"""
 
     @property
     @abstractmethod
@@ -81,14 +83,6 @@ class SamplingLoop(Kind, ABC, family="sampler", home="overtone.samplers"):
         """The same from this noise level on, or from the next of its own below it. Raises
         `ValueError` where it can't begin there."""
         raise ValueError(f"a {type(self).__name__} begins at its own noise level, and at no other")
-
-    def resampled(self, resamples: int, jump: int = 1) -> SamplingLoop:
-        """The same that goes each part of its way several times (`ResamplingSampler`). Raises
-        `ValueError` where it can't go back."""
-        raise ValueError(
-            f"a {type(self).__name__} can't go back to a higher noise level: take resamples 1,"
-            " which is replacement"
-        )
 
     @property
     def solver(self) -> str:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from overtone.samplers.estimates import FORMS, SYNONYMS, EstimateKind, History
 from overtone.samplers.loop import SamplingLoop, Step
@@ -115,6 +115,8 @@ class Sampler(SamplingLoop, kind="Sampler"):
     S_noise: float = 1.0
     """standard deviation of the noise added"""
 
+    takes_steps: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta {self.eta} is not in [0, 1]")
@@ -172,11 +174,6 @@ class Sampler(SamplingLoop, kind="Sampler"):
     def below(self, sigma: float) -> Sampler:
         lower = self.visited[self._lowered(sigma) :]
         return self.with_levels(lower if lower[0] == sigma else (sigma, *lower))
-
-    def resampled(self, resamples: int, jump: int = 1) -> SamplingLoop:
-        from overtone.samplers.repaint import ResamplingSampler
-
-        return ResamplingSampler(self, resamples, jump)
 
     @property
     def solver(self) -> str:

@@ -1,6 +1,6 @@
 """Training: tasks, the loop, runs."""
 
-import lazy_loader
+from overtone import renamed
 
 KINDS = {
     "recipe": {
@@ -12,4 +12,4 @@ KINDS = {
 }
 """the module of each built-in kind"""
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = renamed.attach(__name__, __file__)

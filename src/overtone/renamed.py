@@ -1,0 +1,77 @@
+"""What is called otherwise now: old names are refused, and the new one is said.
+
+docs/renamed.md lists them for readers. Files of former versions are another matter: they are
+translated (`former.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from overtone.errors import OvertoneError
+
+NAMES = {
+    "AnyProcess": "Process",
+    "AnySampler": "SamplingLoop",
+    "AnySchedule": "Schedule",
+    "DenoiserSettings": "Preconditioning",
+    "EDMSettings": "EDMPreconditioning",
+    "ImagePipeline": "Pipeline",
+    "OperatorSettings": "OperatorPreconditioning",
+    "VESettings": "VEPreconditioning",
+    "VPSettings": "VPPreconditioning",
+}
+"""Classes."""
+
+ARGUMENTS = {"denoiser": "preconditioning"}
+"""Arguments of pipelines and of recipes."""
+
+OPTIONS = {
+    "--denoiser.kind": "a recipe file chooses another preconditioning",
+    "--denoiser": "--preconditioning",
+    "--network.kind": "a recipe file chooses another network",
+    "--process.kind": "a recipe file chooses another process",
+    "--sampler.kind": "a recipe file chooses another sampler",
+    "--schedule.kind": "a recipe file chooses another schedule",
+    "--weighting": "a recipe file names the weight of the loss, by `weighting`",
+}
+"""Options of `overtone train`, and what they are now: an option, or a sentence."""
+
+
+def attach(
+    package: str, file: str
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """What makes a package's names load when they are first used, as lazy_loader does, with the
+    new name said for an old one."""
+    import lazy_loader
+
+    lazy, names, public = lazy_loader.attach_stub(package, file)
+
+    def look_up(name: str) -> Any:
+        new = NAMES.get(name)
+        if new is not None and new in public:
+            raise AttributeError(f"{package}.{name} is called {package}.{new} now")
+        return lazy(name)
+
+    return look_up, names, public
+
+
+def check_arguments(given: Iterable[str], what: str) -> None:
+    """Raises `TypeError` for arguments that `what` does not take, naming what they are now."""
+    for name in given:
+        if name in ARGUMENTS:
+            raise TypeError(f"'{name}' of a {what} is called '{ARGUMENTS[name]}' now")
+        raise TypeError(f"a {what} takes no argument '{name}'")
+
+
+def check_options(arguments: Iterable[str]) -> None:
+    """Raises `OvertoneError` for an option that is called otherwise now."""
+    for argument in arguments:
+        option = argument.partition("=")[0].replace("_", "-")
+        for old, new in OPTIONS.items():
+            if option != old and not option.startswith(f"{old}."):
+                continue
+            if not new.startswith("--"):
+                raise OvertoneError(f"{option} is no option any more: {new}.")
+            raise OvertoneError(f"{option} is called {new}{option.removeprefix(old)} now.")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import TINY_ADM, TINY_DIFFIT, awake
+from helpers import TINY_ADM, TINY_DIFFIT, TINY_TRANSFORMER, awake, tiny_vae
 from overtone import storage
 from overtone.denoisers import (
     EDMPreconditioning,
@@ -16,11 +16,18 @@ from overtone.denoisers import (
     VPPreconditioning,
 )
 from overtone.errors import OvertoneError
-from overtone.networks import ADMUNet, DiffiTUNet
-from overtone.pipelines import DiffiTPipeline, Pipeline, load_pipeline
+from overtone.networks import ADMUNet, DiffiTTransformer, DiffiTUNet
+from overtone.pipelines import (
+    DiffiTPipeline,
+    LatentDiffiTPipeline,
+    Pipeline,
+    load_pipeline,
+    merged,
+)
 from overtone.pipelines.pictures import grid
-from overtone.processes import DiscreteSchedule
-from overtone.samplers import Sampler
+from overtone.processes import DiscreteSchedule, RelayProcess
+from overtone.samplers import AncestralSampler, Sampler
+from overtone.samplers.sampler import SECOND_STAGE
 
 
 @pytest.fixture
@@ -361,3 +368,49 @@ def test_a_pipeline_keeps_its_denoiser(tmp_path, settings):
     assert again.denoiser.preconditioning == settings
     assert again.preconditioning == settings
     assert again([4])[0].tobytes() == pipe([4])[0].tobytes()
+
+
+def bytes_of(folder):
+    return sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", torch.float16])
+def test_weights_in_half_precision_halve_the_files_and_are_read_as_float32(tmp_path, dtype):
+    torch.manual_seed(0)
+    low = dataclasses.replace(TINY_ADM, resolution=4, attention_resolutions=())
+    relay = Pipeline(
+        awake(DiffiTUNet(TINY_DIFFIT)), SECOND_STAGE, process=RelayProcess(patch=2),
+        precision="fp32",
+    )  # fmt: skip
+    relay.first = Pipeline(awake(ADMUNet(low)), Sampler(3), precision="fp32")
+    network = awake(DiffiTTransformer(TINY_TRANSFORMER))
+    latent = LatentDiffiTPipeline(network, AncestralSampler(2), vae=tiny_vae())
+    experts = merged([relay.first, relay.first], [1.0])
+    for name, pipe in (("relay", relay), ("latent", latent), ("experts", experts)):
+        pipe.save_pretrained(tmp_path / name)
+        pipe.save_pretrained(tmp_path / f"{name}-half", dtype)
+        ratio = bytes_of(tmp_path / f"{name}-half") / bytes_of(tmp_path / name)
+        assert 0.5 <= ratio < 0.62  # the header with the names is not halved
+        again = load_pipeline(tmp_path / f"{name}-half")
+        word = str(dtype).removeprefix("torch.")
+        for key, tensor in pipe.network.state_dict().items():
+            loaded = again.network.state_dict()[key]
+            assert loaded.dtype == tensor.dtype
+            assert torch.equal(loaded, tensor.to(getattr(torch, word)).to(tensor.dtype))
+        assert all(p.dtype == torch.float32 for p in pipe.network.parameters())
+        assert len(again([1, 2], class_labels=[0, 1])) == 2
+    vae = load_pipeline(tmp_path / "latent-half").vae
+    assert all(parameter.dtype == torch.float32 for parameter in vae.parameters())
+
+
+def test_half_precision_that_can_not_be(tmp_path):
+    pipe = Pipeline(awake(DiffiTUNet(TINY_DIFFIT)))
+    for dtype in ("int8", "float8", torch.float64, 16):
+        with pytest.raises(OvertoneError, match="weights are saved as float32, float16, bfloat16"):
+            pipe.save_pretrained(tmp_path / "pipe", dtype)
+    with torch.no_grad():
+        next(pipe.network.parameters()).view(-1)[0] = 1e6
+    with pytest.raises(OvertoneError, match=r"holds numbers up to 1e\+06, which float16 can't"):
+        pipe.save_pretrained(tmp_path / "pipe", "float16")
+    pipe.save_pretrained(tmp_path / "pipe", "bfloat16")
+    assert list(tmp_path.iterdir()) == [tmp_path / "pipe"]

@@ -46,11 +46,11 @@ class Experts(Network):
         for network in self.experts:
             network.check_loads_again()
 
-    def write_into(self, folder: Path) -> None:
+    def write_into(self, folder: Path, dtype: Any = None) -> None:
         storage.write_json(folder / CONFIG_FILE, settings.dump(self.config))
         for number, network in enumerate(self.networks, 1):
             (folder / str(number)).mkdir()
-            cast(Network, network).write_into(folder / str(number))
+            cast(Network, network).write_into(folder / str(number), dtype)
 
     def read_from(self, folder: Path) -> None:
         """Each network was read from its own directory."""

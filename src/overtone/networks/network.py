@@ -85,20 +85,23 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors; the directory appears whole or not at all."""
+    def save_pretrained(self, folder: str | Path, dtype: Any = None) -> None:
+        """Write config.json and model.safetensors; the directory appears whole or not at all.
+
+        `dtype`, "float16" or "bfloat16" or torch's own, halves the file; it is read as float32.
+        """
         with storage.new_directory(Path(folder), known=self._saved()) as temporary:
-            self.write_into(temporary)
+            self.write_into(temporary, dtype)
 
     def _saved(self) -> Collection[str]:
         """Names of what `save_pretrained` writes."""
         return CONFIG_FILE, WEIGHTS_FILE
 
-    def write_into(self, folder: Path) -> None:
+    def write_into(self, folder: Path, dtype: Any = None) -> None:
         """The two files of `save_pretrained`, into a directory that exists."""
         self.check_loads_again()
         storage.write_json(folder / CONFIG_FILE, settings.dump(self.config))
-        storage.save_tensors(folder / WEIGHTS_FILE, self.state_dict())
+        storage.save_tensors(folder / WEIGHTS_FILE, self.state_dict(), dtype=dtype)
 
     def check_output(self) -> None:
         """Raises `OvertoneError` if somebody else's network does not return what `Network` says,

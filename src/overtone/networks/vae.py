@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from pathlib import Path
@@ -121,12 +122,18 @@ class VAE(nn.Module):
                 f"{folder}: the VAE's weights lack {len(loaded['missing_keys'])} tensors, such as"
                 f" {sorted(loaded['missing_keys'])[0]}: copy or download them again."
             )
-        return cls(model, scale).eval()
+        return cls(model.float(), scale).eval()
 
-    def write_into(self, folder: Path) -> None:
-        """diffusers' files, into a directory that exists."""
+    def write_into(self, folder: Path, dtype: Any = None) -> None:
+        """diffusers' files, into a directory that exists, the weights in another type if there is
+        one."""
         self.model.register_to_config(scaling_factor=self.scaling_factor)
-        self.model.save_pretrained(folder)
+        model = self.model
+        if dtype is not None:
+            model = copy.deepcopy(model)
+            for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+                tensor.data = storage.converted(name, tensor.data, dtype)
+        model.save_pretrained(folder)
 
     @property
     def digest(self) -> str:

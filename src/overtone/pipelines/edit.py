@@ -175,7 +175,7 @@ class ImageStart(Start, kind="image"):
                 digest.update(part.cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return settings.dump(self) | {"pictures": digest.hexdigest()[:16]}
 
-    def write_into(self, folder: Path) -> None:
+    def write_into(self, folder: Path, dtype: Any = None) -> None:
         raise OvertoneError(
             "a pipeline that begins with pictures is not saved, as they would not be: set its start"
             " to a NoiseStart or a RelayStart first."

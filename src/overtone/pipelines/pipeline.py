@@ -305,12 +305,16 @@ class Pipeline(Parts):
         as a request uses them, and digests of the weights."""
         return account_of(self, request)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the directory described above; it appears whole or not at all."""
-        with storage.new_directory(Path(folder), known=FILES) as temporary:
-            self.write_into(temporary)
+    def save_pretrained(self, folder: str | Path, dtype: Any = None) -> None:
+        """Write the directory described above; it appears whole or not at all.
 
-    def write_into(self, folder: Path) -> None:
+        `dtype`, "float16" or "bfloat16" or torch's own, halves the files of weights, a first
+        stage's and a VAE's included. They are read as float32.
+        """
+        with storage.new_directory(Path(folder), known=FILES) as temporary:
+            self.write_into(temporary, dtype)
+
+    def write_into(self, folder: Path, dtype: Any = None) -> None:
         """The files of `save_pretrained`, into a directory that exists."""
         from overtone import __version__
 
@@ -338,11 +342,11 @@ class Pipeline(Parts):
             file.write_text(model_card(self, data, __version__))
         self.denoiser.recall()
         (folder / NETWORK_FOLDER).mkdir()
-        self.network.write_into(folder / NETWORK_FOLDER)
+        self.network.write_into(folder / NETWORK_FOLDER, dtype)
         if self.vae is not None:
             (folder / VAE_FOLDER).mkdir()
-            self.vae.write_into(folder / VAE_FOLDER)
-        self.start.write_into(folder)
+            self.vae.write_into(folder / VAE_FOLDER, dtype)
+        self.start.write_into(folder, dtype)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, revision: str | None = None) -> Self:
@@ -373,10 +377,17 @@ class Pipeline(Parts):
             training=index.training,
         )
 
-    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-        """Upload to the Hub; returns the URL of the commit."""
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        dtype: Any = None,
+    ) -> str:
+        """Upload to the Hub what `save_pretrained` writes; returns the URL of the commit."""
         with tempfile.TemporaryDirectory() as temporary:
-            self.save_pretrained(Path(temporary) / "pipeline")
+            self.save_pretrained(Path(temporary) / "pipeline", dtype)
             made = Path(temporary) / "pipeline"
             return storage.push(made, repo_id, replaced=FILES, private=private, token=token)
 

@@ -105,8 +105,9 @@ class Start(Kind, ABC, family="start", home="overtone.pipelines"):
         """What the model card says of it."""
         return ""
 
-    def write_into(self, folder: Path) -> None:
-        """Files of its own, into a pipeline's directory."""
+    def write_into(self, folder: Path, dtype: Any = None) -> None:
+        """Files of its own, into a pipeline's directory, weights in another type if there is
+        one."""
 
     def with_files(self, folder: Path, load: Callable[[Path], Pipeline]) -> Start:
         """The start with what `write_into` wrote; `load` opens a pipeline."""
@@ -235,10 +236,10 @@ class RelayStart(Start, kind="relay"):
         size = self.pipeline.network.num_parameters / 1e6
         return f"The first stage, {size:.2f} M parameters more, is in {FIRST_FOLDER}/."
 
-    def write_into(self, folder: Path) -> None:
+    def write_into(self, folder: Path, dtype: Any = None) -> None:
         if self.pipeline is not None:
             (folder / FIRST_FOLDER).mkdir()
-            self.pipeline.write_into(folder / FIRST_FOLDER)
+            self.pipeline.write_into(folder / FIRST_FOLDER, dtype)
 
     def with_files(self, folder: Path, load: Callable[[Path], Pipeline]) -> Start:
         if not (folder / FIRST_FOLDER).is_dir():

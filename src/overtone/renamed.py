@@ -52,6 +52,8 @@ def attach(
         new = NAMES.get(name)
         if new is not None and new in public:
             raise AttributeError(f"{package}.{name} is called {package}.{new} now")
+        if name not in public:
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
         return lazy(name)
 
     return look_up, names, public

@@ -169,31 +169,25 @@ def read_json(path: Path, kind: type = object) -> Any:
         raise OvertoneError(f"{path} is not valid JSON ({error}).") from None
 
 
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors, and facts about them, as safetensors. Call inside `new_directory`: this alone
+    is not atomic."""
+    from safetensors.torch import save_file
+
+    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    save_file(whole, path, dict(facts) if facts else None)
+
+
 SAVED_DTYPES = ("float32", "float16", "bfloat16")
 """the types that weights are saved in"""
 
 
-def save_tensors(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    facts: Mapping[str, str] | None = None,
-    dtype: Any = None,
-) -> None:
-    """Write tensors, and facts about them, as safetensors, those of floats in another type if there
-    is one (`SAVED_DTYPES`, by name or torch's). Call inside `new_directory`: this alone is not
-    atomic. Raises `OvertoneError` for numbers that the type can't hold."""
-    from safetensors.torch import save_file
-
-    whole = {
-        name: converted(name, tensor.detach(), dtype).contiguous()
-        for name, tensor in tensors.items()
-    }
-    save_file(whole, path, dict(facts) if facts else None)
-
-
 def converted(name: str, tensor: Tensor, dtype: Any) -> Tensor:
-    """A tensor of floats in another type. Raises `OvertoneError` for an unknown type, and for
-    numbers that it can't hold."""
+    """A tensor of floats in another type, one of `SAVED_DTYPES` by name or torch's; as it is where
+    there is none. Raises `OvertoneError` for an unknown type, and for numbers that it can't
+    hold."""
     import torch
 
     if dtype is None:

@@ -101,7 +101,9 @@ class Network(nn.Module):
         """The two files of `save_pretrained`, into a directory that exists."""
         self.check_loads_again()
         storage.write_json(folder / CONFIG_FILE, settings.dump(self.config))
-        storage.save_tensors(folder / WEIGHTS_FILE, self.state_dict(), dtype=dtype)
+        state = self.state_dict()
+        tensors = {name: storage.converted(name, value, dtype) for name, value in state.items()}
+        storage.save_tensors(folder / WEIGHTS_FILE, tensors)
 
     def check_output(self) -> None:
         """Raises `OvertoneError` if somebody else's network does not return what `Network` says,

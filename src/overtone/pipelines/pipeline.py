@@ -284,19 +284,18 @@ class Pipeline(Parts):
         resamples: int | None = None,
         **asked: Any,
     ) -> list[Image.Image]:
-        """Pictures changed by the model: one for each, or for each seed.
+        """Pictures of the model's size changed by it: one for each, or for each seed.
 
         Arguments:
-            images: of the size of the model's images, as for `upscale`.
             strength: the share of the sampler's steps that are taken, in [0, 1]: at 0 the picture
                 comes back as it is, at 1 nothing of it is left but what the mask keeps.
             mask: true or white where the picture is kept, (height, width) or one for each.
-            class_labels, seeds, asked: as for `upscale`.
             resamples: how many times each step is taken under a mask (`ImageStart`); 1 is
                 replacement. 4 if left out, or 1 where the sampler or the process can't go back.
+            images, class_labels, seeds, asked: as for `upscale`.
 
-        Raises `OvertoneError` for pictures and masks of another size, for a strength outside
-        [0, 1], and for a model that can't begin there.
+        Raises `OvertoneError` for sizes and strengths that do not fit, and for a model that can't
+        begin there.
         """
         return edited(self, images, strength, mask, class_labels, seeds, resamples, **asked)
 
@@ -378,12 +377,7 @@ class Pipeline(Parts):
         )
 
     def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool = False,
-        token: str | None = None,
-        dtype: Any = None,
+        self, repo_id: str, *, private: bool = False, token: str | None = None, dtype: Any = None
     ) -> str:
         """Upload to the Hub what `save_pretrained` writes; returns the URL of the commit."""
         with tempfile.TemporaryDirectory() as temporary:

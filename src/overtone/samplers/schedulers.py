@@ -212,9 +212,9 @@ def scheduler_of(name: str, row: Preconditioning, *, learned_variance: bool = Fa
     schedule, prediction = row.schedule_of_time, row.prediction_type
     if schedule is None or not schedule.discrete or prediction is None:
         raise OvertoneError(
-            f"{name} is for models that were trained at discrete steps, and this one has the"
-            f" preconditioning '{row.kind}' in continuous time: use Overtone's own sampler, or"
-            " FlowMatchEulerDiscreteScheduler."
+            f"--scheduler is for models of discrete steps, and this one has the preconditioning"
+            f" '{row.kind}': it has a sampler of its own (--steps), and"
+            " FlowMatchEulerDiscreteScheduler takes any model."
         )
     kind = getattr(diffusers, name)
     taken = inspect.signature(kind.__init__).parameters

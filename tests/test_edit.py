@@ -250,6 +250,30 @@ def test_going_back_keeps_the_distribution_where_nothing_is_known():
     assert levels == list(loop.sampler.sigmas[1:])
 
 
+def test_resampling_once_is_the_sampler_itself():
+    ideal, _, _ = gaussian()
+    for estimate in ("two_step", "averaged_slopes", "single"):
+        sampler = Sampler(12, sigma_min=0.01, sigma_max=20.0, estimate=estimate, S_churn=3.0)
+        made = []
+        for loop in (sampler, ResamplingSampler(sampler, 1, 1), ResamplingSampler(sampler, 1, 5)):
+            source = SeededNoise(range(20))
+            start = 20 * source.normal(torch.empty(20, 1, 1, 4).double())
+            made.append(loop(ideal, GaussianProcess(), start, source))
+        assert torch.equal(made[0], made[1])
+        assert torch.equal(made[0], made[2])
+
+
+def test_a_shorter_way_has_the_same_churn():
+    sampler = Sampler(20, S_churn=4.0)
+    x = torch.zeros(1, 1, 2, 2)
+    level = sampler.visited[10]
+    _, whole = sampler.churn(GaussianProcess(), x, level, SeededNoise([0]))
+    part = sampler.below(level)
+    assert part.visited == sampler.visited[10:]
+    _, raised = part.churn(GaussianProcess(), x, level, SeededNoise([0]))
+    assert raised == pytest.approx(whole) == pytest.approx(1.2 * level)
+
+
 def an_operator():
     torch.manual_seed(0)
     network = temporalize(awake(DiffiTUNet(TINY_DIFFIT)))
@@ -282,6 +306,11 @@ def an_operator():
         (a_pipe, {"images": []}, "pictures of one size"),
         (a_relay, {"mask": MASK, "resamples": 3}, "a RelayProcess can't be gone back in"),
         (MODELS["ddim"], {"mask": MASK, "resamples": 3}, "a SchedulerSampler can't go back"),
+        (
+            lambda: a_pipe(SchedulerSampler(diffusers.PNDMScheduler(), 10)),
+            {},
+            "PNDMScheduler counts its steps from the first one",
+        ),
     ],
 )
 def test_what_can_not_be_edited_is_said(make, arguments, message):

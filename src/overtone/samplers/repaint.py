@@ -27,8 +27,9 @@ class ResamplingSampler(SamplingLoop, kind="ResamplingSampler"):
         x(sigma) = x(sigma') + sqrt(sigma^2 - sigma'^2) noise
 
     is the way back. By itself it changes nothing but the noise; where parts of the image are known
-    it brings the others into agreement with them. The last step is not gone back from. For
-    processes whose mean does not depend on sigma.
+    it brings the others into agreement with them. An estimate of several steps (`two_step`) begins
+    anew behind it. The last step is not gone back from. For processes whose mean does not depend on
+    sigma.
     """
 
     sampler: Sampler = field(default_factory=Sampler)
@@ -76,7 +77,7 @@ class ResamplingSampler(SamplingLoop, kind="ResamplingSampler"):
         def denoise(x: Tensor, sigma: float) -> Tensor:
             return denoiser(x, sigma, class_labels).x_0
 
-        own, x = self.sampler, start
+        own, x, carried = self.sampler, start, None
         levels = own.sigmas
         for at in range(0, len(levels) - 1, self.jump):
             part = levels[at : at + self.jump + 1]
@@ -85,7 +86,7 @@ class ResamplingSampler(SamplingLoop, kind="ResamplingSampler"):
                 if time:
                     back = math.sqrt(part[0] ** 2 - part[-1] ** 2)
                     x = x.add(process.noise(x, source), alpha=back)
-                history = None
+                history = None if time else carried
                 for number, (sigma, sigma_next) in enumerate(pairwise(part)):
                     x, raised = own.churn(process, x, sigma, source)
                     x, x_0, history = own.step(
@@ -93,3 +94,4 @@ class ResamplingSampler(SamplingLoop, kind="ResamplingSampler"):
                     )
                     if time == times - 1:
                         yield Step(at + number, sigma_next, x, x_0)
+                carried = history

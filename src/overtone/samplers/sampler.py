@@ -173,7 +173,10 @@ class Sampler(SamplingLoop, kind="Sampler"):
 
     def below(self, sigma: float) -> Sampler:
         lower = self.visited[self._lowered(sigma) :]
-        return self.with_levels(lower if lower[0] == sigma else (sigma, *lower))
+        levels = lower if lower[0] == sigma else (sigma, *lower)
+        # A step's churn is S_churn over the number of steps: it stays what it was.
+        churn = self.S_churn * len(levels) / len(self.visited)
+        return replace(self.with_levels(levels), S_churn=churn)
 
     @property
     def solver(self) -> str:

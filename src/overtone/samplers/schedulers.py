@@ -7,6 +7,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -29,6 +30,7 @@ from overtone.networks.layers import without_autocast
 from overtone.processes.flow import FlowSchedule
 from overtone.processes.gaussian import Process
 from overtone.processes.noise import NoiseSource
+from overtone.registry import said
 from overtone.samplers.loop import SamplingLoop, Step
 
 
@@ -58,7 +60,12 @@ class SchedulerSampler(SamplingLoop):
 
     def __post_init__(self) -> None:
         name, config = type(self.scheduler).__name__, self.scheduler.config
-        if is_a(self.scheduler, "DDIMInverseScheduler", "RePaintScheduler"):
+        if is_a(
+            self.scheduler,
+            "DDIMInverseScheduler",
+            "DPMSolverMultistepInverseScheduler",
+            "RePaintScheduler",
+        ):
             raise OvertoneError(f"{name} goes another way than from noise to image.")
         if is_a(
             self.scheduler,
@@ -84,7 +91,7 @@ class SchedulerSampler(SamplingLoop):
     @cached_property
     def _prepared(self) -> Any:
         scheduler = copy.deepcopy(self.scheduler)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _failing(self):
             warnings.simplefilter("ignore", RuntimeWarning)  # levels that are none are refused
             scheduler.set_timesteps(self.num_steps)
         if self.is_flow:
@@ -95,14 +102,11 @@ class SchedulerSampler(SamplingLoop):
         """Let a scheduler of flow matching begin at sigma_max instead of at pure noise."""
         sigma_max = FlowSchedule().sigma_max if self.sigma_max is None else self.sigma_max
         highest = sigma_max / (1 + sigma_max)
-        lower = scheduler.sigmas[1:]
-        if not bool((lower < highest).all()):  # or nan
-            raise ValueError(
-                f"{self.num_steps} steps of {type(scheduler).__name__} have more than one noise"
-                f" level above sigma_max, {sigma_max:g}, or none at all: take another number"
-            )
+        scheduler.sigmas[0] = 1.0  # of a single step some settings make nan
+        if bool((scheduler.sigmas[1:] >= highest).any()):  # they are spread below it instead
+            scheduler.sigmas = scheduler.sigmas * highest
         scheduler.sigmas[0] = highest
-        scheduler.timesteps[0] = highest * scheduler.config.num_train_timesteps
+        scheduler.timesteps = scheduler.sigmas[:-1] * scheduler.config.num_train_timesteps
 
     @property
     def is_flow(self) -> bool:
@@ -128,6 +132,11 @@ class SchedulerSampler(SamplingLoop):
         return self.sigmas[:-1][:: getattr(self.scheduler, "order", 1)]
 
     def below(self, sigma: float) -> SchedulerSampler:
+        if is_a(self.scheduler, "PNDMScheduler"):
+            raise ValueError(
+                "PNDMScheduler counts its steps from the first one, and can't begin later: take"
+                " DPMSolverMultistepScheduler"
+            )
         order = getattr(self.scheduler, "order", 1)
         return replace(self, skipped=self.skipped + order * self._lowered(sigma))
 
@@ -144,9 +153,10 @@ class SchedulerSampler(SamplingLoop):
     @property
     def sigma_start(self) -> float:
         """Standard deviation of the start: that of alpha x is 1 in variance-preserving ones."""
-        if self.is_flow:
+        scale = self._scale(self.sigmas[0])
+        if self.is_flow or (self.skipped and scale == 1.0):
             return self.sigmas[0]
-        return float(self._prepared.init_noise_sigma) / self._scale(self.sigmas[0])
+        return float(self._prepared.init_noise_sigma) / scale
 
     def path(
         self,
@@ -177,7 +187,10 @@ class SchedulerSampler(SamplingLoop):
             alpha, alpha_next = self._scale(sigma), self._scale(sigma_next)
             if not self.is_flow:
                 scheduler.scale_model_input(x, timestep)  # which counts the steps, in some
-            with without_autocast(x):  # theirs, which would round products in the step's formula
+            with (
+                without_autocast(x),
+                _failing(self),
+            ):  # theirs, which would round products in the step's formula
                 stepped = scheduler.step(output, timestep, alpha * x, **extra, return_dict=False)[0]
             x = stepped.to(x.dtype) / alpha_next
             yield Step(number, sigma_next, x, estimate.x_0)
@@ -192,6 +205,20 @@ class SchedulerSampler(SamplingLoop):
         own = {"kind": name, "num_steps": self.num_steps, "config": config}
         begins = {"sigma_max": self.sigmas[0]} if self.is_flow else {}
         return own | begins | ({"skipped": self.skipped} if self.skipped else {})
+
+
+@contextmanager
+def _failing(sampler: SchedulerSampler) -> Iterator[None]:
+    """Errors of a scheduler itself, in one line."""
+    try:
+        yield
+    except OvertoneError:
+        raise
+    except Exception as error:  # whatever it raises
+        raise OvertoneError(
+            f"{type(sampler.scheduler).__name__} can't take {sampler.num_steps} steps of this loop:"
+            f" {said(error)}."
+        ) from error
 
 
 def scheduler_of(name: str, row: Preconditioning, *, learned_variance: bool = False) -> Any:
@@ -228,6 +255,7 @@ def scheduler_of(name: str, row: Preconditioning, *, learned_variance: bool = Fa
         "timestep_spacing": "linspace",
         "clip_sample": False,
         "set_alpha_to_one": True,
+        "skip_prk_steps": True,  # PNDM's, which latent diffusion leaves out too
     }
     if name == "DDPMScheduler" and learned_variance:
         wanted["variance_type"] = "learned_range"

@@ -17,6 +17,7 @@ from overtone.denoisers.foreign import preconditioning_of
 from overtone.errors import OvertoneError
 from overtone.networks import ADMUNet, DiffiTTransformer, DiffiTUNet, temporalize
 from overtone.pipelines import DSNOPipeline, ImageStart, Pipeline, merged
+from overtone.pipelines.edit import strength_sigma
 from overtone.processes import GaussianProcess, RelayProcess, SeededNoise
 from overtone.samplers import (
     AncestralSampler,
@@ -317,6 +318,107 @@ def test_what_can_not_be_edited_is_said(make, arguments, message):
     asked = {"images": PICTURES, "class_labels": 1} | arguments
     with pytest.raises(OvertoneError, match=message):
         make().edit(**asked)
+
+
+def test_masks_as_people_save_them():
+    pipe, picture = a_pipe(Sampler(2)), Image.fromarray(PICTURES[0, 0].numpy())
+    white = Image.fromarray((MASK * 255).byte().numpy())
+    wanted = arrays(pipe.edit(picture, 1, white, class_labels=1, resamples=1))
+    sixteen = Image.fromarray((MASK.numpy() * 65535).astype(np.uint16))
+    dark = Image.fromarray(np.where(MASK.numpy(), 65535, 3000).astype(np.uint16))
+    modes = [white.convert(mode) for mode in ("1", "RGB", "P", "RGBA")]
+    for mask in (MASK, MASK.numpy(), *modes, sixteen, dark, MASK.double(), (MASK * 255).short()):
+        made = arrays(pipe.edit(picture, 1, mask, class_labels=1, resamples=1))
+        assert np.array_equal(made, wanted)
+    white = Image.merge("LA", (white, white))
+    with pytest.raises(OvertoneError, match="the mask is transparent in part"):
+        pipe.edit(picture, 1, white, class_labels=1)
+
+
+def test_numbers_of_other_libraries_and_pictures_of_other_kinds():
+    pipe = a_pipe(Sampler(4))
+    wanted = arrays(pipe.edit(PICTURES, 0.5, class_labels=1))
+    pictures = [Image.fromarray(p[0].numpy()) for p in PICTURES]
+    for images, strength in (
+        (PICTURES.numpy(), np.float32(0.5)),
+        (pictures, torch.tensor(0.5)),
+        (tuple(pictures), 0.5),
+    ):
+        assert np.array_equal(arrays(pipe.edit(images, strength, class_labels=1)), wanted)
+        pipe.start = ImageStart(images, float(pipe.sampler.visited[2]))
+        assert np.array_equal(arrays(pipe(range(3), class_labels=1)), wanted)
+        pipe = a_pipe(Sampler(4))
+    frames = pipe.edit(PICTURES, 0.5, class_labels=1, return_trajectory=True)
+    assert [len(row) for row in frames] == [2, 2, 2]
+    frames = pipe.edit(PICTURES, 0, class_labels=1, return_trajectory=True)
+    assert [len(row) for row in frames] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "taken"),
+    [(25, 0.28, 7), (50, 0.14, 7), (100, 0.55, 55), (10, 0.01, 1), (10, 0.91, 10)],
+)
+def test_the_share_of_steps_is_exact(steps, strength, taken):
+    sampler = Sampler(steps)
+    sigma = strength_sigma(sampler, strength)
+    assert len(sampler.visited if sigma is None else sampler.below(sigma).visited) == taken
+
+
+def test_a_pipeline_that_begins_with_pictures_is_edited_as_another():
+    pipe, plain = a_pipe(Sampler(3)), a_pipe(Sampler(3))
+    pipe.start = ImageStart(PICTURES.flip(0), 1.0)
+    for strength, mask in ((1, None), (1, MASK), (0.5, None)):
+        asked = {"images": PICTURES, "strength": strength, "mask": mask, "class_labels": 1}
+        assert np.array_equal(arrays(pipe.edit(**asked)), arrays(plain.edit(**asked)))
+
+
+def test_an_operator_at_its_two_ends():
+    pipe = an_operator()
+    assert np.array_equal(arrays(pipe.edit(PICTURES, 0, class_labels=1)), PICTURES[:, 0].numpy())
+    assert np.array_equal(
+        arrays(pipe.edit(PICTURES, 1, class_labels=1)), arrays(pipe(range(3), class_labels=1))
+    )
+
+
+def test_where_it_begins_is_told():
+    pipe = a_pipe(preconditioning=ADM_DIFFUSION)
+    for scheduler in (diffusers.EulerDiscreteScheduler(), diffusers.DDIMScheduler()):
+        pipe.sampler = SchedulerSampler(scheduler, 10)
+        level = pipe.sampler.visited[5]
+        pipe.start = ImageStart(PICTURES, level)
+        assert pipe.begin([0], class_labels=[1]).sigma == pytest.approx(level)
+        assert pipe.sampler.below(level).sigmas[0] == pytest.approx(level)
+
+
+def test_pictures_are_encoded_once(monkeypatch):
+    pipe, seen = a_latent_pipe(), []
+    own = pipe.vae.latents
+    monkeypatch.setattr(pipe.vae, "latents", lambda x: seen.append(len(x)) or own(x))
+    pictures = torch.zeros(5, 3, 16, 16)
+    pipe.edit(pictures, 0, class_labels=1)
+    assert seen == []
+    pipe.edit(pictures, 0.2, class_labels=1, batch_size=2)
+    assert seen == [2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"images": None}, OvertoneError, "pictures are Pillow's, or a tensor"),
+        ({"images": 3}, OvertoneError, "not a int"),
+        ({"images": "picture.png"}, OvertoneError, "not a str"),
+        ({"images": [3]}, OvertoneError, "images are a tensor, or Pillow's"),
+        ({"resamples": 2.0, "mask": MASK}, OvertoneError, "resamples is 1 to 1000, not 2.0"),
+        ({"resamples": "2", "mask": MASK}, OvertoneError, "resamples is 1 to 1000, not '2'"),
+        ({"mask": MASK * 1j}, OvertoneError, r"a mask is an array"),
+        ({"generator": None}, TypeError, "'generator' is called 'seeds' here"),
+        ({"num_inference_steps": 3}, TypeError, "'num_inference_steps' is called 'steps' here"),
+        ({"strenght": 3}, TypeError, "there is no argument 'strenght'"),
+    ],
+)
+def test_what_an_edit_does_not_take(arguments, error, message):
+    with pytest.raises(error, match=message):
+        a_pipe().edit(**({"images": PICTURES, "class_labels": 1} | arguments))
 
 
 def test_starts_that_are_none():

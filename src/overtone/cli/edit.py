@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> None:
     images = pipe.edit(
         picture,
         options.strength,
-        None if mask is None else mask.convert("L").point(lambda value: 255 * (value > 127)),
+        mask,
         request.class_labels,
         request.seeds,
         options.resamples,

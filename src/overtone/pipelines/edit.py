@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from overtone import settings
 from overtone.data.images import to_pixels, to_unit
 from overtone.errors import OvertoneError
 from overtone.pipelines.pictures import pixels_of, to_pil
-from overtone.pipelines.request import Request, whole_seeds
+from overtone.pipelines.request import Request, check_names, whole_seeds
 from overtone.pipelines.stages import InTurn, checked_images
 from overtone.pipelines.starts import Holder, NoiseStart, RelayStart, Start
 from overtone.processes.gaussian import Process
@@ -32,7 +33,8 @@ from overtone.processes.noise import SeededNoise
 from overtone.samplers.loop import SamplingLoop
 from overtone.samplers.repaint import ResamplingSampler
 
-MOST_RESAMPLES = 1000
+MOST = 1000
+"""resamples, and steps of a jump"""
 RESAMPLES = 4
 """how many times each step is taken under a mask, where nothing else is asked for"""
 
@@ -54,13 +56,14 @@ class ImageStart(Start, kind="image"):
     """
 
     images: Any = field(default=None, compare=False, metadata={"saved": False})
-    """(count, channels, height, width), uint8 or in [-1, 1]; seed k begins with image k modulo
-    their number"""
+    """pictures, or a tensor (count, channels, height, width), uint8 or in [-1, 1]; seed k begins
+    with image k modulo their number"""
     sigma: float | None = None
     """noise level that sampling begins at, or the next one below it that the sampler visits; none:
     the sampler's own, where nothing of the pictures is left but what the mask keeps"""
     mask: Any = field(default=None, compare=False, metadata={"saved": False})
-    """(height, width) or (count, height, width), true where the picture is kept; none: nowhere"""
+    """(height, width) or (count, height, width), true where the picture is kept, or a picture
+    that is white there; none: nowhere"""
     resamples: int = 1
     """how many times each part of the way is gone under a mask; 1 for replacement alone"""
     jump: int = 1
@@ -77,16 +80,19 @@ class ImageStart(Start, kind="image"):
     """the mask in the size of x_0"""
 
     def __post_init__(self) -> None:
-        if self.sigma is not None and not 0 < self.sigma < float("inf"):
-            raise ValueError(f"sigma must be above 0, or none, not {self.sigma}")
+        sigma = self.sigma
+        if sigma is not None and not (_is_number(sigma) and 0 < sigma < float("inf")):
+            raise ValueError(f"sigma is a number above 0, or none, not {sigma!r}")
         for name in ("resamples", "jump"):
-            if not 1 <= getattr(self, name) <= MOST_RESAMPLES:
-                raise ValueError(f"{name} is 1 to {MOST_RESAMPLES}, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
+                raise ValueError(f"{name} is 1 to {MOST}, not {value!r}")
 
-    def joined(self, pipe: Holder) -> Start:
+    def checked(self, pipe: Holder) -> ImageStart:
+        """The same with tensors of the pipeline's size. Raises `OvertoneError` for others."""
         if self.images is None:
             raise OvertoneError("an ImageStart begins with pictures: give it images.")
-        images = checked_images(self.images)
+        images = pictures_of(self.images, pipe.channels)
         wanted = pipe.channels, pipe.resolution, pipe.resolution
         if tuple(images.shape[1:]) != wanted:
             raise OvertoneError(
@@ -97,18 +103,25 @@ class ImageStart(Start, kind="image"):
         mask = None if self.mask is None else _mask(self.mask, images)
         if self.sigma is None and mask is None:
             raise OvertoneError("without a sigma and a mask nothing of the pictures is left.")
-        x_0 = to_unit(images) if images.dtype == torch.uint8 else images
-        kept = mask
+        if pipe.vae is None and pipe.image_resolution is not None:
+            raise OvertoneError("pictures become latents by a VAE: set pipe.vae first (--vae).")
+        base = self.base if self.sigma is not None else self.base.joined(pipe)
+        return replace(self, images=images, mask=mask, base=base)
+
+    def joined(self, pipe: Holder) -> Start:
+        own = self.checked(pipe)
+        x_0 = to_unit(own.images) if own.images.dtype == torch.uint8 else own.images
+        kept = own.mask
         if pipe.vae is not None:
             with torch.no_grad():
                 x_0 = pipe.vae.latents(x_0)
-            factor = pipe.resolution // x_0.shape[-1]
-            if mask is not None:  # a latent is kept where all of its pixels are
-                kept = -F.max_pool2d(-mask.float(), factor)
-        elif pipe.image_resolution is not None:
-            raise OvertoneError("pictures become latents by a VAE: set pipe.vae first (--vae).")
-        base = self.base if self.sigma is not None else self.base.joined(pipe)
-        return replace(self, images=images, mask=mask, x_0=x_0, kept=kept, base=base)
+            if kept is not None:  # a latent is kept where all of its pixels are
+                kept = -F.max_pool2d(-kept.float(), pipe.resolution // x_0.shape[-1])
+        return replace(own, x_0=x_0, kept=kept)
+
+    @property
+    def without_pictures(self) -> Start:
+        return self.base
 
     def begun(self, sampler: SamplingLoop) -> tuple[Start, SamplingLoop]:
         if self.mask is not None and sampler.is_operator:
@@ -209,40 +222,40 @@ def edited(
     seeds: Sequence[int] | None = None,
     resamples: int | None = None,
     **asked: Any,
-) -> list[Image.Image]:
+) -> list[Any]:
     """`Pipeline.edit`, for any pipeline."""
-    if (
-        isinstance(strength, bool)
-        or not isinstance(strength, int | float)
-        or not 0 <= strength <= 1
-    ):
+    if not _is_number(strength) or not 0 <= (strength := float(strength)) <= 1:
         raise OvertoneError(f"strength is a number in [0, 1], not {strength!r}.")
+    check_names(asked)
     pixels, seeds = _asked(pipe, images, class_labels, seeds)
     if len(pixels) not in (1, len(seeds)):
         raise OvertoneError(f"{len(seeds)} seeds for {len(pixels)} images.")
     mask = None if mask is None else _mask(mask, pixels)
     request = Request(seeds, class_labels, **asked)
     labels, sampler = pipe.labels(request), pipe.sampler_of(request)
+    base = pipe.start.without_pictures
     try:
         if sampler.is_operator and 0 < strength < 1:
             sampler.below(strength)  # which says why not
-        sigma = strength_sigma(sampler, strength) if strength else sampler.visited[0]
-        start = ImageStart(
-            pixels, sigma, mask, _resamples(pipe, sampler, mask) if resamples is None else resamples
-        )
-        start.begun(sampler)
+        sigma = strength_sigma(sampler, strength) if strength else 1.0
+        resamples = _resamples(pipe, sampler, mask) if resamples is None else resamples
+        start = ImageStart(pixels, sigma, mask, resamples, in_turn=True, base=base)
+        if strength:
+            start.begun(sampler)
     except ValueError as error:
         raise OvertoneError(f"{error}.") from None
+    own = copy.copy(pipe)
     if sigma is None and mask is None:
-        return pipe(seeds, labels, **asked)
-    start = replace(start, in_turn=True, base=pipe.start)
-    start.joined(pipe)
+        own.start = base
+        return own(seeds, labels, **asked)
+    start.checked(pipe)
     if not strength:
         shown = pixels if pixels.dtype == torch.uint8 else to_pixels(pixels)
-        return [to_pil(image) for image in shown.expand(len(seeds), -1, -1, -1).cpu()]
-    made: list[Image.Image] = []
+        made = [to_pil(image) for image in shown.expand(len(seeds), -1, -1, -1).cpu()]
+        return [[image] for image in made] if request.return_trajectory else made
+    made = []
     for at in range(0, len(seeds), request.batch_size):
-        part, own = slice(at, at + request.batch_size), copy.copy(pipe)
+        part = slice(at, at + request.batch_size)
         own.start = replace(start, images=_of(pixels, part), mask=_of(mask, part))
         made += own(seeds[part], None if labels is None else labels[part], **asked)
     return made
@@ -276,15 +289,30 @@ def _asked(
     pipe: Any, images: Any, class_labels: Any, seeds: Sequence[int] | None
 ) -> tuple[Tensor, list[int]]:
     """Somebody's pictures as a checked tensor, and a seed for each unless there are some."""
-    if not isinstance(images, Tensor):
-        pictures = [images] if isinstance(images, Image.Image) else images
-        images = pixels_of(pictures, pipe.channels)
+    images = pictures_of(images, pipe.channels)
     if pipe.num_classes and class_labels is None:
         raise OvertoneError(
             f"this model has {pipe.num_classes} classes: say what the images show, by class_labels."
         )
-    images = checked_images(images)
     return images, whole_seeds(range(len(images)) if seeds is None else seeds)
+
+
+def pictures_of(images: Any, channels: int) -> Tensor:
+    """Pictures, a picture, an array or a tensor as a checked tensor."""
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(images.copy())
+    if isinstance(images, Tensor):
+        return checked_images(images)
+    if isinstance(images, str | bytes | Path) or not isinstance(images, Image.Image | Sequence):
+        raise OvertoneError(
+            f"pictures are Pillow's, or a tensor (count, channels, height, width), not a"
+            f" {type(images).__name__}."
+        )
+    return pixels_of([images] if isinstance(images, Image.Image) else images, channels)
+
+
+def _is_number(value: Any) -> bool:
+    return hasattr(value, "__float__") and not isinstance(value, bool | str) and np.ndim(value) == 0
 
 
 def strength_sigma(sampler: SamplingLoop, strength: float) -> float | None:
@@ -296,7 +324,7 @@ def strength_sigma(sampler: SamplingLoop, strength: float) -> float | None:
     if not 0 < strength <= 1:
         raise ValueError(f"strength is in [0, 1], not {strength}")
     levels = sampler.visited
-    steps = -int(-strength * len(levels) // 1)
+    steps = math.ceil(round(strength * len(levels), 9))  # 0.28 of 25 are 7, whatever floats say
     return None if steps >= len(levels) else levels[-steps]
 
 
@@ -308,9 +336,12 @@ def _size(images: Tensor) -> str:
 def _mask(mask: Any, images: Tensor) -> Tensor:
     """A mask as booleans (count or 1, 1, height, width)."""
     if isinstance(mask, Image.Image):
-        mask = np.array(mask.convert("L"))
+        mask = _mask_picture(mask)
     try:
         mask = torch.as_tensor(mask)
+        if mask.is_complex():
+            raise TypeError
+        mask = mask if mask.dtype in (torch.bool, torch.uint8) else mask.double()
     except (TypeError, ValueError, RuntimeError):
         raise OvertoneError(f"a mask is an array or a picture, not {mask!r:.60}.") from None
     mask = mask[None] if mask.dim() == 2 else mask
@@ -330,3 +361,15 @@ def _mask(mask: Any, images: Tensor) -> Tensor:
                 f" nothing in between: it has the values {sorted(values)}, ..."
             )
     return (mask > 0)[:, None]
+
+
+def _mask_picture(picture: Image.Image) -> Tensor:
+    """Where a picture is lighter than half."""
+    if picture.has_transparency_data and (
+        picture.convert("RGBA").getchannel("A").getextrema() != (255, 255)
+    ):
+        raise OvertoneError(
+            "the mask is transparent in part: save it as white, where the picture is kept, and"
+            " black."
+        )
+    return pixels_of([picture], 1)[0, 0] > 127

@@ -174,7 +174,7 @@ class Pipeline(Parts):
             denoiser = KeptDenoiser(denoiser, *known)
         labels = None if labels is None else labels.to(self.device)
         path = sampler.path(denoiser, self.process, start, source, labels)
-        return Beginning(start, sigma, labels, self._taken(path))
+        return Beginning(start, begin.level or sigma, labels, self._taken(path))
 
     def _taken(self, path: Iterator[Step]) -> Iterator[Step]:
         taken = 0

@@ -138,10 +138,9 @@ def asking(
                 return method(self, args[0])
             given = {*_FIELDS[: len(args)], *named}
             if useless := [name for name in without if name in given]:
-                raise TypeError(f"{call.__name__} takes no '{useless[0]}': {WITHOUT[useless[0]]}")
-            for name in named:
-                if name in ELSEWHERE:
-                    raise TypeError(f"'{name}' is called '{ELSEWHERE[name]}' here")
+                name = call.__name__.lstrip("_")
+                raise TypeError(f"{name} takes no '{useless[0]}': {WITHOUT[useless[0]]}")
+            check_names(named)
             return method(self, request(*args, **named))
 
         own = inspect.signature(method)
@@ -157,6 +156,15 @@ def asking(
         return call  # type: ignore[return-value]
 
     return decorate
+
+
+def check_names(named: Iterable[str]) -> None:
+    """Raises `TypeError` for an argument of other libraries, and says what it is called here."""
+    for name in named:
+        if name in ELSEWHERE:
+            raise TypeError(f"'{name}' is called '{ELSEWHERE[name]}' here")
+        if name not in _FIELDS:
+            raise TypeError(f"there is no argument '{name}': it is one of {', '.join(_FIELDS)}")
 
 
 def _number(name: str, value: Any) -> float:

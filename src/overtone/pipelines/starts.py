@@ -79,6 +79,14 @@ class Start(Kind, ABC, family="start", home="overtone.pipelines"):
         """x at noise level `sigma`, in the shape and on the device of `like`, (batch, channels,
         height, width)."""
 
+    level: float | None = None
+    """the noise level that it begins at, where that is not the sampler's"""
+
+    @property
+    def without_pictures(self) -> Start:
+        """What sampling begins with where nothing of somebody's pictures is left."""
+        return self
+
     def begun(self, sampler: SamplingLoop) -> tuple[Start, SamplingLoop]:
         """The start and the sampler, each as it goes with the other. Raises `ValueError` where they
         do not."""

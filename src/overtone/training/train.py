@@ -39,7 +39,7 @@ def train(
         pipe = train("diffit-digits", "runs/digits")
 
         recipe = find_recipe("diffit-digits")
-        recipe = replace(recipe, data="~/letters", label_dropout=0.2)
+        recipe = dataclasses.replace(recipe, data="~/letters", label_dropout=0.2)
         pipe = train(recipe, "runs/letters")
 
         pipe = train(recipe, "runs/mine", data=my_dataset)

@@ -19,6 +19,7 @@ from overtone.data.names import OPENERS
 from overtone.errors import OvertoneError
 from overtone.pipelines import load_pipeline
 from overtone.training import Reporting, Training, find_recipe, train
+from overtone.training.material import Given, material_of
 from overtone.training.runs import find_checkpoint
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 1, 8, 8), dtype=np.uint8)
@@ -87,6 +88,65 @@ def test_each_way_gives_the_same_images_and_classes(value):
     assert again.fingerprint == data.fingerprint
 
 
+def fetching(**changes):
+    return type("Changed", (Fetching,), changes)()
+
+
+class Features:
+    """As a Hugging Face data set's, with a ClassLabel."""
+
+    def __init__(self):
+        self.features = {"label": type("ClassLabel", (), {"names": ["a", "b", "c"]})()}
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        return {"image": Image.fromarray(PIXELS[index, 0]), "label": LABELS[index]}
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        (Features(), "abc"),
+        (fetching(class_names=np.array(["a", "b", "c"])), "abc"),
+        (fetching(class_names={"c": 2, "a": 0, "b": 1}), "abc"),
+        (fetching(class_names={2: "c", 0: "a", 1: "b"}), "abc"),
+        (fetching(class_names=None, classes=3), "012"),
+        ((PIXELS, np.array(LABELS)[:, None], None), "012"),
+        ((torch.from_numpy(PIXELS).bfloat16() / 255, torch.tensor(LABELS), list("abc")), "abc"),
+    ],
+)
+def test_names_of_classes_wherever_they_are(value, names):
+    data = own_data(value, 8, 1)
+    assert data.class_names == tuple(names)
+    assert data.fetch([0, 4])[1].tolist() == [0, 1]
+
+
+def test_channels_first_and_last():
+    colour = np.random.default_rng(3).integers(0, 256, (5, 3, 8, 8), dtype=np.uint8)
+    wanted = torch.from_numpy(colour)
+    for items in (
+        list(torch.from_numpy(colour)),
+        tuple(torch.from_numpy(colour)),
+        list(colour),
+        list(np.moveaxis(colour, 1, 3)),
+        [{"image": image} for image in colour],
+    ):
+        assert torch.equal(own_data(items, 8, 3).fetch(range(5))[0], wanted)
+
+
+def test_floats_mean_the_same_in_data_and_held_out():
+    signed = (PIXELS.astype(np.float32) / 127.5 - 1).clip(-1, 1)
+    positive = np.abs(signed)
+    given = Given((signed, LABELS), (positive, LABELS))
+    recipe = tiny()
+    data, held_out, _ = material_of(recipe, given, show=False)
+    assert torch.equal(data.fetch(range(12))[0], torch.from_numpy(PIXELS))
+    wanted = ((positive + 1) * 127.5).round().astype(np.uint8)
+    assert torch.equal(held_out.fetch(range(12))[0], torch.from_numpy(wanted))
+
+
 def test_images_alone_have_no_classes_and_other_sizes_are_cropped():
     data = own_data(PIXELS, 8, 1)
     assert data.num_classes == 0
@@ -115,10 +175,6 @@ class Stream(IterableDataset):
         return iter(PIXELS)
 
 
-def fetching(**changes):
-    return type("Changed", (Fetching,), changes)()
-
-
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -135,8 +191,8 @@ def fetching(**changes):
         (PIXELS * np.nan, "nan"),
         ((PIXELS, LABELS[:5]), "has 5 labels for 12 images"),
         ((PIXELS, [-1] * 12), "labels count from 0"),
-        ((PIXELS, [0.5] * 12), "is a whole number, not 0.5"),
-        ((PIXELS, ["cat"] * 12), "is a whole number, not 'cat'"),
+        ((PIXELS, [0.5] * 12), "is one whole number, not 0.5"),
+        ((PIXELS, ["cat"] * 12), "is one whole number, not 'cat'"),
         ((PIXELS, LABELS, ("a", "b")), "outside the 2 classes"),
         ((PIXELS, None, ("a", "b")), "names 2 classes, and has no labels"),
         ([(PIXELS[0, 0], 1), (PIXELS[1, 0], None)], "1 of 2 images have no label"),
@@ -144,12 +200,25 @@ def fetching(**changes):
         ([{"picture": 3}], r"list\[0\] has no 'image': picture"),
         ([Image.new("L", (4, 9))], "smaller than the resolution 8"),
         (fetching(__len__=lambda self: 0), "Changed has no images"),
-        (fetching(fingerprint=""), "empty fingerprint"),
+        (fetching(fingerprint=lambda self: "x"), "the fingerprint of Changed is a text"),
+        (fetching(fingerprint=None), "the fingerprint of Changed is a text"),
+        ("builtin:digits", "str is no data set: .* is the recipe's `data`"),
+        ({"image": PIXELS, "label": LABELS}, "dict is no data set"),
+        ((PIXELS, 3), "has 3 labels for 12 images"),
+        ((PIXELS, np.eye(12)), r"is one whole number, not"),
+        ((PIXELS, [10**12] * 12), "has the label 1000000000000: labels are the numbers of classes"),
+        ([torch.tensor(1.0)] * 2, r"no 1 or 3 channels"),
+        (fetching(fetch=lambda self, i: 1 / 0), "`fetch` of Changed fails: ZeroDivisionError"),
+        (fetching(fetch=lambda self, i: (PIXELS[i], None)), "returns ndarray and NoneType"),
+        (fetching(fetch=lambda self, i: (PIXELS[i], ["a"] * len(i))), "returns ndarray and list"),
+        (type("Broken", (Items,), {"__getitem__": lambda self, i: {}["gone"]})(),
+         r"Broken\[0\] can't be read \(KeyError"),
+        (fetching(fingerprint=""), "the fingerprint of Changed is a text"),
         (fetching(fetch=lambda self, i: torch.zeros(1)), "it has to return a pair"),
         (fetching(fetch=lambda self, i: (torch.zeros(1, 1, 8, 8), torch.zeros(1))),
          "type torch.float32: .* torch.uint8 are wanted"),
         (fetching(fetch=lambda self, i: (PIXELS[i][:, :, :4], torch.zeros(1))), "are wanted"),
-        (fetching(fetch=lambda self, i: (PIXELS[i], torch.full((1,), 9))), r"outside 0..2"),
+        (fetching(fetch=lambda self, i: (PIXELS[i], torch.full((len(i),), 9))), r"outside 0..2"),
         (fetching(fetch=lambda self, i: (PIXELS[i], torch.zeros(1))), "whole numbers are wanted"),
         (type("Bare", (), {"fetch": None, "__len__": len})(), "Bare lacks `fingerprint`"),
         (own_data(PIXELS, 8, 1), "8 px with 1 channels, and 16 px with 3 are wanted"),
@@ -180,11 +249,20 @@ def test_training_on_them(tmp_path, value):
     pipe = train(tiny(), tmp_path / "run", data=value, held_out=value, show=False)
     names = ("a", "b", "c")
     assert (pipe.num_classes, pipe.class_names) == (3, names)
-    assert pipe.data == type(value).__name__
+    assert pipe.data == f"python:{type(value).__name__}"
     # The same data goes on with the run; other data do not.
     train(tiny(), tmp_path / "run", data=value, held_out=value, show=False)
     with pytest.raises(OvertoneError, match=r"other images|other settings|images"):
         train(tiny(), tmp_path / "run", data=(PIXELS[::-1].copy(), LABELS, names), show=False)
+
+
+def test_data_given_as_objects_can_not_be_opened_by_name(tmp_path, capsys):
+    train(tiny(), tmp_path / "run", data=Fetching(), show=False)
+    run = str(tmp_path / "run")
+    for command in (["evaluate", run], ["train", f"{run}/recipe.json", "--out", run]):
+        with pytest.raises(SystemExit):
+            main(command)
+        assert "the data 'Fetching' were given to train(...) in Python" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_is_said_before_training(tmp_path):
@@ -236,6 +314,9 @@ def test_a_registered_name_is_a_data_set_everywhere(registered, tmp_path, capsys
 
 
 def test_names_that_can_not_be_registered():
+    for wrong in (lambda r, c, s: None, 3):
+        with pytest.raises(OvertoneError, match="registered by a name"):
+            data_set(wrong)
     for name in ("", "builtin:digits", "a/b", "fashion-mnist", "x.zip", " x"):
         with pytest.raises(OvertoneError, match="can't be called"):
             data_set(name)

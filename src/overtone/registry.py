@@ -229,14 +229,12 @@ def import_module(name: str) -> Any:
             return importlib.import_module(name)
         path = Path(name).expanduser().resolve()
         if not path.is_file():
-            raise OvertoneError(f"--import: {name} does not exist.")
+            raise OvertoneError(f"{name} does not exist: no file to import is there.")
         there = sys.modules.get(path.stem)
         if there is not None:
             if getattr(there, "__file__", None) == str(path):
                 return there
-            raise OvertoneError(
-                f"--import: a module called '{path.stem}' is there already: rename {name}."
-            )
+            raise OvertoneError(f"a module called '{path.stem}' is there already: rename {name}.")
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec is not None
         assert spec.loader is not None
@@ -251,7 +249,7 @@ def import_module(name: str) -> Any:
     except OvertoneError:
         raise
     except (Exception, SystemExit) as error:  # whatever a foreign module raises
-        raise OvertoneError(f"--import: {name} fails to import: {said(error)}.") from error
+        raise OvertoneError(f"{name} fails to import: {said(error)}.") from error
 
 
 @cache

@@ -16,6 +16,15 @@ SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".
 Opener = Callable[[int, int, str], Any]
 """(resolution, channels, split) -> data of one's own, or None where there is no such split"""
 
+GIVEN = "python:"
+"""what the name of data begins with that were given as an object"""
+
+
+def given_name(name: str) -> str:
+    """The name, for files, of data that were given as an object, which no command can open."""
+    return f"{GIVEN}{name}"
+
+
 OPENERS: dict[str, Opener] = {}
 """The data sets that somebody has registered, by name."""
 
@@ -30,6 +39,8 @@ def data_set(name: str) -> Callable[[Opener], Opener]:
     What it returns is what `overtone.data.own_data` takes. Raises `OvertoneError` for a name that
     is taken, or that could be a path.
     """
+    if not isinstance(name, str):
+        raise OvertoneError('a data set is registered by a name: @data_set("shapes").')
     if not name or name in NAMES or any(mark in name for mark in "/\\:?*.") or name != name.strip():
         raise OvertoneError(
             f"a data set can't be called '{name}': choose a word that is no path and none of"

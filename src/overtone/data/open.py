@@ -8,7 +8,7 @@ from overtone.data.builtin import Glyphs, open_digits, open_fashion_mnist
 from overtone.data.files import folder_source, has_splits, zip_source
 from overtone.data.hub import hub_source
 from overtone.data.images import ImageData, Source, decode
-from overtone.data.names import NAMES, OPENERS, is_known
+from overtone.data.names import GIVEN, NAMES, OPENERS, is_known
 from overtone.data.own import own_data
 from overtone.errors import OvertoneError, unknown
 from overtone.registry import said
@@ -36,6 +36,11 @@ def open_data(
             return Glyphs(resolution, channels, split)
         case "fashion-mnist":
             return open_fashion_mnist(resolution, channels, split)
+    if name.startswith(GIVEN):
+        raise OvertoneError(
+            f"the data '{name.removeprefix(GIVEN)}' were given to train(...) in Python, as an"
+            " object: that goes on with the run, and --data names other data."
+        )
     if name in OPENERS:
         own = registered(name, resolution, channels, split, skip_bad=skip_bad)
         if own is None:
@@ -55,7 +60,7 @@ def registered(
         value = OPENERS[name](resolution, channels, split)
     except OvertoneError:
         raise
-    except Exception as error:  # whatever a foreign function raises
+    except (Exception, SystemExit) as error:  # whatever a foreign function raises
         raise OvertoneError(f"the data set '{name}' can't be opened: {said(error)}.") from error
     if value is None:
         return None

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -25,15 +26,24 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 
-from overtone.data.images import ArrayData, ImageData, Item, read_all
+from overtone.data.images import RESIZE_RULE, ArrayData, ImageData, Item, read_all
 from overtone.errors import OvertoneError
+from overtone.registry import said
 
+MOST_CLASSES = 1_000_000
+"""labels above are numbers of something else"""
 LOOKED_AT = 256
 """items whose floats are looked at, to tell [0, 1] from [-1, 1]"""
 
 
 def own_data(
-    value: Any, resolution: int, channels: int, name: str = "", *, skip_bad: bool = False
+    value: Any,
+    resolution: int,
+    channels: int,
+    name: str = "",
+    *,
+    skip_bad: bool = False,
+    lowest: float | None = None,
 ) -> ImageData:
     """Anybody's data as `ImageData` of that size.
 
@@ -42,37 +52,75 @@ def own_data(
             whose images are of that size already; or an array (count, channels, height, width) or
             (count, height, width[, channels]), uint8, or floats in [0, 1] or [-1, 1]; or a tuple of
             such an array, labels (count,) and, if they have any, the names of the classes; or a
-            sequence of items, each an image (Pillow's, or a tensor (channels, height, width), or an
-            array (height, width[, channels])), a pair of an image and its label, or a dictionary
-            with `image` and `label`. Arrays and sequences are read once, cropped and resized as
-            files are, and kept in memory. Floats are taken to be in [-1, 1] if any of the first few
-            hundred is negative, else in [0, 1], which is said.
-        name: what it is called in messages and cards; the name of its class if left out.
+            sequence of items, each an image (Pillow's, or a tensor or an array with its channels
+            first or last), a pair of an image and its label, or a dictionary with `image` and
+            `label`. Arrays and sequences are read once, cropped and resized as files are, and kept
+            in memory.
+        name: what it is called in messages and cards; its `name` or the name of its class if left
+            out.
+        lowest: where the range of floats begins, 0 or -1; if left out -1 where some of 256 images,
+            spread over all, have negative values, else 0. What was taken is said.
 
     Raises `OvertoneError` for anything else, and for images that can't be read.
     """
-    name = name or getattr(value, "name", "") or type(value).__name__
+    own = getattr(value, "name", "")
+    name = name or (own if isinstance(own, str) else "") or type(value).__name__
     if isinstance(value, ImageData):
         return _checked(value, resolution, channels, name)
+    if isinstance(value, str | bytes | Mapping) or value is None:
+        raise OvertoneError(
+            f"{name} is no data set: data given in Python are an object, an array or a sequence of"
+            " items. A name, such as builtin:digits or a folder's, is the recipe's `data`; of a"
+            " dictionary of splits, give one."
+        )
     if hasattr(value, "fetch") or hasattr(value, "fingerprint"):
         return _checked(Fetched(value, resolution, channels, name), resolution, channels, name)
-    labels, class_names = None, tuple(_names_in(value))
-    if isinstance(value, tuple) and value and _is_array(value[0]):
-        value, labels, *more = (*value, None) if len(value) == 1 else value
-        class_names = tuple(map(str, more[0])) if more else ()
-    if _is_array(value):
-        rows: Any = _rows(value, name)
-    elif hasattr(value, "__len__") and hasattr(value, "__getitem__"):
-        rows = value
-    else:
-        raise OvertoneError(
-            f"{name} is no data set: it needs a length and items, or `fetch` and a `fingerprint`."
-        )
+    rows, labels, class_names = _parts(value, name)
     if not len(rows):
         raise OvertoneError(f"{name} has no images.")
-    if labels is not None and len(labels) != len(rows):
-        raise OvertoneError(f"{name} has {len(labels)} labels for {len(rows)} images.")
-    return _read(rows, labels, class_names, resolution, channels, name, skip_bad=skip_bad)
+    if labels is not None and (not hasattr(labels, "__len__") or len(labels) != len(rows)):
+        count = len(labels) if hasattr(labels, "__len__") else repr(labels)
+        raise OvertoneError(f"{name} has {count} labels for {len(rows)} images.")
+    lowest = lowest_of(value) if lowest is None else lowest
+    reader = _Reader(rows, labels, class_names, name, lowest)
+    return reader.read(resolution, channels, skip_bad=skip_bad)
+
+
+def lowest_of(value: Any) -> float:
+    """Where the range of the floats in somebody's data begins: -1 if some are negative, else 0."""
+    if hasattr(value, "fetch") or not hasattr(value, "__len__"):
+        return 0.0
+    rows, _, _ = _parts(value, "")
+    for number in range(0, len(rows), max(1, len(rows) // LOOKED_AT)):
+        try:
+            image, _ = _pair(rows[number])
+            if _is_array(image) and float(image.min()) < 0:
+                return -1.0
+        except Exception:
+            continue
+    return 0.0
+
+
+def _parts(value: Any, name: str) -> tuple[Any, Any, tuple[str, ...]]:
+    """The images or items, labels beside them, and the names of the classes."""
+    labels, class_names = None, _names_in(value)
+    if isinstance(value, tuple) and 0 < len(value) <= 3 and _is_batch(value):
+        value, labels, more = (*value, None, None)[:3]
+        class_names = tuple(map(str, more)) if more is not None else ()
+    if _is_array(value):
+        return _rows(value, name), labels, class_names
+    if hasattr(value, "__len__") and hasattr(value, "__getitem__"):
+        return value, labels, class_names
+    raise OvertoneError(
+        f"{name} is no data set: it needs a length and items, or `fetch` and a `fingerprint`."
+    )
+
+
+def _is_batch(value: tuple[Any, ...]) -> bool:
+    """Whether a tuple is an array of images with labels, and not several images."""
+    if not _is_array(value[0]) or value[0].ndim not in (3, 4):
+        return False
+    return len(value) == 1 or not _is_array(value[1]) or value[1].ndim != value[0].ndim
 
 
 class Fetched(ImageData):
@@ -86,10 +134,16 @@ class Fetched(ImageData):
                 " `fetch(indices)` that returns images and labels, `class_names`, and a"
                 " `fingerprint` that changes when the images do."
             )
+        fingerprint = value.fingerprint
+        if not isinstance(fingerprint, str | int) or fingerprint == "":
+            raise OvertoneError(
+                f"the fingerprint of {name} is a text that tells one data set from another, not"
+                f" {fingerprint!r:.60}."
+            )
         self.value, self.name = value, name
         self.resolution, self.channels = resolution, channels
-        self.class_names = tuple(_names_in(value))
-        self.fingerprint = str(value.fingerprint)
+        self.class_names = _names_in(value)
+        self.fingerprint = str(fingerprint)
         self.endless = bool(getattr(value, "endless", False))
         if not len(value):
             raise OvertoneError(f"{name} has no images.")
@@ -98,13 +152,23 @@ class Fetched(ImageData):
         return len(self.value)
 
     def fetch(self, indices: Sequence[int]) -> tuple[Tensor, Int[Tensor, " batch"]]:
-        got = self.value.fetch(list(indices))
+        try:
+            got = self.value.fetch(list(indices))
+        except Exception as error:  # whatever a foreign function raises
+            raise OvertoneError(f"`fetch` of {self.name} fails: {said(error)}.") from error
         if not isinstance(got, tuple) or len(got) != 2:
             raise OvertoneError(
                 f"`fetch` of {self.name} returns {type(got).__name__}: it has to return a pair, the"
                 " images and their labels."
             )
-        images, labels = (torch.as_tensor(part) for part in got)
+        try:
+            images, labels = (torch.as_tensor(part) for part in got)
+        except Exception:  # whatever torch raises for what is no array
+            kinds = " and ".join(type(part).__name__ for part in got)
+            raise OvertoneError(
+                f"`fetch` of {self.name} returns {kinds}: tensors or arrays are wanted, labels of 0"
+                " where there are no classes."
+            ) from None
         wanted = (len(indices), self.channels, self.resolution, self.resolution)
         if tuple(images.shape) != wanted or images.dtype != torch.uint8:
             raise OvertoneError(
@@ -112,17 +176,18 @@ class Fetched(ImageData):
                 f" {images.dtype}: {wanted} and torch.uint8 are wanted."
             )
         high = max(self.num_classes - 1, 0)
-        if tuple(labels.shape) != wanted[:1] or labels.is_floating_point():
+        if tuple(labels.shape) != wanted[:1] or labels.is_floating_point() or labels.is_complex():
             raise OvertoneError(
                 f"`fetch` of {self.name} returns labels of shape {tuple(labels.shape)} and type"
                 f" {labels.dtype}: whole numbers are wanted, one an image."
             )
+        labels = labels.to(torch.int64)
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) <= high:
             raise OvertoneError(
                 f"{self.name}: labels go from {int(labels.min())} to {int(labels.max())}, outside"
                 f" 0..{high}."
             )
-        return images, labels.to(torch.int64)
+        return images, labels
 
 
 def _checked(data: ImageData, resolution: int, channels: int, name: str) -> ImageData:
@@ -132,18 +197,28 @@ def _checked(data: ImageData, resolution: int, channels: int, name: str) -> Imag
             f"{name} has images of {data.resolution} px with {data.channels} channels, and"
             f" {resolution} px with {channels} are wanted."
         )
-    if not str(data.fingerprint):
-        raise OvertoneError(f"{name} has an empty fingerprint: it tells one data set from another.")
-    data.fetch([0])
+    data.fetch([0, len(data) - 1])
     return data
 
 
-def _names_in(value: Any) -> Sequence[str]:
-    """The names of an object's classes."""
+def _names_in(value: Any) -> tuple[str, ...]:
+    """The names of an object's classes: `class_names`, `classes` (torchvision's), or those of a
+    Hugging Face data set's `label`."""
     names = getattr(value, "class_names", None)
-    if names is None:
-        names = getattr(value, "classes", ())
-    return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
+    if names is None or callable(names):
+        names = getattr(value, "classes", None)
+    if names is None or callable(names):
+        features = getattr(value, "features", None)
+        label = features.get("label") if isinstance(features, Mapping) else None
+        names = getattr(label, "names", None)
+    if isinstance(names, int) and not isinstance(names, bool):
+        names = range(min(names, MOST_CLASSES))
+    if isinstance(names, Mapping):  # names to numbers, or numbers to names
+        pairs = [(v, k) if isinstance(v, int) else (k, v) for k, v in names.items()]
+        names = [name for _, name in sorted(pairs, key=lambda pair: pair[0])]
+    if names is None or isinstance(names, str) or not hasattr(names, "__iter__"):
+        return ()
+    return tuple(map(str, names))
 
 
 def _is_array(value: Any) -> bool:
@@ -152,7 +227,7 @@ def _is_array(value: Any) -> bool:
 
 def _rows(array: Any, name: str) -> np.ndarray:
     """An array of images as (count, height, width[, channels])."""
-    images = array.detach().cpu().numpy() if isinstance(array, Tensor) else array
+    images = _numpy(array)
     if images.ndim == 3:
         return images
     if images.ndim != 4:
@@ -169,64 +244,84 @@ def _rows(array: Any, name: str) -> np.ndarray:
     return images.transpose(0, 2, 3, 1) if first or not last else images
 
 
-def _read(
-    rows: Sequence[Any],
-    labels: Any,
-    class_names: Sequence[str],
-    resolution: int,
-    channels: int,
-    name: str,
-    *,
-    skip_bad: bool,
-) -> ArrayData:
+@dataclass
+class _Reader:
     """Items read into memory, as images from files are."""
-    done: Counter[str] = Counter()
-    low = _lowest(rows)
-    pixels, numbers, bad = [], [], []
-    for item, result in read_all(
-        _items(rows, labels, name, low, done), resolution, channels, len(rows)
-    ):
-        if isinstance(result, OvertoneError):
-            bad.append(str(result))
-            continue
-        pixels.append(result[0])
-        numbers.append(item.label)
-        done.update(result[1])
-    if bad and not (skip_bad and pixels):
-        more = f" {len(bad) - 3} more like it." if len(bad) > 3 else ""
-        raise OvertoneError(f"{' '.join(bad[:3])}{more} Mend or remove them.")
-    labelled = [number for number in numbers if number is not None]
-    if labelled and len(labelled) < len(numbers):
-        raise OvertoneError(
-            f"{name}: {len(numbers) - len(labelled)} of {len(numbers)} images have no label."
+
+    rows: Sequence[Any]
+    labels: Any
+    class_names: tuple[str, ...]
+    name: str
+    lowest: float
+    done: Counter[str] = field(default_factory=Counter)
+
+    def read(self, resolution: int, channels: int, *, skip_bad: bool) -> ArrayData:
+        pixels, numbers, bad = [], [], []
+        count = len(self.rows)
+        for item, result in read_all(self.items(), resolution, channels, count):
+            if isinstance(result, OvertoneError):
+                bad.append(str(result))
+                continue
+            pixels.append(result[0])
+            numbers.append(item.label)
+            self.done.update(result[1])
+        if bad and not (skip_bad and pixels):
+            more = f" {len(bad) - 3} more like it." if len(bad) > 3 else ""
+            raise OvertoneError(f"{' '.join(bad[:3])}{more} Mend or remove them.")
+        images, labels = np.stack(pixels), self.numbered(numbers)
+        digest = hashlib.sha256(images.tobytes())
+        if labels is not None:
+            digest.update(labels.tobytes())
+        return ArrayData(
+            self.name,
+            images,
+            labels,
+            self.class_names,
+            RESIZE_RULE,
+            digest.hexdigest()[:16],
+            bad,
+            dict(self.done),
         )
-    if labelled and not class_names:
-        class_names = tuple(str(number) for number in range(max(labelled) + 1))
-    if class_names and not labelled:
-        raise OvertoneError(f"{name} names {len(class_names)} classes, and has no labels.")
-    images, digest = np.stack(pixels), hashlib.sha256()
-    known = np.array(labelled, np.int64) if labelled else None
-    for part in (images, known if known is not None else np.zeros(0)):
-        digest.update(np.ascontiguousarray(part).data)
-    return ArrayData(
-        name,
-        images,
-        known,
-        class_names,
-        "centre crop to a square, Lanczos",
-        digest.hexdigest()[:16],
-        bad,
-        dict(done),
-    )
+
+    def numbered(self, numbers: list[int | None]) -> np.ndarray | None:
+        """The labels as an array; None where there are none."""
+        known = [number for number in numbers if number is not None]
+        if known and len(known) < len(numbers):
+            missing = len(numbers) - len(known)
+            raise OvertoneError(f"{self.name}: {missing} of {len(numbers)} images have no label.")
+        if not known:
+            if self.class_names:
+                raise OvertoneError(
+                    f"{self.name} names {len(self.class_names)} classes, and has no labels."
+                )
+            return None
+        if max(known) >= MOST_CLASSES:
+            raise OvertoneError(
+                f"{self.name} has the label {max(known)}: labels are the numbers of classes, from"
+                " 0 on."
+            )
+        if not self.class_names:
+            self.class_names = tuple(str(number) for number in range(max(known) + 1))
+        return np.array(known, np.int64)
+
+    def items(self) -> Iterator[Item]:
+        for number in range(len(self.rows)):
+            where = f"{self.name}[{number}]"
+            try:
+                row = self.rows[number]
+            except Exception as error:  # whatever a foreign data set raises
+                yield Item(where, partial(_fail, said(error)))
+                continue
+            if isinstance(row, Mapping) and "image" not in row:
+                raise OvertoneError(f"{where} has no 'image': {', '.join(map(str, row))}.")
+            image, label = _pair(row)
+            label = self.labels[number] if self.labels is not None else label
+            read = partial(_picture, image, self.lowest, self.done)
+            yield Item(where, read, _label(label, where))
 
 
-def _lowest(rows: Sequence[Any]) -> float:
-    """Where the range of floats begins: -1 if some are negative, else 0."""
-    for number in range(0, len(rows), max(1, len(rows) // LOOKED_AT)):
-        image, _ = _pair(rows[number])
-        if _is_array(image) and float(image.min() if len(image) else 0) < 0:
-            return -1.0
-    return 0.0
+def _fail(reason: str) -> Image.Image:
+    raise ValueError(reason)
 
 
 def _pair(row: Any) -> tuple[Any, Any]:
@@ -238,26 +333,17 @@ def _pair(row: Any) -> tuple[Any, Any]:
     return row, None
 
 
-def _items(
-    rows: Sequence[Any], labels: Any, name: str, low: float, done: Counter[str]
-) -> Iterator[Item]:
-    for number in range(len(rows)):
-        where = f"{name}[{number}]"
-        row = rows[number]
-        if isinstance(row, Mapping) and "image" not in row:
-            raise OvertoneError(f"{where} has no 'image': {', '.join(map(str, row))}.")
-        image, label = _pair(row)
-        label = labels[number] if labels is not None else label
-        yield Item(where, partial(_picture, image, low, done), _label(label, where))
-
-
 def _label(label: Any, where: str) -> int | None:
     if label is None:
         return None
-    if isinstance(label, Tensor | np.ndarray) and label.ndim == 0:
-        label = label.item()
-    if isinstance(label, bool | float | str) or not hasattr(label, "__index__"):
-        raise OvertoneError(f"the label of {where} is a whole number, not {label!r:.40}.")
+    if isinstance(label, Tensor | np.ndarray):
+        label = label.item() if label.size == 1 or getattr(label, "numel", int)() == 1 else label
+    if isinstance(label, bool | float | str | Tensor | np.ndarray) or not hasattr(
+        label, "__index__"
+    ):
+        raise OvertoneError(
+            f"the label of {where} is one whole number, not {' '.join(repr(label).split()):.40}."
+        )
     if int(label) < 0:
         raise OvertoneError(f"the label of {where} is {int(label)}: labels count from 0.")
     return int(label)
@@ -269,12 +355,10 @@ def _picture(value: Any, lowest: float, done: Counter[str]) -> Image.Image:
         return value
     if not _is_array(value):
         raise ValueError(f"a {type(value).__name__} is no image")
-    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
-    if isinstance(value, Tensor) and array.ndim == 3:
-        array = array.transpose(1, 2, 0)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+    array = _numpy(value)
+    if array.ndim == 3:
+        array = _channels_last(array, first=isinstance(value, Tensor))
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or not array.size:
         raise ValueError(f"it has the shape {tuple(value.shape)}, and no 1 or 3 channels")
     if array.dtype != np.uint8:
         low, high = float(array.min()), float(array.max())
@@ -286,3 +370,19 @@ def _picture(value: Any, lowest: float, done: Counter[str]) -> Image.Image:
         array = ((array - lowest) * (255 / (1 - lowest))).round().astype(np.uint8)
         done[f"floats in [{lowest:g}, 1] scaled to 8 bits"] += 1
     return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _channels_last(array: np.ndarray, *, first: bool) -> np.ndarray:
+    """An image (height, width[, channels]): tensors have their channels first, arrays last, unless
+    only the other can be."""
+    fits = [array.shape[0] in (1, 3), array.shape[2] in (1, 3)]
+    if fits[0] and (first or not fits[1]):
+        array = array.transpose(1, 2, 0)
+    return array[:, :, 0] if array.shape[2] == 1 else array
+
+
+def _numpy(value: Any) -> np.ndarray:
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach().cpu()
+    return (value.float() if value.dtype in (torch.bfloat16, torch.float16) else value).numpy()

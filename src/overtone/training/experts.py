@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from overtone import settings, storage
+from overtone.data.names import given_name
 from overtone.errors import OvertoneError, RunInterruptedError
 from overtone.launch import processes
 from overtone.networks.network import build_empty
@@ -74,7 +75,7 @@ def train_experts(
         )
     material = shared_material(recipe, given, show=show)
     if given is not None:
-        recipe = dataclasses.replace(recipe, data=material.data.name)
+        recipe = dataclasses.replace(recipe, data=given_name(material.data.name))
     if among.is_main:
         _claim(run, recipe)
     among.wait()

@@ -10,7 +10,7 @@ from overtone import precision, storage
 from overtone.data.images import ImageData
 from overtone.data.latents import LatentData, encode, fingerprint_of, is_latents, latents_index
 from overtone.data.open import held_out, open_data
-from overtone.data.own import own_data
+from overtone.data.own import lowest_of, own_data
 from overtone.data.shards import TEST_FOLDER
 from overtone.errors import OvertoneError
 from overtone.launch import processes
@@ -93,13 +93,20 @@ def data_of(
         if given is None and is_latents(recipe.data):
             return _latents_in(recipe, vae, size)
     if given is not None:
-        skip = recipe.skip_bad_images
-        data = own_data(given.data, size, channels, skip_bad=skip)
-        test = given.held_out
-        if test is not None:
-            test = own_data(test, size, channels, skip_bad=skip)
+        data, test = _given(given, size, channels, skip_bad=recipe.skip_bad_images)
         return _checked(data.name, data, test, show=show)
     return images_of(recipe.data, size, channels, skip_bad=recipe.skip_bad_images, show=show)
+
+
+def _given(
+    given: Given, resolution: int, channels: int, *, skip_bad: bool
+) -> tuple[ImageData, ImageData | None]:
+    parts = [part for part in (given.data, given.held_out) if part is not None]
+    lowest = min(map(lowest_of, parts))  # floats mean the same in both
+    data, *test = (
+        own_data(part, resolution, channels, skip_bad=skip_bad, lowest=lowest) for part in parts
+    )
+    return data, test[0] if test else None
 
 
 def _latents_in(

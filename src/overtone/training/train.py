@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from overtone import settings
+from overtone.data.names import given_name
 from overtone.errors import OvertoneError
 from overtone.launch import processes
 from overtone.registry import resolve
@@ -83,7 +84,7 @@ def train_model(
     if given is not None:
         material = material_of(recipe, given, show=show)
         # What it was trained on is written down by the data's own name.
-        recipe = replace(recipe, data=material.data.name)
+        recipe = replace(recipe, data=given_name(material.data.name))
         more["material"] = material
     trainer = Trainer.of(recipe, show=show, **more)
     trainer.run(run)

@@ -100,14 +100,14 @@ def name_of(name: str) -> str:
 
 def _recipe_in(file: str, name: str) -> Recipe:
     """The recipe, or what the function of that name returns, of a file that is executed."""
-    if file not in IMPORTED:
+    if file not in IMPORTED and Path(file).expanduser().is_file():
         print(f"executing {file}", file=sys.stderr)
     module = import_module(file)
     found = getattr(module, name, None)
     if callable(found) and not isinstance(found, type):
         try:
             found = found()
-        except Exception as error:  # whatever a foreign function raises
+        except (Exception, SystemExit) as error:  # whatever a foreign function raises
             raise OvertoneError(f"{file}: {name}() fails: {said(error)}.") from error
     if not isinstance(found, Recipe):
         known = [n for n, value in vars(module).items() if isinstance(value, Recipe)]

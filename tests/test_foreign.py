@@ -173,6 +173,46 @@ def test_half_precision_is_read_as_float32(tmp_path):
         assert len(pipe([1], steps=2)) == 1
 
 
+@pytest.mark.parametrize("variant", ["fp16", "bf16", None])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_variants_and_shards_of_every_part(tmp_path, capsys, variant, sharded):
+    pipe = diffusers.DiTPipeline(a_dit(), tiny_vae().model, diffusers.DDIMScheduler())
+    size = {"max_shard_size": "8KB"} if sharded else {}
+    pipe.save_pretrained(tmp_path / "dit", variant=variant, **size)
+    files = list((tmp_path / "dit" / "transformer").glob("*.safetensors"))
+    assert (len(files) > 1) == sharded
+    opened = load_pipeline(tmp_path / "dit")
+    assert len(opened([1], class_labels=1, steps=1)) == 1
+    main(["info", str(tmp_path / "dit"), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["transformer"]["values"] == sum(p.numel() for p in a_dit().parameters())
+
+
+def test_networks_that_are_no_images_or_have_no_numbered_classes(tmp_path):
+    for changes, message in (
+        ({"class_embed_type": "timestep"}, "embeds classes by 'timestep'"),
+        ({"class_embed_type": "identity"}, "embeds classes by 'identity'"),
+    ):
+        with pytest.raises(OvertoneError, match=message):
+            load_pipeline(saved(tmp_path / message[-5:-1], unet=a_unet(**changes)))
+    with pytest.raises(OvertoneError, match="makes 4 channels, which are no grey or RGB images"):
+        load_pipeline(saved(tmp_path / "four", unet=a_unet(channels=4)))
+
+
+def test_a_teacher_that_can_be_given_no_temporal_layers_is_said_first(tmp_path):
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 8), norm_num_groups=4,
+        down_block_types=("SkipDownBlock2D",) * 2, up_block_types=("SkipUpBlock2D",) * 2,
+        layers_per_block=1,
+    )  # fmt: skip
+    folder = str(saved(tmp_path / "skip", unet=unet))
+    with pytest.raises(SystemExit):
+        main(["distill", "collect", "dsno-digits", "--teacher", folder, "--guidance-scale", "1",
+              "--out", str(tmp_path / "kept")])  # fmt: skip
+    assert not (tmp_path / "kept").exists()
+
+
 def edited(folder, **changes):
     file = folder / "model_index.json"
     index = json.loads(file.read_text())

@@ -122,18 +122,22 @@ def _network(folder: Path) -> dict[str, Any]:
         networks = config.get("networks")
         numbers = range(1, len(networks) + 1 if isinstance(networks, list) else 1)
         return found | {f"expert {n}": _network(folder / str(n)) for n in numbers}
-    if not file.exists():
-        file = folder / "diffusion_pytorch_model.safetensors"  # diffusers'
-    try:
-        with safe_open(file, "numpy") as tensors:
-            shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise OvertoneError(f"{file} can't be read ({error}).") from None
+    files = [file]
+    if not file.exists():  # diffusers', whole, sharded, or of some precision
+        files = sorted(folder.glob("diffusion_pytorch_model*.safetensors")) or files
+    shapes = []
+    for file in files:
+        try:
+            with safe_open(file, "numpy") as tensors:
+                names = tensors.keys()
+                shapes += [tensors.get_slice(name).get_shape() for name in names]
+        except (OSError, SafetensorError) as error:
+            raise OvertoneError(f"{file} can't be read ({error}).") from None
     return {
         "kind": config.pop("kind", None) or config.get("_class_name"),
         "tensors": len(shapes),
         "values": sum(_product(shape) for shape in shapes),
-        "megabytes": round(file.stat().st_size / 1e6, 2),
+        "megabytes": round(sum(file.stat().st_size for file in files) / 1e6, 2),
         "config": config,
     }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -13,6 +15,30 @@ from overtone.errors import OvertoneError
 from overtone.networks.configs.foreign import DiffusersConfig, foreign_config
 from overtone.networks.layers import Features
 from overtone.networks.network import Network, Spot
+
+
+def variant_of(folder: Path) -> str | None:
+    """What sets the files of weights in a directory of diffusers' apart, "fp16" say; None for the
+    usual ones."""
+    stem = "diffusion_pytorch_model"
+    names = [file.name.removeprefix(stem) for file in folder.glob(f"{stem}*.safetensors")]
+    if not names or any(name == ".safetensors" or name.startswith("-") for name in names):
+        return None
+    # .fp16.safetensors, or sharded .fp16-00001-of-00002.safetensors
+    return names[0].split(".")[1].partition("-")[0]
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without diffusers' own lines about files that are missing, which errors here say."""
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 class DiffusersNetwork(Network):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from overtone import storage
 from overtone.errors import OvertoneError
 from overtone.networks.configs.vae import VAEConfig
+from overtone.networks.foreign import quietly, variant_of
 from overtone.networks.network import digest_of
 
 FOLDER = "vae"
@@ -111,9 +112,13 @@ class VAE(nn.Module):
         if config.get("quantization_config"):
             raise OvertoneError(f"{file} is of a quantised VAE, which is not supported.")
         try:
-            model, loaded = kinds[kind].from_pretrained(
-                folder, use_safetensors=True, output_loading_info=True
-            )
+            with quietly():
+                model, loaded = kinds[kind].from_pretrained(
+                    folder,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    variant=variant_of(folder),
+                )
         except Exception as error:  # a broken config.json makes diffusers raise almost anything
             reason = str(error).strip().splitlines()[0]
             raise OvertoneError(f"{folder}: the VAE can't be loaded ({reason}).") from None

@@ -9,7 +9,7 @@ from overtone import storage
 from overtone.denoisers.foreign import noise_levels_of, preconditioning_of
 from overtone.errors import OvertoneError
 from overtone.networks.configs.foreign import DiffusersDiTConfig, DiffusersUNetConfig
-from overtone.networks.foreign import DiffusersNetwork
+from overtone.networks.foreign import DiffusersNetwork, quietly, variant_of
 from overtone.networks.vae import VAE
 from overtone.pipelines.index import DIFFUSERS_FILE
 from overtone.pipelines.pipeline import Pipeline
@@ -41,12 +41,13 @@ def diffusers_pipeline(folder: Path) -> Pipeline:
     row, (low, high) = preconditioning_of(scheduler), noise_levels_of(scheduler)
     name = next(name for name in NETWORKS if name in parts)
     network = _loaded(folder, name, parts[name])
-    _check_network(folder, network)
+    has_vae = any(vae in parts for vae in VAES)
+    _check_network(folder, network, has_vae=has_vae)
     return Pipeline(
         DiffusersNetwork.of(network.float()),
         Sampler(18, sigma_min=low, sigma_max=high, estimate="heun"),
         preconditioning=row,
-        vae=VAE.from_pretrained(folder) if any(vae in parts for vae in VAES) else None,
+        vae=VAE.from_pretrained(folder) if has_vae else None,
         class_names=_class_names(network, index),
     )
 
@@ -101,13 +102,13 @@ def _loaded(folder: Path, part: str, kind: str) -> Any:
     try:
         if part == "scheduler":
             return known.from_pretrained(there)
-        halves = any(there.glob("*.fp16.safetensors")) and not _whole(there)
-        model, said = known.from_pretrained(
-            there,
-            use_safetensors=True,
-            output_loading_info=True,
-            variant="fp16" if halves else None,
-        )
+        with quietly():
+            model, said = known.from_pretrained(
+                there,
+                use_safetensors=True,
+                output_loading_info=True,
+                variant=variant_of(there),
+            )
     except Exception as error:  # a broken file makes diffusers raise almost anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OvertoneError(f"{there}: diffusers can't load it ({reason}).") from None
@@ -119,17 +120,22 @@ def _loaded(folder: Path, part: str, kind: str) -> Any:
     return model
 
 
-def _whole(folder: Path) -> bool:
-    """Whether there are weights that are no variant."""
-    return any(".fp16" not in file.name for file in folder.glob("*.safetensors"))
-
-
-def _check_network(folder: Path, network: Any) -> None:
+def _check_network(folder: Path, network: Any, *, has_vae: bool) -> None:
     config = network.config
     sizes = config.sample_size
     sizes = (sizes, sizes) if isinstance(sizes, int) else tuple(sizes or ())
     if len(sizes) != 2 or sizes[0] != sizes[1]:
         raise OvertoneError(f"{folder}: images are square here, and its sample_size is {sizes}.")
+    if getattr(config, "class_embed_type", None) is not None:
+        raise OvertoneError(
+            f"{folder}: its network embeds classes by '{config.class_embed_type}', which is not"
+            " known here: only numbered classes are."
+        )
+    if not has_vae and config.in_channels not in (1, 3):
+        raise OvertoneError(
+            f"{folder}: its network makes {config.in_channels} channels, which are no grey or RGB"
+            " images, and no VAE is there that decodes them."
+        )
     if config.out_channels not in (None, config.in_channels, 2 * config.in_channels):
         raise OvertoneError(
             f"{folder}: its network makes {config.out_channels} channels of {config.in_channels}."

@@ -145,6 +145,10 @@ def check_student(recipe: DistillationRecipe, teacher: Teacher) -> None:
             "the teacher is several experts, and a student is one network: give it one of its own,"
             " by a recipe file with a network in it."
         )
+    try:
+        list(network.temporal_spots())
+    except ValueError as error:
+        raise OvertoneError(f"{error}.") from None
 
 
 class DistillationTask(Task):

@@ -25,8 +25,11 @@ def test_classes(old, new):
         module = importlib.import_module(home)
         if new not in module.__all__:
             continue
-        with pytest.raises(AttributeError, match=rf"{home}\.{old} is called {home}\.{new} now"):
+        message = rf"{home}\.{old} is called {home}\.{new} now"
+        with pytest.raises(ImportError, match=message):
             getattr(module, old)
+        with pytest.raises(ImportError, match=message):
+            exec(f"from {home} import {old}")
         assert getattr(module, new)
         found += 1
     assert found

@@ -51,7 +51,8 @@ def attach(
     def look_up(name: str) -> Any:
         new = NAMES.get(name)
         if new is not None and new in public:
-            raise AttributeError(f"{package}.{name} is called {package}.{new} now")
+            # `from package import name` would take the place of an AttributeError's message.
+            raise ImportError(f"{package}.{name} is called {package}.{new} now")
         if name not in public:
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
         return lazy(name)

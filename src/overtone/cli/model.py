@@ -74,8 +74,9 @@ class ModelOptions:
     """settings of the sampler, instead of those saved with the model"""
     first_stage: FirstStageOptions = field(default_factory=FirstStageOptions)
     scheduler: str | None = None
-    """diffusers' scheduler instead of the sampler saved with the model, 50 steps if --steps says
-    nothing: DDIMScheduler, DPMSolverMultistepScheduler, ... (for models of discrete steps)"""
+    """A scheduler of diffusers' that takes the place of the sampler saved with the model, with 50
+    steps if --steps says nothing. DDIMScheduler, DPMSolverMultistepScheduler and the like are for
+    models of discrete steps, FlowMatchEulerDiscreteScheduler is for any model."""
     vae: str | None = None
     """what decodes the latents of a model that was saved without a VAE"""
     scaling_factor: float | None = None

@@ -7,6 +7,7 @@ from .configs.diffit import DiffiTTransformerConfig as DiffiTTransformerConfig
 from .configs.dsno import DSNOConfig as DSNOConfig
 from .configs.dsno import TemporalConfig as TemporalConfig
 from .configs.experts import ExpertsConfig as ExpertsConfig
+from .configs.foreign import foreign_config as foreign_config
 from .configs.iunet import IUNetConfig as IUNetConfig
 from .configs.network import NetworkConfig as NetworkConfig
 from .configs.song import SongConfig as SongConfig

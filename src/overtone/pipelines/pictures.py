@@ -63,7 +63,9 @@ def pixels_of(pictures: Sequence[Image.Image], channels: int) -> Pixels:
     sizes = sorted({picture.size for picture in pictures})
     if len(sizes) != 1:
         said = ", ".join(f"{width} x {height}" for width, height in sizes) or "none"
-        raise OvertoneError(f"pictures that are given together have one size, and these are {said}.")
+        raise OvertoneError(
+            f"pictures that are given together have one size, and these are {said}."
+        )
     arrays = []
     for number, picture in enumerate(pictures):
         try:

@@ -5,6 +5,7 @@ overtone sample runs/shapes --import examples/own_parts.py --out shapes.png
 overtone evaluate runs/shapes --import examples/own_parts.py
 overtone distill collect examples/own_parts.py:one_step
 overtone distill train examples/own_parts.py:one_step
+overtone sample runs/one_step --import examples/own_parts.py --out one_step.png
 overtone merge runs/shapes runs/shapes --boundaries 1 --out runs/two --import examples/own_parts.py
 """
 

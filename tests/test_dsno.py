@@ -20,6 +20,7 @@ from overtone import settings
 from overtone.cli.app import main
 from overtone.convert import from_published
 from overtone.convert.dsno import SETTINGS, config_of, pipeline_of
+from overtone.denoisers import SolutionOperator
 from overtone.errors import OvertoneError
 from overtone.networks import (
     DiffiTUNet,
@@ -30,6 +31,7 @@ from overtone.networks import (
     load_network,
     temporalize,
 )
+from overtone.networks.network import Spot
 from overtone.networks.spectral import TemporalConv
 from overtone.pipelines import load_pipeline
 
@@ -323,6 +325,33 @@ def test_a_network_that_names_no_places_gets_a_layer_behind_its_output(tmp_path)
     operator.save_pretrained(tmp_path / "network")
     with torch.no_grad():
         assert torch.equal(load_network(tmp_path / "network")(x, TIMES, labels), full)
+
+
+class Residual(own_parts.Plain):
+    """Adds what its blocks return to what was there before: the places are within a sum."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.blocks = nn.ModuleList(nn.Conv2d(1, 1, 3, padding=1) for _ in range(2))
+
+    def forward(self, x, time, class_labels=None):
+        for block in self.blocks:
+            x = x + block(x) * (1 + time[:, None, None, None])
+        return x
+
+    def temporal_spots(self):
+        return (Spot(self.blocks, n, 1) for n in range(2))
+
+
+def test_places_within_a_sum_are_computed_for_every_time():
+    network = awake(Residual(own_parts.PlainConfig())).eval()
+    operator, x = awake(temporalize(network)).eval(), torch.randn(2, 1, 8, 8)
+    sampled = SolutionOperator(operator)
+    with torch.no_grad():
+        full = operator(x, TIMES)
+        assert torch.equal(operator(x, TIMES, last_only=True), full[:, -1:])
+        states = sampled.solve(x, 80.0, (2.0, 0.5, 0.0))
+        assert torch.equal(sampled.solve(x, 80.0, (2.0, 0.5, 0.0), last_only=True)[0], states[-1])
 
 
 def test_what_cannot_be_given_temporal_layers():

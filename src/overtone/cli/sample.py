@@ -121,7 +121,8 @@ class Options:
     out: Path = Path("samples")
     """FILE.png for a grid; or a directory for single images, and a grid in DIRECTORY.png"""
     columns: int | None = None
-    """of the grid; a class each where there are up to 16, else 8, if left out"""
+    """number of the grid's columns; if left out there are 8, or, for a model of up to 16 classes,
+    the multiple of their number that lies in 6 to 16, so that each column shows one class"""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -171,7 +172,8 @@ def main(arguments: Sequence[str]) -> None:
     sheet = torch.stack(dealt[:GRID_LIMIT])
     # Beside the directory, not in it: its images may be evaluated.
     path = options.out.with_name(f"{options.out.name}.png") if single else options.out
-    columns = options.columns or (pipe.num_classes if 1 < pipe.num_classes <= 16 else 8)
+    classes = pipe.num_classes if 1 < pipe.num_classes <= 16 else 8
+    columns = options.columns or classes * max(1, 8 // classes)
     with storage.new_file(path) as file:
         grid(sheet, columns, gap=1).save(file)
     print(f"{count} images: {options.out}", file=sys.stderr)

@@ -52,7 +52,8 @@ class OperatorNetwork(Network):
             class_labels = class_labels.repeat_interleave(count, output_size=batch * count)
         self.axis.count, self.axis.last_only = count, last_only
         out = self.at_times(every, times.repeat(batch), class_labels)
-        return out[:, : x.shape[1]].unflatten(0, (batch, -1))
+        states = out[:, : x.shape[1]].unflatten(0, (batch, -1))
+        return states[:, -1:] if last_only else states  # of networks that compute every time
 
     @abstractmethod
     def at_times(

@@ -304,7 +304,7 @@ def an_operator():
         (a_pipe, {"seeds": [1, 2]}, "2 seeds for 3 images"),
         (a_pipe, {"images": torch.zeros(1, 1, 16, 16)}, "the pictures are 16 x 16 px with 1"),
         (a_pipe, {"images": torch.zeros(1, 3, 8, 8)}, "8 x 8 px with 3 channels"),
-        (a_pipe, {"images": []}, "there are no pictures"),
+        (a_pipe, {"images": []}, "all have one size, and these are none"),
         (a_relay, {"mask": MASK, "resamples": 3}, "a RelayProcess can't be gone back in"),
         (MODELS["ddim"], {"mask": MASK, "resamples": 3}, "a SchedulerSampler can't go back"),
         (

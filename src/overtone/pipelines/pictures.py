@@ -60,12 +60,10 @@ def pixels_of(pictures: Sequence[Image.Image], channels: int) -> Pixels:
     for what is no picture, and for different sizes."""
     if any(not isinstance(picture, Image.Image) for picture in pictures):
         raise OvertoneError("images are a tensor, or Pillow's pictures: Image.fromarray makes one.")
-    if not len(pictures):
-        raise OvertoneError("there are no pictures to begin with.")
     sizes = sorted({picture.size for picture in pictures})
     if len(sizes) != 1:
-        said = ", ".join(f"{width} x {height}" for width, height in sizes)
-        raise OvertoneError(f"the pictures differ in size ({said}): crop them to one size.")
+        said = ", ".join(f"{width} x {height}" for width, height in sizes) or "none"
+        raise OvertoneError(f"the pictures must all have one size, and these are {said}.")
     arrays = []
     for number, picture in enumerate(pictures):
         try:

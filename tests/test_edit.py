@@ -330,6 +330,9 @@ def test_masks_as_people_save_them():
     for mask in (MASK, MASK.numpy(), *modes, sixteen, dark, MASK.double(), (MASK * 255).short()):
         made = arrays(pipe.edit(picture, 1, mask, class_labels=1, resamples=1))
         assert np.array_equal(made, wanted)
+    numbers = Image.fromarray(MASK.byte().numpy())
+    with pytest.raises(OvertoneError, match="its lightest place is 1 of 255"):
+        pipe.edit(picture, 1, numbers, class_labels=1)
     white = Image.merge("LA", (white, white))
     with pytest.raises(OvertoneError, match="the mask is transparent in part"):
         pipe.edit(picture, 1, white, class_labels=1)
@@ -413,12 +416,30 @@ def test_pictures_are_encoded_once(monkeypatch):
         ({"mask": MASK * 1j}, OvertoneError, r"a mask is an array"),
         ({"generator": None}, TypeError, "'generator' is called 'seeds' here"),
         ({"num_inference_steps": 3}, TypeError, "'num_inference_steps' is called 'steps' here"),
+        ({"resamples": 3}, OvertoneError, "resamples goes with a mask"),
+        ({"images": np.zeros((2, 8, 8, 1))}, OvertoneError, "of pictures is .count, channels"),
+        ({"images": np.zeros((2, 1, 8, 8), bool)}, OvertoneError, "is of numbers, not bool"),
+        ({"images": PICTURES.bool()}, OvertoneError, "uint8 or in .-1, 1., not torch.bool"),
+        ({"images": np.full((2, 1, 8, 8), 300, np.uint16)}, OvertoneError, r"in \[0, 255\]"),
         ({"strenght": 3}, TypeError, "there is no argument 'strenght'"),
     ],
 )
 def test_what_an_edit_does_not_take(arguments, error, message):
     with pytest.raises(error, match=message):
         a_pipe().edit(**({"images": PICTURES, "class_labels": 1} | arguments))
+
+
+def test_numbers_of_a_start():
+    for sigma in (np.float32(2.0), torch.tensor(2.0), 2):
+        start = ImageStart(PICTURES, sigma, resamples=np.int64(3))
+        assert (start.sigma, start.resamples) == (2.0, 3)
+        pipe = a_pipe()
+        pipe.start = start
+        assert pipe.made_with()
+        assert len(pipe([1], class_labels=1)) == 1
+    for wrong in ("1", True, torch.ones(2)):
+        with pytest.raises(ValueError, match="sigma is a number above 0"):
+            ImageStart(PICTURES, wrong)
 
 
 def test_starts_that_are_none():

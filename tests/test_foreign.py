@@ -1,6 +1,8 @@
 """A directory of diffusers' is a model here: in every command that takes one."""
 
+import dataclasses
 import json
+import re
 import warnings
 from functools import partial
 from itertools import pairwise
@@ -16,9 +18,11 @@ from overtone.cli.app import main
 from overtone.denoisers import DiffusersDenoiser, NetworkDenoiser, VPPreconditioning
 from overtone.errors import OvertoneError
 from overtone.networks import DiffiTUNet
+from overtone.networks.configs.foreign import foreign_config
 from overtone.pipelines import Pipeline, load_pipeline
 from overtone.processes import GaussianProcess, RelayProcess, SeededNoise
 from overtone.samplers import Sampler, SchedulerSampler
+from overtone.training import Training, find_recipe, train
 from overtone.training.runs import find_checkpoint
 
 pytestmark = [
@@ -195,6 +199,12 @@ def test_networks_that_are_no_images_or_have_no_numbered_classes(tmp_path):
     ):
         with pytest.raises(OvertoneError, match=message):
             load_pipeline(saved(tmp_path / message[-5:-1], unet=a_unet(**changes)))
+    for size in (15, 1, 0, -16, True, 16.0, (8, 16)):
+        folder = saved(tmp_path / f"size {size}")
+        file = folder / "unet" / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"sample_size": size}))
+        with pytest.raises(OvertoneError, match=r"sample_size|the network (fails|makes)"):
+            load_pipeline(folder)
     with pytest.raises(OvertoneError, match="makes 4 channels, which are no grey or RGB images"):
         load_pipeline(saved(tmp_path / "four", unet=a_unet(channels=4)))
 
@@ -256,6 +266,14 @@ def test_pipelines_that_are_none_here_are_refused_by_name(tmp_path, changes, mes
         ("unet/config.json", "{}", "unet"),
         ("unet/diffusion_pytorch_model.safetensors", "nothing", "unet: diffusers can't load it"),
         ("scheduler/scheduler_config.json", '{"num_train_timesteps": "many"}', "scheduler"),
+        ("scheduler/scheduler_config.json", '{"num_train_timesteps": 0}', "no diffus"),
+        (
+            "scheduler/scheduler_config.json",
+            '{"trained_betas": [0.1, 0.2, -0.1]}',
+            "no diffusion's",
+        ),
+        ("scheduler/scheduler_config.json", '{"beta_end": 2.0}', "no diffus"),
+        ("scheduler/scheduler_config.json", '{"trained_betas": [0.1, 1.0]}', "zero terminal SNR"),
     ],
 )
 def test_damaged_directories_in_one_line(tmp_path, file, text, message):
@@ -264,6 +282,88 @@ def test_damaged_directories_in_one_line(tmp_path, file, text, message):
     with pytest.raises(OvertoneError, match=message) as refused:
         load_pipeline(folder)
     assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        (diffusers.EulerDiscreteScheduler(
+            timestep_type="continuous", prediction_type="v_prediction"), "continuous times"),
+        (diffusers.DPMSolverMultistepScheduler(use_flow_sigmas=True), "use_flow_sigmas"),
+        (diffusers.UniPCMultistepScheduler(use_flow_sigmas=True), "use_flow_sigmas"),
+        (FLOW(use_dynamic_shifting=True), "use_dynamic_shifting"),
+        (FLOW(invert_sigmas=True), "invert_sigmas"),
+        (FLOW(shift=-1.0), "a number above 0"),
+        (diffusers.EDMEulerScheduler(sigma_data=0.0), "sigma_data must be above 0"),
+        (diffusers.EDMEulerScheduler(sigma_min=100.0), "sigma_min <= sigma_max does not hold"),
+    ],
+)  # fmt: skip
+def test_schedulers_that_would_be_misread_are_refused_and_info_says_so(
+    tmp_path, capsys, scheduler, message
+):
+    folder = saved(tmp_path / "model", scheduler)
+    with pytest.raises(OvertoneError, match=message):
+        load_pipeline(folder)
+    main(["info", str(folder), "--json"])
+    assert re.search(message, json.loads(capsys.readouterr().out)["not opened here"])
+
+
+def test_a_vae_without_a_scaling_factor_has_that_of_its_class(tmp_path):
+    vae = tiny_vae().model
+    pipe = diffusers.DiTPipeline(a_dit(), vae, diffusers.DDIMScheduler())
+    pipe.save_pretrained(tmp_path / "dit")
+    file = tmp_path / "dit" / "vae" / "config.json"
+    config = json.loads(file.read_text())
+    del config["scaling_factor"]
+    file.write_text(json.dumps(config))
+    assert load_pipeline(tmp_path / "dit").vae.scaling_factor == 0.18215
+
+
+def test_a_student_of_a_network_that_ends_in_all_times_draws_images(tmp_path):
+    """Of a U-Net with Fourier features, which divides its output by every time."""
+    unet = a_unet(time_embedding_type="fourier")
+    scheduler = diffusers.ScoreSdeVeScheduler(sigma_min=0.02, sigma_max=50.0)
+    recipe = dataclasses.replace(
+        find_recipe("dsno-digits"), teacher=str(saved(tmp_path / "score", scheduler, unet)),
+        guidance_scale=None, count=16, held_out=0, steps=4, num_times=2,
+        training=Training(total_images=16, batch_size=8, lr_rampup_images=0, precision="fp32"),
+    )  # fmt: skip
+    student = train(recipe, tmp_path / "student", show=False)
+    images = student([3], return_trajectory=True)[0]
+    assert np.array_equal(images[-1], student([3])[0])
+
+
+def test_weights_in_several_variants_or_with_strangers(tmp_path):
+    folder = saved(tmp_path / "model")
+    whole = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    half = folder / "unet" / "diffusion_pytorch_model.fp16.safetensors"
+    whole.rename(half)
+    (folder / "unet" / "diffusion_pytorch_model_old.safetensors").write_bytes(b"")
+    assert load_pipeline(folder)([1], steps=1)
+    (folder / "unet" / "diffusion_pytorch_model.ema.safetensors").write_bytes(half.read_bytes())
+    with pytest.raises(OvertoneError, match="in 2 variants, ema, fp16"):
+        load_pipeline(folder)
+    with pytest.raises(OvertoneError, match="a SchedulerSampler takes a scheduler"):
+        SchedulerSampler("DDIMScheduler")
+
+
+def test_a_network_of_diffusers_in_a_recipe_gets_room_for_no_class(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 1, 8, 8), dtype=np.uint8)
+    recipe = dataclasses.replace(
+        find_recipe("diffit-digits"), data="", label_dropout=0.9,
+        network=foreign_config(a_unet(num_class_embeds=2)),
+        training=Training(total_images=32, batch_size=16, lr_rampup_images=0, precision="fp32"),
+    )  # fmt: skip
+    data = pixels, [n % 2 for n in range(16)]
+    pipe = train(recipe, tmp_path / "run", data=data, show=False)
+    assert pipe.network.config.model["num_class_embeds"] == 3
+    assert len(pipe([0, 1], guidance_scale=2.0, steps=2)) == 2
+    wrong = dataclasses.replace(recipe, network=foreign_config(a_unet(num_class_embeds=5)))
+    with pytest.raises(OvertoneError, match="has to be made with as many"):
+        train(wrong, tmp_path / "other", data=data, show=False)
+    unsized = dataclasses.replace(recipe, network=foreign_config(a_unet(size=None)))
+    with pytest.raises(OvertoneError, match="resolution is not set"):
+        train(unsized, tmp_path / "other", data=data, show=False)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+import own_parts
 from helpers import TINY_DIFFIT
 from overtone import settings
 from overtone.cli.app import main
-from overtone.data import data_set, open_data, own_data
+from overtone.data import data_set, held_out, open_data, own_data
 from overtone.data.names import OPENERS
 from overtone.errors import OvertoneError
 from overtone.pipelines import load_pipeline
@@ -114,6 +115,8 @@ class Features:
         (fetching(class_names={2: "c", 0: "a", 1: "b"}), "abc"),
         (fetching(class_names=None, classes=3), "012"),
         ((PIXELS, np.array(LABELS)[:, None], None), "012"),
+        ((PIXELS, LABELS, {"c": 2, "a": 0, "b": 1}), "abc"),
+        ((PIXELS, LABELS, {2: "c", 0: "a", 1: "b"}), "abc"),
         ((torch.from_numpy(PIXELS).bfloat16() / 255, torch.tensor(LABELS), list("abc")), "abc"),
     ],
 )
@@ -267,7 +270,7 @@ def test_data_given_as_objects_can_not_be_opened_by_name(tmp_path, capsys):
 
 def test_what_does_not_fit_is_said_before_training(tmp_path):
     for given, message in (
-        ({"data": PIXELS}, "has no classes"),
+        ({"data": PIXELS}, "the data 'ndarray' have no classes: give labels with the images"),
         ({"data": np.zeros((9, 1, 4, 4), np.uint8)}, "smaller than the resolution 8"),
         ({"held_out": PIXELS}, "held_out goes with data"),
         ({"data": with_labels(PIXELS), "held_out": (PIXELS, LABELS, ("x", "y", "z"))},
@@ -279,6 +282,54 @@ def test_what_does_not_fit_is_said_before_training(tmp_path):
     assert not (tmp_path / "run").exists()
     with pytest.raises(OvertoneError, match="trains on no images"):
         train("dsno-digits", tmp_path / "run", data=PIXELS)
+
+
+class Fails(Fetching):
+    """Data that break off after the first and the last image were tried."""
+
+    def fetch(self, indices):
+        if len(indices) > 2:
+            raise OSError("the disk is gone")
+        return super().fetch(indices)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_fetch_that_fails_in_training_is_one_line(tmp_path, workers):
+    recipe = tiny()
+    reporting = dataclasses.replace(recipe.reporting, workers=workers)
+    with pytest.raises(OvertoneError) as told:
+        train(
+            dataclasses.replace(recipe, reporting=reporting), tmp_path / "run", data=Fails(),
+            show=False,
+        )  # fmt: skip
+    assert str(told.value) == "`fetch` of Fails fails: OSError: the disk is gone."
+
+
+def test_floats_of_a_registered_name_mean_the_same_in_both_splits():
+    train_split = PIXELS / np.float32(127.5) - 1
+    bright = np.abs(train_split)
+
+    @data_set("floats")
+    def opener(resolution, channels, split):
+        return (train_split if split == "train" else bright), LABELS
+
+    try:
+        assert int(held_out("floats", 8, 1).fetch(range(12))[0].min()) >= 127
+    finally:
+        OPENERS.pop("floats", None)
+
+
+class Detached(own_parts.Plain):
+    """A network without a gradient."""
+
+    def forward(self, x, time, class_labels=None):
+        return super().forward(x, time, class_labels).detach()
+
+
+def test_a_network_whose_output_has_no_gradient_is_said_before_training():
+    network = Detached(own_parts.PlainConfig(num_classes=3))
+    with pytest.raises(OvertoneError, match="do not depend on its parameters"):
+        network.check_output()
 
 
 @pytest.fixture

@@ -26,8 +26,10 @@ def test_classes(old, new):
         if new not in module.__all__:
             continue
         message = rf"{home}\.{old} is called {home}\.{new} now"
-        with pytest.raises(ImportError, match=message):
+        with pytest.raises(AttributeError, match=message):
             getattr(module, old)
+        assert not hasattr(module, old)
+        assert getattr(module, old, None) is None
         with pytest.raises(ImportError, match=message):
             exec(f"from {home} import {old}")
         assert getattr(module, new)

@@ -6,7 +6,10 @@ translated (`former.py`).
 
 from __future__ import annotations
 
+import dis
+import sys
 from collections.abc import Callable, Iterable
+from types import FrameType
 from typing import Any
 
 from overtone.errors import OvertoneError
@@ -51,13 +54,20 @@ def attach(
     def look_up(name: str) -> Any:
         new = NAMES.get(name)
         if new is not None and new in public:
-            # `from package import name` would take the place of an AttributeError's message.
-            raise ImportError(f"{package}.{name} is called {package}.{new} now")
+            message = f"{package}.{name} is called {package}.{new} now"
+            # `from package import name` would put a message of its own in the place of an
+            # AttributeError's, which `hasattr` and `getattr` need.
+            raise ImportError(message) if _is_import(sys._getframe(1)) else AttributeError(message)
         if name not in public:
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
         return lazy(name)
 
     return look_up, names, public
+
+
+def _is_import(frame: FrameType) -> bool:
+    """Whether a frame is at a `from package import name`."""
+    return frame.f_code.co_code[frame.f_lasti] == dis.opmap["IMPORT_FROM"]
 
 
 def check_arguments(given: Iterable[str], what: str) -> None:

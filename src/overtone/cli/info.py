@@ -110,6 +110,12 @@ def _diffusers(folder: Path) -> dict[str, Any]:
             found[part.name] = storage.read_json(settings, dict)
         elif (part / "config.json").exists():
             found[part.name] = _network(part)
+    from overtone.pipelines.foreign import sampler_of
+
+    try:
+        sampler_of(folder)
+    except OvertoneError as error:
+        found["not opened here"] = str(error)
     return found
 
 
@@ -124,7 +130,12 @@ def _network(folder: Path) -> dict[str, Any]:
         return found | {f"expert {n}": _network(folder / str(n)) for n in numbers}
     files = [file]
     if not file.exists():  # diffusers', whole, sharded, or of some precision
-        files = sorted(folder.glob("diffusion_pytorch_model*.safetensors")) or files
+        files = sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
+    if not files:
+        raise OvertoneError(
+            f"{folder} has no weights that are read here: neither {file.name} nor"
+            " diffusion_pytorch_model.safetensors."
+        )
     shapes = []
     for file in files:
         try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from overtone.data.builtin import Glyphs, open_digits, open_fashion_mnist
 from overtone.data.files import folder_source, has_splits, zip_source
 from overtone.data.hub import hub_source
 from overtone.data.images import ImageData, Source, decode
 from overtone.data.names import GIVEN, NAMES, OPENERS, is_known
-from overtone.data.own import own_data
+from overtone.data.own import lowest_of, own_data
 from overtone.errors import OvertoneError, unknown
 from overtone.registry import said
 
@@ -56,15 +57,23 @@ def registered(
     name: str, resolution: int, channels: int, split: str, *, skip_bad: bool = False
 ) -> ImageData | None:
     """A registered data set (`data_set`); None without that split."""
+    value = _opened(name, resolution, channels, split)
+    if value is None:
+        return None
+    lowest = lowest_of(value)
+    if split != "train" and not lowest:  # floats mean the same in both splits
+        lowest = lowest_of(_opened(name, resolution, channels, "train"))
+    return own_data(value, resolution, channels, name, skip_bad=skip_bad, lowest=lowest)
+
+
+def _opened(name: str, resolution: int, channels: int, split: str) -> Any:
+    """What the function that was registered under a name returns."""
     try:
-        value = OPENERS[name](resolution, channels, split)
+        return OPENERS[name](resolution, channels, split)
     except OvertoneError:
         raise
     except (Exception, SystemExit) as error:  # whatever a foreign function raises
         raise OvertoneError(f"the data set '{name}' can't be opened: {said(error)}.") from error
-    if value is None:
-        return None
-    return own_data(value, resolution, channels, name, skip_bad=skip_bad)
 
 
 def open_source(name: str, split: str = "train") -> Source | None:

@@ -106,7 +106,7 @@ def _parts(value: Any, name: str) -> tuple[Any, Any, tuple[str, ...]]:
     labels, class_names = None, _names_in(value)
     if isinstance(value, tuple) and 0 < len(value) <= 3 and _is_batch(value):
         value, labels, more = (*value, None, None)[:3]
-        class_names = tuple(map(str, more)) if more is not None else ()
+        class_names = _listed(more)
     if _is_array(value):
         return _rows(value, name), labels, class_names
     if hasattr(value, "__len__") and hasattr(value, "__getitem__"):
@@ -211,9 +211,15 @@ def _names_in(value: Any) -> tuple[str, ...]:
         features = getattr(value, "features", None)
         label = features.get("label") if isinstance(features, Mapping) else None
         names = getattr(label, "names", None)
+    return _listed(names)
+
+
+def _listed(names: Any) -> tuple[str, ...]:
+    """Names of classes in the order of their numbers: a sequence, a number of nameless classes, or
+    names to numbers or numbers to names."""
     if isinstance(names, int) and not isinstance(names, bool):
         names = range(min(names, MOST_CLASSES))
-    if isinstance(names, Mapping):  # names to numbers, or numbers to names
+    if isinstance(names, Mapping):
         pairs = [(v, k) if isinstance(v, int) else (k, v) for k, v in names.items()]
         names = [name for _, name in sorted(pairs, key=lambda pair: pair[0])]
     if names is None or isinstance(names, str) or not hasattr(names, "__iter__"):
@@ -364,7 +370,7 @@ def _picture(value: Any, lowest: float, done: Counter[str]) -> Image.Image:
         low, high = float(array.min()), float(array.max())
         if array.dtype.kind != "f" or not lowest <= low <= high <= 1:
             raise ValueError(
-                f"its values are {array.dtype} from {low:.3g} to {high:.3g}: uint8, or floats that"
+                f"its values are {array.dtype} from {low:.6g} to {high:.6g}: uint8, or floats that"
                 " are all in [0, 1] or all in [-1, 1], are wanted"
             )
         array = ((array - lowest) * (255 / (1 - lowest))).round().astype(np.uint8)

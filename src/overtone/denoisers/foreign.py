@@ -35,12 +35,20 @@ def discrete_schedule(scheduler: Any) -> DiscreteSchedule:
             f"{name} has no alphas_cumprod: schedulers of diffusion with a finite sigma_max can be"
             " used, EDM's, ScoreSdeVe and FlowMatchEulerDiscreteScheduler, not others."
         )
-    if getattr(scheduler.config, "rescale_betas_zero_snr", False) or float(abar[-1]) <= 0:
+    rescaled = getattr(scheduler.config, "rescale_betas_zero_snr", False)
+    betas = getattr(scheduler, "betas", abar)
+    if rescaled or (len(abar) and float(betas.max()) <= 1 and float(abar[-1]) == 0):
         raise OvertoneError(
             f"{name} rescales its betas to zero terminal SNR (rescale_betas_zero_snr), where sigma"
             " is infinite: no finite noise level can start from there."
         )
-    return DiscreteSchedule(abar=tuple(abar.double().tolist()))
+    try:
+        return DiscreteSchedule(abar=tuple(abar.double().tolist()))
+    except ValueError as error:
+        raise OvertoneError(
+            f"the betas of this {name} are no diffusion's: its alphas_cumprod have to fall from"
+            f" below 1 to above 0 ({error})."
+        ) from None
 
 
 def is_edm(scheduler: Any) -> bool:
@@ -74,6 +82,25 @@ def check_flow(scheduler: Any) -> None:
             f"{name} counts its noise levels from the other end (invert_sigmas), which is not known"
             " here."
         )
+    if not getattr(config, "shift", 1.0) > 0:
+        raise OvertoneError(f"{name} has the shift {config.shift}: it is a number above 0.")
+
+
+def check_times(scheduler: Any) -> None:
+    """Raises `OvertoneError` for a scheduler of diffusion that is set to tell its model other times
+    than the numbers of its steps."""
+    name, config = type(scheduler).__name__, scheduler.config
+    if getattr(config, "use_flow_sigmas", False):
+        raise OvertoneError(
+            f"{name} is set to flow matching (use_flow_sigmas), whose sigma is infinite at the"
+            " start."
+        )
+    continuous = getattr(config, "timestep_type", "discrete") == "continuous"
+    if continuous and getattr(config, "prediction_type", "") == "v_prediction":
+        raise OvertoneError(
+            f"{name} is set to continuous times (timestep_type), a quarter of ln sigma, which are"
+            " not known here."
+        )
 
 
 def preconditioning_of(scheduler: Any) -> Preconditioning:
@@ -88,6 +115,7 @@ def preconditioning_of(scheduler: Any) -> Preconditioning:
     if is_flow(scheduler):
         check_flow(scheduler)
         return FlowPreconditioning(float(scheduler.config.num_train_timesteps))
+    check_times(scheduler)
     schedule = None if is_edm(scheduler) else discrete_schedule(scheduler)
     prediction = getattr(scheduler.config, "prediction_type", "epsilon")
     if prediction not in PREDICTIONS:

@@ -37,7 +37,10 @@ class IdealDenoiser(Denoiser):
     ) -> None:
         super().__init__()
         coordinates, basis = means.flatten(1), None
-        eigenvalues = coordinates.new_zeros(coordinates.shape[1])
+        dims = coordinates.shape[1]
+        eigenvalues = coordinates.new_zeros(dims)
+        if covariance is not None and tuple(covariance.shape) != (dims, dims):
+            raise ValueError(f"the covariance is {dims} x {dims}, not {tuple(covariance.shape)}")
         if covariance is not None:
             eigenvalues, basis = torch.linalg.eigh(covariance)
             eigenvalues, coordinates = eigenvalues.clamp(min=0), coordinates @ basis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +20,23 @@ from overtone.networks.network import Network, Spot
 
 def variant_of(folder: Path) -> str | None:
     """What sets the files of weights in a directory of diffusers' apart, "fp16" say; None for the
-    usual ones."""
-    stem = "diffusion_pytorch_model"
-    names = [file.name.removeprefix(stem) for file in folder.glob(f"{stem}*.safetensors")]
-    if not names or any(name == ".safetensors" or name.startswith("-") for name in names):
+    usual ones. Raises `OvertoneError` for several sets of which none is the usual one."""
+    matches = (_WEIGHTS.fullmatch(file.name) for file in folder.glob("*.safetensors"))
+    found = {match["variant"] for match in matches if match}
+    if not found or None in found:
         return None
-    # .fp16.safetensors, or sharded .fp16-00001-of-00002.safetensors
-    return names[0].split(".")[1].partition("-")[0]
+    if len(found) > 1:
+        raise OvertoneError(
+            f"{folder} holds weights in {len(found)} variants, {', '.join(sorted(found))}, and none"
+            " without a name: keep the files of one."
+        )
+    return found.pop()
+
+
+# As model.safetensors, .fp16.safetensors, or in shards -00001-of-00002 and .fp16-00001-of-00002.
+_WEIGHTS = re.compile(
+    r"diffusion_pytorch_model(?:\.(?P<variant>[A-Za-z0-9_]+))?(?:-\d+-of-\d+)?\.safetensors"
+)
 
 
 @contextmanager

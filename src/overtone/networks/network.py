@@ -105,6 +105,25 @@ class Network(nn.Module):
         tensors = {name: storage.converted(name, value, dtype) for name, value in state.items()}
         storage.save_tensors(folder / WEIGHTS_FILE, tensors)
 
+    def check_size(self) -> None:
+        """Raises `OvertoneError` if a network with these settings can't make images of their
+        resolution. It is tried with tensors without numbers, which costs nothing."""
+        own: Any = self.config
+        shape = (own.channels, own.resolution, own.resolution)
+        x = torch.empty(1, *shape, device="meta")
+        labels = torch.zeros(1, dtype=torch.int64, device="meta") if own.num_classes else None
+        try:
+            with torch.no_grad():
+                out = build_empty(own).eval()(x, torch.empty(1, device="meta"), labels)
+        except Exception as error:  # whatever a foreign module raises
+            raise OvertoneError(
+                f"the network fails on an image of shape {shape}, which its settings name:"
+                f" {said(error)}."
+            ) from None
+        if out.shape[2:] != x.shape[2:]:
+            made, wanted = tuple(out.shape[1:]), shape
+            raise OvertoneError(f"the network makes {made} of an image of shape {wanted}.")
+
     def check_output(self) -> None:
         """Raises `OvertoneError` if somebody else's network does not return what `Network` says,
         which is tried on two images. Overtone's own networks are not tried."""
@@ -116,7 +135,7 @@ class Network(nn.Module):
         labels = torch.zeros(2, dtype=torch.int64, device=x.device) if own.num_classes else None
         training = self.training
         try:
-            with torch.no_grad():
+            with torch.enable_grad():
                 out = self.eval()(x, torch.full((2,), 0.5, device=x.device), labels)
         except Exception as error:  # whatever a foreign module raises
             raise OvertoneError(
@@ -130,6 +149,11 @@ class Network(nn.Module):
             raise OvertoneError(
                 f"a {own.kind} returns {there} for images of shape {tuple(x.shape)}: it has to"
                 f" return {wanted}."
+            )
+        if any(p.requires_grad for p in self.parameters()) and not out.requires_grad:
+            raise OvertoneError(
+                f"a {own.kind} returns numbers that do not depend on its parameters ({out.dtype},"
+                " without a gradient): it could learn nothing."
             )
 
     def check_loads_again(self) -> None:

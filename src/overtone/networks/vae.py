@@ -31,6 +31,15 @@ DECODED_PIXELS = 2**22
 """decoded at a time: memory stays the same however many images are asked for"""
 
 
+def usual_scale() -> float:
+    """The scaling factor of an `AutoencoderKL` whose settings name none, 0.18215."""
+    import inspect
+
+    from diffusers import AutoencoderKL
+
+    return float(inspect.signature(AutoencoderKL.__init__).parameters["scaling_factor"].default)
+
+
 class VAE(nn.Module):
     """An `AutoencoderKL` or a `VQModel`, and the scale that its latents are diffused at.
 

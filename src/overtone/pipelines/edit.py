@@ -81,12 +81,16 @@ class ImageStart(Start, kind="image"):
 
     def __post_init__(self) -> None:
         sigma = self.sigma
-        if sigma is not None and not (_is_number(sigma) and 0 < sigma < float("inf")):
-            raise ValueError(f"sigma is a number above 0, or none, not {sigma!r}")
+        if sigma is not None:
+            if not (_is_number(sigma) and 0 < float(sigma) < math.inf):
+                raise ValueError(f"sigma is a number above 0, or none, not {sigma!r}")
+            object.__setattr__(self, "sigma", float(sigma))
         for name in ("resamples", "jump"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
+            whole = hasattr(value, "__index__") and not isinstance(value, bool)
+            if not whole or not 1 <= int(value) <= MOST:
                 raise ValueError(f"{name} is 1 to {MOST}, not {value!r}")
+            object.__setattr__(self, name, int(value))
 
     def checked(self, pipe: Holder) -> ImageStart:
         """The same with tensors of the pipeline's size. Raises `OvertoneError` for others."""
@@ -97,7 +101,8 @@ class ImageStart(Start, kind="image"):
         if tuple(images.shape[1:]) != wanted:
             raise OvertoneError(
                 f"the pictures are {_size(images)}, and the model's images"
-                f" {wanted[1]} x {wanted[2]} px with {wanted[0]} channels: resize them."
+                f" {wanted[1]} x {wanted[2]} px with {wanted[0]} channels: resize them. A tensor or"
+                " an array of pictures is (count, channels, height, width)."
             )
         images = images if images.dtype == torch.uint8 else images.float()
         mask = None if self.mask is None else _mask(self.mask, images)
@@ -227,6 +232,8 @@ def edited(
     if not _is_number(strength) or not 0 <= (strength := float(strength)) <= 1:
         raise OvertoneError(f"strength is a number in [0, 1], not {strength!r}.")
     check_names(asked)
+    if mask is None and resamples is not None:
+        raise OvertoneError("resamples goes with a mask: without one there is nothing to keep.")
     pixels, seeds = _asked(pipe, images, class_labels, seeds)
     if len(pixels) not in (1, len(seeds)):
         raise OvertoneError(f"{len(seeds)} seeds for {len(pixels)} images.")
@@ -300,7 +307,10 @@ def _asked(
 def pictures_of(images: Any, channels: int) -> Tensor:
     """Pictures, a picture, an array or a tensor as a checked tensor."""
     if isinstance(images, np.ndarray):
-        images = torch.from_numpy(images.copy())
+        if images.dtype.kind not in "fiu":
+            raise OvertoneError(f"an array of pictures is of numbers, not {images.dtype}.")
+        wide = images.dtype.kind == "u" and images.dtype.itemsize > 1  # torch has no arithmetic
+        images = torch.from_numpy(images.astype(np.int64) if wide else images.copy())
     if isinstance(images, Tensor):
         return checked_images(images)
     if isinstance(images, str | bytes | Path) or not isinstance(images, Image.Image | Sequence):
@@ -372,4 +382,10 @@ def _mask_picture(picture: Image.Image) -> Tensor:
             "the mask is transparent in part: save it as white, where the picture is kept, and"
             " black."
         )
-    return pixels_of([picture], 1)[0, 0] > 127
+    light = pixels_of([picture], 1)[0, 0]
+    if 0 < int(light.max()) <= 127:
+        raise OvertoneError(
+            f"nothing of the mask is white: its lightest place is {int(light.max())} of 255, and"
+            " white is where the picture is kept."
+        )
+    return light > 127

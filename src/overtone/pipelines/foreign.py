@@ -7,12 +7,14 @@ from typing import Any
 
 from overtone import storage
 from overtone.denoisers.foreign import noise_levels_of, preconditioning_of
+from overtone.denoisers.preconditioning import Preconditioning
 from overtone.errors import OvertoneError
 from overtone.networks.configs.foreign import DiffusersDiTConfig, DiffusersUNetConfig
 from overtone.networks.foreign import DiffusersNetwork, quietly, variant_of
-from overtone.networks.vae import VAE
+from overtone.networks.vae import VAE, usual_scale
 from overtone.pipelines.index import DIFFUSERS_FILE
 from overtone.pipelines.pipeline import Pipeline
+from overtone.registry import said
 from overtone.samplers.sampler import Sampler
 
 NETWORKS = ("unet", "transformer")
@@ -37,17 +39,22 @@ def diffusers_pipeline(folder: Path) -> Pipeline:
             " away, if the pipeline needs none."
         )
     parts = _parts(folder, index)
-    scheduler = _loaded(folder, "scheduler", parts["scheduler"])
-    row, (low, high) = preconditioning_of(scheduler), noise_levels_of(scheduler)
+    row, sampler = _scheduled(folder, parts["scheduler"])
     name = next(name for name in NETWORKS if name in parts)
     network = _loaded(folder, name, parts[name])
     has_vae = any(vae in parts for vae in VAES)
     _check_network(folder, network, has_vae=has_vae)
+    own = DiffusersNetwork.of(network.float())
+    try:
+        own.check_size()
+    except OvertoneError as error:
+        raise OvertoneError(f"{folder}: {error}") from None
     return Pipeline(
-        DiffusersNetwork.of(network.float()),
-        Sampler(18, sigma_min=low, sigma_max=high, estimate="heun"),
+        own,
+        sampler,
         preconditioning=row,
-        vae=VAE.from_pretrained(folder) if has_vae else None,
+        # Where a config.json leaves the scaling factor out, diffusers takes that of the class.
+        vae=VAE.from_pretrained(folder, usual_scale()) if has_vae else None,
         class_names=_class_names(network, index),
     )
 
@@ -55,14 +62,28 @@ def diffusers_pipeline(folder: Path) -> Pipeline:
 def sampler_of(folder: Path) -> Sampler:
     """The sampler that a directory's pipeline is opened with, from its scheduler's settings."""
     index = storage.read_json(folder / DIFFUSERS_FILE, dict)
-    scheduler = _loaded(folder, "scheduler", _parts(folder, index)["scheduler"])
-    low, high = noise_levels_of(scheduler)
-    return Sampler(18, sigma_min=low, sigma_max=high, estimate="heun")
+    return _scheduled(folder, _parts(folder, index)["scheduler"])[1]
+
+
+def _scheduled(folder: Path, kind: str) -> tuple[Preconditioning, Sampler]:
+    """What a directory's scheduler says: the row that its network was trained under, and Heun's
+    method over the noise levels."""
+    scheduler = _loaded(folder, "scheduler", kind)
+    try:
+        row, (low, high) = preconditioning_of(scheduler), noise_levels_of(scheduler)
+        return row, Sampler(18, sigma_min=low, sigma_max=high, estimate="heun")
+    except OvertoneError as error:
+        raise OvertoneError(f"{folder}: {error}") from None
+    except (ArithmeticError, IndexError, TypeError, ValueError) as error:
+        raise OvertoneError(
+            f"{folder / 'scheduler'}: the settings of its {kind} make no noise levels"
+            f" ({said(error)})."
+        ) from None
 
 
 def _parts(folder: Path, index: dict[str, Any]) -> dict[str, str]:
     """The class of each part of a pipeline, by the part's name."""
-    whose = str(index.get("_class_name", "a pipeline"))
+    whose = str(index.get("_class_name", "pipeline"))
     parts: dict[str, str] = {}
     for part, entry in index.items():
         if part.startswith("_") or not isinstance(entry, list) or entry == [None, None]:
@@ -103,19 +124,18 @@ def _loaded(folder: Path, part: str, kind: str) -> Any:
         if part == "scheduler":
             return known.from_pretrained(there)
         with quietly():
-            model, said = known.from_pretrained(
+            model, found = known.from_pretrained(
                 there,
                 use_safetensors=True,
                 output_loading_info=True,
                 variant=variant_of(there),
             )
     except Exception as error:  # a broken file makes diffusers raise almost anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise OvertoneError(f"{there}: diffusers can't load it ({reason}).") from None
-    if said["missing_keys"]:
+        raise OvertoneError(f"{there}: diffusers can't load it ({said(error)}).") from None
+    if found["missing_keys"]:
         raise OvertoneError(
-            f"{there}: the weights lack {len(said['missing_keys'])} tensors, such as"
-            f" {sorted(said['missing_keys'])[0]}: copy or download them again."
+            f"{there}: the weights lack {len(found['missing_keys'])} tensors, such as"
+            f" {sorted(found['missing_keys'])[0]}: copy or download them again."
         )
     return model
 
@@ -123,9 +143,12 @@ def _loaded(folder: Path, part: str, kind: str) -> Any:
 def _check_network(folder: Path, network: Any, *, has_vae: bool) -> None:
     config = network.config
     sizes = config.sample_size
-    sizes = (sizes, sizes) if isinstance(sizes, int) else tuple(sizes or ())
-    if len(sizes) != 2 or sizes[0] != sizes[1]:
-        raise OvertoneError(f"{folder}: images are square here, and its sample_size is {sizes}.")
+    sizes = tuple(sizes) if isinstance(sizes, list | tuple) else (sizes, sizes)
+    whole = all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
+    if not whole or len(sizes) != 2 or sizes[0] != sizes[1] or sizes[0] < 1:
+        raise OvertoneError(
+            f"{folder}: images are square here, and its sample_size is {config.sample_size!r}."
+        )
     if getattr(config, "class_embed_type", None) is not None:
         raise OvertoneError(
             f"{folder}: its network embeds classes by '{config.class_embed_type}', which is not"
@@ -134,7 +157,8 @@ def _check_network(folder: Path, network: Any, *, has_vae: bool) -> None:
     if not has_vae and config.in_channels not in (1, 3):
         raise OvertoneError(
             f"{folder}: its network makes {config.in_channels} channels, which are no grey or RGB"
-            " images, and no VAE is there that decodes them."
+            " images, and no VAE is there that decodes them: put one into its folder vae, and its"
+            " name into model_index.json."
         )
     if config.out_channels not in (None, config.in_channels, 2 * config.in_channels):
         raise OvertoneError(

@@ -278,6 +278,8 @@ def checked_images(images: Tensor) -> Tensor:
         raise OvertoneError(
             f"images are (batch, channels, height, width), not of shape {tuple(images.shape)}."
         )
+    if images.dtype == torch.bool or images.is_complex():
+        raise OvertoneError(f"images are uint8 or in [-1, 1], not {images.dtype}.")
     if images.is_floating_point() and not torch.isfinite(images).all():
         raise OvertoneError("the images hold numbers that are not finite.")
     if images.numel() and images.is_floating_point() and float(images.abs().max()) > 2:

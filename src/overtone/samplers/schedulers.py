@@ -59,7 +59,12 @@ class SchedulerSampler(SamplingLoop):
     """how many of the scheduler's timesteps are left out at the start"""
 
     def __post_init__(self) -> None:
-        name, config = type(self.scheduler).__name__, self.scheduler.config
+        name = type(self.scheduler).__name__
+        if not hasattr(self.scheduler, "set_timesteps"):
+            raise OvertoneError(
+                f"a SchedulerSampler takes a scheduler of diffusers, not a {name}: scheduler_of"
+                " makes one by name."
+            )
         if is_a(
             self.scheduler,
             "DDIMInverseScheduler",
@@ -74,9 +79,6 @@ class SchedulerSampler(SamplingLoop):
             "DPMSolverSDEScheduler",
         ):
             raise OvertoneError(f"{name} hides the noise levels of its half steps: use Heun's.")
-        if getattr(config, "use_flow_sigmas", False):
-            raise OvertoneError(f"{name} is set to flow matching (use_flow_sigmas), whose sigma is"
-                                " infinite at the start.")  # fmt: skip
         if is_a(self.scheduler, "FlowMatchHeunDiscreteScheduler", "ScoreSdeVeScheduler"):
             raise OvertoneError(f"{name} takes other steps than this loop: use Overtone's sampler.")
         preconditioning_of(self.scheduler)

@@ -14,6 +14,7 @@ from torch import nn
 
 from overtone.data.images import to_unit
 from overtone.data.latents import is_latents
+from overtone.data.names import GIVEN
 from overtone.denoisers.network import NetworkDenoiser
 from overtone.errors import OvertoneError
 from overtone.launch import processes
@@ -63,6 +64,11 @@ class DenoisingTask(Task):
             recipe, own = self._expert(recipe, number)
         self.recipe = recipe
         if recipe.class_conditional and not data.num_classes:
+            if recipe.data.startswith(GIVEN):
+                raise OvertoneError(
+                    f"the data '{recipe.data.removeprefix(GIVEN)}' have no classes: give labels"
+                    " with the images, or set class_conditional=False in the recipe."
+                )
             raise OvertoneError(
                 f"{recipe.data} has no classes: sort its images into sub-folders,"
                 " or pass --no-class-conditional."
@@ -192,7 +198,8 @@ def network_of(recipe: DenoisingRecipe, num_classes: int) -> Any:
     if recipe.network.num_classes not in (0, num_classes):
         raise OvertoneError(
             f"--network.num-classes is {recipe.network.num_classes}, but {recipe.data} has"
-            f" {num_classes} classes to train with: leave it out."
+            f" {num_classes} classes to train with: leave it out. A network that always has classes"
+            " has to be made with as many."
         )
     try:
         config = recipe.network.with_classes(num_classes)
@@ -203,6 +210,14 @@ def network_of(recipe: DenoisingRecipe, num_classes: int) -> Any:
 
 def _warn(recipe: DenoisingRecipe) -> None:
     """Say what is not as the recipe asks for."""
+    highest = recipe.schedule.sigma_at(1.0)
+    begins = max(getattr(recipe.sampler, "sigmas", (0.0,)))
+    if begins > highest * (1 + 1e-6):
+        print(
+            f"sampling will begin at sigma {begins:.4g}, and training draws no noise level above"
+            f" {highest:.4g}: --sampler.sigma-max {highest:.4g} begins where training ends.",
+            file=sys.stderr,
+        )
     plan = recipe.training
     if recipe.guidance.scale != 1.0 and not (recipe.class_conditional and recipe.label_dropout):
         print(

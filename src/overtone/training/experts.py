@@ -91,14 +91,16 @@ def train_experts(
             ours = isinstance(error, OvertoneError)
             said = str(error) if ours else f"{type(error).__name__}: {error}"
             failed.append(f"expert {number}: {said}")
-            print(f"overtone: expert {number} stopped: {said}", file=sys.stderr)
+            if show:
+                print(f"overtone: expert {number} stopped: {said}", file=sys.stderr)
             if not ours or os.environ.get("OVERTONE_DEBUG"):
                 traceback.print_exc()
         gc.collect()  # a trainer and what it closes over hold each other
     if among.any(bool(failed)):  # which waits for the others
         said = "; ".join(failed) or "one of another process"
         raise OvertoneError(
-            f"not all experts were trained ({said}). The same command goes on where they stopped."
+            f"not all experts were trained ({said}). Once that is mended, the same command goes on"
+            " where they stopped."
         )
     return finished_experts(run, recipe)
 

@@ -83,6 +83,8 @@ def data_of(
     the latents in a directory. Raises `OvertoneError` if they do not fit the network or the VAE."""
     config: Any = recipe.network
     size, channels = config.resolution, config.channels
+    if size < 1:  # of a diffusers model, whose settings may leave it out
+        raise OvertoneError("the network's resolution is not set: a diffusers model's sample_size.")
     if vae is not None:
         if vae.channels != channels:
             raise OvertoneError(

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from overtone.data.images import ImageData
+from overtone.errors import OvertoneError
 from overtone.processes.noise import SeededNoise, mix
 from overtone.training.objectives import Batch, Objective
 
@@ -42,9 +43,14 @@ class TrainingStream(Dataset):
             self._permutation = epoch, torch.randperm(len(self.data), generator=generator)
         return int(self._permutation[1][place])
 
-    def __getitems__(self, numbers: Sequence[int]) -> Batch:
+    def __getitems__(self, numbers: Sequence[int]) -> Batch | OvertoneError:
         """The batch of images with these numbers; the DataLoader's entry."""
-        items, labels = self.data.fetch([self.index(n) for n in numbers])
+        try:
+            items, labels = self.data.fetch([self.index(n) for n in numbers])
+        except OvertoneError as error:
+            if get_worker_info() is None:
+                raise
+            return error  # the loader would make a page of it
         source = SeededNoise(mix(self.seed, _DRAW, n) for n in numbers)
         return self.objective.draw(self.data.clean(items, source), labels, source)
 
@@ -63,7 +69,10 @@ class TrainingStream(Dataset):
             pin_memory=torch.accelerator.is_available(),
             persistent_workers=False,
         )
-        return iter(loader)
+        for loaded in loader:
+            if isinstance(loaded, OvertoneError):
+                raise loaded
+            yield loaded
 
 
 class _Batches(torch.utils.data.Sampler):

@@ -67,7 +67,7 @@ class DiffusersUNetConfig(DiffusersConfig, kind="DiffusersUNet"):
 
     def with_classes(self, num_classes: int) -> Any:
         """A model that embeds so many classes, and one more for no class."""
-        if num_classes == self.num_classes:
+        if num_classes == self.num_classes and self.null_class == bool(num_classes):
             return self
         embedded = num_classes + 1 if num_classes else None
         return replace(

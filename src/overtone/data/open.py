@@ -61,7 +61,7 @@ def registered(
     if value is None:
         return None
     lowest = lowest_of(value)
-    if split != "train" and not lowest:  # floats mean the same in both splits
+    if split != "train" and lowest == 0:  # floats mean the same in both splits
         lowest = lowest_of(_opened(name, resolution, channels, "train"))
     return own_data(value, resolution, channels, name, skip_bad=skip_bad, lowest=lowest)
 

@@ -82,23 +82,27 @@ def own_data(
         count = len(labels) if hasattr(labels, "__len__") else repr(labels)
         raise OvertoneError(f"{name} has {count} labels for {len(rows)} images.")
     lowest = lowest_of(value) if lowest is None else lowest
-    reader = _Reader(rows, labels, class_names, name, lowest)
+    reader = _Reader(rows, labels, class_names, name, lowest or 0.0)
     return reader.read(resolution, channels, skip_bad=skip_bad)
 
 
-def lowest_of(value: Any) -> float:
-    """Where the range of the floats in somebody's data begins: -1 if some are negative, else 0."""
+def lowest_of(value: Any) -> float | None:
+    """Where the range of the floats in somebody's data begins: -1 if some are negative, else 0;
+    None where there are no floats."""
     if hasattr(value, "fetch") or not hasattr(value, "__len__"):
-        return 0.0
+        return None
     rows, _, _ = _parts(value, "")
+    found = None
     for number in range(0, len(rows), max(1, len(rows) // LOOKED_AT)):
         try:
             image, _ = _pair(rows[number])
-            if _is_array(image) and float(image.min()) < 0:
-                return -1.0
+            if _is_array(image) and "float" in str(image.dtype):
+                found = 0.0
+                if float(image.min()) < 0:
+                    return -1.0
         except Exception:
             continue
-    return 0.0
+    return found
 
 
 def _parts(value: Any, name: str) -> tuple[Any, Any, tuple[str, ...]]:

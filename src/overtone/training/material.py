@@ -104,7 +104,8 @@ def _given(
     given: Given, resolution: int, channels: int, *, skip_bad: bool
 ) -> tuple[ImageData, ImageData | None]:
     parts = [part for part in (given.data, given.held_out) if part is not None]
-    lowest = min(map(lowest_of, parts))  # floats mean the same in both
+    found = [lowest for lowest in map(lowest_of, parts) if lowest is not None]
+    lowest = min(found, default=None)  # floats mean the same in both
     data, *test = (
         own_data(part, resolution, channels, skip_bad=skip_bad, lowest=lowest) for part in parts
     )

@@ -81,6 +81,15 @@ def test_recipes_are_listed_with_their_size(capsys):
     assert "40,000" in text  # images of vae-glyphs
 
 
+@pytest.mark.parametrize(
+    ("classes", "count", "columns"),
+    [(0, 64, 8), (1, 64, 8), (2, 64, 8), (3, 64, 6), (3, 6, 3), (10, 64, 10), (16, 64, 16),
+     (17, 64, 8)],
+)  # fmt: skip
+def test_each_column_shows_a_class_and_the_grid_is_no_strip(classes, count, columns):
+    assert columns_of(classes, count) == columns
+
+
 def test_samples_as_a_grid_and_as_single_images(model, tmp_path):
     main(
         ["sample", model, "--seeds", "0-4,9", "--classes", "dog", "2", "--out", f"{tmp_path}/g.png"]

@@ -121,8 +121,8 @@ class Options:
     out: Path = Path("samples")
     """FILE.png for a grid; or a directory for single images, and a grid in DIRECTORY.png"""
     columns: int | None = None
-    """number of the grid's columns; if left out there are 8, or, for a model of up to 16 classes,
-    the multiple of their number that lies in 6 to 16, so that each column shows one class"""
+    """number of the grid's columns; if left out, a column for each class where there are up to 16,
+    or two or more where the grid would be a strip, else 8"""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -172,8 +172,7 @@ def main(arguments: Sequence[str]) -> None:
     sheet = torch.stack(dealt[:GRID_LIMIT])
     # Beside the directory, not in it: its images may be evaluated.
     path = options.out.with_name(f"{options.out.name}.png") if single else options.out
-    classes = pipe.num_classes if 1 < pipe.num_classes <= 16 else 8
-    columns = options.columns or classes * max(1, 8 // classes)
+    columns = options.columns or columns_of(pipe.num_classes, len(sheet))
     with storage.new_file(path) as file:
         grid(sheet, columns, gap=1).save(file)
     print(f"{count} images: {options.out}", file=sys.stderr)
@@ -198,3 +197,14 @@ def parse_seeds(text: str) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise OvertoneError(f"--seeds {text} names a seed twice.")
     return seeds
+
+
+def columns_of(num_classes: int, count: int) -> int:
+    """A column for each class of up to 16, so that it shows one class; twice as many while the grid
+    is more than twice as high as it is wide."""
+    if not 1 < num_classes <= 16:
+        return 8
+    columns = num_classes
+    while 2 * columns <= 16 and count > 2 * columns**2:
+        columns *= 2
+    return columns

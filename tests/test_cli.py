@@ -12,7 +12,7 @@ from helpers import TINY_DIFFIT, awake
 from overtone import storage
 from overtone.cli.app import COMMANDS, main
 from overtone.cli.evaluate import Judging
-from overtone.cli.sample import Sampling, parse_seeds
+from overtone.cli.sample import Sampling, columns_of, parse_seeds
 from overtone.errors import OvertoneError
 from overtone.networks import DiffiTUNet
 from overtone.pipelines import DiffiTPipeline, load_pipeline

@@ -17,7 +17,7 @@ Opener = Callable[[int, int, str], Any]
 """(resolution, channels, split) -> data of one's own, or None where there is no such split"""
 
 GIVEN = "python:"
-"""what the name of data begins with that were given as an object"""
+"""The name of data that were given as an object begins with this."""
 
 
 def given_name(name: str) -> str:

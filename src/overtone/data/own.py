@@ -31,9 +31,9 @@ from overtone.errors import OvertoneError
 from overtone.registry import said
 
 MOST_CLASSES = 1_000_000
-"""labels above are numbers of something else"""
+"""A label above this is the number of something else than a class."""
 LOOKED_AT = 256
-"""items whose floats are looked at, to tell [0, 1] from [-1, 1]"""
+"""The floats of so many items are looked at, to tell [0, 1] from [-1, 1]."""
 
 
 def own_data(

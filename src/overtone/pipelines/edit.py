@@ -34,9 +34,9 @@ from overtone.samplers.loop import SamplingLoop
 from overtone.samplers.repaint import ResamplingSampler
 
 MOST = 1000
-"""resamples, and steps of a jump"""
+"""More resamples, or more steps of a jump, are refused."""
 RESAMPLES = 4
-"""how many times each step is taken under a mask, where nothing else is asked for"""
+"""Under a mask each step is taken so many times, where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ImageStart(Start, kind="image"):
     x_0 the pictures, or their latents. With a mask, the denoiser's estimate of what is kept is the
     picture itself at every step, so that its noise level and its neighbours are right all the way,
     whatever the sampler; and kept pixels are the picture's own in the end. That is inpainting by
-    replacement. With `resamples` above 1 each part of the way is gone several times, noise being
+    replacement. With `resamples` above 1 each part of the way is taken several times, noise being
     added in between (RePaint, Lugmayr et al. 2022, arXiv 2201.09865), which brings the rest into
     agreement with what is kept.
 
@@ -65,7 +65,7 @@ class ImageStart(Start, kind="image"):
     """(height, width) or (count, height, width), true where the picture is kept, or a picture
     that is white there; none: nowhere"""
     resamples: int = 1
-    """how many times each part of the way is gone under a mask; 1 for replacement alone"""
+    """how many times each part of the way is taken under a mask; 1 for replacement alone"""
     jump: int = 1
     """number of steps of such a part"""
     in_turn: bool = field(default=False, compare=False, metadata={"saved": False})

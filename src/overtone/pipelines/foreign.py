@@ -20,7 +20,7 @@ from overtone.samplers.sampler import Sampler
 NETWORKS = ("unet", "transformer")
 VAES = ("vae", "vqvae")
 CLASSES = {kind.model_class for kind in (DiffusersUNetConfig, DiffusersDiTConfig)}
-"""the networks of diffusers that are networks here"""
+"""These classes of diffusers are networks here."""
 
 
 def diffusers_pipeline(folder: Path) -> Pipeline:

@@ -16,7 +16,7 @@ from overtone.samplers.loop import SamplingLoop
 INDEX_FILE = "pipeline.json"
 NETWORK_FOLDER = "network"
 DIFFUSERS_FILE = "model_index.json"
-"""the file by which a directory is a pipeline of diffusers'"""
+"""A directory with this file is a pipeline of diffusers'."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""RePaint's way: each part of it is gone several times, noise being added in between."""
+"""RePaint's way: each part of it is taken several times, and noise is added in between."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class ResamplingSampler(SamplingLoop, kind="ResamplingSampler"):
 
     is the way back. By itself it changes nothing but the noise; where parts of the image are known
     it brings the others into agreement with them. An estimate of several steps (`two_step`) begins
-    anew behind it. The last step is not gone back from. For processes whose mean does not depend on
+    anew behind it. Nothing goes back over the last step. For processes whose mean does not depend on
     sigma.
     """
 
     sampler: Sampler = field(default_factory=Sampler)
     """the sampler whose steps are taken"""
     resamples: int = 10
-    """how many times each part of the way is gone"""
+    """how many times each part of the way is taken"""
     jump: int = 1
     """number of steps of such a part"""
 

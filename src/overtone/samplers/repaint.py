@@ -28,7 +28,7 @@ class ResamplingSampler(SamplingLoop, kind="ResamplingSampler"):
 
     is the way back. By itself it changes nothing but the noise; where parts of the image are known
     it brings the others into agreement with them. An estimate of several steps (`two_step`) begins
-    anew behind it. Nothing goes back over the last step. For processes whose mean does not depend on
+    anew behind it. Nothing goes back over the last step. The process's mean may not depend on
     sigma.
     """
 

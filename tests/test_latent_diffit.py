@@ -257,6 +257,35 @@ def test_the_reverse_step_is_that_of_diffusers(num_steps):
         assert torch.allclose(ours, theirs, rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("num_steps", [1000, 7])
+def test_without_a_learned_variance_the_step_has_the_posterior_s(num_steps):
+    """beta~ = sigma'^2 (1 - sigma'^2 / sigma^2), diffusers' "fixed_small", not beta: the first
+    steps of the loop, with the same noise."""
+    from diffusers import DDPMScheduler
+
+    ideal = gaussian()[0].float()
+    scheduler = DDPMScheduler(
+        variance_type="fixed_small", clip_sample=False, timestep_spacing="linspace"
+    )
+    scheduler.set_timesteps(num_steps)
+    sampler, process = AncestralSampler(num_steps=num_steps), GaussianProcess()
+    start = sampler.sigma_start * process.noise(torch.empty(3, 1, 1, 4), SeededNoise([1, 2, 3]))
+    ours = sampler.path(ideal, process, start, SeededNoise([4, 5, 6]))
+    source, x = SeededNoise([4, 5, 6]), start
+    levels = sampler.levels.flip(0)
+    for time, sigma, below in zip(scheduler.timesteps[:5], levels[:-1], levels[1:], strict=False):
+        alpha, alpha_below = (float((1 + s**2) ** -0.5) for s in (sigma, below))
+        noise = process.noise(x, source)
+        out = (x - ideal(x, float(sigma)).x_0) / float(sigma)
+        seeded = torch.Generator().manual_seed(0)
+        drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+        theirs = scheduler.step(out, time, alpha * x, generator=seeded).prev_sample
+        # The scheduler draws its own noise: in its place stands that of the images.
+        spread = scheduler._get_variance(time) ** 0.5
+        x = (theirs + spread * (noise - drawn)) / alpha_below
+        assert torch.allclose(next(ours).x, x, rtol=1e-3, atol=1e-3)
+
+
 class WithVariance(torch.nn.Module):
     """A network that returns the noise of an ideal denoiser, and some v of the place."""
 
@@ -317,6 +346,40 @@ def test_the_hybrid_loss_trains_the_variance_and_only_it_by_the_bound():
     assert torch.allclose(ours[:, :4], reference[:, :4], atol=1e-5)
     assert reference[:, 4:].abs().max() == 0
     assert ours[:, 4:].abs().min() > 0
+
+
+def test_the_hybrid_loss_adds_n_thousandths_of_the_bound():
+    """N / 1000 L_t (Nichol & Dhariwal 2021, equation 16, their lambda times N), with L_t from
+    torch's own divergence of two Gaussians."""
+    torch.manual_seed(0)
+    network = awake(DiffiTTransformer(TINY_TRANSFORMER))
+    schedule = DiscreteSchedule(num_steps=40)
+    denoiser = VPDenoiser(network, VPPreconditioning("eps", schedule, 39.0))
+    hybrid = DenoisingObjective(
+        schedule=schedule, weighting=VPPreconditioning("eps"), hybrid=True, bounded=False
+    )
+    plain = dataclasses.replace(hybrid, hybrid=False)
+    x_0 = torch.randn(64, 4, 8, 8)
+    batch = hybrid.draw(x_0, torch.zeros(64).long(), SeededNoise(range(64)))
+    with torch.no_grad():
+        added = hybrid.loss(denoiser, batch) - plain.loss(denoiser, batch)
+        sigma = batch["sigma"]
+        x = x_0 + sigma[:, None, None, None] * batch["noise"]
+        estimate = denoiser(x, sigma, batch.get("class_labels"))
+    levels = schedule.levels
+    i = (levels[None] - sigma[:, None]).abs().argmin(dim=1)
+    kept = i > 0  # step 0's term is a likelihood, tested above
+    high, low = (levels[k][:, None, None, None] for k in (i[kept], i[kept] - 1))
+    share = low**2 / high**2
+    lowest = low**2 * (1 - share)
+    beta = (1 + low**2) * (high**2 - low**2) / (1 + high**2)
+    v = estimate.variance[kept].double()
+    learned = ((v + 1) / 2 * beta.log() + (1 - v) / 2 * lowest.log()).exp()
+    true = Normal(share * x[kept] + (1 - share) * x_0[kept], lowest.sqrt())
+    guess = Normal(share * x[kept] + (1 - share) * estimate.x_0[kept], learned.sqrt())
+    bits = kl_divergence(true, guess).mean(dim=(1, 2, 3)) / math.log(2)
+    assert kept.sum() > 50
+    assert torch.allclose(added[kept].double(), 40 / 1000 * bits, rtol=2e-3)
 
 
 def test_the_bound_teaches_the_true_variance():

@@ -14,9 +14,10 @@ from overtone.metrics import (
     Evaluation,
     FrechetDistance,
     frechet_distance,
+    kernel_distance,
     precision_recall,
 )
-from overtone.metrics.features import FeatureFile
+from overtone.metrics.features import Extractor, FeatureFile, Features
 from overtone.networks import Classifier, ClassifierConfig
 from overtone.training.classifier import classifier_of
 
@@ -122,6 +123,36 @@ def test_evaluation_says_everything_that_is_needed_to_repeat_it():
     assert 0 <= report.recognised <= 1
     with pytest.raises(OvertoneError, match="3 images are too few"):
         evaluation([data.fetch(range(3))], {})
+
+
+class PixelExtractor(Extractor):
+    """Features are the first three pixels; the class is the parity of the first."""
+
+    name, digest, dims = "pixels", "p", 3
+
+    def __call__(self, pixels):
+        vectors = pixels.flatten(1)[:, :3].float()
+        return Features(vectors, torch.nn.functional.one_hot(pixels[:, 0, 0, 0].long() % 2, 2))
+
+
+def test_a_report_holds_the_scores_of_its_images():
+    generator = torch.Generator().manual_seed(7)
+    real = torch.randint(0, 256, (40, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    fake = torch.randint(60, 200, (40, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = np.arange(40) % 2
+    extractor = PixelExtractor()
+    data = ArrayData("noise", real.numpy(), labels, ("a", "b"))
+    report = Evaluation(extractor, data, data)([(fake, torch.zeros(40).long())], {})
+    a, b = (extractor(images).vectors for images in (real, fake))
+    precision, recall = precision_recall(a, b)
+    assert precision - recall > 0.1  # else they could stand for each other
+    assert report.precision == pytest.approx(precision)
+    assert report.recall == pytest.approx(recall)
+    assert report.frechet_distance == pytest.approx(frechet_distance(a, b), rel=1e-6)
+    assert report.kernel_distance == pytest.approx(kernel_distance(a, b), rel=1e-9)
+    assert report.recognised == pytest.approx(float((fake[:, 0, 0, 0] % 2 == 0).float().mean()))
+    known = (real[:, 0, 0, 0].numpy() % 2 == labels).mean()
+    assert report.classifier_accuracy == pytest.approx(known)
 
 
 def test_halves_of_real_images_are_alike_even_if_the_data_is_sorted():

@@ -443,6 +443,44 @@ def test_held_out_loss_is_the_same_every_time():
     assert trainer.held_out_loss() == trainer.held_out_loss()
 
 
+class Numbered(DenoisingObjective):
+    """An objective whose loss of an image is its first pixel, 0 to 255."""
+
+    def draw(self, x_0, labels, source):
+        return {"x_0": x_0}
+
+    def loss(self, model, batch, average=None):
+        pixel = (batch["x_0"][:, 0, 0, 0] + 1) * 127.5
+        # A gradient is wanted, and it is none.
+        return pixel + 0 * sum(p.sum() for p in model.parameters())
+
+
+def test_the_held_out_loss_is_the_mean_over_the_held_out_images():
+    pixels = torch.arange(96, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 8, 8)
+    held_out = ArrayData("numbers", pixels.numpy(), np.zeros(96, dtype=np.int64), ["one"])
+    recipe = changed(held_out_images=96)  # an epoch: each image once
+    task = OnData(recipe, open_data("builtin:digits", 8, 1), Numbered())
+    task.held_out = held_out
+    assert Trainer(task, recipe).held_out_loss() == pytest.approx(95 / 2, abs=1e-3)
+
+
+def test_the_average_counts_the_images_before_the_step():
+    """EDM's half-life is min(halflife, ratio n), n the images before the step: after the first step
+    the average is the weights, and after the second it keeps 2^(-32 / 32) of them."""
+    recipe = changed(lr_rampup_images=0, ema_rampup_ratio=1.0, ema_halflife_images=10**9)
+    trainer = Trainer(OnData(recipe, open_data("builtin:digits", 8, 1)), recipe)
+    batches, weights = trainer._batches(0), []
+    for _ in range(2):
+        trainer._step(trainer.model, next(batches))
+        weights.append([p.detach().clone() for p in trainer.model.parameters()])
+        trainer.progress.images += 32
+        if len(weights) == 1:
+            for average, own in zip(trainer.ema.averages, weights[0], strict=True):
+                assert torch.equal(average, own)
+    for average, first, second in zip(trainer.ema.averages, *weights, strict=True):
+        assert torch.allclose(average, (first + second) / 2, atol=1e-7)
+
+
 class OnData(Task):
     """A task as one would write it: a denoiser on data that are there."""
 

@@ -16,8 +16,8 @@ from overtone.analysis.plots import distance_curve
 from overtone.data import held_out
 from overtone.metrics import Evaluation
 from overtone.precision import default_device
+from overtone.runs import checkpoints_of
 from overtone.training.classifier import classifier_of
-from overtone.training.runs import checkpoints_of
 
 
 def main() -> None:

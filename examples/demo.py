@@ -28,11 +28,11 @@ from overtone.errors import OvertoneError  # noqa: E402
 from overtone.metrics import Evaluation, Report  # noqa: E402
 from overtone.pipelines import Pipeline, Request  # noqa: E402
 from overtone.pipelines.pictures import grid  # noqa: E402
+from overtone.runs import find_checkpoint, read_log  # noqa: E402
 from overtone.storage import new_directory, new_file, write_json  # noqa: E402
 from overtone.training.classifier import classifier_of  # noqa: E402
 from overtone.training.loop import Trainer  # noqa: E402
 from overtone.training.recipes import find_recipe  # noqa: E402
-from overtone.training.runs import find_checkpoint, read_log  # noqa: E402
 
 SAMPLES = range(500)
 GUIDANCE = 1.5

@@ -18,10 +18,10 @@ from overtone import load_pipeline, open_data, storage
 from overtone.metrics import Evaluation
 from overtone.networks import DiffiTConfig
 from overtone.precision import default_device
+from overtone.runs import find_checkpoint, read_log
 from overtone.training.classifier import classifier_of
 from overtone.training.loop import Trainer
 from overtone.training.recipes.diffit import diffit_digits
-from overtone.training.runs import find_checkpoint, read_log
 
 # Name, settings, and the paper's FID on CIFAR-10 (arXiv 2312.02139, its ablation tables).
 VARIANTS: list[tuple[str, dict[str, Any], float | None]] = [

@@ -32,13 +32,12 @@ from overtone.data.trajectories import (
 )
 from overtone.metrics import Evaluation
 from overtone.precision import default_device
+from overtone.runs import find_checkpoint
 from overtone.training.classifier import classifier_of
 from overtone.training.collect import collect, index_of
 from overtone.training.configs.distillation import DistillationRecipe
 from overtone.training.loop import Trainer
-from overtone.training.open import open_pipeline
 from overtone.training.recipes.dsno import dsno_digits
-from overtone.training.runs import find_checkpoint
 from overtone.training.teacher import Teacher, open_teacher
 
 STEPS, SEEDS = 10, range(500)
@@ -149,7 +148,7 @@ def main() -> None:
     evaluation = Evaluation(classifier_of(*of), open_data(*of), held_out(*of))
     file = folder / "study.json"
     found: dict[str, Any] = storage.read_json(file) if file.exists() else {}
-    solved = measured(open_pipeline(options.teacher), evaluation, None, guidance_scale=scale)
+    solved = measured(load_pipeline(options.teacher), evaluation, None, guidance_scale=scale)
     wanted = solved.pop("images")
     found = {"teacher, 18 steps": solved} | found
     for name, changes in ENTRIES.items():

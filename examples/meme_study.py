@@ -36,13 +36,13 @@ from overtone.metrics import Evaluation
 from overtone.networks import ADMConfig, IUNetConfig
 from overtone.networks.network import multiply_adds
 from overtone.precision import default_device
+from overtone.runs import MERGED_FOLDER, find_checkpoint
 from overtone.samplers import Sampler
 from overtone.training.classifier import classifier_of
 from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.experts import merged_run, train_experts
 from overtone.training.loop import Trainer
 from overtone.training.recipes.meme import meme_fashion_mnist
-from overtone.training.runs import MERGED_FOLDER, find_checkpoint
 
 Shapes = Literal["published", "same"]
 SETS = 5

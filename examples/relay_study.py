@@ -35,12 +35,12 @@ from overtone import ADMUNet, open_data, storage
 from overtone.data import held_out, to_pixels
 from overtone.metrics import Evaluation
 from overtone.pipelines import Pipeline
+from overtone.pipelines.load import load_pipeline
 from overtone.precision import autocast, default_device
 from overtone.processes import GaussianProcess
+from overtone.runs import find_checkpoint
 from overtone.samplers import Sampler
 from overtone.training.classifier import classifier_of
-from overtone.training.open import open_pipeline
-from overtone.training.runs import find_checkpoint
 
 BATCH = 52
 
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("study"))
     options = parser.parse_args()
 
-    pipe: Any = open_pipeline(str(options.run))
+    pipe: Any = load_pipeline(str(options.run))
     study = Study(pipe, options.samples, options.out.with_suffix(".json"))
     first = pipe.first
     study.report("first stage, bicubic", study.bicubic)
@@ -164,7 +164,7 @@ def main() -> None:
             first.sampler = sampler
     pipe.first = low
     if options.white is not None:
-        white: Any = open_pipeline(str(options.white))
+        white: Any = load_pipeline(str(options.white))
         white.first = low
         study.relay("trained without block noise", white)
         study.relay("trained with block noise", pipe)

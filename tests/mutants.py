@@ -9,6 +9,7 @@ source with the mistake. A mutant that they let pass survives; the exit code is 
 a mutant's line is no longer in the source. Two run at a time.
 """
 
+# ruff: noqa: E501, as both sides of a change are easier to compare on one line
 from __future__ import annotations
 
 import os
@@ -145,7 +146,9 @@ CHANGES = {
         ("logits = cross - squares / 2", "logits = cross - squares"),
         ("total = self.eigenvalues + sigma**2", "total = self.eigenvalues + sigma"),
     ],
-    ("denoisers/kept.py", "edit"): [],
+    ("denoisers/kept.py", "edit"): [
+        ("torch.where(self.mask, self.x_0.to(estimate.x_0), estimate.x_0)", "torch.where(self.mask, estimate.x_0, self.x_0.to(estimate.x_0))"),
+    ],
     ("samplers/sampler.py", "samplers"): [
         ("(i / max(num_steps - 1, 1) for i", "(i / num_steps for i"),
         ("math.sqrt(1 - self.eta**2) * sigma_next / sigma", "(1 - self.eta) * sigma_next / sigma"),
@@ -271,6 +274,14 @@ CHANGES = {
     ("training/vae.py", "latents"): [
         ("log_variance.exp() - 1 - log_variance", "log_variance.exp() - 1 + log_variance"),
         (".sum(dim=(1, 2, 3)) / 2", ".sum(dim=(1, 2, 3))"),
+    ],
+    ("convert/keys.py", "networks"): [
+        ("unflatten(0, packing).movedim(2, 0)", "unflatten(0, packing).movedim(1, 0)"),
+        ("decoder.{depth - 1 - level}", "decoder.{level}"),
+    ],
+    ("pipelines/edit.py", "edit"): [
+        ("return process.mean(x_0, self.level).add(noise, alpha=self.level)", "return process.mean(x_0, self.level).add(noise)"),
+        ("return torch.where(mask, images.to(pixels.device), pixels)", "return pixels"),
     ],
     ("metrics/scores.py", "metrics inception"): [
         ("x.shape[1] + 1) ** 3", "x.shape[1] + 1) ** 2"),

@@ -6,9 +6,9 @@ Every weight of a cell is random here, so that no branch is zero and no two term
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import awake
 from torch import nn
 
+from helpers import awake
 from overtone.networks.attention import from_windows, to_windows
 from overtone.networks.cells import DiffiTCell, ResidualCell, TransformerCell
 from overtone.networks.inception import InceptionCell

@@ -15,9 +15,9 @@ from overtone.networks import DiffiTUNet
 from overtone.networks.configs.foreign import foreign_config
 from overtone.pipelines import DiffiTPipeline, load_pipeline
 from overtone.processes import GaussianProcess, SeededNoise
+from overtone.runs import find_checkpoint
 from overtone.samplers import Sampler, SchedulerSampler
 from overtone.training import find_recipe, train
-from overtone.training.runs import find_checkpoint
 
 # diffusers and NumPy 2 are not quite agreed on arrays.
 pytestmark = [

@@ -66,6 +66,7 @@ from overtone.processes import (
     VPCosineSchedule,
     spaced,
 )
+from overtone.runs import find_checkpoint, read_log
 from overtone.samplers import AncestralSampler, OperatorSampler, Sampler
 from overtone.training import collect as collecting
 from overtone.training.collect import OnlineTrajectories, collect, index_of, kept_steps, solve
@@ -77,7 +78,6 @@ from overtone.training.distill import (
     weights_of,
 )
 from overtone.training.loop import Trainer
-from overtone.training.runs import find_checkpoint, read_log
 from overtone.training.stream import TrainingStream
 from overtone.training.teacher import Teacher, open_teacher, teacher_of
 

@@ -21,9 +21,9 @@ from overtone.networks import DiffiTUNet
 from overtone.networks.configs.foreign import foreign_config
 from overtone.pipelines import Pipeline, load_pipeline
 from overtone.processes import GaussianProcess, RelayProcess, SeededNoise
+from overtone.runs import find_checkpoint
 from overtone.samplers import Sampler, SchedulerSampler
 from overtone.training import Training, find_recipe, train
-from overtone.training.runs import find_checkpoint
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),

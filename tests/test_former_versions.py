@@ -13,8 +13,8 @@ from overtone.cli.app import main
 from overtone.data.latents import LatentData
 from overtone.data.trajectories import TrajectoryData
 from overtone.errors import OvertoneError
+from overtone.runs import find_checkpoint
 from overtone.training import Recipe, find_recipe
-from overtone.training.runs import find_checkpoint
 
 THERE = Path(__file__).parent / "data" / "0.1.0"
 MODELS = sorted(folder.name for folder in (THERE / "models").iterdir())

@@ -32,6 +32,7 @@ from overtone.networks import DiffiTTransformer
 from overtone.networks.vae import VAE, VAEConfig
 from overtone.pipelines import LatentDiffiTPipeline, load_pipeline
 from overtone.processes import DiscreteSchedule, SeededNoise
+from overtone.runs import find_checkpoint
 from overtone.samplers import AncestralSampler
 from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.configs.training import Reporting, Training
@@ -39,7 +40,6 @@ from overtone.training.configs.vae import VAERecipe
 from overtone.training.loop import Trainer
 from overtone.training.open import open_vae
 from overtone.training.recipes import find_recipe
-from overtone.training.runs import find_checkpoint
 from overtone.training.vae import VAEObjective
 
 PLAN = Training(

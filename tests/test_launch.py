@@ -19,8 +19,8 @@ from overtone.errors import OvertoneError
 from overtone.launch import ALONE, Processes, lost_connection, processes
 from overtone.networks import DiffiTUNet
 from overtone.pipelines import DiffiTPipeline
+from overtone.runs import find_checkpoint, read_log
 from overtone.samplers import Sampler
-from overtone.training.runs import find_checkpoint, read_log
 
 TRAIN = [
     "train", "diffit-digits", "--network.widths", "16", "--network.num-cells", "1",

@@ -27,6 +27,7 @@ from overtone.processes import (
     VPLinearSchedule,
 )
 from overtone.processes.discrete import step_shares
+from overtone.runs import find_checkpoint
 from overtone.samplers import Sampler, budget_grid
 from overtone.training.configs.denoising import DenoisingRecipe, ExpertSettings
 from overtone.training.configs.training import Reporting, Training
@@ -40,7 +41,6 @@ from overtone.training.recipes.meme import (
     meme_fashion_mnist,
     meme_ffhq,
 )
-from overtone.training.runs import find_checkpoint
 
 
 @pytest.mark.parametrize("name", ["mixer_pool1", "mixer_pool2", "block"])

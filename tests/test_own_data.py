@@ -19,9 +19,9 @@ from overtone.data import data_set, held_out, open_data, own_data
 from overtone.data.names import OPENERS
 from overtone.errors import OvertoneError
 from overtone.pipelines import load_pipeline
+from overtone.runs import find_checkpoint
 from overtone.training import Reporting, Training, find_recipe, train
 from overtone.training.material import Given, material_of
-from overtone.training.runs import find_checkpoint
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 1, 8, 8), dtype=np.uint8)
 LABELS = [n % 3 for n in range(12)]

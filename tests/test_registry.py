@@ -23,9 +23,9 @@ from overtone.networks import Classifier, ClassifierConfig, DiffiTUNet, Network,
 from overtone.pipelines import Pipeline, Start, load_pipeline
 from overtone.processes import GaussianProcess, Process, RelayProcess, Schedule, VPLinearSchedule
 from overtone.registry import FAMILIES
+from overtone.runs import find_checkpoint
 from overtone.samplers import Sampler, SamplingLoop
 from overtone.training import DenoisingRecipe, Recipe, Reporting, Training, find_recipe, train
-from overtone.training.runs import find_checkpoint
 
 HERE = Path(__file__).parent
 OWN = str(HERE / "own_parts.py")

@@ -27,13 +27,13 @@ from overtone.denoisers import EDMDenoiser, VEPreconditioning, VPPreconditioning
 from overtone.errors import OvertoneError
 from overtone.pipelines import DiffiTPipeline, load_pipeline
 from overtone.processes import VESchedule, VPCosineSchedule
+from overtone.runs import checkpoints_of, find_checkpoint, read_log
 from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.configs.training import Reporting, Training
 from overtone.training.ema import EMA
 from overtone.training.loop import Trainer
 from overtone.training.objectives import DenoisingObjective
 from overtone.training.rundir import RunDirectory
-from overtone.training.runs import checkpoints_of, find_checkpoint, read_log
 from overtone.training.stream import TrainingStream
 from overtone.training.task import Task
 

@@ -65,7 +65,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    from overtone.training.runs import checkpoints_of, read_log
+    from overtone.runs import checkpoints_of, read_log
 
     recipe = storage.read_json(folder / "recipe.json", dict)
     found: dict[str, Any] = {"kind": "run", "data": recipe.get("data")}

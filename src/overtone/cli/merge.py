@@ -30,10 +30,10 @@ class Options:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(Options, "merge", __doc__, arguments)
+    from overtone.pipelines.load import load_pipeline
     from overtone.pipelines.merge import merged
+    from overtone.runs import MERGED_FOLDER
     from overtone.training.experts import is_run_of_experts, merged_run
-    from overtone.training.open import open_pipeline
-    from overtone.training.runs import MERGED_FOLDER
 
     if not options.models:
         raise OvertoneError("overtone merge RUN, or overtone merge MODEL MODEL ... --boundaries")
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
                 f"{len(options.models)} models need {len(options.models) - 1} --boundaries,"
                 f" not {len(options.boundaries)}."
             )
-        models = [open_pipeline(name, options.checkpoint) for name in options.models]
+        models = [load_pipeline(name, checkpoint=options.checkpoint) for name in options.models]
         pipe, out = merged(models, options.boundaries), options.out
     if options.steps:
         boundaries = pipe.network.config.boundaries

@@ -12,8 +12,8 @@ from overtone import storage
 from overtone.errors import OvertoneError
 from overtone.launch import processes
 from overtone.pipelines.index import is_diffusers, is_pipeline, read_index
+from overtone.runs import find_checkpoint, is_run
 from overtone.samplers.loop import SamplingLoop
-from overtone.training.runs import find_checkpoint, is_run
 
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
@@ -182,12 +182,14 @@ def check_first(arguments: Sequence[str], command: str) -> None:
 def open_model(name: str, checkpoint: str = "last", resident: int | None = None) -> Pipeline:
     """A pipeline from a directory, a run or the Hub, where it runs fastest."""
     from overtone import precision
-    from overtone.training.open import open_pipeline
+    from overtone.pipelines.load import load_pipeline
 
     processes()  # which gives each its own device, where there are several
     if checkpoint not in ("last", "best"):
         raise OvertoneError(f"--checkpoint is last or best, not '{checkpoint}'.")
-    return open_pipeline(name, checkpoint).to(precision.default_device(), resident=resident)
+    return load_pipeline(name, checkpoint=checkpoint).to(
+        precision.default_device(), resident=resident
+    )
 
 
 def is_images(name: str) -> bool:

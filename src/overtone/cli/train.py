@@ -64,7 +64,7 @@ def rehearse(trainer: Trainer, name: str = "dry run") -> None:
 
 def run(trainer: Trainer, out: Path, command: Sequence[str]) -> None:
     """Train to the end and say where the result is; `command` goes on after an interruption."""
-    from overtone.training.runs import find_checkpoint
+    from overtone.runs import find_checkpoint
 
     try:
         progress = trainer.run(out)
@@ -83,9 +83,9 @@ def _goes_on(error: RunInterruptedError, command: Sequence[str]) -> RunInterrupt
 def _experts(
     recipe: DenoisingRecipe, out: Path, options: Options[Any], command: Sequence[str]
 ) -> None:
+    from overtone.runs import MERGED_FOLDER
     from overtone.training.experts import shared_material, train_and_merge
     from overtone.training.loop import Trainer
-    from overtone.training.runs import MERGED_FOLDER
 
     count = recipe.num_experts
     if options.dry_run:

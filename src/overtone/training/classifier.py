@@ -25,12 +25,12 @@ from overtone.metrics.features import ClassifierExtractor
 from overtone.networks.classifier import Classifier
 from overtone.networks.configs.classifier import ClassifierConfig
 from overtone.processes.noise import SeededNoise
+from overtone.runs import find_checkpoint
 from overtone.training.configs.classifier import ClassifierRecipe, Distortion
 from overtone.training.loop import Trainer
 from overtone.training.material import Material, images_of
 from overtone.training.objectives import Batch, Objective
 from overtone.training.progress import Progress
-from overtone.training.runs import find_checkpoint
 from overtone.training.task import Task
 
 

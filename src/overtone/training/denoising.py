@@ -27,7 +27,7 @@ from overtone.training.augment import CONDITIONS
 from overtone.training.configs.denoising import DenoisingRecipe, Expert
 from overtone.training.material import Material, encoded, material_of
 from overtone.training.objectives import DenoisingObjective
-from overtone.training.open import check_made, open_pipeline
+from overtone.training.open import check_made
 from overtone.training.progress import Progress
 from overtone.training.task import Task
 
@@ -238,7 +238,7 @@ def _first_of(recipe: DenoisingRecipe) -> Pipeline | None:
         return None
     otherwise = "--first MODEL, or --first '' to train the second stage by itself"
     check_made(recipe.first, "the first stage", otherwise)
-    return open_pipeline(recipe.first)
+    return load_pipeline(recipe.first)
 
 
 def _check_steps(recipe: DenoisingRecipe, learned_variance: bool) -> None:

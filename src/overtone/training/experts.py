@@ -28,17 +28,17 @@ from overtone.networks.network import build_empty
 from overtone.pipelines.load import load_pipeline
 from overtone.pipelines.merge import merged
 from overtone.pipelines.pipeline import Pipeline
-from overtone.training.configs.denoising import DenoisingRecipe
-from overtone.training.denoising import network_of
-from overtone.training.loop import Trainer
-from overtone.training.material import Given, Material, encoded, material_of
-from overtone.training.runs import (
+from overtone.runs import (
     MERGED_FOLDER,
     RECIPE_FILE,
     RUN_FILE,
     checkpoints_of,
     find_checkpoint,
 )
+from overtone.training.configs.denoising import DenoisingRecipe
+from overtone.training.denoising import network_of
+from overtone.training.loop import Trainer
+from overtone.training.material import Given, Material, encoded, material_of
 
 Started = Callable[[Trainer, str], None]
 """told of each model that begins to train, and what it is called"""

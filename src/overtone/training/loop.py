@@ -25,6 +25,7 @@ from overtone.launch import ALONE, lost_connection, processes, whole
 from overtone.networks.network import Network, compile_network
 from overtone.processes.noise import mix
 from overtone.progress import Display
+from overtone.runs import RECIPE_FILE
 from overtone.training.configs.recipe import Recipe
 from overtone.training.ema import EMA
 from overtone.training.interrupt import asked_to_stop
@@ -32,7 +33,6 @@ from overtone.training.meter import Meter
 from overtone.training.objectives import Batch
 from overtone.training.progress import Progress
 from overtone.training.rundir import RunDirectory
-from overtone.training.runs import RECIPE_FILE
 from overtone.training.stream import TrainingStream
 from overtone.training.task import Task
 from overtone.training.trackers import Trackers

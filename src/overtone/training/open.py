@@ -1,4 +1,4 @@
-"""Opening models by name: a directory, the run of a recipe, or a repository of the Hub."""
+"""Opening what a recipe names, which may be there already or the run of another recipe."""
 
 from __future__ import annotations
 
@@ -6,20 +6,7 @@ from pathlib import Path
 
 from overtone.errors import OvertoneError
 from overtone.networks.vae import FOLDER, VAE
-from overtone.pipelines.load import load_pipeline
-from overtone.pipelines.pipeline import Pipeline
-from overtone.training.runs import find_checkpoint, is_run
-
-
-def located(name: str | Path, checkpoint: str = "last") -> str | Path:
-    """The directory of a run's checkpoint; any other name as it is."""
-    run = Path(name).expanduser()
-    return find_checkpoint(run, checkpoint) if is_run(run) else name
-
-
-def open_pipeline(name: str | Path, checkpoint: str = "last") -> Pipeline:
-    """A pipeline from a directory, a run or the Hub."""
-    return load_pipeline(located(name, checkpoint))
+from overtone.runs import find_checkpoint, is_run
 
 
 def check_made(name: str | Path, what: str, otherwise: str) -> None:
@@ -34,7 +21,10 @@ def check_made(name: str | Path, what: str, otherwise: str) -> None:
 def open_vae(name: str | Path, scaling_factor: float | None = None) -> VAE:
     """The VAE in a directory, in a run of a VAE's recipe or in a repository of the Hub."""
     check_made(name, "the VAE", "another --vae")
-    folder = located(name)
-    if folder != name and not (Path(folder) / FOLDER).is_dir():
+    run = Path(name).expanduser()
+    if not is_run(run):
+        return VAE.from_pretrained(name, scaling_factor)
+    folder = find_checkpoint(run)
+    if not (folder / FOLDER).is_dir():
         raise OvertoneError(f"{name} is the run of another recipe: it has no VAE.")
     return VAE.from_pretrained(folder, scaling_factor)

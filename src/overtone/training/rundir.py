@@ -30,15 +30,15 @@ from overtone.denoisers.preconditioning import Preconditioning
 from overtone.errors import OvertoneError
 from overtone.launch import ALONE, Processes, fill, whole
 from overtone.networks.configs.network import NetworkConfig
-from overtone.training.ema import EMA
-from overtone.training.progress import Progress
-from overtone.training.runs import (
+from overtone.runs import (
     LOCK_FILE,
     LOG_FILE,
     RUN_FILE,
     checkpoints_of,
     read_log,
 )
+from overtone.training.ema import EMA
+from overtone.training.progress import Progress
 
 
 class RunDirectory:

@@ -15,10 +15,11 @@ from overtone import precision as precisions
 from overtone.data.open import public_name
 from overtone.errors import OvertoneError
 from overtone.networks.network import digest_of
+from overtone.pipelines.load import load_pipeline
 from overtone.pipelines.pipeline import Pipeline
 from overtone.precision import Precision
 from overtone.training.configs.distillation import Solver
-from overtone.training.open import check_made, open_pipeline, open_vae
+from overtone.training.open import check_made, open_vae
 
 
 @dataclass
@@ -99,7 +100,7 @@ def open_teacher(
     Raises `OvertoneError` for a solver that draws noise on its way.
     """
     check_made(name, "the teacher", "--teacher MODEL")
-    pipe = open_pipeline(name).to(precisions.default_device())
+    pipe = load_pipeline(name).to(precisions.default_device())
     pipe.precision = precision
     if first:
         if pipe.process.upscale == 1:
@@ -108,7 +109,7 @@ def open_teacher(
             check_made(
                 first, "the first stage", "--first MODEL, or --first '' for the teacher's own"
             )
-            first = open_pipeline(first)
+            first = load_pipeline(first)
         pipe.first = first
     if vae:
         if pipe.image_resolution is None:

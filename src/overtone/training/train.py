@@ -10,7 +10,9 @@ from overtone import settings
 from overtone.data.names import given_name
 from overtone.errors import OvertoneError
 from overtone.launch import processes
+from overtone.pipelines.load import load_pipeline
 from overtone.registry import resolve
+from overtone.runs import find_checkpoint
 from overtone.training.collect import collect
 from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.configs.distillation import DistillationRecipe
@@ -19,9 +21,7 @@ from overtone.training.distill import check_student
 from overtone.training.experts import train_and_merge
 from overtone.training.loop import Trainer
 from overtone.training.material import Given, material_of
-from overtone.training.open import open_pipeline
 from overtone.training.recipes import find_recipe
-from overtone.training.runs import find_checkpoint
 from overtone.training.teacher import Teacher, open_teacher
 
 
@@ -99,7 +99,7 @@ def train_denoiser(
         return train_model(recipe, run, given=given, show=show)
     train_and_merge(recipe, run, given=given, show=show)
     processes().wait()
-    return open_pipeline(run)
+    return load_pipeline(run)
 
 
 def distill(recipe: DistillationRecipe, run: Path, *, show: bool = True) -> Any:

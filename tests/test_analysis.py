@@ -22,6 +22,7 @@ from overtone.denoisers import EDMPreconditioning, OperatorPreconditioning
 from overtone.networks import ADMUNet, temporalize
 from overtone.networks.attention import SelfAttention
 from overtone.pipelines import DSNOPipeline, MEMEPipeline, Pipeline
+from overtone.processes import RelayProcess, SeededNoise
 from overtone.processes.patches import block_noise, dct_matrix
 from overtone.samplers import OperatorSampler, Sampler
 from overtone.training.teacher import teacher_of
@@ -48,7 +49,14 @@ def test_the_ratios_are_those_of_sampled_noise():
     signal = measured(images.float() / 127.5 - 1)
     white = torch.randn(500, 1, 16, 16)
     low = interpolate(torch.randn(500, 1, 4, 4), scale_factor=4)
-    for ratio, noise in ((ratios.white, white), (ratios.block, block_noise(white, 4))):
+    process = RelayProcess(patch=4, block_scale=0.5)
+    mixture = process.noise(white, SeededNoise(range(500)))
+    ratios = signal_to_noise(images.split(7), 4, block_scale=0.5)
+    for ratio, noise in (
+        (ratios.white, white),
+        (ratios.block, block_noise(white, 4)),
+        (ratios.mixture, mixture),
+    ):
         found = signal / measured(noise)
         assert torch.allclose(ratio.float(), found, rtol=0.25)
         assert torch.allclose(ratio[5:].float(), found[5:], rtol=0.05)
@@ -78,6 +86,10 @@ def test_snr_draws_a_figure_and_writes_its_data(tmp_path, capsys):
     assert len(data["white"]) == 32
     assert data["images"] == 100
     assert "times with block noise" in capsys.readouterr().out
+    # At a share of 0 the mixture is white noise, at a large one block noise.
+    main([*command, "--block-scale", "0", "--out", str(out)])
+    data = json.loads(out.with_suffix(".json").read_text())
+    assert data["mixture"] == pytest.approx(data["white"])
 
 
 @pytest.mark.parametrize(
@@ -93,6 +105,7 @@ def test_bad_options_are_told_of(tmp_path):
     for wrong in (
         ["--sigma", "0"],
         ["--factor", "1"],
+        ["--block-scale", "-1"],
         ["--out", "x.jpg"],
         ["--resolution", "30"],
         ["--resolution", "16", "--factor", "16"],

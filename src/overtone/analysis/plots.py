@@ -61,6 +61,7 @@ def snr_curves(curves: Mapping[str, Sequence[float]], size: int, factor: int, pa
         "low": (f"{size // factor} px, enlarged", "0.4", "-"),
         "white": (f"{size} px, white noise", "C0", "-"),
         "block": (f"{size} px, block noise", "C3", "-"),
+        "mixture": (f"{size} px, the relay's mixture", "C2", "--"),
     }
     for name, (label, color, style) in looks.items():
         axes.plot(curves[name], style, color=color, label=label)

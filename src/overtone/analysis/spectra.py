@@ -27,10 +27,14 @@ class SNR(NamedTuple):
     """of high-resolution images in white noise"""
     block: Float[Tensor, " bands"]
     """of high-resolution images in block noise"""
+    mixture: Float[Tensor, " bands"]
+    """of high-resolution images in the noise of a `RelayProcess`, white noise and a share of block
+    noise"""
 
 
-def signal_to_noise(batches: Iterable[Pixels], factor: int) -> SNR:
+def signal_to_noise(batches: Iterable[Pixels], factor: int, block_scale: float = 0.15) -> SNR:
     """The ratios for square uint8 images, `factor` times as large as the low-resolution ones.
+    `block_scale` is that of the mixture, alpha in (e + alpha Block(e')) / sqrt(1 + alpha^2).
 
     The noise's power is exact: of independent values of unit variance a linear map A of one axis
     leaves sum_j (V^T A)_kj^2 in frequency k, V^T the DCT, and the two axes multiply. Relay
@@ -53,11 +57,16 @@ def signal_to_noise(batches: Iterable[Pixels], factor: int) -> SNR:
     repeat = torch.eye(size // factor, dtype=torch.float64).repeat_interleave(factor, 0)
     # One axis of block noise: sums of `factor` neighbours, circular, of unit variance.
     box = sum(one.roll(i, 0) for i in range(factor)) / factor**0.5
-    ratios = []
-    for signal, axis in ((coarse, repeat), (fine, one), (fine, box)):
+    signals = coarse / count, fine / count
+    noises = []
+    for axis in (repeat, one, box):
         power = (dct @ axis).square().sum(1)
-        ratios.append(_bands(signal / count) / _bands(torch.outer(power, power)))
-    return SNR(*ratios)
+        noises.append(torch.outer(power, power))
+    low, white, block = noises
+    # Its two parts are independent: their powers add up.
+    mixture = (white + block_scale**2 * block) / (1 + block_scale**2)
+    pairs = (signals[0], low), *((signals[1], noise) for noise in (white, block, mixture))
+    return SNR(*(_bands(signal) / _bands(noise) for signal, noise in pairs))
 
 
 def _power(images: Tensor) -> Float[Tensor, "size size"]:

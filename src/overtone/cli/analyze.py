@@ -10,6 +10,7 @@ overtone analyze trajectory MODEL  how its way from noise to image behaves over 
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,8 +46,9 @@ class GuidanceOptions:
 
 @dataclass(frozen=True)
 class SNROptions:
-    """Signal to noise by frequency: of images of low resolution enlarged, and of high resolution in
-    white and in block noise (relay diffusion's figure 2)."""
+    """Signal to noise by frequency: of enlarged images of low resolution, and of images of high
+    resolution in white noise, in block noise (relay diffusion's figure 2), and in the mixture of
+    both that a relay's second stage is trained with."""
 
     data: tyro.conf.Positional[str]
     """a data set, as for training"""
@@ -58,6 +60,8 @@ class SNROptions:
     """1: grey"""
     sigma: float = 1.0
     """the noise level"""
+    block_scale: float = 0.15
+    """share of block noise in the mixture, beside white noise of 1, as in `RelayProcess`"""
     images: int = 1000
     """at most so many, spread over the data"""
     out: Path = Path("snr.png")
@@ -139,6 +143,8 @@ def _snr(options: SNROptions) -> None:
 
     if options.sigma <= 0 or options.factor < 2:
         raise OvertoneError("--sigma must be above 0, and --factor 2 or more.")
+    if not 0 <= options.block_scale < math.inf:
+        raise OvertoneError(f"--block-scale must be 0 or above, not {options.block_scale}.")
     if options.resolution < 2 * options.factor:
         raise OvertoneError(
             f"--factor {options.factor} leaves {options.resolution} px no bands to compare: at most"
@@ -148,7 +154,8 @@ def _snr(options: SNROptions) -> None:
     chosen = data.spread(min(options.images, len(data)))
     parts = (chosen[at : at + 64] for at in range(0, len(chosen), 64))
     try:
-        ratios = signal_to_noise((data.fetch(part)[0] for part in parts), options.factor)
+        pixels = (data.fetch(part)[0] for part in parts)
+        ratios = signal_to_noise(pixels, options.factor, options.block_scale)
     except ValueError as error:
         raise OvertoneError(f"{error}.") from None
     curves = {name: (r / options.sigma**2).tolist() for name, r in ratios._asdict().items()}
@@ -157,12 +164,13 @@ def _snr(options: SNROptions) -> None:
     with storage.new_file(options.out) as file:
         snr_curves(curves, options.resolution, options.factor, file)
     # The low-resolution image's own bands, but for the mean.
-    low, white, block = (
+    low, white, block, mixture = (
         sum(curves[name][1 : options.resolution // options.factor]) for name in curves
     )
     print(
         f"{options.out}: at the same sigma the high resolution has {white / low:.1f} times the low"
-        f" one's ratio in its bands with white noise, {block / low:.1f} times with block noise"
+        f" one's ratio in its bands with white noise, {block / low:.1f} times with block noise,"
+        f" {mixture / low:.1f} times with the mixture of a relay"
     )
 
 

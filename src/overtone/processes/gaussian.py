@@ -36,6 +36,12 @@ class Process(Kind, ABC, family="process", home="overtone.processes"):
     """whether it is white noise on the image as it is, as DDPM and diffusers' schedulers assume"""
 
     @property
+    def keeps_mean(self) -> bool:
+        """Whether mean(x_0, sigma) is x_0 at every noise level, so that adding noise leads to a
+        higher one."""
+        return self.is_gaussian
+
+    @property
     def upscale(self) -> int:
         """How many times smaller the images are that it ends at, 1 for a process that ends in
         noise: a second stage goes on from such images."""

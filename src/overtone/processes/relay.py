@@ -61,6 +61,10 @@ class RelayProcess(Process, kind="RelayProcess"):
             )
 
     @property
+    def keeps_mean(self) -> bool:
+        return self.blur_sigma_max == 0
+
+    @property
     def upscale(self) -> int:
         return self.patch
 

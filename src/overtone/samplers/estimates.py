@@ -112,8 +112,10 @@ def two_step(
 ) -> tuple[Tensor, History]:
     """x~ = x_0 + h / (2 h_prev) (x_0 - x_0_prev), h a step in ln sigma.
 
-    The last estimate extrapolated to the middle of the step: second order, one evaluation; the
-    first step, which has no history, is single.
+    The last estimate extrapolated to the middle of the step: one evaluation, and second order for
+    many steps. Below some 64 steps under blur the measured order varies between 0.8 and 2.8, and
+    the error is the smallest of the four forms all the same. The first step, which has no history,
+    is single.
     """
     x_0 = denoise(x, sigma)
     estimate = x_0

@@ -57,7 +57,7 @@ class ResamplingSampler(SamplingLoop, kind="ResamplingSampler"):
         return self.sampler.visited
 
     def check_process(self, process: Process) -> None:
-        if not process.is_gaussian:
+        if not process.keeps_mean:
             raise ValueError(
                 f"a {process.kind} can't be gone back in by adding noise: it blurs as well. Take"
                 " resamples 1, which is replacement"

@@ -107,7 +107,8 @@ class Sampler(SamplingLoop, kind="Sampler"):
     eta: float = 0.0
     """share of the noise that is drawn anew at every step, in [0, 1]"""
     S_churn: float = 0.0
-    """EDM's stochasticity: noise added before each step; 0 is deterministic"""
+    """EDM's stochasticity: noise added before each step; 0 is deterministic, and the only choice
+    under a process that blurs"""
     S_min: float = 0.0
     """lowest sigma at which noise is added"""
     S_max: float | None = None
@@ -182,6 +183,13 @@ class Sampler(SamplingLoop, kind="Sampler"):
     def solver(self) -> str:
         return self.estimate
 
+    def check_process(self, process: Process) -> None:
+        if self.S_churn and not process.keeps_mean:
+            raise ValueError(
+                f"S_churn adds noise to get back to a higher noise level, and a {process.kind} blurs"
+                " as well: take S_churn 0. eta draws noise anew under any process"
+            )
+
     def as_ode(self, estimate: EstimateKind | None = None, steps: int | None = None) -> Sampler:
         own = replace(self, num_steps=self.num_steps if steps is None else steps)
         if estimate is None:
@@ -197,6 +205,7 @@ class Sampler(SamplingLoop, kind="Sampler"):
         class_labels: Labels | None = None,
     ) -> Iterator[Step]:
         """Every step from noise to image; the last one's x is the result."""
+        self.check_process(process)
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             return denoiser(x, sigma, class_labels).x_0

@@ -13,7 +13,15 @@ from helpers import TINY_ADM, TINY_DIFFIT, TINY_SONG, Golden, awake, deviation, 
 from overtone.convert import from_published
 from overtone.denoisers import EDMDenoiser
 from overtone.errors import OvertoneError
-from overtone.networks import ADMConfig, ADMUNet, DiffiTConfig, DiffiTUNet, SongConfig, SongUNet
+from overtone.networks import (
+    ADMConfig,
+    ADMUNet,
+    DiffiTConfig,
+    DiffiTUNet,
+    SongConfig,
+    SongUNet,
+    temporalize,
+)
 from overtone.networks.attention import (
     TMSA,
     DiffiTBlock,
@@ -319,6 +327,28 @@ def test_group_norm_modulates_between_norm_and_activation():
     modulated = F.silu(reference(x) * (1 + scale) + shift)
     assert torch.allclose(norm(x, scale_shift), modulated, atol=1e-6)
     assert GroupNorm(144).groups == 24  # the largest number up to 32 that divides
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_in_float64_a_network_computes_in_float64(number):
+    """Its derivatives agree with finite differences to 1e-6, which a detour by float32 would spoil;
+    so do those of its denoiser, whose time is a number."""
+    network = awake(tiny_networks()[number]).double().eval()
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, 1, 8, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    time = torch.tensor([0.3, 0.7], dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 2])
+    assert network(x, time, labels).dtype == torch.float64
+    assert torch.autograd.gradcheck(
+        lambda x, t: network(x, t, labels)[:, :1], (x, time), fast_mode=True
+    )
+    denoiser = EDMDenoiser(network)
+    assert torch.autograd.gradcheck(
+        lambda x: denoiser(x, 0.5, labels).x_0[:, :1], (x,), fast_mode=True
+    )
+    assert torch.autograd.gradcheck(
+        lambda x: temporalize(network)(x, time.detach(), labels), (x,), fast_mode=True
+    )
 
 
 def test_every_parameter_receives_gradient():

@@ -32,6 +32,14 @@ class Model(nn.Module):
     """whether it knows whole trajectories: a `SolutionOperator`"""
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What its network computes in: float32, or float64 if its weights are."""
+        first = next(self.parameters(), None)
+        return (
+            torch.float64 if first is not None and first.dtype == torch.float64 else torch.float32
+        )
+
+    @property
     def home(self) -> torch.device | None:
         """The device that its networks are fetched to when they are needed; None if they are
         where their tensors are."""

@@ -23,7 +23,8 @@ Sigma = float | Float[Tensor, " batch"]
 class NetworkDenoiser(Denoiser):
     """D(x; sigma) = c_skip x + c_out F(c_in x; c_noise, class_labels), F a network.
 
-    The network sees and returns float32 unless autocast is on; the sum is in x's dtype. A network
+    The network sees float32, or float64 if its weights are, and returns the same unless autocast is
+    on; the sum is in x's dtype. A network
     with twice the channels (learned variance) returns F and, untouched, `variance`. `num_classes`
     is the network's; augmentation conditions go to networks that take them.
     """
@@ -48,7 +49,10 @@ class NetworkDenoiser(Denoiser):
         level = sigma[:, None, None, None].to(x.dtype) if isinstance(sigma, Tensor) else sigma
         own = self.preconditioning
         out = self.network(
-            scaled(own.c_in(level), x).float(), self.time(sigma, x), class_labels, *conditions
+            scaled(own.c_in(level), x).to(self.dtype),
+            self.time(sigma, x),
+            class_labels,
+            *conditions,
         )
         out, variance = out.to(x.dtype), None
         if out.shape[1] == 2 * x.shape[1]:
@@ -56,11 +60,11 @@ class NetworkDenoiser(Denoiser):
         return Estimate(own.estimate(x, level, out), variance)
 
     def time(self, sigma: Sigma, x: Tensor) -> Float[Tensor, " batch"]:
-        """c_noise as the network takes it: float32, one an image, on x's device."""
+        """c_noise as the network takes it: one an image, on x's device."""
         time = self.preconditioning.c_noise(sigma)
         if isinstance(time, Tensor):
-            return time.float()
-        return torch.full((len(x),), time, device=x.device)
+            return time.to(self.dtype)
+        return torch.full((len(x),), time, dtype=self.dtype, device=x.device)
 
     def relative_time(self, sigma: float) -> float | None:
         schedule = self.preconditioning.schedule_of_time

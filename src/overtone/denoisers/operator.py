@@ -39,7 +39,7 @@ class SolutionOperator(Model):
         self.network = network
         self.preconditioning = preconditioning or OperatorPreconditioning()
         self.num_classes: int = network.config.num_classes
-        self._kept: dict[tuple[tuple[float, ...], torch.device], Tensor] = {}
+        self._kept: dict[tuple[tuple[float, ...], torch.device, torch.dtype], Tensor] = {}
 
     def forward(
         self,
@@ -50,7 +50,7 @@ class SolutionOperator(Model):
     ) -> States:
         """z at each of the noise levels, falling; or at the last one alone."""
         times = self.times(tuple(sigmas), z.device)
-        return self.network(z.float(), times, class_labels, last_only).to(z.dtype)
+        return self.network(z.to(self.dtype), times, class_labels, last_only).to(z.dtype)
 
     def solve(
         self,
@@ -67,8 +67,9 @@ class SolutionOperator(Model):
 
     def times(self, sigmas: tuple[float, ...], device: torch.device) -> Float[Tensor, " times"]:
         """The network's times at noise levels, sent to each device once."""
-        if (sigmas, device) not in self._kept:
+        key = sigmas, device, self.dtype
+        if key not in self._kept:
             with torch.inference_mode(False):  # else training could not use them later
-                times = torch.tensor([self.preconditioning.c_noise(sigma) for sigma in sigmas])
-                self._kept[sigmas, device] = times.to(device, torch.float32)
-        return self._kept[sigmas, device]
+                own = [self.preconditioning.c_noise(sigma) for sigma in sigmas]
+                self._kept[key] = torch.tensor(own, dtype=self.dtype).to(device)
+        return self._kept[key]

@@ -85,7 +85,7 @@ class ADMEmbedding(nn.Module):
     def forward(
         self, time: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None
     ) -> Tensor:
-        embedding = sinusoids(time, self.frequencies)
+        embedding = sinusoids(time, self.frequencies).to(self.lin0.weight.dtype)
         if self.augment is not None and augment_labels is not None:
             embedding = embedding + self.augment(augment_labels)
         embedding = self.lin1(F.silu(self.lin0(embedding)))

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from overtone.networks.configs.diffit import TimeIn
-from overtone.networks.layers import GroupNorm, without_autocast, zero
+from overtone.networks.layers import GroupNorm, precise, without_autocast, zero
 
 _CPU_HAS_AMX = torch.cpu._is_amx_tile_supported()
 
@@ -42,7 +42,7 @@ def attend(
     if qkv.device.type == "cpu" and (torch.is_grad_enabled() or not _CPU_HAS_AMX):
         # There the backward of fused attention is 5x slower in bfloat16 than in float32, and
         # without tile instructions the forward 1.4x (docs/log.md).
-        qkv = qkv.float()
+        qkv = precise(qkv)
     q, k, v = qkv.view(batch, tokens, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
     if memory is not None:
         more = memory.to(qkv.dtype).view(batch, -1, 2, heads, width // heads)
@@ -177,10 +177,10 @@ def resampled(
     offsets: Float[Tensor, "*some rows columns"], size: int, grid: tuple[int, int]
 ) -> Float[Tensor, "*some new_rows new_columns"]:
     """A table over the offsets of size x size tokens, linearly interpolated for those of a grid."""
-    lines = []
+    lines, dtype = [], torch.promote_types(offsets.dtype, torch.float32)
     for count in grid:
         # Offset d of count tokens a side is d size / count of size tokens, the last ones held.
-        offset = torch.arange(1 - count, count, device=offsets.device, dtype=torch.float32)
+        offset = torch.arange(1 - count, count, device=offsets.device, dtype=dtype)
         lines.append((offset * (size / count) / max(size - 1, 1)).clamp(-1, 1))
     y, x = torch.meshgrid(*lines, indexing="ij")
     places = torch.stack((x, y), -1)[None]

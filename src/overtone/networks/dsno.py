@@ -25,7 +25,7 @@ from overtone.networks.attention import SelfAttention
 from overtone.networks.cells import ResidualCell
 from overtone.networks.configs.dsno import DSNOConfig, TemporalConfig
 from overtone.networks.foreign import DiffusersNetwork
-from overtone.networks.layers import ClassEmbedding, Features, Resample, sinusoids
+from overtone.networks.layers import ClassEmbedding, Features, Resample, precise, sinusoids
 from overtone.networks.network import Network
 from overtone.networks.spectral import TemporalCell, TemporalTokens, TimeAxis
 from overtone.networks.unet import Cells, Place, UNet
@@ -206,9 +206,10 @@ class DSNOUNet(OperatorNetwork):
 
     def at_times(self, x: Tensor, times: Tensor, class_labels: Tensor | None) -> Tensor:
         low, high = (math.atan(math.exp(-s / 2)) for s in self._log_snrs)
-        angle = (low + times.float() * (high - low)) / (math.pi / 2)
+        angle = (low + precise(times) * (high - low)) / (math.pi / 2)
         waves = sinusoids(1000 * angle, self.config.frequencies, to_the_end=True)
         embedding = torch.cat(waves.chunk(2, dim=1)[::-1], dim=1)  # here the sines come first
+        embedding = embedding.to(self.lin0.weight.dtype)
         embedding = self.lin1(F.silu(self.lin0(embedding)))
         if self.classes is not None and class_labels is not None:
             embedding = embedding + self.classes(class_labels)

@@ -46,15 +46,20 @@ class GroupNorm(nn.Module):
         self, x: Features, scale_shift: Float[Tensor, "batch double"] | None = None
     ) -> Features:
         if x.device.type == "cpu" and torch.is_grad_enabled():
-            x = x.float()
+            x = precise(x)
         with without_autocast(x):
-            # The statistics are float32 inside, whatever the dtype of x.
+            # The statistics are float32 or better inside, whatever the dtype of x.
             weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
             x = F.group_norm(x, self.groups, weight, bias, self.eps)
             if scale_shift is not None:
                 scale, shift = scale_shift.to(x.dtype)[:, :, None, None].chunk(2, dim=1)
                 x = torch.addcmul(shift, x, scale + 1)
             return F.silu(x) if self.activation else x
+
+
+def precise(x: Tensor) -> Tensor:
+    """x in float32, or in float64 where it is: what a network in float64 computes stays there."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def without_autocast(x: Tensor) -> torch.autocast | nullcontext[None]:
@@ -127,9 +132,9 @@ def sinusoids(
 
     `to_the_end` spreads the frequencies down to 1/10000 itself: i / (half - 1).
     """
-    half = width // 2
-    index = torch.arange(half, dtype=torch.float32, device=x.device)
-    angles = x.float()[:, None] * torch.exp(-math.log(10000.0) * index / (half - to_the_end))
+    half, x = width // 2, precise(x)
+    index = torch.arange(half, dtype=x.dtype, device=x.device)
+    angles = x[:, None] * torch.exp(-math.log(10000.0) * index / (half - to_the_end))
     return torch.cat((angles.cos(), angles.sin()), dim=1)
 
 
@@ -146,7 +151,7 @@ class FourierFeatures(nn.Module):
         self.register_buffer("frequencies", torch.randn(width // 2) * 16)
 
     def forward(self, x: Float[Tensor, " batch"]) -> Float[Tensor, "batch width"]:
-        angles = x.float()[:, None] * (2 * math.pi * self.frequencies)
+        angles = precise(x)[:, None] * (2 * math.pi * self.frequencies)
         return torch.cat((angles.cos(), angles.sin()), dim=1)
 
 

@@ -120,6 +120,7 @@ class SongEmbedding(nn.Module):
         else:
             features = sinusoids(time, self.count, to_the_end=True)
         embedding = torch.cat(features.chunk(2, dim=1)[::-1], dim=1)  # here the sines come first
+        embedding = embedding.to(self.lin0.weight.dtype)
         if self.classes is not None:
             # The null class, one past the last, is the vector of zeros: it leaves the bias.
             if class_labels is None:

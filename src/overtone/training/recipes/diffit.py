@@ -71,7 +71,8 @@ def diffit_fashion_mnist() -> DenoisingRecipe:
 
 def diffit_cifar10() -> DenoisingRecipe:
     return DenoisingRecipe(
-        about="32 px CIFAR-10 from a folder, zip or hf:, the published settings; days on one GPU",
+        about="32 px CIFAR-10 from a folder, zip or hf:, in the published settings, but without"
+        " dropout, of which the paper says nothing; days on one GPU",
         network=DiffiTConfig.cifar10(),
         augmentation=0.12,
         training=Training(total_images=200_000 * 512, batch_size=512, lr=1e-3, clip_norm=None),

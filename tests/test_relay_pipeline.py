@@ -283,6 +283,19 @@ def test_classes_of_images_are_theirs_or_asked_for(tmp_path):
         pipe([0, 1])
 
 
+def test_a_picture_of_another_size_is_not_made_smaller_without_a_word(tmp_path, capsys):
+    pipe = second()
+    Image.new("L", (8, 8)).save(tmp_path / "right.png")
+    pipe.first = tmp_path
+    pipe([0], 1)
+    assert capsys.readouterr().err == ""
+    Image.new("L", (30, 20)).save(tmp_path / "large.png")
+    pipe.first = tmp_path
+    pipe([0], 1)
+    said = capsys.readouterr().err
+    assert "1 images of another size are cropped to squares and made 8 px" in said
+
+
 def test_a_copy_has_a_first_stage_of_its_own(pipe):
     twin = pickle.loads(pickle.dumps(copy.deepcopy(pipe)))
     before = pixels(twin([0, 1], 1))

@@ -182,6 +182,19 @@ def test_a_run_leaves_log_grids_and_checkpoints(tmp_path):
     assert isinstance(pipe, DiffiTPipeline)
     ema = trainer.ema.module.network.state_dict()
     assert all(torch.equal(t, ema[n]) for n, t in pipe.network.state_dict().items())
+    # A run's directory, by text or path, is its last checkpoint, or the best one.
+    run = str(tmp_path / "run")
+    assert find_checkpoint(run) == find_checkpoint(tmp_path / "run")
+    for name in (run, tmp_path / "run"):
+        opened = load_pipeline(name)
+        assert all(torch.equal(t, ema[n]) for n, t in opened.network.state_dict().items())
+    best_weights = load_pipeline(find_checkpoint(run, "best")).network.state_dict()
+    opened = load_pipeline(run, checkpoint="best")
+    assert all(torch.equal(t, best_weights[n]) for n, t in opened.network.state_dict().items())
+    with pytest.raises(OvertoneError, match="none called 'worst'"):
+        load_pipeline(run, checkpoint="worst")
+    with pytest.raises(OvertoneError, match="has no checkpoint yet"):
+        find_checkpoint(str(tmp_path))
 
 
 @pytest.mark.parametrize("changes", [{}, {"micro_batch": 8}, {"workers": 2}], ids=str)

@@ -45,6 +45,7 @@ class ImageData(ABC):
     fingerprint: str  # changes when the images or their classes do
     left_out: Sequence[str] = ()  # images that were asked to be skipped, and why
     conversions: Mapping[str, int] = {}  # what was done to how many images to read them
+    resized: int = 0  # images that had another size, and were cropped or made smaller
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -93,6 +94,7 @@ class ArrayData(ImageData):
         fingerprint: str | None = None,
         left_out: Sequence[str] = (),
         conversions: Mapping[str, int] | None = None,
+        resized: int = 0,
     ) -> None:
         self.name = name
         self.images = images
@@ -102,6 +104,7 @@ class ArrayData(ImageData):
         self.resize_rule = resize_rule
         self.left_out = left_out
         self.conversions = conversions or {}
+        self.resized = resized
         self.fingerprint = fingerprint or _fingerprint(images.tobytes(), self.labels.tobytes())
         if class_names and not 0 <= self.labels.min() <= self.labels.max() < len(class_names):
             raise OvertoneError(
@@ -182,7 +185,7 @@ def decode(source: Source, resolution: int, channels: int, *, skip_bad: bool = F
     """
     if channels not in (1, 3):
         raise OvertoneError(f"images are read with 1 or 3 channels, not {channels}.")
-    what = f"{source.key} {resolution} {channels} {skip_bad} {RESIZE_RULE}"
+    what = f"{source.key} {resolution} {channels} {skip_bad} {RESIZE_RULE}, counted"
     digest = hashlib.sha256(what.encode()).hexdigest()[:20]
     folder, among = storage.cache_directory() / "images" / digest, processes()
     if among.any(not (folder / "index.json").exists()):
@@ -203,6 +206,7 @@ def decode(source: Source, resolution: int, channels: int, *, skip_bad: bool = F
         index["fingerprint"],
         index["bad"],
         index["conversions"],
+        index["resized"],
     )
 
 
@@ -280,6 +284,17 @@ def read_all(
             yield from zip(part, pool.map(read, part), strict=True)
 
 
+def measured(item: Item, sizes: dict[str, tuple[int, int]]) -> Item:
+    """The item, noting the size of its image when it is read."""
+
+    def read() -> Image.Image:
+        image = item.read()
+        sizes[item.name] = image.size
+        return image
+
+    return item._replace(read=read)
+
+
 def _decode_into(
     folder: Path, source: Source, resolution: int, channels: int, skip_bad: bool
 ) -> None:
@@ -287,13 +302,18 @@ def _decode_into(
     bad: list[str] = []
     conversions: Counter[str] = Counter()
     digest = hashlib.sha256()
+    sizes: dict[str, tuple[int, int]] = {}
+    items = (measured(item, sizes) for item in source.items())
+    resized = 0
     with (folder / "images.bin").open("wb") as file:
-        for item, result in read_all(source.items(), resolution, channels, source.count):
+        for item, result in read_all(items, resolution, channels, source.count):
+            size = sizes.pop(item.name, None)
             if isinstance(result, OvertoneError):
                 bad.append(str(result))
                 continue
             pixels, done = result
             conversions.update(done)
+            resized += size != (resolution, resolution)
             labels.append(item.label or 0)
             file.write(pixels.tobytes())
             digest.update(pixels.tobytes())
@@ -308,6 +328,7 @@ def _decode_into(
     numbers.tofile(folder / "labels.bin")
     digest.update(numbers.tobytes())
     index = {"count": len(labels), "bad": bad, "conversions": dict(conversions)}
+    index |= {"resized": resized}
     fingerprint = {"fingerprint": digest.hexdigest()[:16]}
     storage.write_json(folder / "index.json", index | fingerprint)
 

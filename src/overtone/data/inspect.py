@@ -12,6 +12,7 @@ from overtone.data.images import (
     ImageData,
     Item,
     Pixels,
+    measured,
     read_all,
 )
 from overtone.data.names import is_known
@@ -61,7 +62,7 @@ def inspect_data(
     sizes: dict[str, tuple[int, int]] = {}
     every = max(1, (source.count or SHOWN) // SHOWN)
     shown: list[np.ndarray] = []
-    items = (_measured(item, sizes) for item in source.items())
+    items = (measured(item, sizes) for item in source.items())
     for number, (item, result) in enumerate(read_all(items, 1, channels, source.count)):
         size = sizes.pop(item.name, None)
         if isinstance(result, OvertoneError):
@@ -85,17 +86,6 @@ def inspect_data(
     found.classes = {str(n): labels[i] for i, n in enumerate(source.class_names)}
     found.sheet = torch.from_numpy(np.stack(shown)) if shown else None
     return found
-
-
-def _measured(item: Item, sizes: dict[str, tuple[int, int]]) -> Item:
-    """The item, noting the size of its image when it is read."""
-
-    def read():  # type: ignore[no-untyped-def]
-        image = item.read()
-        sizes[item.name] = image.size
-        return image
-
-    return item._replace(read=read)
 
 
 def _thumbnail(item: Item, channels: int) -> np.ndarray:

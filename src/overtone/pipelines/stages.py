@@ -143,9 +143,16 @@ class DataStage(FirstStage):
         self.data = data
 
     def opened(self, resolution: int, channels: int) -> FirstStage:
-        if isinstance(self.data, str):
-            return DataStage(open_data(self.data, resolution, channels))
-        return self
+        if not isinstance(self.data, str):
+            return self
+        data = open_data(self.data, resolution, channels)
+        if data.resized:
+            print(
+                f"{self.data}: {data.resized:,} images of another size are cropped to squares and"
+                f" made {resolution} px, which is what this model enlarges",
+                file=sys.stderr,
+            )
+        return DataStage(data)
 
     def labels(
         self, seeds: Sequence[int], num_classes: int, class_names: Sequence[str]

@@ -186,8 +186,9 @@ class Sampler(SamplingLoop, kind="Sampler"):
     def check_process(self, process: Process) -> None:
         if self.S_churn and not process.keeps_mean:
             raise ValueError(
-                f"S_churn adds noise to get back to a higher noise level, and a {process.kind} blurs"
-                " as well: take S_churn 0. eta draws noise anew under any process"
+                "S_churn adds noise to get back to a higher noise level, and a"
+                f" {process.kind} blurs as well: take S_churn 0. eta draws noise anew under any"
+                " process"
             )
 
     def as_ode(self, estimate: EstimateKind | None = None, steps: int | None = None) -> Sampler:

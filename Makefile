@@ -1,25 +1,36 @@
 # make demo   from a bare clone to demo/index.html: trains on digits and shows what came of it
-# make test   all tests            make check  format, lint, types, import rule, fast tests
-# make bench  speed, as JSON lines make clean  remove what the others made
+# make check   format, lint, types, import rule, fast tests: minutes
+# make test    all tests but those of make soak: ten minutes on two cores
+# make soak    what takes long: many kills, long lists, wrong formulas (make mutants alone)
+# make bench   speed, as JSON lines; make clean removes what the others made
 
 PYTHON ?= python3
 BIN := .venv/bin
 BEGAN := $(shell date +%s)
 
-.PHONY: demo test check bench clean
+# A process for each core, each with one thread; the tests of a file stay together.
+PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+
+.PHONY: demo test check soak mutants bench clean
 
 demo: .venv/installed
 	BEGAN=$(BEGAN) $(BIN)/python examples/demo.py
 
 test: .venv/developing .venv/fid/installed
-	$(BIN)/python -m pytest -m ''
+	$(PYTEST) -m 'not soak'
+
+soak: .venv/developing .venv/fid/installed mutants
+	$(PYTEST) -m soak
+
+mutants: .venv/developing
+	$(BIN)/python tests/mutants.py
 
 check: .venv/developing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 bench: .venv/developing
 	$(BIN)/python benchmarks/speed.py

@@ -9,6 +9,12 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
+# Each process of tests has its share of the cores, and so have the processes that tests start.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+
 # Nothing is read from or written to the user's own cache, and the Hub is out of reach.
 os.environ["OVERTONE_CACHE"] = tempfile.mkdtemp(prefix="overtone-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"

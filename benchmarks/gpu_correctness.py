@@ -45,7 +45,7 @@ from overtone.networks import (
     VAEConfig,
     temporalize,
 )
-from overtone.pipelines import Pipeline
+from overtone.pipelines import DSNOPipeline, Pipeline
 from overtone.processes import (
     DiscreteSchedule,
     FlowSchedule,
@@ -63,8 +63,9 @@ from overtone.training import DenoisingObjective
 BATCH = 4
 SIDE = 16
 BOUNDS = {"fp32": 1e-3, "bf16": 0.1}
-"""the largest deviation, relative to the largest value, of two right computations"""
-GREY_LEVELS = {"fp32": 2.0, "bf16": 16.0}
+"""the largest deviation, relative to the largest value, of two right computations; of gradients
+in bfloat16 twice that"""
+GREY_LEVELS = {"fp32": 0.5, "bf16": 4.0}
 """the mean difference of images that pass through a network some ten times"""
 TIMES = torch.tensor([0.9, 0.5, 0.2, 0.0])
 
@@ -155,7 +156,8 @@ def compared(got: dict[str, Tensor], wanted: dict[str, Tensor], kind: str) -> di
         away, size = (own - there.double()).abs(), there.double().abs()
         error = away.norm() / size.norm() if name == "gradients" else away.max() / size.max()
         found[name] = float(f"{float(error):.2e}")
-    return found | {"ok": all(value < BOUNDS[kind] for value in found.values())}
+    loose = {"gradients": 2.0 if kind == "bf16" else 1.0}
+    return found | {"ok": all(v < BOUNDS[kind] * loose.get(n, 1.0) for n, v in found.items())}
 
 
 def both(
@@ -283,7 +285,7 @@ def relay_pipe() -> Pipeline:
 
 
 def operator_pipe() -> Pipeline:
-    return Pipeline(made("DSNOUNet"), OperatorSampler((80.0, 2.0, 0.5, 0.0)))
+    return DSNOPipeline(made("DSNOUNet"), OperatorSampler((80.0, 2.0, 0.5, 0.0)))
 
 
 PIPELINES: dict[str, Callable[[], Pipeline]] = {

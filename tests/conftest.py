@@ -55,6 +55,10 @@ with install_import_hook([*CHECKED, *LATER], "typecheck.check"):
         importlib.import_module(name)
 
 
+# Fixtures of several test modules, imported after what is checked.
+pytest_plugins = ["teachers"]
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

@@ -102,7 +102,7 @@ CHANGES = {
         ("HALF_BIN = 1 / 255", "HALF_BIN = 2 / 255"),
         ("likelihood, divergence) / LN_2", "likelihood, divergence)"),
     ],
-    ("processes/vp_frame.py", "dsno distill"): [
+    ("processes/vp_frame.py", "dsno distill trajectories"): [
         ("x * (1 + sigma**2) ** -0.5", "x * (1 + sigma**2) ** -1"),
         ("z * (1 + sigma**2) ** 0.5", "z * (1 + sigma**2)"),
         ('power = 2 if spacing == "quad" else 1', "power = 1"),

@@ -137,7 +137,7 @@ CHANGES = {
         ("(1 - time) ** self.power", "time**self.power"),
         ("1 + (self.scale - 1) * (1 - math.cos", "self.scale * (1 - math.cos"),
     ],
-    ("denoisers/experts.py", "meme"): [
+    ("denoisers/experts.py", "experts"): [
         ("enumerate(self.intervals) if sigma <= high", "enumerate(self.intervals) if sigma < high"),
         ("torch.bucketize(sigma.double(), edges)", "torch.bucketize(sigma.double(), edges, right=True)"),
         ("torch.cat(places).argsort()", "torch.cat(places)"),
@@ -186,7 +186,7 @@ CHANGES = {
         ("x if self.skip_scale == 1.0 else x * self.skip_scale", "x"),
         ("self.skip(self.resample(x)) + h", "self.skip(self.resample(x)) - h"),
     ],
-    ("networks/inception.py", "cells meme"): [
+    ("networks/inception.py", "cells iunet"): [
         ("scale.to(h.dtype) + 1)", "scale.to(h.dtype))"),
         ("self.proj(mixed + self.fuse(mixed))", "self.proj(self.fuse(mixed))"),
         ("*modulation[2:])", "*modulation[:2])"),
@@ -235,7 +235,7 @@ CHANGES = {
         ("low + times.float() * (high - low)", "low + times.float() * high"),
         ("sinusoids(1000 * angle", "sinusoids(angle"),
     ],
-    ("training/objectives.py", "training latent_diffit meme relay"): [
+    ("training/objectives.py", "training latent_diffit training_experts relay"): [
         ("len(self.steps.ratio) / 1000 * bound", "len(self.steps.ratio) / 10 * bound"),
         ("self.weighting.weight(sigma) * error.square()", "error.square()"),
         ("sigma[:, None, None, None] * batch[\"noise\"]", "sigma[:, None, None, None] ** 2 * batch[\"noise\"]"),

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor
@@ -24,6 +25,12 @@ from overtone.networks import (
 from overtone.networks.vae import VAE, VAEConfig
 
 GOLDEN = Path(__file__).parent / "golden"
+
+# diffusers and NumPy 2 are not quite agreed on arrays.
+DIFFUSERS_MARKS = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning"),
+]
 
 TINY_DIFFIT = DiffiTConfig(
     resolution=8,

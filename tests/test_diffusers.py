@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import TINY_DIFFIT, awake, gaussian
+from helpers import DIFFUSERS_MARKS, TINY_DIFFIT, awake, gaussian
 from overtone.denoisers import DiffusersDenoiser, EDMDenoiser, EDMPreconditioning, GuidedDenoiser
 from overtone.errors import OvertoneError
 from overtone.networks import DiffiTUNet
@@ -19,11 +19,7 @@ from overtone.runs import find_checkpoint
 from overtone.samplers import Sampler, SchedulerSampler
 from overtone.training import find_recipe, train
 
-# diffusers and NumPy 2 are not quite agreed on arrays.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning"),
-]
+pytestmark = DIFFUSERS_MARKS
 
 SEEDS = [3, 8, 21]
 

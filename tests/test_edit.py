@@ -10,7 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers import TINY_ADM, TINY_DIFFIT, TINY_TRANSFORMER, awake, gaussian, tiny_vae
+from helpers import (
+    DIFFUSERS_MARKS,
+    TINY_ADM,
+    TINY_DIFFIT,
+    TINY_TRANSFORMER,
+    awake,
+    gaussian,
+    tiny_vae,
+)
 from overtone.cli.app import main
 from overtone.denoisers import ADM_DIFFUSION, FlowPreconditioning, KeptDenoiser
 from overtone.denoisers.foreign import preconditioning_of
@@ -78,10 +86,7 @@ MODELS = {
     "relay": a_relay,
 }
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning"),
-]
+pytestmark = DIFFUSERS_MARKS
 
 
 def arrays(pictures):

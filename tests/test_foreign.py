@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import TINY_DIFFIT, awake, tiny_vae
+from helpers import DIFFUSERS_MARKS, TINY_DIFFIT, awake, tiny_vae
 from overtone.cli.app import main
 from overtone.denoisers import DiffusersDenoiser, NetworkDenoiser, VPPreconditioning
 from overtone.errors import OvertoneError
@@ -25,10 +25,7 @@ from overtone.runs import find_checkpoint
 from overtone.samplers import Sampler, SchedulerSampler
 from overtone.training import Training, find_recipe, train
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning"),
-]
+pytestmark = DIFFUSERS_MARKS
 
 FLOW = diffusers.FlowMatchEulerDiscreteScheduler
 

@@ -9,7 +9,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers import TINY_TRANSFORMER, Golden, awake, deviation, gaussian, tiny_vae
+from helpers import DIFFUSERS_MARKS, TINY_TRANSFORMER, Golden, awake, deviation, gaussian, tiny_vae
 from overtone.cli.app import main
 from overtone.convert import dit_pipeline, from_published
 from overtone.denoisers import (
@@ -32,11 +32,7 @@ from overtone.samplers import AncestralSampler, SchedulerSampler, scheduler_of
 from overtone.storage import save_tensors
 from overtone.training.objectives import DenoisingObjective
 
-# diffusers and NumPy 2 are not quite agreed on arrays.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning"),
-]
+pytestmark = DIFFUSERS_MARKS
 
 PUBLISHED = ("diffit_latent", "diffit_latent_512_guidance")
 

@@ -65,7 +65,7 @@ CHANGES = {
         ("b = math.atan(math.exp(-self.log_snr_max / 2))", "b = math.atan(math.exp(-self.log_snr_max))"),
         ("(self.sigma_max / self.sigma_min) ** t", "(self.sigma_max / self.sigma_min) ** t**2"),
     ],
-    ("processes/discrete.py", "processes latent_diffit"): [
+    ("processes/discrete.py", "processes posterior guidance latent_diffit"): [
         ("math.sqrt((1 - abar) / abar)", "math.sqrt(1 - abar)"),
         ("(t + 0.008) / 1.008", "t"),
         ("(roots[0] + (roots[1] - roots[0]) * t) ** 2", "(roots[0] + (roots[1] - roots[0]) * t)"),
@@ -92,7 +92,7 @@ CHANGES = {
         ("axis = dct_matrix(size).T.contiguous()", "axis = dct_matrix(size)"),
         ("gamma * process.blur(sigma)", "process.blur(sigma)"),
     ],
-    ("processes/posterior.py", "latent_diffit"): [
+    ("processes/posterior.py", "posterior"): [
         ("lower = below**2 * (1 - self.ratio)", "lower = below**2 * self.ratio"),
         ("lower[1] / (1 + levels[0] ** 2)", "lower[1]"),
         ("torch.log((1 + below**2) * (", "torch.log(1 * ("),
@@ -127,13 +127,13 @@ CHANGES = {
         ("def c_out(self, sigma: S) -> S:\n        return (1 + sigma**2) ** 0.5",
          "def c_out(self, sigma: S) -> S:\n        return (1 + sigma**2) ** -0.5"),
     ],
-    ("denoisers/guided.py", "latent_diffit denoisers"): [
+    ("denoisers/guided.py", "guidance latent_diffit denoisers"): [
         ("Estimate(torch.lerp(worse, own.x_0, scale)", "Estimate(torch.lerp(own.x_0, worse, scale)"),
         ("null = torch.full_like(class_labels, self.num_classes)", "null = torch.zeros_like(class_labels)"),
         ("if not low <= sigma <= high", "if low <= sigma <= high"),
         ("torch.lerp(worse[:, channel], own.x_0[:, channel], scale)", "own.x_0[:, channel]"),
     ],
-    ("denoisers/guidance.py", "latent_diffit"): [
+    ("denoisers/guidance.py", "guidance"): [
         ("(1 - time) ** self.power", "time**self.power"),
         ("1 + (self.scale - 1) * (1 - math.cos", "self.scale * (1 - math.cos"),
     ],
@@ -162,7 +162,7 @@ CHANGES = {
         ("step / (2 * last_step)", "step / last_step"),
         ("(x_next - denoise(x_next, sigma_next)) / sigma_next", "(x_next - denoise(x_next, sigma_next)) / sigma"),
     ],
-    ("samplers/ancestral.py", "latent_diffit"): [
+    ("samplers/ancestral.py", "posterior latent_diffit"): [
         ("noise, lower = process.noise(x, source), float(steps.log_lower[i])",
          "noise, lower = process.noise(x, source), float(steps.log_upper[i])"),
         ("x_0.lerp(x, float(steps.ratio[i]))", "x.lerp(x_0, float(steps.ratio[i]))"),
@@ -193,7 +193,7 @@ CHANGES = {
         ("h * self.scales[1]", "h * self.scales[0]"),
         ("F.max_pool2d(pool, 3, stride=1, padding=1)", "F.avg_pool2d(pool, 3, stride=1, padding=1)"),
     ],
-    ("networks/attention.py", "networks"): [
+    ("networks/attention.py", "attention networks"): [
         ("qkv = qkv + self.qkv_time(token)[:, None, None]", "qkv = qkv * self.qkv_time(token)[:, None, None]"),
         ("windows.flip(-2, -1)", "windows"),
         ("return x + self.mlp[2](self.mlp[1](h))", "return self.mlp[2](self.mlp[1](h))"),
@@ -204,7 +204,7 @@ CHANGES = {
         ("(x + from_windows(out, self.window, x.shape[2])) * self.skip_scale",
          "x + from_windows(out, self.window, x.shape[2]) * self.skip_scale"),
     ],
-    ("networks/layers.py", "networks latent_diffit dsno"): [
+    ("networks/layers.py", "networks attention diffit latent_diffit dsno"): [
         ("x = torch.addcmul(shift, x, scale + 1)", "x = torch.addcmul(shift, x, scale)"),
         ("(2 * math.pi * self.frequencies)", "(math.pi * self.frequencies)"),
         ("index / (half - to_the_end)", "index / half"),
@@ -214,7 +214,7 @@ CHANGES = {
         ("self.weight[class_labels.clamp(max=self.num_classes - 1)] * known",
          "self.weight[class_labels.clamp(max=self.num_classes - 1)]"),
     ],
-    ("networks/diffit.py", "latent_diffit"): [
+    ("networks/diffit.py", "diffit"): [
         ("for coordinate in (x, y):", "for coordinate in (y, x):"),
         ("frequencies = 10000.0 ** (-index / (width // 4))", "frequencies = 10000.0 ** (-index / width)"),
         ("pixels.permute(0, 5, 1, 3, 2, 4)", "pixels.permute(0, 5, 2, 3, 1, 4)"),
@@ -235,7 +235,7 @@ CHANGES = {
         ("low + times.float() * (high - low)", "low + times.float() * high"),
         ("sinusoids(1000 * angle", "sinusoids(angle"),
     ],
-    ("training/objectives.py", "training latent_diffit training_experts relay"): [
+    ("training/objectives.py", "training posterior training_experts relay"): [
         ("len(self.steps.ratio) / 1000 * bound", "len(self.steps.ratio) / 10 * bound"),
         ("self.weighting.weight(sigma) * error.square()", "error.square()"),
         ("sigma[:, None, None, None] * batch[\"noise\"]", "sigma[:, None, None, None] ** 2 * batch[\"noise\"]"),

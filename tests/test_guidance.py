@@ -1,0 +1,113 @@
+"""Guidance by the null class: published numbers, channels, and where it acts."""
+
+import math
+
+import pytest
+import torch
+
+from helpers import DIFFUSERS_MARKS, TINY_TRANSFORMER, awake, deviation
+from latent_diffit import published
+from overtone.denoisers import (
+    ADM_DIFFUSION,
+    EDMDenoiser,
+    GuidanceSettings,
+    GuidedDenoiser,
+    VPDenoiser,
+)
+from overtone.networks import DiffiTTransformer
+from overtone.processes import DiscreteSchedule
+
+pytestmark = DIFFUSERS_MARKS
+
+PUBLISHED = ("diffit_latent", "diffit_latent_512_guidance")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_guidance_gives_the_published_numbers(name):
+    # Given for [conditional; null], both fed the first half's samples; ours is the first half.
+    golden, _, network = published(name)
+    settings = GuidanceSettings(
+        scale=golden.config["cfg_scale"],
+        channels=(0, 1, 2),
+        power=golden.config.get("scale_pow"),
+    )
+    guided = GuidedDenoiser(VPDenoiser(network, ADM_DIFFUSION), settings)
+    for i in range(len(golden["cfg.sample"]) // 2):
+        sigma = float(ADM_DIFFUSION.schedule.levels[int(golden["cfg.timestep"][i])])
+        x = golden["cfg.sample"][i : i + 1] * math.sqrt(1 + sigma**2)
+        with torch.no_grad():
+            x_0, variance = guided(x, sigma, golden["cfg.class_labels"][i : i + 1])
+        out = torch.cat(((x - x_0) / sigma, variance), dim=1)
+        assert deviation(out, golden["cfg.out"][i : i + 1]) < 2e-6
+
+
+def test_the_power_cosine_starts_at_nothing_and_ends_at_the_scale():
+    settings = GuidanceSettings(scale=4.6, power=4.0)
+    assert settings.scale_at(0.0) == pytest.approx(4.6)
+    assert settings.scale_at(0.999) == pytest.approx(1.0)
+    assert settings.scale_at(0.35) == pytest.approx(1 + 3.6 * (1 - math.cos(math.pi * 0.65**4)) / 2)
+
+
+class Counted(VPDenoiser):
+    def __init__(self):
+        super().__init__(awake(DiffiTTransformer(TINY_TRANSFORMER)), ADM_DIFFUSION)
+        self.batches = []
+
+    def forward(self, x, sigma, class_labels=None):
+        self.batches.append(len(x))
+        return super().forward(x, sigma, class_labels)
+
+
+def test_guided_channels_and_no_others_are_guided():
+    model = Counted()
+    x, labels = torch.randn(2, 4, 8, 8), torch.tensor([0, 2])
+    with torch.no_grad():
+        own, null = model(x, 1.0, labels), model(x, 1.0, torch.full_like(labels, 3))
+        out = GuidedDenoiser(model, GuidanceSettings(3.0, channels=(1, 3)))(x, 1.0, labels)
+    # Both halves went through the network in one batch, which rounds otherwise.
+    assert torch.allclose(out.x_0[:, [0, 2]], own.x_0[:, [0, 2]], atol=1e-5)
+    reference = null.x_0 + 3 * (own.x_0 - null.x_0)
+    assert torch.allclose(out.x_0[:, [1, 3]], reference[:, [1, 3]], atol=1e-4)
+    assert torch.allclose(out.variance, own.variance, atol=1e-6)
+    assert model.batches == [2, 2, 4]
+
+
+def test_the_null_class_is_asked_only_where_guidance_acts():
+    model, labels = Counted(), torch.tensor([0, 2])
+    guided = GuidedDenoiser(model, GuidanceSettings(4.6, interval=(0.5, 50.0), power=4.0))
+    # At sigma 40 the step is number 836 and the scale 1.000005; at 80, outside.
+    for sigma in (0.4, 0.6, 40.0, 80.0):
+        guided(torch.randn(2, 4, 8, 8), sigma, labels)
+    assert model.batches == [2, 4, 4, 2]
+    near_noise = GuidedDenoiser(model, GuidanceSettings(4.6, power=4.0))
+    near_noise(torch.randn(2, 4, 8, 8), float(DiscreteSchedule().levels[950]), labels)
+    assert model.batches[-1] == 2  # in float32 the scale is 1
+
+
+def test_guidance_refuses_what_has_no_meaning():
+    model = Counted()
+    for wrong in ({"channels": ()}, {"channels": (0, 0)}, {"channels": (-1,)}, {"power": 0.0}):
+        with pytest.raises(ValueError, match="guidance"):
+            GuidanceSettings(2.0, **wrong)
+    edm = EDMDenoiser(model.network)
+    with pytest.raises(ValueError, match="no steps whose number the power"):
+        GuidedDenoiser(edm, GuidanceSettings(2.0, power=4.0))
+
+
+def test_a_denoiser_of_diffusers_dit_takes_guidance_in_three_channels():
+    # Our settings on their network.
+    from diffusers import DDPMScheduler, DiTTransformer2DModel
+
+    from overtone.denoisers import DiffusersDenoiser
+
+    model = DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=1,
+        sample_size=8, num_embeds_ada_norm=7, norm_num_groups=2,
+    ).eval()  # fmt: skip
+    denoiser = DiffusersDenoiser(model, DDPMScheduler())
+    x, labels = torch.randn(2, 4, 8, 8), torch.tensor([0, 6])
+    settings = GuidanceSettings(4.0, channels=(0, 1, 2), power=4.0)
+    with torch.no_grad():
+        out, own = GuidedDenoiser(denoiser, settings)(x, 1.0, labels), denoiser(x, 1.0, labels)
+    assert torch.allclose(out.x_0[:, 3], own.x_0[:, 3], atol=1e-5)
+    assert not torch.allclose(out.x_0[:, :3], own.x_0[:, :3], atol=1e-5)

@@ -245,12 +245,12 @@ CHANGES = {
         ("(uniform - probability) / rest if rest", "uniform / rest if rest"),
         ("(t * (len(self.steps.ratio) - 1)).round()", "(t * len(self.steps.ratio)).floor()"),
     ],
-    ("training/ema.py", "training"): [
+    ("training/ema.py", "ema"): [
         ("0.5 ** (batch / halflife)", "0.5 ** (batch / halflife / 2)"),
         ("min(halflife, self.rampup_ratio * images_seen)", "max(halflife, self.rampup_ratio * images_seen)"),
         ("weights, 1 - self.beta(images_seen, batch)", "weights, self.beta(images_seen, batch)"),
     ],
-    ("training/loop.py", "training"): [
+    ("training/loop.py", "loop ema training"): [
         ("self.ema.update(seen, training.batch_size)",
          "self.ema.update(seen + training.batch_size, training.batch_size)"),
         ("self.processes.sum(total).item() / count", "self.processes.sum(total).item() / count / 2"),

@@ -271,7 +271,7 @@ CHANGES = {
         ("self.right * width / 8", "self.right * width / 4"),
         ("-back @ shift", "back @ shift"),
     ],
-    ("training/vae.py", "latents"): [
+    ("training/vae.py", "vae"): [
         ("log_variance.exp() - 1 - log_variance", "log_variance.exp() - 1 + log_variance"),
         (".sum(dim=(1, 2, 3)) / 2", ".sum(dim=(1, 2, 3))"),
     ],

@@ -224,7 +224,7 @@ CHANGES = {
         ("SKIP_SCALE = 0.5**0.5", "SKIP_SCALE = 0.5"),
         ("features.chunk(2, dim=1)[::-1]", "features.chunk(2, dim=1)"),
     ],
-    ("networks/spectral.py", "dsno"): [
+    ("networks/spectral.py", "spectral dsno"): [
         ("else [2.0, 2.0]", "else [1.0, 1.0]"),
         ("[1.0, 0.0] if highest", "[2.0, 0.0] if highest"),
         ("every(q - p)", "every(q + p)"),

@@ -146,7 +146,7 @@ CHANGES = {
         ("logits = cross - squares / 2", "logits = cross - squares"),
         ("total = self.eigenvalues + sigma**2", "total = self.eigenvalues + sigma"),
     ],
-    ("denoisers/kept.py", "edit"): [
+    ("denoisers/kept.py", "repaint edit"): [
         ("torch.where(self.mask, self.x_0.to(estimate.x_0), estimate.x_0)", "torch.where(self.mask, estimate.x_0, self.x_0.to(estimate.x_0))"),
     ],
     ("samplers/sampler.py", "samplers"): [
@@ -169,7 +169,7 @@ CHANGES = {
         ("math.sqrt(1 + self.sigmas[-1] ** 2)", "self.sigmas[-1]"),
         ("lower, float(steps.log_upper[i])) / 2).exp()", "lower, float(steps.log_upper[i]))).exp()"),
     ],
-    ("samplers/repaint.py", "edit"): [
+    ("samplers/repaint.py", "repaint edit"): [
         ("math.sqrt(part[0] ** 2 - part[-1] ** 2)", "part[0] - part[-1]"),
         ("times = self.resamples if part[-1] > 0 else 1", "times = 1"),
     ],

@@ -1,4 +1,4 @@
-"""Parts as somebody else would write them: one kind of each family (test_registry.py)."""
+"""Parts as somebody else would write them: one kind of each family (test_own_parts.py)."""
 
 import math
 from dataclasses import dataclass

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-import own_parts
 from helpers import TINY_DIFFIT
 from overtone import settings
 from overtone.cli.app import main
@@ -317,19 +316,6 @@ def test_floats_of_a_registered_name_mean_the_same_in_both_splits():
         assert int(held_out("floats", 8, 1).fetch(range(12))[0].min()) >= 127
     finally:
         OPENERS.pop("floats", None)
-
-
-class Detached(own_parts.Plain):
-    """A network without a gradient."""
-
-    def forward(self, x, time, class_labels=None):
-        return super().forward(x, time, class_labels).detach()
-
-
-def test_a_network_whose_output_has_no_gradient_is_said_before_training():
-    network = Detached(own_parts.PlainConfig(num_classes=3))
-    with pytest.raises(OvertoneError, match="do not depend on its parameters"):
-        network.check_output()
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """Data of one's own: objects, arrays, torch's data sets, and names for them."""
 
 import dataclasses
-import importlib
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -376,50 +374,3 @@ def test_names_that_can_not_be_registered():
     finally:
         OPENERS.pop("twice", None)
         OPENERS.pop("failing", None)
-
-
-RECIPES = """
-from dataclasses import replace
-from overtone import find_recipe
-plain = replace(find_recipe("diffit-digits"), label_dropout=0.25)
-def made():
-    return replace(plain, label_dropout=0.5)
-def broken():
-    return 1 / 0
-number = 3
-"""
-
-
-@pytest.fixture
-def recipes(tmp_path):
-    file = tmp_path / "some_recipes.py"
-    file.write_text(RECIPES)
-    yield str(file)
-    sys.modules.pop("some_recipes", None)
-
-
-def test_a_recipe_from_a_file_of_ones_own_which_is_executed(recipes, capsys):
-    assert find_recipe(f"{recipes}:plain").label_dropout == 0.25
-    assert f"executing {recipes}" in capsys.readouterr().err
-    assert find_recipe(f"{recipes}:made").label_dropout == 0.5
-    assert "executing" not in capsys.readouterr().err  # once is enough
-    for name, message in (
-        (f"{recipes}:none", "has no recipe 'none', .* It has: plain"),
-        (f"{recipes}:number", "has no recipe 'number'"),
-        (f"{recipes}:broken", r"broken\(\) fails: ZeroDivisionError"),
-        (recipes, "may hold several recipes: say which"),
-        (f"{recipes[:-3]}_.py:plain", "does not exist"),
-    ):
-        with pytest.raises(OvertoneError, match=message):
-            find_recipe(name)
-
-
-def test_its_run_is_called_after_it_and_its_options_are_the_recipe_s(
-    recipes, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    main(["train", f"{recipes}:made", "--total-images", "128", "--lr-rampup-images", "0",
-          "--network.widths", "16", "16", "--network.head-channels", "8"])  # fmt: skip
-    run = tmp_path / "runs" / "made"
-    assert json.loads((run / "recipe.json").read_text())["label_dropout"] == 0.5
-    assert importlib.import_module("some_recipes").plain.label_dropout == 0.25

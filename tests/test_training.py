@@ -1,9 +1,7 @@
 """Training: what is drawn and what is measured, trackers, and networks of every kind."""
 
 import dataclasses
-import json
 import pickle
-import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +9,6 @@ import torch
 from PIL import Image
 
 from helpers import TINY_DIFFIT, TINY_NCSN, TINY_SONG
-from overtone import storage
 from overtone.data import ArrayData, open_data, to_unit
 from overtone.denoisers import VEPreconditioning, VPPreconditioning
 from overtone.errors import OvertoneError
@@ -84,33 +81,6 @@ def test_a_model_overfits_four_images(tmp_path):
     nearest = distances.mean((2, 3, 4)).min(1)
     assert float(nearest.values.median()) < 0.05
     assert len(set(nearest.indices.tolist())) == 4
-
-
-def test_recipes_survive_json(tmp_path):
-    from overtone import settings
-    from overtone.training.recipes import RECIPES, find_recipe
-
-    for name in RECIPES:
-        file = tmp_path / f"{name}.json"
-        storage.write_json(file, settings.dump(find_recipe(name)))
-        assert find_recipe(str(file)) == find_recipe(name)
-    broken = json.loads((tmp_path / "diffit-digits.json").read_text())
-    broken["training"]["batch_sice"] = 3
-    storage.write_json(tmp_path / "broken.json", broken)
-    with pytest.raises(OvertoneError, match="did you mean 'batch_size'"):
-        find_recipe(str(tmp_path / "broken.json"))
-    broken = json.loads((tmp_path / "diffit-digits.json").read_text())
-    for value in ("fast", "0.1"):  # a number in quotes is no number
-        broken["training"]["lr"] = value
-        storage.write_json(tmp_path / "broken.json", broken)
-        with pytest.raises(OvertoneError, match=rf"training\.lr.*'{value}'"):
-            find_recipe(str(tmp_path / "broken.json"))
-    broken = json.loads((tmp_path / "adm-digits.json").read_text())
-    broken["network"]["wdths"] = [8]
-    storage.write_json(tmp_path / "broken.json", broken)
-    with pytest.raises(OvertoneError, match=r"'network.*wdths': did you mean 'widths'"):
-        find_recipe(str(tmp_path / "broken.json"))
-    shutil.rmtree(tmp_path)
 
 
 def test_trackers_hear_what_the_log_says(tmp_path, monkeypatch):

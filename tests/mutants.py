@@ -55,7 +55,7 @@ def _mutants() -> Iterator[Mutant]:
 
 
 CHANGES = {
-    ("processes/schedule.py", "processes"): [
+    ("processes/schedule.py", "processes relay"): [
         ("self.P_mean + self.P_std * normal_quantile", "self.P_mean - self.P_std * normal_quantile"),
         ("normal_quantile(clamp(self.prob_length * t,", "normal_quantile(clamp(t,"),
         ("self.prob_length * self._cdf(float(self.truncate_sigma)", "self._cdf(float(self.truncate_sigma)"),
@@ -232,7 +232,7 @@ CHANGES = {
         ("NEGATIVE_SLOPE = 0.01", "NEGATIVE_SLOPE = 0.1"),
     ],
     ("networks/dsno.py", "dsno"): [
-        ("low + times.float() * (high - low)", "low + times.float() * high"),
+        ("low + precise(times) * (high - low)", "low + precise(times) * high"),
         ("sinusoids(1000 * angle", "sinusoids(angle"),
     ],
     ("training/objectives.py", "training posterior training_experts relay"): [

@@ -159,6 +159,16 @@ def test_the_whole_way_is_that_of_diffusers():
     assert deviation(*results) < 1e-3
 
 
+def test_ddpm_begins_with_unit_variance_in_its_own_frame():
+    """x / sqrt(1 + sigma^2) of the start is N(0, 1) at the schedule's last step, whatever the
+    number of steps taken."""
+    for num_steps in (1, 7, 1000):
+        sampler = AncestralSampler(num_steps=num_steps)
+        last = DiscreteSchedule().sigmas[-1]
+        assert sampler.sigma_start == pytest.approx(math.sqrt(1 + last**2), rel=1e-12)
+        assert max(sampler.sigmas) == last
+
+
 def test_ddpm_keeps_the_data_s_variance():
     # Of Gaussian data with the ideal denoiser, ancestral steps end with the data's variances but
     # for discretisation: 200 steps, 4 dimensions.

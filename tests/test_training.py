@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers import TINY_DIFFIT, TINY_NCSN, TINY_SONG
+from helpers import TINY_DIFFIT, TINY_NCSN, TINY_SONG, awake
 from overtone.data import ArrayData, open_data, to_unit
-from overtone.denoisers import VEPreconditioning, VPPreconditioning
+from overtone.denoisers import EDMDenoiser, VEPreconditioning, VPPreconditioning
 from overtone.errors import OvertoneError
+from overtone.networks import DiffiTUNet
 from overtone.pipelines import load_pipeline
-from overtone.processes import VESchedule, VPCosineSchedule
+from overtone.processes import SeededNoise, VESchedule, VPCosineSchedule
 from overtone.runs import find_checkpoint, read_log
 from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.configs.training import Reporting, Training
@@ -32,6 +33,39 @@ def test_streams_go_to_spawned_loader_processes(tmp_path):
         again = pickle.loads(pickle.dumps(stream))
         assert torch.equal(again.__getitems__([5])["x_0"], stream.__getitems__([5])["x_0"])
     assert len(pickle.dumps(stream)) < 2000  # the memory map goes by name
+
+
+def test_half_of_the_images_are_mirrored_left_to_right_and_labels_are_dropped_to_no_class():
+    """Of 400 images half are mirrored, and a quarter lose their label, within five standard
+    deviations of the binomial, which one in two million exceeds."""
+    generator = torch.Generator().manual_seed(1)
+    x_0, labels = torch.rand(400, 1, 8, 8, generator=generator), torch.arange(400) % 3
+    objective = DenoisingObjective(num_classes=3, label_dropout=0.25, mirror=True)
+    batch = objective.draw(x_0, labels, SeededNoise(range(400)))
+    same = (batch["x_0"] == x_0).flatten(1).all(1)
+    mirrored = (batch["x_0"] == x_0.flip(3)).flatten(1).all(1)
+    assert bool((same ^ mirrored).all())
+    assert abs(int(mirrored.sum()) - 200) < 5 * 10
+    dropped = batch["class_labels"] == 3
+    assert torch.equal(batch["class_labels"][~dropped], labels[~dropped])
+    assert abs(int(dropped.sum()) - 100) < 5 * 75**0.5
+
+
+def test_the_loss_is_the_networks_own_error():
+    """c_out^-2 |D - x_0|^2 at x = x_0 + sigma noise, written out for EDM's row, whose network is
+    shown x / sqrt(sigma^2 + s_d^2) and has to return (x_0 - c_skip x) / c_out."""
+    torch.manual_seed(0)
+    network = awake(DiffiTUNet(TINY_DIFFIT)).eval()
+    objective = DenoisingObjective(num_classes=3)
+    x_0, labels = torch.rand(6, 1, 8, 8) * 2 - 1, torch.arange(6) % 3
+    batch = objective.draw(x_0, labels, SeededNoise(range(6)))
+    with torch.no_grad():
+        loss = objective.loss(EDMDenoiser(network), batch)
+        sigma = batch["sigma"][:, None, None, None]
+        x, scale = x_0 + sigma * batch["noise"], (sigma**2 + 0.25).sqrt()
+        out = network(x / scale, batch["sigma"].log() / 4, batch["class_labels"])
+        wanted = (x_0 - 0.25 / scale**2 * x) / (0.5 * sigma / scale)
+    assert torch.allclose(loss, (out - wanted).square().mean(dim=(1, 2, 3)), rtol=1e-3)
 
 
 def test_held_out_loss_is_the_same_every_time():

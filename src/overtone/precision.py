@@ -43,6 +43,11 @@ def autocast(precision: Precision, device: torch.device | str) -> contextlib.Abs
     return contextlib.nullcontext()
 
 
+def widest(device: torch.device | str) -> torch.dtype:
+    """float64, or float32 on a device that has none: Apple's."""
+    return torch.float32 if torch.device(device).type == "mps" else torch.float64
+
+
 def default_device() -> torch.device:
     """The accelerator, where there is one; not Apple's, which lacks the float64 that noise levels
     and times are computed in."""

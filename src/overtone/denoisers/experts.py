@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from overtone.denoisers.denoiser import Denoiser, Estimate, Images, Labels
 from overtone.denoisers.intervals import Interval, check_intervals
 from overtone.denoisers.residence import Residence
+from overtone.precision import widest
 
 
 class ExpertDenoiser(Denoiser):
@@ -62,8 +63,9 @@ class ExpertDenoiser(Denoiser):
     def experts_at(self, sigma: Float[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """`expert_at` of each image, where sigma is."""
         highs = [high for _, high in self.intervals[:-1]]
-        edges = torch.tensor(highs, dtype=torch.float64, device=sigma.device)
-        return torch.bucketize(sigma.double(), edges)
+        wide = widest(sigma.device)
+        edges = torch.tensor(highs, dtype=wide, device=sigma.device)
+        return torch.bucketize(sigma.to(wide), edges)
 
     def relative_time(self, sigma: float) -> float | None:
         return self._expert(self.expert_at(sigma)).relative_time(sigma)

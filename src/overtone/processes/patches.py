@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from overtone.precision import widest
+
 Images = Float[Tensor, "batch channels height width"]
 
 
@@ -28,7 +30,7 @@ class Blurring(Protocol):
 def kept_per_axis(blur: Tensor, size: int) -> Float[Tensor, "*batch size"]:
     """exp(-pi^2 i^2 tau / s^2), i = 0 ... s - 1, tau = blur^2 / 2: what one axis has of
     e^-(lambda tau)."""
-    i = torch.arange(size, dtype=torch.float64, device=blur.device)
+    i = torch.arange(size, dtype=blur.dtype, device=blur.device)
     return torch.exp(-((math.pi * i / size) ** 2) * blur[..., None] ** 2 / 2)
 
 
@@ -64,7 +66,7 @@ def dct_matrix(size: int, device: torch.device | None = None) -> Float[Tensor, "
 
     V^T[k, n] = sqrt((1 + [k > 0]) / size) cos(pi k (2 n + 1) / (2 size))
     """
-    n = torch.arange(size, dtype=torch.float64, device=device)
+    n = torch.arange(size, dtype=widest(device or "cpu"), device=device)
     matrix = torch.cos(math.pi / (2 * size) * n[:, None] * (2 * n + 1)) * math.sqrt(2 / size)
     matrix[0] /= math.sqrt(2)
     return matrix

@@ -111,7 +111,7 @@ class RelayProcess(Process, kind="RelayProcess"):
     def blur(
         self, sigma: float | Float[Tensor, " batch"]
     ) -> Float[Tensor, "*batch pixels_out pixels_in"]:
-        """V D V^T of a patch's s^2 pixels, row by row, float64 on sigma's device."""
+        """V D V^T of a patch's s^2 pixels, row by row, float64 on sigma's device if that has it."""
         from overtone.processes.patches import blur_matrix
 
         return blur_matrix(self._per_axis(sigma), self.min_scale)

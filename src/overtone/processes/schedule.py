@@ -3,6 +3,7 @@
 Training draws t ~ U(0, 1) and asks the schedule for sigma(t); a schedule is thus also the
 distribution of noise levels that a network is trained on. Everything here is float64 on the host:
 under EDM's distribution sigma = 80 is the quantile 1 - 1.7e-6, which float32 holds to two digits.
+Of tensors on Apple's GPU, which has no float64, it is float32.
 
 Each formula is written once, for numbers and for tensors: `m` in it is `math` or `torch`. So
 settings are read, and single noise levels computed, without torch, which takes seconds to import.
@@ -38,7 +39,7 @@ class Schedule(Kind, ABC, family="schedule", home="overtone.processes"):
         """Noise level of time t, in t's shape, float64. Raises `ValueError` outside [0, 1]."""
         import torch
 
-        t = torch.as_tensor(t, dtype=torch.float64)
+        t = _wide(t)
         _check(t, (t >= 0) & (t <= 1), "time is outside [0, 1]")
         return self._sigma(t, torch)
 
@@ -49,7 +50,7 @@ class Schedule(Kind, ABC, family="schedule", home="overtone.processes"):
         """
         import torch
 
-        sigma = torch.as_tensor(sigma, dtype=torch.float64)
+        sigma = _wide(sigma)
         _check(sigma, sigma >= 0, "sigma is negative")
         return self._t(sigma, torch)
 
@@ -86,6 +87,16 @@ class Schedule(Kind, ABC, family="schedule", home="overtone.processes"):
 
     @abstractmethod
     def _t(self, sigma: N, m: Any) -> N: ...
+
+
+def _wide(values: Tensor | float) -> Tensor:
+    """float64, where the values' device has it."""
+    import torch
+
+    from overtone.precision import widest
+
+    device = values.device if isinstance(values, torch.Tensor) else "cpu"
+    return torch.as_tensor(values, dtype=widest(device))
 
 
 def _check(values: Tensor, good: Tensor, message: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from overtone import precision
 from overtone.data.images import ImageData
 from overtone.errors import OvertoneError
 from overtone.processes.noise import SeededNoise, mix
@@ -66,7 +67,8 @@ class TrainingStream(Dataset):
             batch_sampler=_Batches(start, stop, batch, share),
             collate_fn=_as_it_is,
             num_workers=min(workers, os.cpu_count() or 1),  # more only get in each other's way
-            pin_memory=torch.accelerator.is_available(),
+            # Apple's device has no such memory, and torch warns of each loader that asks for it.
+            pin_memory=precision.default_device().type not in ("cpu", "mps"),
             persistent_workers=False,
         )
         for loaded in loader:

@@ -1,0 +1,468 @@
+"""Cases of the parts of a model on a pretended device: networks, denoisers, processes, samplers."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import diffusers
+import torch
+
+import helpers
+from overtone import precision
+from overtone.denoisers import (
+    ADM_DIFFUSION,
+    DiffusersDenoiser,
+    EDMPreconditioning,
+    ExpertDenoiser,
+    FlowPreconditioning,
+    GuidanceSettings,
+    GuidedDenoiser,
+    IdealDenoiser,
+    KeptDenoiser,
+    NetworkDenoiser,
+    OperatorPreconditioning,
+    ScorePreconditioning,
+    SolutionOperator,
+    VEPreconditioning,
+    VPPreconditioning,
+)
+from overtone.denoisers.intervals import intervals_of
+from overtone.networks import (
+    ClassifierConfig,
+    DSNOConfig,
+    VAEConfig,
+    foreign_config,
+    temporalize,
+)
+from overtone.processes import (
+    DiscreteSchedule,
+    FlowSchedule,
+    GaussianProcess,
+    QuantileSchedule,
+    RelayProcess,
+    SeededNoise,
+    VESchedule,
+    VPCosineSchedule,
+    VPLinearSchedule,
+)
+from overtone.samplers import (
+    AncestralSampler,
+    OperatorSampler,
+    ResamplingSampler,
+    Sampler,
+    SchedulerSampler,
+)
+
+replace = dataclasses.replace
+Call = Callable[[], Any]
+
+
+class Case(NamedTuple):
+    """Something that runs on the device as it does on the CPU."""
+
+    name: str
+    make: Callable[[torch.device], Call]
+    """everything on a device; returns what is called twice there, and gives the same on the CPU"""
+    parts: tuple[Any, ...] = ()
+    """the kinds that it is a case of, as their settings"""
+    tolerance: float = 1e-4
+    """the largest difference from the CPU's result, in units of its largest value"""
+    autocast: bool = False
+    """whether it computes in bfloat16, which Apple's device does not"""
+
+
+DSNO = DSNOConfig(
+    resolution=8,
+    channels=1,
+    num_classes=3,
+    widths=(32, 32),
+    num_cells=1,
+    attention_resolutions=(4,),
+    frequencies=16,
+    embedding_width=32,
+)
+PIXEL_TRANSFORMER = replace(helpers.TINY_TRANSFORMER, channels=1)
+SMALL_CLASSIFIER = ClassifierConfig(
+    resolution=8, channels=1, num_classes=3, num_features=16, widths=(8, 16), dropout=0.0
+)
+SIGMAS = (0.1, 0.7, 3.0, 20.0)
+LABELS = (0, 1, 2, 3)
+
+
+def a_unet() -> Any:
+    return diffusers.UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=1,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        num_class_embeds=4,
+    )
+
+
+def a_dit() -> Any:
+    return diffusers.DiTTransformer2DModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        patch_size=2,
+        num_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        norm_num_groups=2,
+        num_embeds_ada_norm=3,
+    )
+
+
+def awake(config: Any) -> Any:
+    """The network of some settings, none of whose layers is zero, as it trains on a GPU."""
+    network = helpers.awake(config.build())
+    return network.to_fast_layout() if hasattr(network, "to_fast_layout") else network
+
+
+def adm() -> Any:
+    return awake(helpers.TINY_ADM).eval()
+
+
+def normal(*shape: int, seed: int = 7) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def gradients(module: torch.nn.Module) -> torch.Tensor:
+    """All gradients in a row, so that each is measured by the largest, and gone afterwards."""
+    found = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
+    module.zero_grad(set_to_none=True)
+    return torch.cat(found)
+
+
+def networks() -> Iterator[Case]:
+    """Every kind of network: forwards, backwards, and under autocast."""
+    diffit, song = helpers.TINY_DIFFIT, helpers.TINY_SONG
+    augmented = {"augment_channels": 9}
+    told = {
+        "DiffiTUNet": diffit,
+        "DiffiTUNet, augmented, Fourier time": replace(
+            diffit, time_embedding="fourier", **augmented
+        ),
+        "DiffiTUNet, time in a token": replace(diffit, time_in="separate"),
+        "DiffiTUNet, time in the MLP": replace(diffit, time_in="mlp"),
+        "DiffiTUNet, time in the bias": replace(diffit, time_in="bias"),
+        "DiffiTUNet, aggregation": replace(diffit, decoder="aggregation"),
+        "ADMUNet": helpers.TINY_ADM,
+        "ADMUNet, augmented": replace(helpers.TINY_ADM, **augmented),
+        "ADMUNet, latent diffusion's": replace(helpers.TINY_ADM, layout="ldm"),
+        "SongUNet, DDPM++": song,
+        "SongUNet, NCSN++": helpers.TINY_NCSN,
+        "IUNet": helpers.TINY_IUNET,
+        "DiffiTTransformer": helpers.TINY_TRANSFORMER,
+        "DiffusersUNet": foreign_config(a_unet(), null_class=True),
+        "DiffusersDiT": foreign_config(a_dit()),
+    }
+    for name, config in told.items():
+        yield from network_cases(name, config)
+    yield from network_cases("DiffiTTransformer, another grid", helpers.TINY_TRANSFORMER, (12, 8))
+    yield from network_cases(
+        "DiffiTTransformer, gradient checkpointing", helpers.TINY_TRANSFORMER, again=True
+    )
+    trajectories = {
+        "DSNOUNet": DSNO,
+        "TemporalNetwork of a DiffiTUNet": temporalize(diffit.build()).config,
+        "TemporalNetwork of a transformer": temporalize(PIXEL_TRANSFORMER.build()).config,
+        "TemporalNetwork of a diffusers U-Net": temporalize(a_unet()).config,
+    }
+    for name, config in trajectories.items():
+        yield from network_cases(name, config, times=True)
+    yield Case("Classifier, backwards", classifier_call)
+    yield Case("VAE, backwards and decoding", vae_call)
+
+
+def network_cases(
+    name: str,
+    config: Any,
+    size: tuple[int, int] | None = None,
+    *,
+    times: bool = False,
+    again: bool = False,
+) -> Iterator[Case]:
+    size = size or (config.resolution, config.resolution)
+
+    def made(device: torch.device, mode: str) -> Call:
+        network = awake(config).to(device).train(mode == "backwards")
+        network.gradient_checkpointing = again
+        x = normal(4, config.channels, *size).to(device)
+        time = torch.tensor((0.9, 0.6, 0.3, 0.0) if times else (0.1, 0.3, 0.5, 0.9)).to(device)
+        labels = torch.tensor(LABELS).clamp(max=2 if times else 3).to(device)
+        augmented = getattr(config, "augment_channels", 0)
+        more = (normal(4, 9).to(device),) if augmented else ()
+
+        def call() -> Any:
+            if mode == "backwards":
+                out = network(x, time, labels, *more)
+                out.square().mean().backward()
+                return out, gradients(network)
+            kind = "bf16" if mode == "bfloat16" else "fp32"
+            with torch.no_grad(), precision.autocast(kind, device):
+                return network(x, time, labels, *more)
+
+        return call
+
+    # A temporal convolution ends in a kink, where rounding decides on a gradient.
+    tolerances = {"forwards": 1e-4, "backwards": 1e-3 if times else 1e-4}
+    for mode, most in tolerances.items():
+        yield Case(f"{name}, {mode}", lambda device, mode=mode: made(device, mode), (config,), most)
+    yield Case(
+        f"{name}, bfloat16",
+        lambda device: made(device, "bfloat16"),
+        (config,),
+        tolerance=5e-2,
+        autocast=True,
+    )
+
+
+def classifier_call(device: torch.device) -> Call:
+    network = awake(SMALL_CLASSIFIER).to(device)
+    x = normal(4, 1, 8, 8).to(device)
+
+    def call() -> Any:
+        out = network(x)
+        out.square().mean().backward()
+        return out, gradients(network)
+
+    return call
+
+
+def vae_call(device: torch.device) -> Call:
+    vae = helpers.awake(VAEConfig(resolution=16, widths=(8, 8), groups=4).build()).to(device)
+    x, noise = normal(2, 3, 16, 16).to(device), normal(2, 4, 8, 8).to(device)
+
+    def call() -> Any:
+        parts = vae(x, noise)
+        sum(part.square().mean() for part in parts).backward()
+        with torch.no_grad():
+            return *parts, gradients(vae), vae.decode(noise)
+
+    return call
+
+
+def preconditionings() -> dict[str, Any]:
+    return {
+        "EDM": EDMPreconditioning(),
+        "EDM, negated": EDMPreconditioning(negated=True),
+        "VP, noise": VPPreconditioning("eps"),
+        "VP, image": VPPreconditioning("x"),
+        "VP, v": VPPreconditioning("v"),
+        "VP, cosine": VPPreconditioning(schedule=VPCosineSchedule()),
+        "VP, discrete": ADM_DIFFUSION,
+        "VP, EDM's times": VPPreconditioning(schedule=QuantileSchedule()),
+        "VP, geometric times": VPPreconditioning(schedule=VESchedule()),
+        "VP, flow times": VPPreconditioning(schedule=FlowSchedule()),
+        "VP, logit-normal times": VPPreconditioning(schedule=FlowSchedule("logit_normal")),
+        "VE": VEPreconditioning(),
+        "score": ScorePreconditioning(),
+        "flow": FlowPreconditioning(),
+    }
+
+
+def three_experts() -> ExpertDenoiser:
+    experts = [NetworkDenoiser(adm(), EDMPreconditioning()) for _ in range(3)]
+    return ExpertDenoiser(experts, intervals_of((0.3, 3.0)))
+
+
+def ideal() -> IdealDenoiser:
+    means, labels = normal(6, 1, 8, 8), torch.tensor([0, 0, 1, 1, 2, 2])
+    return IdealDenoiser(means, 0.1 * torch.eye(64), labels)
+
+
+def denoisers() -> Iterator[Case]:
+    """Every denoiser, at a noise level that is a number, and at those of a tensor, backwards."""
+    for name, row in preconditionings().items():
+        parts = (row, *filter(None, [row.schedule_of_time]))
+        yield from denoiser_cases(name, lambda row=row: NetworkDenoiser(adm(), row), parts)
+    yield from denoiser_cases("ideal", ideal)
+    yield from denoiser_cases("experts", three_experts)
+    yield from denoiser_cases(
+        "diffusers'", lambda: DiffusersDenoiser(a_unet().eval(), diffusers.DDPMScheduler())
+    )
+    edm = NetworkDenoiser(adm(), EDMPreconditioning())
+    vp = NetworkDenoiser(adm(), ADM_DIFFUSION)
+    published = GuidanceSettings(2.0, channels=(0,), power=4.0)
+    guided = {
+        "guided": lambda: GuidedDenoiser(edm, 2.0),
+        "guided, in channels, by a power": lambda: GuidedDenoiser(vp, published),
+        "guided by a weaker one": lambda: GuidedDenoiser(
+            edm, 2.0, NetworkDenoiser(adm(), EDMPreconditioning())
+        ),
+    }
+    for name, make in guided.items():
+        yield from denoiser_cases(name, make, sampling_only=True)
+    yield Case("kept", kept_call)
+    for name, config in (
+        ("DSNO", DSNO),
+        ("grown", temporalize(helpers.TINY_DIFFIT.build()).config),
+    ):
+        times = EDMPreconditioning()
+        row = OperatorPreconditioning() if config is DSNO else OperatorPreconditioning(times)
+        yield Case(
+            f"operator, {name}",
+            lambda device, config=config, row=row: operator_call(device, config, row),
+            (row, config),
+        )
+
+
+def denoiser_cases(
+    name: str, make: Callable[[], Any], parts: tuple[Any, ...] = (), *, sampling_only: bool = False
+) -> Iterator[Case]:
+    def made(device: torch.device, *, training: bool) -> Call:
+        denoiser = make().to(device)
+        x = normal(4, 1, 8, 8).to(device)
+        labels, sigma = torch.tensor(LABELS).to(device), torch.tensor(SIGMAS).to(device)
+
+        def call() -> Any:
+            if not training:
+                with torch.no_grad():
+                    return denoiser(x, 1.5, labels)
+            out = denoiser(x, sigma, labels)
+            if not out.x_0.requires_grad:
+                return out
+            out.x_0.square().mean().backward()
+            return out, gradients(denoiser)
+
+        return call
+
+    yield Case(f"{name}, a number", lambda device: made(device, training=False), parts)
+    if not sampling_only:
+        yield Case(f"{name}, a tensor", lambda device: made(device, training=True), parts)
+
+
+def kept_call(device: torch.device) -> Call:
+    x_0, mask = normal(4, 1, 8, 8, seed=8).to(device), (normal(4, 1, 8, 8) > 0).to(device)
+    inner = NetworkDenoiser(adm(), EDMPreconditioning()).to(device)
+    denoiser, x = KeptDenoiser(inner, x_0, mask), normal(4, 1, 8, 8).to(device)
+    return torch.no_grad()(lambda: denoiser(x, 1.5))
+
+
+def operator_call(device: torch.device, config: Any, row: Any) -> Call:
+    operator = SolutionOperator(awake(config), row).to(device)
+    z, labels = normal(3, 1, 8, 8).to(device), torch.tensor((0, 1, 2)).to(device)
+
+    def call() -> Any:
+        out = operator(z, (2.0, 0.5, 0.0), labels)
+        out.square().mean().backward()
+        with torch.no_grad():
+            return out, gradients(operator), *operator.solve(z, 80.0, (2.0, 0.0), labels, True)
+
+    return call
+
+
+SCHEDULES = (
+    QuantileSchedule(),
+    QuantileSchedule(prob_length=0.93),
+    VPLinearSchedule(),
+    VPCosineSchedule(),
+    VESchedule(),
+    DiscreteSchedule(),
+    FlowSchedule(),
+    FlowSchedule("logit_normal"),
+)
+RELAY = RelayProcess(patch=2)
+
+
+def processes() -> Iterator[Case]:
+    """Every schedule, there and back, and every process at numbers and at tensors."""
+    for schedule in SCHEDULES:
+
+        def there_and_back(device: torch.device, schedule=schedule) -> Call:
+            t = torch.tensor((0.05, 0.3, 0.6, 0.95)).to(device)
+
+            def call() -> Any:
+                sigma = schedule.sigma(t)
+                return sigma.log(), schedule.t(sigma.float())
+
+            return call
+
+        yield Case(f"{schedule.kind}, {schedule}", there_and_back, (schedule,))
+    for process in (GaussianProcess(), RELAY, RelayProcess(patch=2, block_scale=0.0)):
+
+        def states(device: torch.device, process=process) -> Call:
+            x, noisy = normal(4, 1, 8, 8).to(device), normal(4, 1, 8, 8, seed=8).to(device)
+            sigma = torch.tensor((0.05, 0.2, 0.5, 0.9)).to(device)
+
+            def call() -> Any:
+                return (
+                    process.mean(x, 0.5),
+                    process.mean(x, sigma),
+                    process.noise(x, SeededNoise(range(4))),
+                    process.reverse(noisy, x, 0.7, 0.4, 0.5),
+                )
+
+            return call
+
+        yield Case(f"{process.kind}, {process}", states, (process,))
+
+
+def samplers() -> Iterator[Case]:
+    """Every sampler, every form of its estimate, and the schedulers of diffusers."""
+    edm = lambda: NetworkDenoiser(adm(), EDMPreconditioning())  # noqa: E731
+    vp = lambda: NetworkDenoiser(adm(), ADM_DIFFUSION)  # noqa: E731
+    plain = GaussianProcess()
+    estimates = ("single", "averaged_slopes", "averaged_estimates", "two_step")
+    second = {"sigma_max": 0.9, "sigma_min": 0.01}
+    told: list[tuple[str, Any, Any, Any]] = [
+        *((f"Sampler, {e}", Sampler(6, estimate=e), plain, edm) for e in estimates),
+        *((f"relay, {e}", Sampler(6, estimate=e, **second), RELAY, edm) for e in estimates),
+        ("Sampler, churn", Sampler(6, S_churn=10.0), plain, edm),
+        ("Sampler, eta", Sampler(6, eta=0.3), plain, edm),
+        ("relay, eta", Sampler(6, eta=0.2, **second), RELAY, edm),
+        ("Sampler, guided", Sampler(6), plain, lambda: GuidedDenoiser(edm(), 2.0)),
+        ("Sampler, experts", Sampler(6), plain, three_experts),
+        ("AncestralSampler", AncestralSampler(6), plain, vp),
+        ("AncestralSampler, learned variance", AncestralSampler(6), plain, learned_variance),
+        ("ResamplingSampler", ResamplingSampler(Sampler(6), 2, 2), plain, edm),
+        (
+            "ResamplingSampler, two_step",
+            ResamplingSampler(Sampler(6, estimate="two_step"), 2),
+            plain,
+            edm,
+        ),
+        ("OperatorSampler", OperatorSampler((80.0, 2.0, 0.0), whole=True), plain, an_operator),
+    ]
+    for name in (
+        "DDIMScheduler",
+        "DDPMScheduler",
+        "DPMSolverMultistepScheduler",
+        "UniPCMultistepScheduler",
+        "EulerDiscreteScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "PNDMScheduler",
+        "EDMEulerScheduler",
+        "FlowMatchEulerDiscreteScheduler",
+    ):
+        scheduler = getattr(diffusers, name)()
+        told.append((f"diffusers' {name}", SchedulerSampler(scheduler, 6), plain, vp))
+    for name, sampler, process, denoiser in told:
+
+        def sampled(device, sampler=sampler, process=process, denoiser=denoiser) -> Call:
+            own = denoiser().to(device)
+            start = (sampler.sigma_start * normal(3, 1, 8, 8)).to(device)
+            labels = torch.tensor((0, 1, 2)).to(device)
+
+            @torch.no_grad()
+            def call() -> Any:
+                return sampler(own, process, start, SeededNoise(range(3)), labels)
+
+            return call
+
+        parts = (sampler,) if sampler.kind else ()
+        yield Case(name, sampled, (*parts, process), tolerance=1e-3)
+
+
+def learned_variance() -> NetworkDenoiser:
+    return NetworkDenoiser(awake(PIXEL_TRANSFORMER).eval(), ADM_DIFFUSION)
+
+
+def an_operator() -> SolutionOperator:
+    return SolutionOperator(awake(DSNO).eval())

@@ -1,21 +1,14 @@
 """A device that is not there: what would fail, wait or mix on a GPU is found on a machine without.
 
-Tensors of the pretended device compute on the CPU, with real numbers, so that results can be
-compared with the CPU's own. It is as strict as the real one: a tensor of the host beside one of the
-device is refused, and so is float64 where the device is Apple's. It counts what costs a real one
-its speed:
-
-    waits   the host reads a number, or copies in a way that waits for all that was asked before
-    sent    copies to the device that nothing waits for: from pinned memory, non_blocking
-    wide    new float64 tensors of 4096 or more numbers on the device
-
-torch's own FakeTensorMode can't do this: it takes the numbers of the host away as well, which
-schedules and samplers compute with.
-
     with Pretence("cuda") as pretence:
         model.to(pretence.device)
         ...
         pretence.waits
+
+Its tensors compute on the CPU, with real numbers, so that results can be compared with the CPU's
+own. It is as strict as the real one: a tensor of the host beside one of the device is refused, and
+so is float64 where the device is Apple's. It counts what costs a real one its speed. torch's
+FakeTensorMode can't do this: it takes away the host's numbers too, which samplers compute with.
 """
 
 import ctypes
@@ -32,40 +25,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-aten = torch.ops.aten
-
 LARGE = 4096
 """numbers of a float64 tensor that is worth to be told of"""
 
-READS = {
-    aten._linalg_check_errors.default,
-    aten._local_scalar_dense.default,
-    aten._unique2.default,
-    aten.bincount.default,
-    aten.equal.default,
-    aten.is_nonzero.default,
-    aten.masked_select.default,
-    aten.nonzero.default,
-    aten.unique_consecutive.default,
-    aten.unique_dim.default,
+SIZED = {
+    *("_unique", "_unique2", "unique_consecutive", "unique_dim", "bincount", "equal"),
+    *("masked_select", "nonzero", "_linalg_check_errors"),
 }
-"""operations whose result the host has to look at, a number or the size of a tensor"""
+"""operations whose result, or its size, the host has to read"""
 
-INDEXED = {
-    aten.index.Tensor,
-    aten.index_put.default,
-    aten.index_put_.default,
-    aten._index_put_impl_.default,
-}
+INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}
 """operations that take indices of the host beside tensors of the device, and copy them there"""
 
-WHOLE = {
-    aten.embedding.default,
-    aten.gather.default,
-    aten.index_select.default,
-    aten.scatter.src,
-    aten.scatter_.src,
-}
+STRICT = {"embedding", "gather", "index_select", "scatter", "scatter_"}
 """operations that do not take even a single number of the host beside tensors of the device"""
 
 
@@ -136,7 +108,6 @@ class OnDevice(Tensor):
 
     device = property(lambda self: self.pretence.device)
     is_cuda = property(lambda self: self.pretence.device.type == "cuda")
-    is_mps = property(lambda self: self.pretence.device.type == "mps")
     is_meta = property(lambda self: False)
 
     def __repr__(self, **_):
@@ -171,16 +142,8 @@ class Stream:
     """In the place of torch.cuda.Stream: all that is asked for happens at once."""
 
     def __init__(self, *_):
-        pass
-
-    def record_event(self):
-        return object()
-
-    def wait_event(self, _):
-        pass
-
-    def is_capturing(self):
-        return False
+        self.record_event, self.wait_event = object, lambda _: None
+        self.is_capturing = lambda: False
 
 
 class Pretence(TorchDispatchMode):
@@ -201,11 +164,10 @@ class Pretence(TorchDispatchMode):
         self.forget()
 
     def forget(self) -> None:
-        """Count from the beginning."""
+        """Count from the beginning: operations; places where the host waits for what was asked
+        before; copies from pinned memory, which nothing waits for; large tensors of float64."""
         self.operations = 0
-        self.waits: Counter[str] = Counter()
-        self.sent: Counter[str] = Counter()
-        self.wide: Counter[str] = Counter()
+        self.waits, self.sent, self.wide = Counter[str](), Counter[str](), Counter[str]()
 
     @contextmanager
     def building(self) -> Iterator[None]:
@@ -228,38 +190,42 @@ class Pretence(TorchDispatchMode):
 
     def run(self, func, args, kwargs):
         """One operation: checked, counted, computed on the host, and its results wrapped again."""
+        name = func.overloadpacket.__name__
         leaves = list(tensors_in((*args, *kwargs.values())))
         mine = [leaf for leaf in leaves if isinstance(leaf, OnDevice)]
-        if func is aten.is_pinned.default:
-            return self._is_pinned(args[0])
-        if func is aten._pin_memory.default:
-            if mine:
-                raise RuntimeError(f"memory of the device can't be pinned, at {place()}")
+        if name == "is_pinned":
+            return not mine and self._is_pinned(args[0])
+        if name == "_pin_memory":
             return self._pin(args[0].clone())
         pinned, device = kwargs.get("pin_memory"), kwargs.get("device")
         there = bool(mine) if device is None else self._means(device)
         if not mine and not there and not pinned:
             return func(*args, **kwargs)
         self.operations += 1
-        self._count(func, args, kwargs, mine, there)
-        self._check(func, args, kwargs, leaves, mine, there)
+        if there and kwargs.get("generator") is not None:
+            raise MixedDevicesError(f"{name} by a generator of the host, at {place()}")
+        if name in ("_to_copy", "copy_"):
+            self._count_copy(name, args, kwargs, there)
+        elif mine:
+            self._refuse(name, args, leaves)
+            self._count_reading(name, args, kwargs)
         changes = {"pin_memory": False} if pinned else {}
         changes |= {"device": torch.device("cpu")} if device is not None and there else {}
-        named = {name: mapped(value, on_host) for name, value in (kwargs | changes).items()}
+        named = {key: mapped(value, on_host) for key, value in (kwargs | changes).items()}
         out = func(*mapped(args, on_host), **named)
         if pinned:
             return self._pin(out)
         known = {id(tensor.elem): tensor for tensor in mine}
 
-        def wrap(value):
+        def wrapped(value):
             if not isinstance(value, Tensor):
                 return value
             if value.dtype == torch.float64:
-                self._check_width(func, value, mine)
-            own = known.get(id(value))
+                self._look_at_width(name, value, mine)
+            own = known.get(id(value))  # what was changed in its place stays itself
             return OnDevice(value, self) if own is None else own
 
-        return mapped(out, wrap) if there else out
+        return mapped(out, wrapped) if there else out
 
     def _means(self, device) -> bool:
         """Whether a device is this one, by its name or by what C++ was told."""
@@ -272,69 +238,54 @@ class Pretence(TorchDispatchMode):
 
     def _is_pinned(self, tensor: Tensor) -> bool:
         """Of views too, for as long as the tensor that was pinned lives."""
-        if isinstance(tensor, OnDevice):
-            return False
         first = self._pinned.get(tensor.untyped_storage().data_ptr())
         return first is not None and first() is not None
 
     def _wait(self, what: str) -> None:
         self.waits[f"{place()}: {what}"] += 1
 
-    def _count(self, func, args, kwargs, mine, there: bool) -> None:
-        """Count what makes the host wait."""
-        if func in (aten._to_copy.default, aten.copy_.default):
-            is_copy = func is aten.copy_.default
-            source, up = (args[1], isinstance(args[0], OnDevice)) if is_copy else (args[0], there)
-            late = kwargs.get("non_blocking", len(args) > 2 and args[2])
-            if isinstance(source, OnDevice) == up:
-                return
-            if not up:
-                if not late:
-                    self._wait("copies to the host")
-            elif late and self._is_pinned(source):
-                self.sent[place()] += 1
-            elif late or is_copy or source.numel():
-                pinned = self._is_pinned(source)
-                self._wait(f"copies from {'pinned memory' if pinned else 'the host'} and waits")
-        elif func in READS and mine:
-            name = func.overloadpacket.__name__
-            single = name in ("_local_scalar_dense", "is_nonzero")
-            self._wait("reads a number" if single else f"reads what {name.strip('_')} finds")
-        elif func is aten.repeat_interleave.Tensor and mine and kwargs.get("output_size") is None:
-            self._wait("reads how long repeat_interleave makes it")
-        elif func in INDEXED and mine:
-            for index in (i for i in args[1] if i is not None):
+    def _count_copy(self, name, args, kwargs, there: bool) -> None:
+        """Count a copy from one side to the other, by whether the host waits for it."""
+        in_place = name == "copy_"
+        source, up = (args[1], isinstance(args[0], OnDevice)) if in_place else (args[0], there)
+        late = kwargs.get("non_blocking", in_place and len(args) > 2 and args[2])
+        if isinstance(source, OnDevice) == up:
+            return
+        if not up:
+            if not late:
+                self._wait("copies to the host")
+        elif late and self._is_pinned(source):
+            self.sent[place()] += 1
+        else:
+            self._wait("copies from the host")
+
+    def _count_reading(self, name, args, kwargs) -> None:
+        """Count what the host has to read, or to send, before it can go on."""
+        if name in ("_local_scalar_dense", "is_nonzero"):  # of item() and bool()
+            self._wait("reads a number")
+        elif name in SIZED or (name == "repeat_interleave" and kwargs.get("output_size") is None):
+            self._wait(f"reads what {name.strip('_')} finds")
+        elif name in INDEXED:
+            for index in tensors_in(args[1]):
                 if index.dtype in (torch.bool, torch.uint8):
                     self._wait("reads how many places a mask has")
                 elif not isinstance(index, OnDevice):
                     self._wait("copies indices of the host")
 
-    def _check(self, func, args, kwargs, leaves, mine, there: bool) -> None:
-        """Refuse what the device would refuse."""
-        name, generator = func.overloadpacket.__name__, kwargs.get("generator")
-        if there and generator is not None:
-            raise MixedDevicesError(
-                f"{name} on the device by a generator of the host, at {place()}"
-            )
-        if func in (aten._to_copy.default, aten.copy_.default) or not mine:
-            return
-        indices = [id(i) for i in args[1]] if func in INDEXED else []
+    def _refuse(self, name, args, leaves) -> None:
+        """Refuse tensors of the host beside those of the device."""
+        free = [id(index) for index in tensors_in(args[1])] if name in INDEXED else []
         for leaf in leaves:
-            if isinstance(leaf, OnDevice) or id(leaf) in indices:
-                continue
-            if leaf.dim() or func in WHOLE:
-                raise MixedDevicesError(
-                    f"{name}: {tuple(leaf.shape)} of the host beside the device, at {place()}"
-                )
-        if func in INDEXED and not isinstance(args[0], OnDevice):
-            raise MixedDevicesError(f"{name}: a tensor of the host by indices, at {place()}")
+            allowed = isinstance(leaf, OnDevice) or id(leaf) in free
+            if not allowed and (leaf.dim() or name in STRICT):
+                what = f"{name} of {tuple(leaf.shape)} of the host and others of the device"
+                raise MixedDevicesError(f"{what}, at {place()}")
 
-    def _check_width(self, func, tensor: Tensor, mine) -> None:
+    def _look_at_width(self, name, tensor: Tensor, mine) -> None:
         """Refuse or count new memory of float64."""
         storage = tensor.untyped_storage().data_ptr()
         if any(other.elem.untyped_storage().data_ptr() == storage for other in mine):
             return
-        name = func.overloadpacket.__name__
         if self.device.type == "mps":
             raise TypeError(f"MPS has no float64: {name} at {place()}")
         if tensor.numel() >= LARGE:

@@ -16,7 +16,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -62,49 +62,49 @@ DIFFUSERS = "samplers/schedulers.py SchedulerSampler.path in diffusers"
 
 ALLOWED = (
     Allowed(
-        "networks/spectral.py TemporalConv._bases: copies from the host and waits",
+        "networks/spectral.py TemporalConv._bases: copies from the host",
         28,
         "the waves over time, kept by each layer for each number of times",
         only_first=True,
     ),
     Allowed(
-        "networks/diffit.py DiffiTTransformer.forward: copies from the host and waits",
+        "networks/diffit.py DiffiTTransformer.forward: copies from the host",
         1,
         "the positions of another grid, kept until another one is asked for",
         only_first=True,
     ),
     Allowed(
-        "processes/discrete.py DiscreteSchedule._logs: copies from the host and waits",
+        "processes/discrete.py DiscreteSchedule._logs: copies from the host",
         1,
         "the noise levels of the steps, kept for each device",
         only_first=True,
     ),
     Allowed(
-        "denoisers/operator.py SolutionOperator.times: copies from the host and waits",
+        "denoisers/operator.py SolutionOperator.times: copies from the host",
         2,
         "the network's times, kept for each choice of them",
         only_first=True,
     ),
     Allowed(
-        "training/distill.py TrajectoryObjective.weights: copies from the host and waits",
+        "training/distill.py TrajectoryObjective.weights: copies from the host",
         1,
         "the weights of the times, kept for each device",
         only_first=True,
     ),
     Allowed(
-        "pipelines/parts.py Parts.to: copies from the host and waits",
+        "pipelines/parts.py Parts.to: copies from the host",
         200,
         "the weights of a guide that the case moves to the device in its first call",
         only_first=True,
     ),
     Allowed(
-        "pipelines/parts.py Parts.vae: copies from the host and waits",
+        "pipelines/parts.py Parts.vae: copies from the host",
         200,
         "the weights of a VAE that comes in the first call",
         only_first=True,
     ),
     Allowed(
-        "pipelines/pipeline.py Pipeline._begin: copies from the host and waits",
+        "pipelines/pipeline.py Pipeline._begin: copies from the host",
         2,
         f"the classes, {ONCE_A_BATCH}, and those of a relay's first stage",
     ),
@@ -114,22 +114,22 @@ ALLOWED = (
         f"whether a first stage's images are finite, {ONCE_A_BATCH}",
     ),
     Allowed(
-        "pipelines/starts.py RelayStart.__call__: copies from the host and waits",
+        "pipelines/starts.py RelayStart.__call__: copies from the host",
         1,
         f"a first stage's images that are made on the host, {ONCE_A_BATCH}",
     ),
     Allowed(
-        "pipelines/edit.py ImageStart.__call__: copies from the host and waits",
+        "pipelines/edit.py ImageStart.__call__: copies from the host",
         2,
         f"somebody's pictures and their mask, {ONCE_A_BATCH}",
     ),
     Allowed(
-        "pipelines/edit.py ImageStart.known: copies from the host and waits",
+        "pipelines/edit.py ImageStart.known: copies from the host",
         2,
         f"the same for the denoiser that keeps them, {ONCE_A_BATCH}",
     ),
     Allowed(
-        "networks/vae.py VAE.latents: copies from the host and waits",
+        "networks/vae.py VAE.latents: copies from the host",
         1,
         "somebody's pictures, which become latents once",
     ),
@@ -164,12 +164,12 @@ ALLOWED = (
         "which images are whose",
     ),
     Allowed(
-        "denoisers/experts.py ExpertDenoiser.experts_at: copies from the host and waits",
+        "denoisers/experts.py ExpertDenoiser.experts_at: copies from the host",
         1,
         "the bounds of their intervals",
     ),
     Allowed(
-        f"{DIFFUSERS}: copies from the host and waits",
+        f"{DIFFUSERS}: copies from the host",
         30,
         "noise that a scheduler draws on the host, and numbers of its formula, at every step",
     ),
@@ -235,11 +235,12 @@ def numbers(value: Any) -> Tensor:
     return torch.as_tensor(value).detach().double()
 
 
-def failures(case: Case, kind: str) -> Iterator[str]:
-    """What is wrong with a case on a device, each in one line."""
+def failures(case: Case, kind: str, done: dict[str, list[str]]) -> Iterator[str]:
+    """What is wrong with a case on a device, each in one line; `done` is told what was counted."""
     wanted = run(case, torch.device("cpu"))
     with Pretence(kind, autocast=case.autocast) as pretence:
         found = run(case, pretence.device, pretence)
+        done |= {"sent": sorted(pretence.sent), "waits": sorted(set().union(*found.waits))}
     for one, other in zip(found.results, wanted.results, strict=True):
         yield from mismatches(one, other, case.tolerance)
     if not all(found.operations):
@@ -271,45 +272,45 @@ def most_of(wait: str, first: bool) -> int:
     return sum(a.most for a in ALLOWED if a.wait == wait and (first or not a.only_first))
 
 
-def missing(cases: Iterable[Case]) -> list[str]:
-    """The built-in kinds, of the families that models are made of, that no case is of."""
-    covered = {(part.family.name, part.kind) for case in cases for part in case.parts}
-    families = ("network", "preconditioning", "process", "schedule", "sampler", "start", "recipe")
-    return [
-        f"{family} {kind}"
-        for family in families
-        for kind in FAMILIES[family].built_in
-        if (family, kind) not in covered
-    ]
+def kinds() -> Iterator[tuple[str, bool]]:
+    """Every built-in kind of the registry, and whether some case is of it."""
+    parts = [part for group in GROUPS.values() for case in group() for part in case.parts]
+    covered = {(part.family.name, part.kind) for part in parts}
+    for family in FAMILIES.values():
+        for kind in family.built_in:
+            yield f"{family.name} {kind}", (family.name, kind) in covered
 
 
-def cases(group: str, kind: str) -> Iterator[Case]:
-    for case in GROUPS[group]():
-        if kind == "cuda" or not case.autocast:
-            yield case
+def tried(case: Case, kind: str, trace: bool) -> dict[str, Any]:
+    """A case as a line of the report."""
+    began = time.perf_counter()
+    found: list[str] = []
+    done: dict[str, list[str]] = {}
+    try:
+        found = list(failures(case, kind, done))
+    except Exception as error:  # whatever a case raises is its failure
+        if trace:
+            traceback.print_exc()
+        found = [f"{type(error).__name__}: {error}"]
+    seconds = round(time.perf_counter() - began, 2)
+    return {"case": case.name, "failures": found, **done, "seconds": seconds}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cuda", choices=("cuda", "mps"))
-    parser.add_argument("--group", required=True, choices=GROUPS)
+    parser.add_argument("--group", choices=GROUPS, help="none: whether every kind has a case")
     parser.add_argument("--only", default="", help="cases with this in their name")
     parser.add_argument("--trace", action="store_true", help="where an exception came from")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    for case in cases(options.group, options.device):
-        if options.only not in case.name:
-            continue
-        began = time.perf_counter()
-        try:
-            found = list(failures(case, options.device))
-        except Exception as error:  # whatever a case raises is its failure
-            if options.trace:
-                traceback.print_exc()
-            at = traceback.extract_tb(error.__traceback__)[-1]
-            found = [f"{type(error).__name__}: {error} ({at.filename}:{at.lineno})"]
-        line = {"case": case.name, "failures": found}
-        print(json.dumps(line | {"seconds": round(time.perf_counter() - began, 2)}), flush=True)
+    if options.group is None:
+        for name, covered in kinds():
+            print(json.dumps({"case": name, "failures": [] if covered else ["has no case"]}))
+        return
+    for case in GROUPS[options.group]():
+        if options.only in case.name and (options.device == "cuda" or not case.autocast):
+            print(json.dumps(tried(case, options.device, options.trace)), flush=True)
 
 
 if __name__ == "__main__":

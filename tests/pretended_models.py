@@ -405,7 +405,7 @@ def report_of(trainer: Trainer) -> Call:
 
 
 def mistakes() -> Iterator[Case]:
-    """What has to fail, or else nothing that passes means anything."""
+    """What has to fail, or else nothing that passes means anything; and one that has not."""
 
     def mixed(device: torch.device) -> Call:
         x = normal(4).to(device)
@@ -417,6 +417,9 @@ def mistakes() -> Iterator[Case]:
 
     def pageable(device: torch.device) -> Call:
         return lambda: normal(4).to(device, non_blocking=True)
+
+    def pinned(device: torch.device) -> Call:
+        return lambda: pin(normal(4), device).to(device, non_blocking=True)
 
     def masked(device: torch.device) -> Call:
         x = normal(4).to(device)
@@ -434,8 +437,13 @@ def mistakes() -> Iterator[Case]:
         "a tensor of the host beside one of the device": mixed,
         "numbers read in a loop": reading,
         "a copy from memory that is not pinned": pageable,
+        "a copy from pinned memory, which is right": pinned,
         "a mask as an index": masked,
         "a large tensor of float64": wide,
         "a wrong result": wrong,
     }.items():
         yield Case(name, make)
+
+
+def pin(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return tensor if device.type == "cpu" else tensor.pin_memory()

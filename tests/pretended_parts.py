@@ -266,9 +266,16 @@ def preconditionings() -> dict[str, Any]:
     }
 
 
+def edm() -> NetworkDenoiser:
+    return NetworkDenoiser(adm(), EDMPreconditioning())
+
+
+def vp() -> NetworkDenoiser:
+    return NetworkDenoiser(adm(), ADM_DIFFUSION)
+
+
 def three_experts() -> ExpertDenoiser:
-    experts = [NetworkDenoiser(adm(), EDMPreconditioning()) for _ in range(3)]
-    return ExpertDenoiser(experts, intervals_of((0.3, 3.0)))
+    return ExpertDenoiser([edm() for _ in range(3)], intervals_of((0.3, 3.0)))
 
 
 def ideal() -> IdealDenoiser:
@@ -286,15 +293,11 @@ def denoisers() -> Iterator[Case]:
     yield from denoiser_cases(
         "diffusers'", lambda: DiffusersDenoiser(a_unet().eval(), diffusers.DDPMScheduler())
     )
-    edm = NetworkDenoiser(adm(), EDMPreconditioning())
-    vp = NetworkDenoiser(adm(), ADM_DIFFUSION)
     published = GuidanceSettings(2.0, channels=(0,), power=4.0)
     guided = {
-        "guided": lambda: GuidedDenoiser(edm, 2.0),
-        "guided, in channels, by a power": lambda: GuidedDenoiser(vp, published),
-        "guided by a weaker one": lambda: GuidedDenoiser(
-            edm, 2.0, NetworkDenoiser(adm(), EDMPreconditioning())
-        ),
+        "guided": lambda: GuidedDenoiser(edm(), 2.0),
+        "guided, in channels, by a power": lambda: GuidedDenoiser(vp(), published),
+        "guided by a weaker one": lambda: GuidedDenoiser(edm(), 2.0, edm()),
     }
     for name, make in guided.items():
         yield from denoiser_cases(name, make, sampling_only=True)
@@ -339,8 +342,7 @@ def denoiser_cases(
 
 def kept_call(device: torch.device) -> Call:
     x_0, mask = normal(4, 1, 8, 8, seed=8).to(device), (normal(4, 1, 8, 8) > 0).to(device)
-    inner = NetworkDenoiser(adm(), EDMPreconditioning()).to(device)
-    denoiser, x = KeptDenoiser(inner, x_0, mask), normal(4, 1, 8, 8).to(device)
+    denoiser, x = KeptDenoiser(edm().to(device), x_0, mask), normal(4, 1, 8, 8).to(device)
     return torch.no_grad()(lambda: denoiser(x, 1.5))
 
 
@@ -405,8 +407,6 @@ def processes() -> Iterator[Case]:
 
 def samplers() -> Iterator[Case]:
     """Every sampler, every form of its estimate, and the schedulers of diffusers."""
-    edm = lambda: NetworkDenoiser(adm(), EDMPreconditioning())  # noqa: E731
-    vp = lambda: NetworkDenoiser(adm(), ADM_DIFFUSION)  # noqa: E731
     plain = GaussianProcess()
     estimates = ("single", "averaged_slopes", "averaged_estimates", "two_step")
     second = {"sigma_max": 0.9, "sigma_min": 0.01}

@@ -133,6 +133,11 @@ class OnDevice(Tensor):
         """There is one stream only."""
 
 
+def can_autocast() -> bool:
+    """Whether torch's C++ may be told that there is CUDA: of a build that knows none, on Linux."""
+    return sys.platform == "linux" and torch.version.cuda is None
+
+
 def on_host(value):
     """What is on the device without its claim to be."""
     return value.elem if isinstance(value, OnDevice) else value
@@ -298,7 +303,8 @@ def _patch(pretence: Pretence, patches: ExitStack) -> None:
     def put(owner, name, value):
         patches.enter_context(mock.patch.object(owner, name, value))
 
-    _give_guard()
+    if pretence.inner.type == "cuda":
+        _give_guard()
     # torch.tensor(..., device=...) copies in C++ where no mode sees it, unless it is told this.
     torch._C._set_only_lift_cpu_tensors(True)
     patches.callback(torch._C._set_only_lift_cpu_tensors, False)

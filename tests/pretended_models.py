@@ -61,7 +61,7 @@ from pretended_parts import (
 )
 
 replace = dataclasses.replace
-STEPS = Sampler(6)
+STEPS = Sampler(4)
 PIXELS = 1.5 / 255
 """a grey level, which a value between two may be rounded to or not"""
 
@@ -74,7 +74,7 @@ def latent(**parts: Any) -> Pipeline:
     published = GuidanceSettings(2.0, channels=(0, 1, 2), power=4.0)
     return Pipeline(
         awake(helpers.TINY_TRANSFORMER),
-        AncestralSampler(6),
+        AncestralSampler(4),
         preconditioning=ADM_DIFFUSION,
         guidance=published,
         vae=helpers.tiny_vae(),
@@ -104,7 +104,7 @@ def grown() -> Pipeline:
 
 def second_stage(first: Any) -> Pipeline:
     large = replace(helpers.TINY_ADM, resolution=16, attention_resolutions=(8,))
-    sampler = Sampler(6, sigma_min=0.01, sigma_max=0.9, estimate="two_step")
+    sampler = Sampler(4, sigma_min=0.01, sigma_max=0.9, estimate="two_step")
     return Pipeline(awake(large), sampler, process=RELAY, start=RelayStart(first))
 
 
@@ -140,7 +140,7 @@ def pipelines() -> Iterator[Case]:
         "a network of diffusers": (
             lambda: Pipeline(
                 awake(foreign_config(a_unet(), null_class=True)),
-                SchedulerSampler(diffusers.DDIMScheduler(clip_sample=False), 6),
+                SchedulerSampler(diffusers.DDIMScheduler(clip_sample=False), 4),
                 preconditioning=ADM_DIFFUSION,
             ),
             {},
@@ -250,7 +250,7 @@ def weak_of(pipe: Pipeline) -> Pipeline:
 def without_vae() -> Pipeline:
     return Pipeline(
         awake(helpers.TINY_TRANSFORMER),
-        AncestralSampler(6),
+        AncestralSampler(4),
         preconditioning=ADM_DIFFUSION,
         image_resolution=16,
     )
@@ -264,7 +264,7 @@ def with_vae(pipe: Pipeline) -> Pipeline:
 
 def unconditional_relay() -> Pipeline:
     large = replace(helpers.TINY_ADM, resolution=16, attention_resolutions=(8,), num_classes=0)
-    sampler = Sampler(6, sigma_min=0.01, sigma_max=0.9, estimate="two_step")
+    sampler = Sampler(4, sigma_min=0.01, sigma_max=0.9, estimate="two_step")
     return Pipeline(awake(large), sampler, process=RELAY, start=RelayStart(foreign_first()))
 
 
@@ -302,7 +302,7 @@ def training() -> Iterator[Case]:
     steps = {
         "preconditioning": ADM_DIFFUSION,
         "schedule": DiscreteSchedule(),
-        "sampler": AncestralSampler(6),
+        "sampler": AncestralSampler(4),
     }
     told = {
         "EDM": denoising(),
@@ -321,13 +321,13 @@ def training() -> Iterator[Case]:
             helpers.TINY_ADM,
             preconditioning=FlowPreconditioning(),
             schedule=FlowSchedule(),
-            sampler=Sampler(6),
+            sampler=Sampler(4),
         ),
         "relay": denoising(
             helpers.TINY_ADM,
             process=RELAY,
             schedule=RELAY.schedule,
-            sampler=Sampler(6, sigma_min=0.01, sigma_max=0.9),
+            sampler=Sampler(4, sigma_min=0.01, sigma_max=0.9),
         ),
         "learned variance": denoising(PIXEL_TRANSFORMER, **steps),
         "learned variance, gradient checkpointing": denoising(

@@ -411,19 +411,19 @@ def samplers() -> Iterator[Case]:
     estimates = ("single", "averaged_slopes", "averaged_estimates", "two_step")
     second = {"sigma_max": 0.9, "sigma_min": 0.01}
     told: list[tuple[str, Any, Any, Any]] = [
-        *((f"Sampler, {e}", Sampler(6, estimate=e), plain, edm) for e in estimates),
-        *((f"relay, {e}", Sampler(6, estimate=e, **second), RELAY, edm) for e in estimates),
-        ("Sampler, churn", Sampler(6, S_churn=10.0), plain, edm),
-        ("Sampler, eta", Sampler(6, eta=0.3), plain, edm),
-        ("relay, eta", Sampler(6, eta=0.2, **second), RELAY, edm),
-        ("Sampler, guided", Sampler(6), plain, lambda: GuidedDenoiser(edm(), 2.0)),
-        ("Sampler, experts", Sampler(6), plain, three_experts),
-        ("AncestralSampler", AncestralSampler(6), plain, vp),
-        ("AncestralSampler, learned variance", AncestralSampler(6), plain, learned_variance),
-        ("ResamplingSampler", ResamplingSampler(Sampler(6), 2, 2), plain, edm),
+        *((f"Sampler, {e}", Sampler(4, estimate=e), plain, edm) for e in estimates),
+        *((f"relay, {e}", Sampler(4, estimate=e, **second), RELAY, edm) for e in estimates),
+        ("Sampler, churn", Sampler(4, S_churn=10.0), plain, edm),
+        ("Sampler, eta", Sampler(4, eta=0.3), plain, edm),
+        ("relay, eta", Sampler(4, eta=0.2, **second), RELAY, edm),
+        ("Sampler, guided", Sampler(4), plain, lambda: GuidedDenoiser(edm(), 2.0)),
+        ("Sampler, experts", Sampler(4), plain, three_experts),
+        ("AncestralSampler", AncestralSampler(4), plain, vp),
+        ("AncestralSampler, learned variance", AncestralSampler(4), plain, learned_variance),
+        ("ResamplingSampler", ResamplingSampler(Sampler(4), 2, 2), plain, edm),
         (
             "ResamplingSampler, two_step",
-            ResamplingSampler(Sampler(6, estimate="two_step"), 2),
+            ResamplingSampler(Sampler(4, estimate="two_step"), 2),
             plain,
             edm,
         ),
@@ -442,7 +442,7 @@ def samplers() -> Iterator[Case]:
         "FlowMatchEulerDiscreteScheduler",
     ):
         scheduler = getattr(diffusers, name)()
-        told.append((f"diffusers' {name}", SchedulerSampler(scheduler, 6), plain, vp))
+        told.append((f"diffusers' {name}", SchedulerSampler(scheduler, 4), plain, vp))
     for name, sampler, process, denoiser in told:
 
         def sampled(device, sampler=sampler, process=process, denoiser=denoiser) -> Call:

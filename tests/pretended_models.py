@@ -62,12 +62,20 @@ from pretended_parts import (
 
 replace = dataclasses.replace
 STEPS = Sampler(4)
+LARGE = replace(
+    helpers.TINY_ADM, resolution=32, channels=2, widths=(8, 8), attention_resolutions=()
+)
 PIXELS = 1.5 / 255
 """a grey level, which a value between two may be rounded to or not"""
 
 
 def diffit(**parts: Any) -> Pipeline:
     return Pipeline(awake(helpers.TINY_DIFFIT), STEPS, **parts)
+
+
+def large(**parts: Any) -> Pipeline:
+    """Of images as large as float64 is looked for in."""
+    return Pipeline(awake(LARGE), Sampler(2), **parts)
 
 
 def latent(**parts: Any) -> Pipeline:
@@ -131,6 +139,7 @@ def pipelines() -> Iterator[Case]:
     mask[:, :4] = True
     told: dict[str, tuple[Callable[[], Pipeline], dict[str, Any], tuple[Any, ...]]] = {
         "pixels": (diffit, {}, (helpers.TINY_DIFFIT, STEPS, NoiseStart())),
+        "pixels, large": (large, {}, (LARGE,)),
         "pixels, guided in an interval": (
             diffit,
             {"guidance_scale": 2.0, "guidance_interval": (0.1, 5.0)},
@@ -306,6 +315,7 @@ def training() -> Iterator[Case]:
     }
     told = {
         "EDM": denoising(),
+        "EDM, large images": denoising(LARGE),
         "EDM, never clipped": denoising(training=plan(clip_norm=None)),
         "EDM, micro batches, mirrored": denoising(mirror=True, training=plan(micro_batch=4)),
         "EDM, augmentation": denoising(helpers.TINY_ADM, augmentation=0.5),

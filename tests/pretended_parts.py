@@ -87,6 +87,8 @@ SMALL_CLASSIFIER = ClassifierConfig(
 )
 SIGMAS = (0.1, 0.7, 3.0, 20.0)
 LABELS = (0, 1, 2, 3)
+IMAGES = (4, 4, 16, 16)
+"""as many numbers as make a float64 tensor too large"""
 
 
 def a_unet() -> Any:
@@ -389,7 +391,7 @@ def processes() -> Iterator[Case]:
     for process in (GaussianProcess(), RELAY, RelayProcess(patch=2, block_scale=0.0)):
 
         def states(device: torch.device, process=process) -> Call:
-            x, noisy = normal(4, 1, 8, 8).to(device), normal(4, 1, 8, 8, seed=8).to(device)
+            x, noisy = (normal(*IMAGES, seed=seed).to(device) for seed in (7, 8))
             sigma = torch.tensor((0.05, 0.2, 0.5, 0.9)).to(device)
 
             def call() -> Any:
@@ -411,21 +413,21 @@ def samplers() -> Iterator[Case]:
     estimates = ("single", "averaged_slopes", "averaged_estimates", "two_step")
     second = {"sigma_max": 0.9, "sigma_min": 0.01}
     told: list[tuple[str, Any, Any, Any]] = [
-        *((f"Sampler, {e}", Sampler(4, estimate=e), plain, edm) for e in estimates),
-        *((f"relay, {e}", Sampler(4, estimate=e, **second), RELAY, edm) for e in estimates),
-        ("Sampler, churn", Sampler(4, S_churn=10.0), plain, edm),
-        ("Sampler, eta", Sampler(4, eta=0.3), plain, edm),
-        ("relay, eta", Sampler(4, eta=0.2, **second), RELAY, edm),
+        *((f"Sampler, {e}", Sampler(4, estimate=e), plain, mixture) for e in estimates),
+        *((f"relay, {e}", Sampler(4, estimate=e, **second), RELAY, mixture) for e in estimates),
+        ("Sampler, churn", Sampler(4, S_churn=10.0), plain, mixture),
+        ("Sampler, eta", Sampler(4, eta=0.3), plain, mixture),
+        ("relay, eta", Sampler(4, eta=0.2, **second), RELAY, mixture),
         ("Sampler, guided", Sampler(4), plain, lambda: GuidedDenoiser(edm(), 2.0)),
         ("Sampler, experts", Sampler(4), plain, three_experts),
-        ("AncestralSampler", AncestralSampler(4), plain, vp),
+        ("AncestralSampler", AncestralSampler(4), plain, mixture),
         ("AncestralSampler, learned variance", AncestralSampler(4), plain, learned_variance),
-        ("ResamplingSampler", ResamplingSampler(Sampler(4), 2, 2), plain, edm),
+        ("ResamplingSampler", ResamplingSampler(Sampler(4), 2, 2), plain, mixture),
         (
             "ResamplingSampler, two_step",
             ResamplingSampler(Sampler(4, estimate="two_step"), 2),
             plain,
-            edm,
+            mixture,
         ),
         ("OperatorSampler", OperatorSampler((80.0, 2.0, 0.0), whole=True), plain, an_operator),
     ]
@@ -442,17 +444,18 @@ def samplers() -> Iterator[Case]:
         "FlowMatchEulerDiscreteScheduler",
     ):
         scheduler = getattr(diffusers, name)()
-        told.append((f"diffusers' {name}", SchedulerSampler(scheduler, 4), plain, vp))
+        told.append((f"diffusers' {name}", SchedulerSampler(scheduler, 4), plain, mixture))
     for name, sampler, process, denoiser in told:
 
         def sampled(device, sampler=sampler, process=process, denoiser=denoiser) -> Call:
             own = denoiser().to(device)
-            start = (sampler.sigma_start * normal(3, 1, 8, 8)).to(device)
-            labels = torch.tensor((0, 1, 2)).to(device)
+            shape = IMAGES if denoiser is mixture else (4, 1, 8, 8)
+            start = (sampler.sigma_start * normal(*shape)).to(device)
+            labels = torch.tensor((0, 1, 2, 0)).to(device)
 
             @torch.no_grad()
             def call() -> Any:
-                return sampler(own, process, start, SeededNoise(range(3)), labels)
+                return sampler(own, process, start, SeededNoise(range(4)), labels)
 
             return call
 
@@ -462,6 +465,13 @@ def samplers() -> Iterator[Case]:
 
 def learned_variance() -> NetworkDenoiser:
     return NetworkDenoiser(awake(PIXEL_TRANSFORMER).eval(), ADM_DIFFUSION)
+
+
+def mixture() -> IdealDenoiser:
+    """Of six Gaussians, in closed form: for images as large as float64 is looked for in."""
+    denoiser = IdealDenoiser(normal(6, *IMAGES[1:]), None, torch.tensor([0, 0, 1, 1, 2, 2]))
+    denoiser.eigenvalues.fill_(0.3)
+    return denoiser
 
 
 def an_operator() -> SolutionOperator:

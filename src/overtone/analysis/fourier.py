@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from overtone.denoisers.denoiser import Denoiser
+from overtone.precision import widest
 
 BINS = 16
 """curves of maps of any size are brought to so many frequencies above 0, up to an axis's highest"""
@@ -59,7 +60,8 @@ def log_amplitude(maps: Float[Tensor, "batch channels height width"]) -> Float[T
     ring[0, 0] = 0
     kept = ring <= rings
     weights = (weight.expand_as(radius) * kept).flatten()
-    values = (spectrum.double().mean((0, 1)).cpu().flatten()) * weights
+    mean = spectrum.mean((0, 1), dtype=widest(spectrum.device)).cpu().double()
+    values = mean.flatten() * weights
     ring = ring.clamp(max=rings).flatten()
     total = torch.zeros(rings + 1, dtype=torch.float64).index_add_(0, ring, values)
     count = torch.zeros(rings + 1, dtype=torch.float64).index_add_(0, ring, weights.double())

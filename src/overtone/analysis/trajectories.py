@@ -35,7 +35,7 @@ def temporal_energy(
 
 
 def _power(states: Tensor) -> Tensor:
-    power = torch.fft.rfft(states.double(), dim=1).abs().square().sum(dim=(0, 2, 3, 4))
+    power = torch.fft.rfft(states.cpu().double(), dim=1).abs().square().sum(dim=(0, 2, 3, 4))
     power[1 : (states.shape[1] + 1) // 2] *= 2
     return power
 
@@ -98,7 +98,7 @@ def temporal_spectrum(
     kept = [sigmas[i] for i in kept_steps(sigmas, spaced(times, spacing, start))]
     total: Any = 0
     for at in range(0, len(seeds), BATCH):
-        total = total + _power(solve(passing, seeds[at : at + BATCH], kept)[0][:, 1:].cpu())
+        total = total + _power(solve(passing, seeds[at : at + BATCH], kept)[0][:, 1:])
     return TemporalSpectrum(spacing, times, (total / total.sum()).tolist())
 
 

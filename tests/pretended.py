@@ -29,7 +29,7 @@ LARGE = 4096
 """numbers of a float64 tensor that is worth to be told of"""
 
 SIZED = {
-    *("_unique", "_unique2", "unique_consecutive", "unique_dim", "bincount", "equal"),
+    *("_unique", "_unique2", "unique_consecutive", "unique_dim", "allclose", "bincount", "equal"),
     *("masked_select", "nonzero", "_linalg_check_errors"),
 }
 """operations whose result, or its size, the host has to read"""

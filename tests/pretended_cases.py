@@ -28,21 +28,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-import pretended_models
+import pretended_networks
 import pretended_parts
+import pretended_pipelines
+import pretended_training
 from overtone.registry import FAMILIES
 from pretended import Pretence, can_autocast, on_host
-from pretended_parts import Case
-
-GROUPS = {
-    "networks": pretended_parts.networks,
-    "denoisers": pretended_parts.denoisers,
-    "processes": pretended_parts.processes,
-    "samplers": pretended_parts.samplers,
-    "pipelines": pretended_models.pipelines,
-    "training": pretended_models.training,
-    "mistakes": pretended_models.mistakes,
-}
+from pretended_parts import Call, Case, normal
 
 
 class Allowed(NamedTuple):
@@ -179,6 +171,36 @@ ALLOWED = (
         "UniPC solves a system of equations at every step",
     ),
     Allowed(
+        "analysis/fourier.py log_amplitude: copies to the host",
+        16,
+        "the curve of each layer, which is not kept",
+    ),
+    Allowed(
+        "analysis/trajectories.py _power: copies to the host",
+        1,
+        "trajectories whose spectrum is taken in float64, once a batch",
+    ),
+    Allowed(
+        "metrics/features.py ClassifierExtractor.__call__: copies from the host",
+        1,
+        "images that are judged, once a batch",
+    ),
+    Allowed(
+        "metrics/features.py ClassifierExtractor.__call__: copies to the host",
+        2,
+        "their features and classes, once a batch",
+    ),
+    Allowed(
+        "data/latents.py _encode_block: copies from the host",
+        1,
+        "images that are encoded, once a batch",
+    ),
+    Allowed(
+        "data/latents.py _encode_block: copies to the host",
+        1,
+        "their latents, once a batch",
+    ),
+    Allowed(
         "training/collect.py OnlineTrajectories.fetch: copies to the host",
         1,
         "trajectories solved online become a batch where all batches are drawn",
@@ -199,7 +221,8 @@ ALLOWED = (
         "the loss on held-out images",
     ),
 )
-"""Every wait that there may be. None but those in diffusers grows with the number of steps."""
+"""Every wait that there may be. Of those in sampling and training none grows with the number of
+steps, but where diffusers' own schedulers wait."""
 
 
 class Run(NamedTuple):
@@ -270,6 +293,63 @@ def mismatches(found: list[Tensor], wanted: list[Tensor], tolerance: float) -> I
 def most_of(wait: str, first: bool) -> int:
     """How often a wait may be in a call."""
     return sum(a.most for a in ALLOWED if a.wait == wait and (first or not a.only_first))
+
+
+def mistakes() -> Iterator[Case]:
+    """What has to fail, or else nothing that passes means anything; and one that has not."""
+
+    def mixed(device: torch.device) -> Call:
+        x = normal(4).to(device)
+        return lambda: x + normal(4)
+
+    def reading(device: torch.device) -> Call:
+        x = normal(4).to(device)
+        return lambda: sum(number.item() for number in x)
+
+    def pageable(device: torch.device) -> Call:
+        return lambda: normal(4).to(device, non_blocking=True)
+
+    def pinned(device: torch.device) -> Call:
+        return lambda: pin(normal(4), device).to(device, non_blocking=True)
+
+    def masked(device: torch.device) -> Call:
+        x = normal(4).to(device)
+        return lambda: x[x > 0]
+
+    def wide(device: torch.device) -> Call:
+        x = normal(64, 64).to(device)
+        return lambda: x.double()
+
+    def wrong(device: torch.device) -> Call:
+        x = normal(4).to(device)
+        return lambda: x * (1.0 if device.type == "cpu" else 1.01)
+
+    for name, make in {
+        "a tensor of the host beside one of the device": mixed,
+        "numbers read in a loop": reading,
+        "a copy from memory that is not pinned": pageable,
+        "a copy from pinned memory, which is right": pinned,
+        "a mask as an index": masked,
+        "a large tensor of float64": wide,
+        "a wrong result": wrong,
+    }.items():
+        yield Case(name, make)
+
+
+def pin(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return tensor if device.type == "cpu" else tensor.pin_memory()
+
+
+GROUPS = {
+    "networks": pretended_networks.networks,
+    "denoisers": pretended_parts.denoisers,
+    "processes": pretended_parts.processes,
+    "samplers": pretended_parts.samplers,
+    "pipelines": pretended_pipelines.pipelines,
+    "measures": pretended_pipelines.measures,
+    "training": pretended_training.training,
+    "mistakes": mistakes,
+}
 
 
 def kinds_without_a_case() -> list[str]:

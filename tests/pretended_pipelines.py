@@ -1,4 +1,4 @@
-"""Cases of whole models on a pretended device: pipelines and their starts, training, mistakes."""
+"""Cases of pipelines on a pretended device: every start, and whatever else they do."""
 
 import dataclasses
 import tempfile
@@ -11,20 +11,20 @@ import numpy as np
 import torch
 
 import helpers
+from overtone.analysis.fourier import spectra_of
+from overtone.analysis.trajectories import temporal_spectrum
 from overtone.data import ArrayData
+from overtone.data.latents import encode, latents_index
 from overtone.denoisers import (
     ADM_DIFFUSION,
     EDMPreconditioning,
-    FlowPreconditioning,
     GuidanceSettings,
     OperatorPreconditioning,
-    ScorePreconditioning,
-    VEPreconditioning,
 )
-from overtone.networks import Experts, VAEConfig, temporalize
+from overtone.metrics import ClassifierExtractor
+from overtone.networks import Experts, foreign_config, temporalize
 from overtone.pipelines import ImageStart, NoiseStart, Pipeline, RelayStart
 from overtone.pipelines.merge import merged
-from overtone.processes import DiscreteSchedule, FlowSchedule, VESchedule
 from overtone.samplers import (
     AncestralSampler,
     OperatorSampler,
@@ -32,23 +32,9 @@ from overtone.samplers import (
     Sampler,
     SchedulerSampler,
 )
-from overtone.training import (
-    ClassifierRecipe,
-    DenoisingRecipe,
-    DistillationRecipe,
-    ExpertSettings,
-    Reporting,
-    Training,
-    VAERecipe,
-)
-from overtone.training.collect import collect
-from overtone.training.loop import Trainer
-from overtone.training.material import Material
-from overtone.training.meter import Meter
-from overtone.training.teacher import Teacher, teacher_of
+from overtone.training.teacher import teacher_of
 from pretended_parts import (
     DSNO,
-    PIXEL_TRANSFORMER,
     RELAY,
     SMALL_CLASSIFIER,
     Call,
@@ -56,7 +42,6 @@ from pretended_parts import (
     a_unet,
     adm,
     awake,
-    foreign_config,
     normal,
 )
 
@@ -277,183 +262,49 @@ def unconditional_relay() -> Pipeline:
     return Pipeline(awake(large), sampler, process=RELAY, start=RelayStart(foreign_first()))
 
 
-BATCH = 8
+def measures() -> Iterator[Case]:
+    """What is measured of images and models, and what data are made by a model."""
 
+    def spectra(device: torch.device) -> Call:
+        pipe = at_full_precision(diffit()).to(device)
+        x, labels = normal(3, 1, 8, 8).to(device), torch.tensor((0, 1, 2)).to(device)
 
-def plan(**changes: Any) -> Training:
-    return Training(
-        total_images=10 * BATCH,
-        batch_size=BATCH,
-        lr=1e-3,
-        lr_rampup_images=0,
-        ema_halflife_images=100,
-        precision="fp32",
-        **changes,
-    )
+        def call() -> Any:
+            found = spectra_of(pipe.denoiser, [(3.0, x), (0.5, x)], labels)
+            return found.images, [list(curves.values()) for curves in found.features]
 
+        return call
 
-WATCHED = Reporting(held_out_images=2 * BATCH)
+    def over_time(device: torch.device) -> Call:
+        teacher = teacher_of(at_full_precision(diffit()).to(device), "teacher")
+        return lambda: temporal_spectrum(teacher, range(3), 5, "quad").energy
+
+    def features(device: torch.device) -> Call:
+        extractor = ClassifierExtractor(awake(SMALL_CLASSIFIER), "digest")
+        pixels = images().fetch(range(8))[0]
+        return lambda: extractor(pixels)
+
+    def latents(device: torch.device) -> Call:
+        vae, data = helpers.tiny_vae(), images(16, 3)
+        index = latents_index(data, vae)
+        vae.to(device)
+
+        def call() -> Any:
+            with tempfile.TemporaryDirectory() as folder:
+                return encode(data, vae, Path(folder) / "latents", index, show=False).fetch([0, 5])
+
+        return call
+
+    for name, make in {
+        "spectra of states and features": spectra,
+        "a spectrum over time": over_time,
+        "a classifier's features": features,
+        "latents of a data set": latents,
+    }.items():
+        yield Case(name, make, tolerance=1e-3)
 
 
 def images(resolution: int = 8, channels: int = 1) -> ArrayData:
     shape = (32, channels, resolution, resolution)
     pixels = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
     return ArrayData("noise", pixels, np.arange(32) % 3, ["a", "b", "c"])
-
-
-def denoising(network: Any = helpers.TINY_DIFFIT, **changes: Any) -> DenoisingRecipe:
-    own = {"class_conditional": True, "label_dropout": 0.1, "training": plan()}
-    return DenoisingRecipe("", network, "noise", reporting=WATCHED, **own | changes)
-
-
-def training() -> Iterator[Case]:
-    """A step of every kind of training, and the report of a loss."""
-    steps = {
-        "preconditioning": ADM_DIFFUSION,
-        "schedule": DiscreteSchedule(),
-        "sampler": AncestralSampler(4),
-    }
-    told = {
-        "EDM": denoising(),
-        "EDM, large images": denoising(LARGE),
-        "EDM, never clipped": denoising(training=plan(clip_norm=None)),
-        "EDM, micro batches, mirrored": denoising(mirror=True, training=plan(micro_batch=4)),
-        "EDM, augmentation": denoising(helpers.TINY_ADM, augmentation=0.5),
-        "EDM, Inception": denoising(helpers.TINY_IUNET),
-        "VP, noise, discrete": denoising(helpers.TINY_ADM, **steps),
-        "VE": denoising(
-            helpers.TINY_NCSN, preconditioning=VEPreconditioning(), schedule=VESchedule()
-        ),
-        "score": denoising(
-            helpers.TINY_SONG, preconditioning=ScorePreconditioning(), schedule=VESchedule(0.1, 2.0)
-        ),
-        "flow": denoising(
-            helpers.TINY_ADM,
-            preconditioning=FlowPreconditioning(),
-            schedule=FlowSchedule(),
-            sampler=Sampler(4),
-        ),
-        "relay": denoising(
-            helpers.TINY_ADM,
-            process=RELAY,
-            schedule=RELAY.schedule,
-            sampler=Sampler(4, sigma_min=0.01, sigma_max=0.9),
-        ),
-        "learned variance": denoising(PIXEL_TRANSFORMER, **steps),
-        "learned variance, gradient checkpointing": denoising(
-            PIXEL_TRANSFORMER, training=plan(gradient_checkpointing=True), **steps
-        ),
-        "classifier": ClassifierRecipe("noise", SMALL_CLASSIFIER, training=plan()),
-    }
-    for name, recipe in told.items():
-        yield Case(name, lambda device, recipe=recipe: step_of(of_images(recipe)), (recipe,), 1e-3)
-    several = denoising(helpers.TINY_ADM, experts=ExpertSettings((0.3, 3.0), (0.8, 0.8, 0.8)))
-    yield Case("an expert's interval", lambda device: step_of(of_images(several, 2)), (), 1e-3)
-    vae = VAERecipe("", VAEConfig(resolution=16, widths=(8, 8), groups=4), training=plan())
-    yield Case("VAE", lambda device: step_of(of_images(vae)), (vae,), 1e-3)
-    recorded = DistillationRecipe(
-        "", count=16, held_out=0, num_times=3, dtype="float32", training=plan()
-    )
-    online = replace(recorded, online=True)
-    new = replace(recorded, network=replace(DSNO, num_classes=0))
-    for name, recipe in {
-        "DSNO, grown": recorded,
-        "DSNO, its own network": new,
-        "DSNO, trajectories solved online": online,
-    }.items():
-        yield Case(
-            name, lambda device, recipe=recipe: step_of(of_trajectories(recipe)), (recipe,), 1e-3
-        )
-    yield Case("EDM, a report", lambda device: report_of(of_images(denoising())), (), 1e-3)
-
-
-def of_images(recipe: Any, expert: int | None = None) -> Trainer:
-    config = recipe.network
-    data = images(config.resolution, config.channels)
-    return Trainer.of(recipe, expert, show=False, material=Material(data, data, None))
-
-
-def of_trajectories(recipe: DistillationRecipe) -> Trainer:
-    """What is recorded was recorded on the host; online it is solved where the teacher is."""
-    teacher = a_teacher()
-    if recipe.online:
-        trainer = Trainer.of(recipe, teacher=teacher, show=False)
-        teacher.pipe.to(trainer.device)
-        return trainer
-    folder = Path(tempfile.mkdtemp(prefix="trajectories-"))
-    collect(recipe, teacher, folder, show=False)
-    return Trainer.of(recipe, teacher=teacher, folder=folder, show=False)
-
-
-def a_teacher() -> Teacher:
-    return teacher_of(at_full_precision(diffit()), "teacher", guidance_scale=1.5)
-
-
-def step_of(trainer: Trainer) -> Call:
-    """Each call is a step. The second one's loss depends on all that the first one changed."""
-    model, batches = trainer._prepared(), trainer._batches(0)
-    meter = Meter(trainer.device, 0, BATCH)
-
-    def call() -> Any:
-        loss, norm = trainer._step(model, next(batches))
-        meter.add(loss, norm)
-        trainer.progress.images += BATCH
-        return loss, norm
-
-    return call
-
-
-def report_of(trainer: Trainer) -> Call:
-    step, meter = step_of(trainer), Meter(trainer.device, 0, BATCH)
-
-    def call() -> Any:
-        meter.add(*step())
-        report = meter.report(trainer.progress.images)
-        return report["loss"], report["grad_norm"], trainer.held_out_loss()
-
-    return call
-
-
-def mistakes() -> Iterator[Case]:
-    """What has to fail, or else nothing that passes means anything; and one that has not."""
-
-    def mixed(device: torch.device) -> Call:
-        x = normal(4).to(device)
-        return lambda: x + normal(4)
-
-    def reading(device: torch.device) -> Call:
-        x = normal(4).to(device)
-        return lambda: sum(number.item() for number in x)
-
-    def pageable(device: torch.device) -> Call:
-        return lambda: normal(4).to(device, non_blocking=True)
-
-    def pinned(device: torch.device) -> Call:
-        return lambda: pin(normal(4), device).to(device, non_blocking=True)
-
-    def masked(device: torch.device) -> Call:
-        x = normal(4).to(device)
-        return lambda: x[x > 0]
-
-    def wide(device: torch.device) -> Call:
-        x = normal(64, 64).to(device)
-        return lambda: x.double()
-
-    def wrong(device: torch.device) -> Call:
-        x = normal(4).to(device)
-        return lambda: x * (1.0 if device.type == "cpu" else 1.01)
-
-    for name, make in {
-        "a tensor of the host beside one of the device": mixed,
-        "numbers read in a loop": reading,
-        "a copy from memory that is not pinned": pageable,
-        "a copy from pinned memory, which is right": pinned,
-        "a mask as an index": masked,
-        "a large tensor of float64": wide,
-        "a wrong result": wrong,
-    }.items():
-        yield Case(name, make)
-
-
-def pin(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    return tensor if device.type == "cpu" else tensor.pin_memory()

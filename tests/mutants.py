@@ -139,7 +139,7 @@ CHANGES = {
     ],
     ("denoisers/experts.py", "experts"): [
         ("enumerate(self.intervals) if sigma <= high", "enumerate(self.intervals) if sigma < high"),
-        ("torch.bucketize(sigma.double(), edges)", "torch.bucketize(sigma.double(), edges, right=True)"),
+        ("torch.bucketize(sigma.to(wide), edges)", "torch.bucketize(sigma.to(wide), edges, right=True)"),
         ("torch.cat(places).argsort()", "torch.cat(places)"),
     ],
     ("denoisers/ideal.py", "denoisers samplers"): [

@@ -265,7 +265,7 @@ def failures(case: Case, kind: str, done: dict[str, list[str]]) -> Iterator[str]
         found = run(case, pretence.device, pretence)
         done |= {"sent": sorted(pretence.sent), "waits": sorted(set().union(*found.waits))}
     for one, other in zip(found.results, wanted.results, strict=True):
-        yield from mismatches(one, other, case.tolerance)
+        yield from mismatches(one, other, case)
     if not all(found.operations):
         yield "nothing ran on the device"
     for operation, count in found.wide.items():
@@ -277,7 +277,7 @@ def failures(case: Case, kind: str, done: dict[str, list[str]]) -> Iterator[str]
                     yield f"waits in the {call} call, {count} times, {wait}"
 
 
-def mismatches(found: list[Tensor], wanted: list[Tensor], tolerance: float) -> Iterator[str]:
+def mismatches(found: list[Tensor], wanted: list[Tensor], case: Case) -> Iterator[str]:
     shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (found, wanted)]
     if shapes[0] != shapes[1]:
         yield f"results of the shapes {shapes[0]}, of the CPU {shapes[1]}"
@@ -285,8 +285,10 @@ def mismatches(found: list[Tensor], wanted: list[Tensor], tolerance: float) -> I
     for number, (one, other) in enumerate(zip(found, wanted, strict=True)):
         if not other.numel():
             continue
-        error = float((one - other).abs().max() / other.abs().max().clamp(min=1e-9))
-        if not error <= tolerance:
+        difference = (one - other).abs()
+        typical = difference.mean() if case.autocast else difference.max()
+        error = float(typical / other.abs().max().clamp(min=1e-9))
+        if not error <= case.tolerance:
             yield f"result {number} differs from the CPU's by {error:.2g} of its largest value"
 
 

@@ -63,7 +63,8 @@ class Case(NamedTuple):
     parts: tuple[Any, ...] = ()
     """the kinds that it is a case of, as their settings"""
     tolerance: float = 1e-4
-    """the largest difference from the CPU's result, in units of its largest value"""
+    """the largest difference from the CPU's result, in units of its largest value; under autocast,
+    where single values may be anything, the mean one"""
     autocast: bool = False
     """whether it computes in bfloat16, which Apple's device does not"""
 

@@ -222,7 +222,7 @@ def streamed(
         f"{name}, bfloat16",
         lambda device: made(device, "bf16"),
         parts,
-        tolerance=0.3,
+        tolerance=1e-2,
         autocast=True,
     )
 

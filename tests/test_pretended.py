@@ -15,7 +15,7 @@ import pytest
 from pretended_cases import ALLOWED, GROUPS, kinds_without_a_case
 
 CASES = Path(__file__).parent / "pretended_cases.py"
-QUICK = ("processes",)
+QUICK = ("processes", "samplers")
 MISTAKES = {
     "a tensor of the host beside one of the device": "MixedDevicesError: add of (4,) of the host",
     "numbers read in a loop": "waits in the second call, 4 times",

@@ -236,22 +236,27 @@ def operator_call(device: torch.device, config: Any, row: Any) -> Call:
     return call
 
 
-SCHEDULES = (
-    QuantileSchedule(),
-    QuantileSchedule(prob_length=0.93),
-    VPLinearSchedule(),
-    VPCosineSchedule(),
-    VESchedule(),
-    DiscreteSchedule(),
-    FlowSchedule(),
-    FlowSchedule("logit_normal"),
-)
+SCHEDULES = {
+    "EDM's levels": QuantileSchedule(),
+    "EDM's levels, a part of them": QuantileSchedule(prob_length=0.93),
+    "VP, linear": VPLinearSchedule(),
+    "VP, cosine": VPCosineSchedule(),
+    "VE": VESchedule(),
+    "discrete steps": DiscreteSchedule(),
+    "flow": FlowSchedule(),
+    "flow, logit-normal": FlowSchedule("logit_normal"),
+}
 RELAY = RelayProcess(patch=2)
+PROCESSES = {
+    "white noise": GaussianProcess(),
+    "relay": RELAY,
+    "relay, no blocks": RelayProcess(patch=2, block_scale=0.0),
+}
 
 
 def processes() -> Iterator[Case]:
     """Every schedule, there and back, and every process at numbers and at tensors."""
-    for schedule in SCHEDULES:
+    for name, schedule in SCHEDULES.items():
 
         def there_and_back(device: torch.device, schedule=schedule) -> Call:
             t = torch.tensor((0.05, 0.3, 0.6, 0.95)).to(device)
@@ -262,8 +267,8 @@ def processes() -> Iterator[Case]:
 
             return call
 
-        yield Case(f"{schedule.kind}, {schedule}", there_and_back, (schedule,))
-    for process in (GaussianProcess(), RELAY, RelayProcess(patch=2, block_scale=0.0)):
+        yield Case(name, there_and_back, (schedule,))
+    for name, process in PROCESSES.items():
 
         def states(device: torch.device, process=process) -> Call:
             x, noisy = (normal(*IMAGES, seed=seed).to(device) for seed in (7, 8))
@@ -279,7 +284,7 @@ def processes() -> Iterator[Case]:
 
             return call
 
-        yield Case(f"{process.kind}, {process}", states, (process,))
+        yield Case(name, states, (process,))
 
 
 def samplers() -> Iterator[Case]:

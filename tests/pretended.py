@@ -37,9 +37,6 @@ SIZED = {
 INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}
 """operations that take indices of the host beside tensors of the device, and copy them there"""
 
-STRICT = {"embedding", "gather", "index_select", "scatter", "scatter_"}
-"""operations that do not take even a single number of the host beside tensors of the device"""
-
 
 class MixedDevicesError(RuntimeError):
     """One operation was given tensors of the host and of the device."""
@@ -278,11 +275,10 @@ class Pretence(TorchDispatchMode):
                     self._wait("copies indices of the host")
 
     def _refuse(self, name, args, leaves) -> None:
-        """Refuse tensors of the host beside those of the device."""
+        """Refuse tensors of the host, but for single numbers, beside those of the device."""
         free = [id(index) for index in tensors_in(args[1])] if name in INDEXED else []
         for leaf in leaves:
-            allowed = isinstance(leaf, OnDevice) or id(leaf) in free
-            if not allowed and (leaf.dim() or name in STRICT):
+            if leaf.dim() and not isinstance(leaf, OnDevice) and id(leaf) not in free:
                 what = f"{name} of {tuple(leaf.shape)} of the host and others of the device"
                 raise MixedDevicesError(f"{what}, at {place()}")
 

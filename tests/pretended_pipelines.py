@@ -191,6 +191,9 @@ def pipelines() -> Iterator[Case]:
         "an edit under a mask", diffit, lambda p: p.edit(pictures, 0.5, mask, class_labels=1)
     )
     yield other(
+        "all but what a mask keeps", diffit, lambda p: p.edit(pictures, 1.0, mask, class_labels=1)
+    )
+    yield other(
         "an edit of latents",
         latent,
         lambda p: p.edit(normal(2, 3, 16, 16).clamp(-1, 1), 0.5, class_labels=1),

@@ -110,7 +110,7 @@ class TimeToken(nn.Module):
         augment_labels: Float[Tensor, "batch conditions"] | None = None,
     ) -> Float[Tensor, "batch width"]:
         embedded = sinusoids(time, self.features) if self.fourier is None else self.fourier(time)
-        token = self.mlp(embedded.to(self.mlp[0].weight.dtype))
+        token = self.mlp(embedded.to(next(self.mlp.parameters()).dtype))
         if self.classes is not None:
             if class_labels is None:
                 class_labels = torch.full(time.shape, self.classes.num_classes, device=time.device)

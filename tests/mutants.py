@@ -358,7 +358,7 @@ def _failing(source: Path, tests: str) -> int:
     # The copy stands before the installed package, threads leave the other worker its core.
     env = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not soak", "-p", "no:cacheprovider", *files],
         capture_output=True, text=True, env=env, cwd=TESTS.parent,
     )  # fmt: skip
     return done.returncode

@@ -249,6 +249,7 @@ def test_schedulers_that_can_not_work_are_refused_by_name(unet, scheduler, messa
             DiffusersDenoiser(unet, scheduler)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["unet", "dit"])
 def test_its_networks_are_trained_with_classes_and_without(tmp_path, kind):
     if kind == "unet":

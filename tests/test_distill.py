@@ -201,6 +201,7 @@ def test_what_an_operator_does_not_do(run, pipe):
         DiffiTPipeline(pipe.network, OperatorSampler())
 
 
+@pytest.mark.slow
 def test_it_learns_the_flow_of_a_gaussian(tmp_path):
     """The solution is linear in the noise, and an operator comes close to it within seconds."""
     torch.manual_seed(0)
@@ -292,6 +293,7 @@ def test_an_operator_is_compared_with_the_teacher_that_it_had(run, pipe):
         compared(student, teacher_of(a_pipe(widths=(8, 16)), "other"), range(2))
 
 
+@pytest.mark.slow
 def test_a_whole_relay_is_distilled_to_two_evaluations(pipe, tmp_path):
     torch.manual_seed(1)
     network = awake(
@@ -344,6 +346,7 @@ def test_an_operator_without_a_teachers_time_is_told_t():
         OperatorSampler(levels=(80.0, 1.0))
 
 
+@pytest.mark.slow
 def test_the_commands_from_a_teacher_to_images(pipe, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     pipe.save_pretrained(tmp_path / "teacher")

@@ -353,6 +353,7 @@ for network in (tiny_networks()[0], tiny_networks()[5]):
 """
 
 
+@pytest.mark.slow
 def test_compiled_it_is_the_same():
     """Blocks are compiled once for all: what the last one does else must not be lost. In a process
     without the tests' type checks, which are not to be compiled."""

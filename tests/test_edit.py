@@ -94,6 +94,7 @@ def test_at_0_it_is_the_picture_at_1_it_is_sampling_between_it_is_neither(name):
     assert np.abs(alone[0].astype(int) - between[1].astype(int)).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.4, 1.0])
 @pytest.mark.parametrize("name", MODELS)
 def test_kept_pixels_are_kept_exactly(name, strength):

@@ -159,6 +159,7 @@ def tiny(**changes):
     return dataclasses.replace(recipe, **changes)
 
 
+@pytest.mark.slow
 def test_it_is_trained_saved_and_distilled(tmp_path):
     pipe = train(tiny(), tmp_path / "run", show=False)
     assert isinstance(pipe, Pipeline)

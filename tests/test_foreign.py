@@ -89,6 +89,7 @@ def test_each_kind_opens_under_its_row_on_its_own_noise_levels(tmp_path, kind):
     assert all(np.array_equal(a, b) for a, b in zip(images, again, strict=True))
 
 
+@pytest.mark.slow
 def test_every_command_takes_one(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("OVERTONE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

@@ -1,5 +1,6 @@
 """What version 0.1.0 wrote opens, and means what it meant (`tests/data/0.1.0/make.py`)."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -59,9 +60,11 @@ def test_models_make_the_same_images(name, tmp_path):
 
 
 def test_recipes_are_those_of_today():
-    """None of their numbers has changed since."""
+    """None of their numbers has changed since; what they say of themselves may be corrected."""
     for name, data in json.loads((THERE / "recipes.json").read_text()).items():
-        assert settings.load(Recipe, former.recipe(data), name) == find_recipe(name), name
+        there = settings.load(Recipe, former.recipe(data), name)
+        today = find_recipe(name)
+        assert dataclasses.replace(there, about=today.about) == today, name
 
 
 @pytest.fixture
@@ -74,6 +77,7 @@ def place(tmp_path, monkeypatch):
 RUNS = ("denoising", "vp", "hybrid", "relay", "vae", "latent", "operator")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_runs_go_on(name, place):
     """To where version 0.1.0 would have taken them."""

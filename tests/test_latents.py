@@ -363,7 +363,7 @@ print(found.fetch(range(20))[0].float().sum().item())
 """
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_killed_encoding_leaves_whole_files(tmp_path):
     def run(folder, at):
         script = KILLED.format(tests=str(Path(__file__).parent), folder=str(folder), at=at)

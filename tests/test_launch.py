@@ -312,7 +312,7 @@ def test_two_processes_collect_what_one_does(tmp_path):
         assert one == two, file
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_collection_killed_at_any_moment_goes_on(tmp_path):
     DiffiTPipeline(DiffiTUNet(TINY_DIFFIT), Sampler(num_steps=4)).save_pretrained(
         tmp_path / "model"

@@ -67,6 +67,7 @@ def test_gradients_are_clipped():
     )
 
 
+@pytest.mark.slow
 def test_a_run_leaves_log_grids_and_checkpoints(tmp_path):
     trainer = train(TINY, tmp_path / "run")
     log = read_log(tmp_path / "run")
@@ -101,6 +102,7 @@ def test_a_run_leaves_log_grids_and_checkpoints(tmp_path):
         find_checkpoint(str(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"micro_batch": 8}, {"workers": 2}], ids=str)
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, changes):
     train(changed(**changes), tmp_path / "whole")
@@ -141,7 +143,7 @@ main([*sys.argv[3:], "--out", out])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_killed_at_any_moment_a_run_ends_with_the_same_bits(tmp_path):
     """kill -9 at moments spread over the run, in the middle of checkpoints too, then to the end."""
     subprocess.run([*COMMAND, "--out", tmp_path / "whole"], check=True, capture_output=True)
@@ -162,6 +164,7 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_bits(tmp_path):
     assert whole == killed
 
 
+@pytest.mark.slow
 def test_a_run_that_died_before_its_second_checkpoint_goes_on(tmp_path, monkeypatch):
     train(TINY, tmp_path / "whole")
 
@@ -183,6 +186,7 @@ def test_a_run_that_died_before_its_second_checkpoint_goes_on(tmp_path, monkeypa
     assert logs[0] == logs[1]
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     command = [*COMMAND, "--out", tmp_path / "run", "--total-images", "1000000"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -198,6 +202,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert images > 512
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_by_name(tmp_path):
     train(changed(total_images=32), tmp_path / "run")
     with pytest.raises(OvertoneError, match=r"training\.lr: 0\.001 -> 0\.002"):
@@ -253,6 +258,7 @@ def test_two_processes_do_not_train_in_one_directory(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path):
     recipe = changed(total_images=512, report_images=256)
     trainer = Trainer.of(recipe, show=False)
@@ -277,6 +283,7 @@ class _Poisoned:
         return self.inner.loss(model, batch) * (float("nan") if bad else 1.0)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_half_written(tmp_path, monkeypatch):
     train(changed(total_images=128), tmp_path / "run")
     before = weights_of(tmp_path / "run")

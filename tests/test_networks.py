@@ -232,6 +232,7 @@ def in_fresh_process(script, warnings="error::UserWarning"):
     subprocess.run(run, check=True, cwd=Path(__file__).parent)
 
 
+@pytest.mark.slow
 def test_a_repeated_block_is_compiled_once_for_all():
     in_fresh_process(
         """
@@ -251,6 +252,7 @@ assert len(network.blocks) == 3 and counters["stats"]["unique_graphs"] == 1, cou
     )
 
 
+@pytest.mark.slow
 def test_networks_compile_without_graph_breaks():
     script = """
 import torch

@@ -244,6 +244,7 @@ def tiny(**changes):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [Fetching(), with_labels(PIXELS), Items()], ids=["f", "a", "i"])
 def test_training_on_them(tmp_path, value):
     pipe = train(tiny(), tmp_path / "run", data=value, held_out=value, show=False)

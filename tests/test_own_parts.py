@@ -107,6 +107,7 @@ def test_they_become_experts(run, tmp_path):
     assert len(load_pipeline(out)([1, 2])) == 2
 
 
+@pytest.mark.slow
 def test_in_a_fresh_process_they_have_to_be_imported(run, tmp_path):
     model = find_checkpoint(run)
     refused = fresh("sample", model, "--out", tmp_path / "a.png")

@@ -374,6 +374,7 @@ def bytes_of(folder):
     return sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", torch.float16])
 def test_weights_in_half_precision_halve_the_files_and_are_read_as_float32(tmp_path, dtype):
     torch.manual_seed(0)

@@ -169,6 +169,7 @@ def test_ddpm_begins_with_unit_variance_in_its_own_frame():
         assert max(sampler.sigmas) == last
 
 
+@pytest.mark.slow
 def test_ddpm_keeps_the_data_s_variance():
     # Of Gaussian data with the ideal denoiser, ancestral steps end with the data's variances but
     # for discretisation: 200 steps, 4 dimensions.

@@ -53,11 +53,13 @@ BY_GROUP = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @BY_GROUP
 def test_on_cuda_everything_runs_as_on_the_cpu_and_nothing_waits_that_need_not(group):
     assert_none_fails("--device", "cuda", "--group", group)
 
 
+@pytest.mark.slow
 @BY_GROUP
 def test_on_apples_gpu_everything_runs_without_float64(group):
     assert_none_fails("--device", "mps", "--group", group)
@@ -68,6 +70,7 @@ def test_every_built_in_kind_has_a_case():
     assert kinds_without_a_case() == []
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_found():
     """Mixed devices, waits, float64 and wrong results: each mistake, and nothing else, fails."""
     lines = {line["case"]: line for line in reports("--device", "cuda", "--group", "mistakes")}

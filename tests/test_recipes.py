@@ -48,6 +48,7 @@ def test_a_recipe_from_a_file_of_ones_own_which_is_executed(recipes, capsys):
             find_recipe(name)
 
 
+@pytest.mark.slow
 def test_its_run_is_called_after_it_and_its_options_are_the_recipe_s(
     recipes, tmp_path, monkeypatch, capsys
 ):

@@ -245,6 +245,7 @@ def flow_errors(estimate, steps):
     return errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("estimate", "order"),
     [("single", 1), ("averaged_slopes", 1), ("averaged_estimates", 2), ("two_step", 2)],

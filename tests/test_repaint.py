@@ -19,6 +19,7 @@ def conditional(mean, covariance, mask, x_0):
     )
 
 
+@pytest.mark.slow
 def test_on_gaussian_data_the_rest_is_drawn_given_what_is_kept():
     """1000 images: standard errors of a mean are 0.032, of a variance 0.045, in units of the
     conditional ones. Bounds are 4 of them, which five numbers of an unbiased sampler leave once in

@@ -85,6 +85,7 @@ def test_the_step_is_exact_for_a_constant_estimate():
             assert torch.allclose(step.x, exact, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler",
     [

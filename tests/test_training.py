@@ -94,6 +94,7 @@ def test_the_held_out_loss_is_the_mean_over_the_held_out_images():
     assert Trainer(task, recipe).held_out_loss() == pytest.approx(95 / 2, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_model_overfits_four_images(tmp_path):
     """Samples of a model trained on four images are those images: from data to pixels."""
     rng = np.random.default_rng(3)
@@ -117,6 +118,7 @@ def test_a_model_overfits_four_images(tmp_path):
     assert len(set(nearest.indices.tolist())) == 4
 
 
+@pytest.mark.slow
 def test_trackers_hear_what_the_log_says(tmp_path, monkeypatch):
     """TensorBoard's own reader gives the numbers back; wandb writes its files without a network."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -145,6 +147,7 @@ def test_trackers_that_are_not_installed_name_their_extra(tmp_path, monkeypatch)
         Trainer.of(recipe, show=False).run(tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

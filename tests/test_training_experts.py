@@ -110,6 +110,7 @@ def test_published_shapes_give_each_expert_its_ratios():
         recipe.expert(4)
 
 
+@pytest.mark.slow
 def test_experts_of_any_kind_are_trained_and_merged(tmp_path):
     networks = TINY_IUNET, TINY_DIFFIT, dataclasses.replace(TINY_ADM, widths=(32, 64))
     networks = tuple(dataclasses.replace(n, num_classes=0) for n in networks)
@@ -130,6 +131,7 @@ def test_experts_of_any_kind_are_trained_and_merged(tmp_path):
     assert len(pipe(range(2), class_labels=3, guidance_scale=1.5, steps=4)) == 2
 
 
+@pytest.mark.slow
 def test_an_expert_that_fails_leaves_the_others_alone(tmp_path, monkeypatch):
     real = Trainer.run
 
@@ -159,6 +161,7 @@ def test_a_run_of_experts_goes_on_only_as_it_began(tmp_path):
         train_experts(with_experts(probabilities=(0.9, 0.4, 0.2)), tmp_path / "run", only=1)
 
 
+@pytest.mark.slow
 def test_what_was_merged_while_an_expert_trained_is_merged_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     storage.write_json(tmp_path / "tiny.json", settings.dump(EXPERTS))
@@ -182,6 +185,7 @@ def test_what_was_merged_while_an_expert_trained_is_merged_again(tmp_path, monke
     assert load_pipeline("runs/tiny/merged").training["images seen"] == 6 * images
 
 
+@pytest.mark.slow
 def test_an_expert_resumes_bit_for_bit(tmp_path):
     whole = dataclasses.replace(
         EXPERTS, training=dataclasses.replace(EXPERTS.training, total_images=128)
@@ -194,6 +198,7 @@ def test_an_expert_resumes_bit_for_bit(tmp_path):
         assert (a / file).read_bytes() == (b / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_commands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     storage.write_json(tmp_path / "tiny.json", settings.dump(EXPERTS))

@@ -291,6 +291,7 @@ def test_reading_takes_no_memory_that_grows_with_the_data(teacher, tmp_path):
     assert int(done.stdout) < size / 10
 
 
+@pytest.mark.slow
 def test_online_trajectories_are_the_collected_ones(teacher, kept, tmp_path, monkeypatch):
     online = dataclasses.replace(TINY, online=True)
     trainer = Trainer.of(online, teacher=teacher, folder=None, show=False)

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from helpers import TINY_DIFFIT, awake
 from overtone.networks import DiffiTUNet
-from overtone.networks.attention import TMSA, DiffiTBlock, attend, from_windows, spread, to_windows
+from overtone.networks.attention import (
+    TMSA,
+    DiffiTBlock,
+    TimeAttention,
+    attend,
+    from_windows,
+    spread,
+    to_windows,
+)
 
 
 def test_tmsa_is_one_matrix_on_concatenated_tokens():
@@ -27,6 +35,15 @@ def test_tmsa_is_one_matrix_on_concatenated_tokens():
     weights = (q @ k.transpose(-1, -2) / 4**0.5 + bias).softmax(-1)
     reference = tmsa.proj((weights @ v).transpose(2, 3).flatten(3))
     assert torch.allclose(tmsa(x, token), reference, atol=1e-6)
+
+
+def test_tmsa_in_the_place_of_self_attention_scales_the_whole_sum():
+    # y = (x + TMSA(GroupNorm(x), x_t)) / sqrt(2), as NCSN++ scales the sum of its two branches.
+    layer = awake(TimeAttention(8, 2, embedding_width=6, window=2, skip_scale=0.5**0.5))
+    x, token = torch.randn(2, 8, 4, 4), torch.randn(2, 6)
+    normed = F.group_norm(x, layer.norm.groups, layer.norm.weight, layer.norm.bias, 1e-5)
+    out = from_windows(layer.attention(to_windows(normed, 2), token), 2, 4)
+    assert torch.allclose(layer(x, token), (x + out) / 2**0.5, atol=1e-5)
 
 
 def test_attention_depends_on_time():

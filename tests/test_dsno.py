@@ -224,6 +224,18 @@ def test_places_within_a_sum_are_computed_for_every_time():
         assert torch.equal(sampled.solve(x, 80.0, (2.0, 0.5, 0.0), last_only=True)[0], states[-1])
 
 
+def test_the_network_sees_and_returns_states_of_the_variance_preserving_frame():
+    # x(s') = sqrt(1 + s'^2) F(x(s) / sqrt(1 + s^2); times of s')
+    network = awake(Residual(own_parts.PlainConfig())).eval()
+    operator = SolutionOperator(awake(temporalize(network)).eval())
+    x, levels = 80.0 * torch.randn(2, 1, 8, 8), (2.0, 0.5, 0.0)
+    with torch.no_grad():
+        own = operator.network(x / 6401**0.5, operator.times(levels, x.device))
+        solved = operator.solve(x, 80.0, levels)
+    for state, out, variance in zip(solved, own.unbind(1), (5.0, 1.25, 1.0), strict=True):
+        assert deviation(state, variance**0.5 * out) < 1e-6
+
+
 def test_what_cannot_be_given_temporal_layers():
     with pytest.raises(ValueError, match="a Linear can't be given temporal layers"):
         temporalize(nn.Linear(1, 1))

@@ -25,7 +25,7 @@ from overtone.networks import (
     temporalize,
 )
 from overtone.networks.attention import TimeAttention
-from overtone.networks.layers import GroupNorm, Resample, sinusoids
+from overtone.networks.layers import FourierFeatures, GroupNorm, Resample, sinusoids
 
 
 @pytest.mark.parametrize("call", ["denoised", "denoised_augment", "denoised_uncond"])
@@ -55,6 +55,13 @@ def test_the_null_class_is_no_class():
         null = torch.full((2,), 3)
         assert torch.allclose(network(x, time, null), network(x, time, None))
         assert not torch.allclose(network(x, time, torch.tensor([0, 1])), network(x, time, None))
+
+
+def test_fourier_features_are_drawn_with_deviation_16():
+    # NCSN++'s scale. A sample's standard error is 16 / sqrt(2n); five of them: 6e-7 false alarms.
+    drawn = FourierFeatures(2**15).frequencies
+    assert abs(drawn.std().item() - 16) < 5 * 16 / (2 * len(drawn)) ** 0.5
+    assert abs(drawn.mean().item()) < 5 * 16 / len(drawn) ** 0.5
 
 
 def test_published_weights_that_do_not_fit_are_refused():

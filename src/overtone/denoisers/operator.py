@@ -15,7 +15,6 @@ from torch import Tensor
 from overtone.denoisers.denoiser import Images, Labels, Model
 from overtone.denoisers.preconditioning import OperatorPreconditioning
 from overtone.networks.dsno import OperatorNetwork
-from overtone.processes.vp_frame import from_vp, to_vp
 
 States = Float[Tensor, "batch some_times channels height width"]
 
@@ -61,9 +60,10 @@ class SolutionOperator(Model):
         last_only: bool = False,
     ) -> list[Tensor]:
         """x at each of `sigmas`, from x at `sigma`; or at the last one alone."""
-        states = self(to_vp(x, sigma), sigmas, class_labels, last_only)
+        own = self.preconditioning
+        states = self(own.c_in(sigma) * x, sigmas, class_labels, last_only)
         levels = sigmas[-1:] if last_only else sigmas
-        return [from_vp(z, level) for z, level in zip(states.unbind(1), levels, strict=True)]
+        return [own.c_out(s) * z for s, z in zip(levels, states.unbind(1), strict=True)]
 
     def times(self, sigmas: tuple[float, ...], device: torch.device) -> Float[Tensor, " times"]:
         """The network's times at noise levels, sent to each device once."""

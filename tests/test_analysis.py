@@ -1,3 +1,5 @@
+"""Spectra, Fourier layers, attention maps and figures: closed forms and planted signals."""
+
 import json
 import math
 

@@ -296,7 +296,3 @@ One time for a spectrum
 @pytest.mark.parametrize(("command", "answer"), list(cases(CASES)))
 def test_bad_input_is_answered(place, tmp_path, monkeypatch, capsys, command, answer):
     check_answer(place, tmp_path, monkeypatch, capsys, command, answer)
-
-
-def test_there_are_forty_of_them():
-    assert len(list(cases(CASES))) >= 40

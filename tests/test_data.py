@@ -1,3 +1,5 @@
+"""Images from folders, archives and downloads: what is read, shrunk, refused and counted."""
+
 import dataclasses
 import gzip
 import json

@@ -1,3 +1,5 @@
+"""Preconditionings, objectives, guidance and ideal denoisers against their formulas."""
+
 import math
 from types import SimpleNamespace
 

@@ -1,3 +1,5 @@
+"""Distances, precision and recall, and the report: closed forms, other libraries, bad input."""
+
 import dataclasses
 import os
 

@@ -1,3 +1,5 @@
+"""Pipelines: sampling by seed, saving and loading, what they refuse."""
+
 import dataclasses
 import json
 import subprocess

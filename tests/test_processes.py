@@ -1,3 +1,5 @@
+"""Schedules and noise: closed forms, inverses, and statistics of seeded draws."""
+
 import subprocess
 import sys
 

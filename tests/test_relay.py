@@ -1,3 +1,5 @@
+"""Blur and block noise: their matrices written out, their shares of the spectrum."""
+
 import math
 from itertools import pairwise
 

@@ -1,3 +1,5 @@
+"""The relay as a pipeline: both stages, what is saved, upscaling, training."""
+
 import copy
 import dataclasses
 import pickle

@@ -1,3 +1,5 @@
+"""Solvers against exact solutions: measured orders, equivalences, churn, bad settings."""
+
 import dataclasses
 import math
 from itertools import pairwise

@@ -44,7 +44,16 @@ def quantile(z):
 @pytest.fixture
 def smooth():
     """A picture without high frequencies, unlike in every direction."""
+    return bump(*places())
+
+
+def places():
+    """x and y of 32 x 32 pixels, from -1 to 1."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 32), indexing="ij")
+    return x, y
+
+
+def bump(x, y):
     return torch.exp(-4 * ((x - 0.2) ** 2 + 2 * (y + 0.3) ** 2))[None, None]
 
 
@@ -108,6 +117,18 @@ def test_a_slanted_stretch_lies_along_its_axis():
     weight = out[0, 0] / out.sum()
     # Anticlockwise as one looks at it, y pointing down: from bottom left to top right.
     assert float((weight * x * y).sum()) < -0.001
+
+
+@pytest.mark.parametrize("angle", [0.5, math.pi / 4, -2.0])
+def test_a_stretch_is_its_formula(smooth, angle):
+    # u lies along the axis, v across it; what is at p comes from 2^(-s/5) (p.u) u + 2^(s/5) (p.v) v.
+    x, y = places()
+    u, v = (math.cos(angle), -math.sin(angle)), (math.sin(angle), math.cos(angle))
+    along = 2**-0.2 * (x * u[0] + y * u[1])
+    across = 2**0.2 * (x * v[0] + y * v[1])
+    expected = bump(along * u[0] + across * v[0], along * u[1] + across * v[1])
+    out, _ = drawn(smooth, stretch=(1.0, angle))
+    assert torch.allclose(inside(out), inside(expected), atol=0.01)
 
 
 def test_half_of_the_stretches_are_along_x():

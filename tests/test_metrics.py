@@ -42,6 +42,20 @@ def test_frechet_distance_is_heusels_formula():
     assert streamed.compute() == pytest.approx(frechet_distance(a, b), rel=1e-9)
 
 
+def test_kernel_distance_is_the_unbiased_sum_written_out():
+    generator = torch.Generator().manual_seed(5)
+    real = torch.randn(7, 4, generator=generator).double()
+    fake = torch.randn(7, 4, generator=generator).double() + 0.5
+
+    def kernel(a, b):
+        return (float(a @ b) / 4 + 1) ** 3
+
+    apart = [(i, j) for i in range(7) for j in range(7) if i != j]
+    own = sum(kernel(real[i], real[j]) + kernel(fake[i], fake[j]) for i, j in apart) / (7 * 6)
+    across = sum(kernel(a, b) for a in real for b in fake) / 7**2
+    assert kernel_distance(real, fake, subsets=3) == pytest.approx(own - 2 * across, rel=1e-9)
+
+
 def test_frechet_distance_of_shifted_and_scaled_gaussians():
     # Closed form: |shift|^2 + dims (s_a - s_b)^2.
     x = torch.randn(200_000, 2, generator=torch.Generator().manual_seed(1))
@@ -155,6 +169,30 @@ def test_a_report_holds_the_scores_of_its_images():
     assert report.recognised == pytest.approx(float((fake[:, 0, 0, 0] % 2 == 0).float().mean()))
     known = (real[:, 0, 0, 0].numpy() % 2 == labels).mean()
     assert report.classifier_accuracy == pytest.approx(known)
+
+
+def test_of_images_without_a_class_none_counts_as_missed():
+    images = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8)
+    data = ArrayData("noise", images.numpy(), np.arange(40) % 2, ("a", "b"))
+    asked = (images[:15], torch.zeros(15).long())
+    report = Evaluation(PixelExtractor(), data)([asked, (images[15:], None)], {})
+    assert report.recognised == pytest.approx(float((images[:15, 0, 0, 0] % 2 == 0).float().mean()))
+    assert Evaluation(PixelExtractor(), data)([(images, None)], {}).recognised is None
+
+
+def test_the_real_distance_is_that_of_every_second_image_of_a_class():
+    images = np.random.RandomState(3).randint(0, 256, (60, 1, 8, 8), np.uint8)
+    labels = np.arange(60) % 3
+    data = ArrayData("noise", images, labels, ("a", "b", "c"))
+    evaluation = Evaluation(PixelExtractor(), data)
+    own = PixelExtractor()(torch.from_numpy(images)).vectors
+    # The classes of the features in their own order, by which image each is of.
+    number = (evaluation.real[:, None] == own[None]).all(dim=2).int().argmax(dim=1).numpy()
+    by_class = np.concatenate([np.flatnonzero(labels[number] == c) for c in range(3)])
+    halves = evaluation.real[by_class[0::2]], evaluation.real[by_class[1::2]]
+    assert evaluation.real_distance == pytest.approx(frechet_distance(*halves), rel=1e-9)
+    assert evaluation.real_recall == precision_recall(*halves)[1]
+    assert evaluation.real_distance > 10
 
 
 def test_halves_of_real_images_are_alike_even_if_the_data_is_sorted():

@@ -121,7 +121,7 @@ def test_a_slanted_stretch_lies_along_its_axis():
 
 @pytest.mark.parametrize("angle", [0.5, math.pi / 4, -2.0])
 def test_a_stretch_is_its_formula(smooth, angle):
-    # u lies along the axis, v across it; what is at p comes from 2^(-s/5) (p.u) u + 2^(s/5) (p.v) v.
+    # u lies along the axis, v across it: p shows what was at 2^(-s/5) (p.u) u + 2^(s/5) (p.v) v.
     x, y = places()
     u, v = (math.cos(angle), -math.sin(angle)), (math.sin(angle), math.cos(angle))
     along = 2**-0.2 * (x * u[0] + y * u[1])

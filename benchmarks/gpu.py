@@ -163,6 +163,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=SECONDS, help="the time for everything")
+    parser.add_argument(
+        "--training-seconds", type=float, default=SECONDS, help="the most of them for the training"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     clock = Clock(options.seconds)
@@ -185,7 +188,7 @@ def main() -> int:
         ("speed", gpu_speed.cases(device, clock), 100 * share),
     ):
         through(results, group, cases, clock, until)
-    left = clock.left - SPARE * share
+    left = min(clock.left - SPARE * share, options.training_seconds)
     tried(results, "training", ("what is left", lambda: trained(results, left)))
     wrong = results.wrong
     print(f"{len(results.lines)} cases, {len(wrong)} wrong{': ' if wrong else ''}{', '.join(wrong)}"

@@ -14,7 +14,7 @@ sys.path.insert(0, str(SCRIPT.parent))
 @pytest.mark.slow
 def test_every_case_runs_and_is_right_on_small_networks(tmp_path):
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--seconds", "75", "--out", str(tmp_path)],
+        [sys.executable, str(SCRIPT), "--training-seconds", "5", "--out", str(tmp_path)],
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout[-1500:], done.stderr[-1500:])

@@ -24,6 +24,7 @@ rest goes on. Without a GPU the same cases run on the CPU, on small networks.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -202,6 +203,7 @@ def trained(results: Results, seconds: float) -> dict[str, Any]:
     import tempfile
 
     from overtone import OvertoneError, find_recipe, load_pipeline
+    from overtone.errors import RunInterruptedError
     from overtone.training import Reporting
     from overtone.training.loop import Trainer
 
@@ -232,8 +234,10 @@ def trained(results: Results, seconds: float) -> dict[str, Any]:
         stop = threading.Timer(seconds, lambda: setattr(trainer, "stop_asked", True))
         stop.daemon = True
         stop.start()
-        progress = trainer.run(run)
+        with contextlib.suppress(RunInterruptedError):  # the time is over, and all is saved
+            trainer.run(run)
         stop.cancel()
+        progress = trainer.progress
         took = time.monotonic() - began
         pipe = load_pipeline(run)
         shutil.rmtree(results.model, ignore_errors=True)

@@ -49,8 +49,8 @@ def widest(device: torch.device | str) -> torch.dtype:
 
 
 def default_device() -> torch.device:
-    """The accelerator, where there is one; not Apple's, which lacks the float64 that noise levels
-    and times are computed in."""
+    """The accelerator, where there is one; not Apple's, on which nothing has been measured yet:
+    `pipe.to("mps")` uses it."""
     if torch.accelerator.is_available():
         device = torch.accelerator.current_accelerator()
         if device is not None and device.type != "mps":

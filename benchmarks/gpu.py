@@ -163,12 +163,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="the time for everything")
     parser.add_argument(
-        "--training-seconds", type=float, default=SECONDS, help="the most of them for the training"
+        "--seconds", type=float, default=SECONDS, help="Everything ends after this many seconds."
     )
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument(
+        "--training-seconds", type=float, default=SECONDS,
+        help="The training takes at most this many of them.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results",
+        help="The results are written into this directory.",
+    )  # fmt: skip
     options = parser.parse_args()
+    for name in ("seconds", "training_seconds"):
+        if not 0 < getattr(options, name) <= 86_400:
+            parser.error(f"--{name.replace('_', '-')} must be above 0 and at most 86400 (a day)")
     clock = Clock(options.seconds)
     device = device_here()
 
@@ -189,8 +198,12 @@ def main() -> int:
         ("speed", gpu_speed.cases(device, clock), 100 * share),
     ):
         through(results, group, cases, clock, until)
-    left = min(clock.left - SPARE * share, options.training_seconds)
-    tried(results, "training", ("what is left", lambda: trained(results, left)))
+    spare = SPARE * share
+
+    def training() -> dict[str, Any]:
+        return trained(results, min(clock.left - spare, options.training_seconds))
+
+    through(results, "training", iter([("what is left", training)]), clock, spare)
     wrong = results.wrong
     print(f"{len(results.lines)} cases, {len(wrong)} wrong{': ' if wrong else ''}{', '.join(wrong)}"
           f"; {results.file}")  # fmt: skip

@@ -191,7 +191,6 @@ def network(name: str, device: torch.device, kind: str) -> dict[str, Any]:
     config = model.config
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(BATCH, config.channels, SIDE, SIDE, generator=generator)
-    operator = isinstance(name, str) and ("DSNO" in name or "Temporal" in name)
     time, labels = TIMES.clone(), torch.tensor([0, 1, 2, 0])
 
     def run(model: Any, there: torch.device) -> dict[str, Tensor]:
@@ -199,7 +198,7 @@ def network(name: str, device: torch.device, kind: str) -> dict[str, Any]:
         out.square().mean().backward()
         return {"output": out.detach().cpu(), "gradients": gradients(model)}
 
-    return both(model, run, device, kind) | ({"times": len(TIMES)} if operator else {})
+    return both(model, run, device, kind)
 
 
 def classifier(device: torch.device, kind: str) -> dict[str, Any]:

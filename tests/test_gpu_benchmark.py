@@ -71,6 +71,17 @@ time.sleep(60)
     assert "the time is over" in done.stderr
 
 
+@pytest.mark.parametrize("option", ["--seconds", "--training-seconds"])
+@pytest.mark.parametrize("value", ["-1", "0", "nan", "inf"])
+def test_a_time_is_a_number_of_seconds(option, value, capsys, monkeypatch):
+    import gpu
+
+    monkeypatch.setattr(sys, "argv", ["gpu.py", f"{option}={value}"])
+    with pytest.raises(SystemExit):
+        gpu.main()
+    assert f"{option} must be above 0" in capsys.readouterr().err
+
+
 def test_without_a_gpu_the_reason_is_said(capsys, monkeypatch):
     import warnings
 

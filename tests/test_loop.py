@@ -100,6 +100,8 @@ def test_a_run_leaves_log_grids_and_checkpoints(tmp_path):
         load_pipeline(run, checkpoint="worst")
     with pytest.raises(OvertoneError, match="has no checkpoint yet"):
         find_checkpoint(str(tmp_path))
+    with pytest.raises(OvertoneError, match="no run: it has no best checkpoint to choose"):
+        load_pipeline(find_checkpoint(run), checkpoint="best")
 
 
 @pytest.mark.slow

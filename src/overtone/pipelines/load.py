@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from overtone import storage
+from overtone.errors import OvertoneError
 from overtone.pipelines.foreign import diffusers_pipeline
 from overtone.pipelines.index import is_diffusers, is_pipeline
 from overtone.pipelines.pipeline import Pipeline
@@ -15,11 +16,15 @@ def load_pipeline(
     name: str | Path, revision: str | None = None, *, checkpoint: str = "last"
 ) -> Pipeline:
     """The pipeline in a directory or in a repository of the Hub: one of Overtone's, or one of
-    diffusers with a U-Net or DiT. Of a run's directory it is that of the `checkpoint`, "last" or
-    "best". Raises `OvertoneError` for anything else."""
+    diffusers with a U-Net or DiT. In a run's directory `checkpoint` chooses the "last" or the
+    "best" one. Raises `OvertoneError` for anything else, and for a choice where there is none."""
     folder = storage.locate(name, revision)
     if is_run(folder):
         folder = find_checkpoint(folder, checkpoint)
+    elif checkpoint != "last":
+        raise OvertoneError(
+            f"{name} is a saved model and no run: it has no {checkpoint} checkpoint to choose."
+        )
     if is_diffusers(folder) and not is_pipeline(folder):
         return diffusers_pipeline(folder)
     return Pipeline.from_pretrained(folder)

@@ -17,6 +17,7 @@ from overtone.networks import (
     DiffiTTransformer,
     DiffiTTransformerConfig,
     DiffiTUNet,
+    DSNOConfig,
     IUNet,
     IUNetConfig,
     SongConfig,
@@ -88,7 +89,16 @@ TINY_NCSN = dataclasses.replace(
     heads=2,
 )
 
-
+TINY_DSNO = DSNOConfig(
+    resolution=8,
+    channels=1,
+    num_classes=3,
+    widths=(32, 64),
+    num_cells=1,
+    attention_resolutions=(4,),
+    frequencies=16,
+    embedding_width=32,
+)
 TINY_TRANSFORMER = DiffiTTransformerConfig(
     resolution=8, channels=4, num_classes=3, patch=2, width=24, depth=3, heads=2, time_features=16
 )

@@ -28,7 +28,6 @@ from overtone.denoisers import (
 from overtone.denoisers.intervals import intervals_of
 from overtone.networks import (
     ClassifierConfig,
-    DSNOConfig,
     temporalize,
 )
 from overtone.processes import (
@@ -69,16 +68,7 @@ class Case(NamedTuple):
     """whether it computes in bfloat16, which Apple's device does not"""
 
 
-DSNO = DSNOConfig(
-    resolution=8,
-    channels=1,
-    num_classes=3,
-    widths=(32, 32),
-    num_cells=1,
-    attention_resolutions=(4,),
-    frequencies=16,
-    embedding_width=32,
-)
+DSNO = helpers.TINY_DSNO
 PIXEL_TRANSFORMER = replace(helpers.TINY_TRANSFORMER, channels=1)
 SMALL_CLASSIFIER = ClassifierConfig(
     resolution=8, channels=1, num_classes=3, num_features=16, widths=(8, 16), dropout=0.0

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import own_parts
-from helpers import TINY_DIFFIT, TINY_SONG, Golden, awake, deviation, tiny_networks
+from helpers import TINY_DIFFIT, TINY_DSNO, TINY_SONG, Golden, awake, deviation, tiny_networks
 from overtone import settings
 from overtone.cli.app import main
 from overtone.convert import from_published
@@ -23,7 +23,6 @@ from overtone.denoisers import SolutionOperator
 from overtone.errors import OvertoneError
 from overtone.networks import (
     DiffiTUNet,
-    DSNOConfig,
     DSNOUNet,
     SongUNet,
     TemporalNetwork,
@@ -113,7 +112,7 @@ def test_times_know_of_each_other_and_the_last_alone_is_the_same(network):
 
 
 def test_every_parameter_learns():
-    for network in (*KINDS[:6], DSNOUNet(TINY)):
+    for network in (*KINDS[:6], DSNOUNet(TINY_DSNO)):
         operator = network if isinstance(network, DSNOUNet) else temporalize(network)
         operator = awake(operator).train()
         x, labels = inputs(network)
@@ -124,20 +123,9 @@ def test_every_parameter_learns():
             assert bool((parameter.grad != 0).any()), name
 
 
-TINY = DSNOConfig(
-    resolution=8,
-    channels=1,
-    num_classes=3,
-    widths=(32, 64),
-    num_cells=1,
-    attention_resolutions=(4,),
-    frequencies=16,
-    embedding_width=32,
-)
-
-
 @pytest.mark.parametrize(
-    "make", [lambda: temporalize(KINDS[0]), lambda: temporalize(KINDS[6]), lambda: DSNOUNet(TINY)]
+    "make",
+    [lambda: temporalize(KINDS[0]), lambda: temporalize(KINDS[6]), lambda: DSNOUNet(TINY_DSNO)],
 )
 def test_saved_and_loaded_it_is_the_same(make, tmp_path):
     operator = awake(make()).eval()
@@ -150,7 +138,7 @@ def test_saved_and_loaded_it_is_the_same(make, tmp_path):
 
 
 def test_nothing_behind_the_last_layer_is_computed_for_the_other_times():
-    operator = DSNOUNet(TINY).eval()
+    operator = DSNOUNet(TINY_DSNO).eval()
     x = torch.randn(1, 1, 8, 8)
 
     def counted(**options):

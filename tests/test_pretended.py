@@ -79,9 +79,9 @@ def test_what_is_wrong_is_found():
         failures = "; ".join(lines[name]["failures"])
         assert said in failures if said else not failures, name
     assert lines["a copy from pinned memory, which is right"]["sent"]
-    for line in reports("--device", "mps", "--group", "mistakes"):
-        if line["case"] == "a large tensor of float64":
-            assert "MPS has no float64" in line["failures"][0]
+    apple = {line["case"]: line for line in reports("--device", "mps", "--group", "mistakes")}
+    assert apple.keys() == MISTAKES.keys()
+    assert "MPS has no float64" in apple["a large tensor of float64"]["failures"][0]
 
 
 @pytest.mark.slow

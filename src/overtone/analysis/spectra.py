@@ -12,6 +12,7 @@ from torch.nn.functional import avg_pool2d
 
 from overtone.data.images import Pixels, to_unit
 from overtone.processes.patches import dct_matrix
+from overtone.processes.relay import RelayProcess
 
 
 class SNR(NamedTuple):
@@ -32,7 +33,9 @@ class SNR(NamedTuple):
     noise"""
 
 
-def signal_to_noise(batches: Iterable[Pixels], factor: int, block_scale: float = 0.15) -> SNR:
+def signal_to_noise(
+    batches: Iterable[Pixels], factor: int, block_scale: float = RelayProcess.block_scale
+) -> SNR:
     """The ratios for square uint8 images, `factor` times as large as the low-resolution ones.
     `block_scale` is that of the mixture, alpha in (e + alpha Block(e')) / sqrt(1 + alpha^2).
 

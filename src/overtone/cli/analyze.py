@@ -25,6 +25,7 @@ from overtone.cli.options import parse
 from overtone.cli.sample import Sampling, parse_seeds
 from overtone.errors import OvertoneError, unknown
 from overtone.launch import processes
+from overtone.processes.relay import RelayProcess
 from overtone.training.configs.distillation import Solver
 
 
@@ -60,8 +61,8 @@ class SNROptions:
     """1: grey"""
     sigma: float = 1.0
     """the noise level"""
-    block_scale: float = 0.15
-    """share of block noise in the mixture, beside white noise of 1, as in `RelayProcess`"""
+    block_scale: float = RelayProcess.block_scale
+    """The mixture adds this much block noise to white noise of 1, as `RelayProcess` does."""
     images: int = 1000
     """at most so many, spread over the data"""
     out: Path = Path("snr.png")

@@ -28,6 +28,8 @@ from overtone.errors import OvertoneError
 from overtone.launch import processes
 from overtone.processes.noise import SeededNoise
 
+FORMAT = 2
+"""what the cache holds: 2 counts the images of another size"""
 RESIZE_RULE = "centre crop to a square, Lanczos"
 
 Pixels = UInt8[Tensor, "batch channels height width"]
@@ -185,7 +187,7 @@ def decode(source: Source, resolution: int, channels: int, *, skip_bad: bool = F
     """
     if channels not in (1, 3):
         raise OvertoneError(f"images are read with 1 or 3 channels, not {channels}.")
-    what = f"{source.key} {resolution} {channels} {skip_bad} {RESIZE_RULE}, counted"
+    what = f"{source.key} {resolution} {channels} {skip_bad} {RESIZE_RULE} {FORMAT}"
     digest = hashlib.sha256(what.encode()).hexdigest()[:20]
     folder, among = storage.cache_directory() / "images" / digest, processes()
     if among.any(not (folder / "index.json").exists()):

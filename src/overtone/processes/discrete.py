@@ -114,9 +114,9 @@ class DiscreteSchedule(Schedule, kind="discrete"):
 
     def _logs(self, device: torch.device) -> Tensor:
         """ln sigma_i, sent to each device once: the host would wait for it."""
-        from overtone.precision import widest
-
         if device not in self._kept:
+            from overtone.precision import widest
+
             self._kept[device] = self.levels.log().to(device, widest(device))
         return self._kept[device]
 

@@ -1,4 +1,4 @@
-"""`overtone.runs`, for those who know it by this name."""
+"""The functions of `overtone.runs` under their former name."""
 
 from overtone.runs import checkpoints_of as checkpoints_of
 from overtone.runs import find_checkpoint as find_checkpoint

@@ -26,7 +26,7 @@ from overtone.denoisers import GuidanceSettings
 from overtone.errors import OvertoneError
 from overtone.networks import ADMUNet
 from overtone.pipelines import DiffiTPipeline, MEMEPipeline, RelayPipeline
-from overtone.processes import FLOW_TIME, SeededNoise, VPCosineSchedule, spaced
+from overtone.processes import FLOW_TIME, SeededNoise, VPCosineSchedule, from_vp, spaced, to_vp
 from overtone.runs import find_checkpoint
 from overtone.samplers import Sampler
 from overtone.training import collect as collecting
@@ -45,6 +45,14 @@ from teachers import (
     gaussian_teacher,
     longer,
 )
+
+
+def test_the_frame_of_states_has_unit_variance_and_an_inverse():
+    # z = x / sqrt(1 + sigma^2)
+    x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    for sigma, scale in ((0.0, 1.0), (3.0, 10**0.5), (80.0, 6401**0.5)):
+        assert torch.allclose(to_vp(x, sigma), x / scale, rtol=1e-12)
+        assert torch.allclose(from_vp(x, sigma), x * scale, rtol=1e-12)
 
 
 def test_times_are_the_solvers_steps_nearest_to_those_asked_for():

@@ -61,16 +61,16 @@ A seed too large
     seeds are in 0..4294967295
 No steps
     overtone sample {place}/model --steps 0
-    a sampler takes at least one step
+    --steps must be at least 1, not 0
 No images at a time
     overtone sample {place}/model --batch-size 0
-    --batch-size is at least 1, not 0
+    --batch-size must be at least 1, not 0
 A picture of another format
     overtone sample {place}/model --out grid.jpg
     --out is a .png file or a directory, not grid.jpg
 A grid without columns
     overtone sample {place}/model --columns 0
-    --columns is at least 1, not 0
+    --columns must be at least 1, not 0
 A checkpoint that does not exist
     overtone sample {place}/model --checkpoint newest
     --checkpoint is last or best, not 'newest'
@@ -178,7 +178,7 @@ An expert that is missing
     lacking/network/2 does not exist
 Boundaries of a saved model that leave an expert nothing
     overtone sample {place}/crossed
-    boundaries between experts rise
+    network/config.json: boundaries must be above 0, not -1.0
 Residence of a model that is no expert
     overtone sample {place}/model --resident 1
     resident is for models of experts, and this one has one network
@@ -187,7 +187,7 @@ Residence of more experts than there are
     resident is in [1, 2], not 3
 A spectrum of no step
     overtone analyze spectrum {place}/model --steps 0
-    --steps is at least 1, not 0
+    --steps must be at least 1, not 0
 A noise level of zero
     overtone analyze snr builtin:digits --resolution 8 --channels 1 --sigma 0
     --sigma must be above 0

@@ -16,13 +16,13 @@ A tracker that does not exist
     invalid choice 'tensorbord'
 A number where none can be
     overtone train diffit-digits --batch-size 0
-    batch_size must be above 0, not 0
+    batch_size must be at least 1, not 0
 A learning rate below zero
     overtone train diffit-digits --lr -1
     lr must be above 0, not -1.0
 A decay rate above one
     overtone train diffit-digits --betas 0.9 1.5
-    betas must be in [0, 1), not (0.9, 1.5)
+    betas must be in [0, 1), not 1.5
 A micro-batch larger than the batch
     overtone train diffit-digits --batch-size 64 --micro-batch 100
     micro_batch 100 is not in [1, 64]

@@ -154,8 +154,8 @@ def test_mistakes_are_explained(capsys, arguments, message):
         (["train", "diffit-digits", "--batch-sice", "3"], "--batch-size"),
         (["train", "diffit-digits", "--lr", "fast"], "fast"),
         (["train", "diffit-digits", "--precision", "fp8"], "fp8"),
-        (["train", "diffit-digits", "--batch-size", "0"], "batch_size must be above 0"),
-        (["train", "diffit-digits", "--sampler.eta", "7"], "eta 7.0 is not in"),
+        (["train", "diffit-digits", "--batch-size", "0"], "batch_size must be at least 1, not 0"),
+        (["train", "diffit-digits", "--sampler.eta", "7"], "eta must be in [0, 1], not 7.0"),
         (["train", "diffit-digits", "--sampler.rho", "0"], "rho must be above 0"),
         (["train", "diffit-digits", "--betas", "2", "0.9"], "betas must be in"),
         (["train", "diffit-digits", "--report-images", "0"], "report_images must be at least 1"),
@@ -179,7 +179,7 @@ def test_options_are_typed_and_misspelt_ones_named(capsys, arguments, message):
         (["--classes", "dgo"], "unknown class 'dgo': did you mean 'dog'?"),
         (["--classes", "3"], "unknown class '3'"),
         (["--checkpoint", "middle"], "last or best"),
-        (["--steps", "0"], "at least one step"),
+        (["--steps", "0"], "--steps must be at least 1, not 0"),
     ],
 )
 def test_mistakes_in_sampling_are_explained(capsys, model, tmp_path, arguments, message):

@@ -16,8 +16,8 @@ from PIL import Image, ImageFont
 
 from overtone.data import ArrayData, held_out, open_data, public_name, to_pixels, to_unit
 from overtone.data.builtin import DEBIAN_FASHION, FONTS, Glyphs, _font, read_idx
-from overtone.data.images import read_item
 from overtone.data.inspect import inspect_data
+from overtone.data.reading import read_item
 from overtone.errors import OvertoneError
 from overtone.processes import SeededNoise
 from overtone.processes.noise import mix
@@ -117,9 +117,9 @@ def test_folders_are_read_with_their_classes(folder):
 
 def test_folders_are_decoded_once_and_again_after_a_change(folder, monkeypatch):
     open_data(str(folder), 16, 3)
-    monkeypatch.setattr("overtone.data.images.read_item", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("overtone.data.reading.read_item", lambda *_: pytest.fail("read again"))
     open_data(str(folder), 16, 3)
-    monkeypatch.setattr("overtone.data.images.read_item", read_item)
+    monkeypatch.setattr("overtone.data.reading.read_item", read_item)
     picture((32, 32)).save(folder / "dog" / "d.png")
     assert len(open_data(str(folder), 16, 3)) == 4
 

@@ -212,8 +212,8 @@ def an_operator():
         (a_pipe, {"mask": torch.zeros(2, 8, 8)}, r"the mask has the shape \(2, 8, 8\)"),
         (a_pipe, {"mask": torch.full((8, 8), 0.5)}, "with nothing in between"),
         (a_pipe, {"mask": "all of it"}, "a mask is an array or a picture"),
-        (a_pipe, {"mask": MASK, "resamples": 0}, "resamples is 1 to 1000, not 0"),
-        (a_pipe, {"mask": MASK, "resamples": 2000}, "resamples is 1 to 1000, not 2000"),
+        (a_pipe, {"mask": MASK, "resamples": 0}, "resamples must be from 1 to 1,000, not 0"),
+        (a_pipe, {"mask": MASK, "resamples": 2000}, "resamples must be from 1 to 1,000, not 2000"),
         (a_pipe, {"class_labels": None}, "say what the images show"),
         (a_pipe, {"seeds": [1, 2]}, "2 seeds for 3 images"),
         (a_pipe, {"images": torch.zeros(1, 1, 16, 16)}, "the pictures are 16 x 16 px with 1"),
@@ -325,8 +325,16 @@ def test_pictures_are_encoded_once(monkeypatch):
         ({"images": 3}, OvertoneError, "not a int"),
         ({"images": "picture.png"}, OvertoneError, "not a str"),
         ({"images": [3]}, OvertoneError, "images are a tensor, or Pillow's"),
-        ({"resamples": 2.0, "mask": MASK}, OvertoneError, "resamples is 1 to 1000, not 2.0"),
-        ({"resamples": "2", "mask": MASK}, OvertoneError, "resamples is 1 to 1000, not '2'"),
+        (
+            {"resamples": 2.0, "mask": MASK},
+            OvertoneError,
+            "resamples must be a whole number, not 2.0",
+        ),
+        (
+            {"resamples": "2", "mask": MASK},
+            OvertoneError,
+            "resamples must be a whole number, not '2'",
+        ),
         ({"mask": MASK * 1j}, OvertoneError, r"a mask is an array"),
         ({"generator": None}, TypeError, "'generator' is called 'seeds' here"),
         ({"num_inference_steps": 3}, TypeError, "'num_inference_steps' is called 'steps' here"),
@@ -352,7 +360,7 @@ def test_numbers_of_a_start():
         assert pipe.made_with()
         assert len(pipe([1], class_labels=1)) == 1
     for wrong in ("1", True, torch.ones(2)):
-        with pytest.raises(ValueError, match="sigma is a number above 0"):
+        with pytest.raises(ValueError, match=r"sigma must be a number, not ('1'|True|tensor)"):
             ImageStart(PICTURES, wrong)
 
 
@@ -410,7 +418,10 @@ def test_the_command(tmp_path, capsys, monkeypatch):
         (["nothing.png", "--classes", "1"], "nothing.png can't be read"),
         (["picture.png"], "say which the picture is of, --classes"),
         (["picture.png", "--classes", "1", "--mask", "big.png"], "big.png is 20 x 30 px"),
-        (["picture.png", "--classes", "1", "--strength", "2"], "strength is a number in [0, 1]"),
+        (
+            ["picture.png", "--classes", "1", "--strength", "2"],
+            "--strength must be in [0, 1], not 2.0",
+        ),
         (["picture.png", "--classes", "1", "--out", "a.jpg"], "--out is a .png file"),
     ):
         with pytest.raises(SystemExit):

@@ -122,7 +122,9 @@ def test_an_infinite_last_level_is_refused():
     ],
 )
 def test_settings_that_give_no_schedule_are_refused(make):
-    with pytest.raises(ValueError, match=r"must be above|does not hold|at least 2"):
+    with pytest.raises(
+        ValueError, match=r"must be above|does not hold|at least 2|must be from 0 to 1,000, not -1"
+    ):
         make()
 
 

@@ -227,7 +227,9 @@ def test_where_a_kind_was_defined_makes_no_other_run():
 
 def test_training_in_python_reads_recipes_as_strictly_as_files(tmp_path):
     recipe = find_recipe("diffit-digits")
-    for wrong in ({"network": None}, {"preconditioning": "edm"}, {"data": 3}):
+    with pytest.raises(ValueError, match="data must be a text, not 3"):
+        dataclasses.replace(recipe, data=3)
+    for wrong in ({"network": None}, {"preconditioning": "edm"}):
         with pytest.raises(OvertoneError, match=next(iter(wrong))):
             train(dataclasses.replace(recipe, **wrong), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -320,11 +320,12 @@ def test_bad_sizes_are_told_of():
         RelayProcess().mean(torch.zeros(1, 1, 10, 8), 0.5)
     with pytest.raises(ValueError, match="blocks of 4 pixels don't fit"):
         block_noise(torch.zeros(1, 1, 8, 2), 4)
-    with pytest.raises(ValueError, match="at least 1 pixel"):
+    with pytest.raises(ValueError, match="patch must be at least 1, not 0"):
         RelayProcess(patch=0)
-    for wrong in ({"block_scale": -1.0}, {"min_scale": 2.0}):
-        with pytest.raises(ValueError, match=r"not 3.0, (-1.0, 0.001|0.15, 2.0)"):
-            RelayProcess(**wrong)
+    with pytest.raises(ValueError, match=r"block_scale must be at least 0, not -1.0"):
+        RelayProcess(block_scale=-1.0)
+    with pytest.raises(ValueError, match=r"min_scale must be in \[0, 1\], not 2.0"):
+        RelayProcess(min_scale=2.0)
     with pytest.raises(ValueError, match="prob_length"):
         QuantileSchedule(prob_length=0.0)
     with pytest.raises(ValueError, match="truncate_sigma"):

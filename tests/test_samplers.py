@@ -186,10 +186,10 @@ def test_grid_is_edms():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_steps": 0}, "at least one step"),
+        ({"num_steps": 0}, "num_steps must be at least 1, not 0"),
         ({"sigma_min": 90.0}, "sigma_min <= sigma_max"),
-        ({"sigma_min": 0.0}, "0 < sigma_min"),
-        ({"eta": 1.5}, "eta 1.5 is not in"),
+        ({"sigma_min": 0.0}, "sigma_min must be above 0, not 0.0"),
+        ({"eta": 1.5}, r"eta must be in \[0, 1\], not 1.5"),
         ({"rho": 0.0}, "rho must be above 0"),
     ],
 )

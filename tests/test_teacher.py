@@ -224,5 +224,5 @@ def test_a_latent_diffusers_teacher_keeps_its_vae(tmp_path):
     lpips = dataclasses.replace(recipe, distance="lpips")
     with pytest.raises(OvertoneError, match="is of images, grey or RGB, not of latents"):
         Trainer.of(lpips, teacher=teacher, folder=tmp_path / "kept", show=False)
-    with pytest.raises(OvertoneError, match="at least one step"):
+    with pytest.raises(OvertoneError, match="num_steps must be at least 1, not 0"):
         open_teacher(str(tmp_path / "ldm"), steps=0)

@@ -87,7 +87,7 @@ def test_an_expert_that_could_learn_nothing_is_refused():
     [
         ({"boundaries": (2.0, 0.3)}, "boundaries between experts rise"),
         ({"probabilities": (1.0, 1.0)}, "probabilities has 2 entries for 3 experts"),
-        ({"probabilities": (1.0, 1.0, 1.5)}, r"probabilities are in \[0, 1\]"),
+        ({"probabilities": (1.0, 1.0, 1.5)}, r"probabilities must be in \[0, 1\], not 1.5"),
         ({"networks": (TINY_ADM,)}, "networks has 1 entries for 3 experts"),
         ({"networks": (TINY_ADM,) * 3, "shapes": "published"}, "published shapes are an IUNet's"),
     ],

@@ -77,7 +77,11 @@ def test_times_are_the_solvers_steps_nearest_to_those_asked_for():
 
 @pytest.mark.parametrize(
     ("times", "message"),
-    [((0.5, 0.6, 0.0), "times fall"), ((0.5,), "times fall"), ((1.0, 0.0), "from below 1")],
+    [
+        ((0.5, 0.6, 0.0), "times fall"),
+        ((0.5,), "times fall"),
+        ((1.0, 0.0), r"times must be in \[0, 1\), not 1"),
+    ],
 )
 def test_times_that_cannot_be(times, message):
     with pytest.raises(ValueError, match=message):

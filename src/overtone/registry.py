@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
 
 from overtone.errors import OvertoneError, unknown
+from overtone.ranges import check_fields
 
 ENTRY_POINTS = "overtone.kinds"
 """the group of entry points by which an installed package offers kinds"""
@@ -134,6 +135,11 @@ class Kind:
         if kind:
             cls.kind = kind
             cls.family.register(cls)
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for a field of another type or outside its range. A kind that checks
+        more calls this first."""
+        check_fields(self)
 
     @property
     def origin(self) -> str:

@@ -72,8 +72,12 @@ def load(kind: type[S], data: Any, where: str) -> S:
     import pydantic
 
     try:
+        text = json.dumps(data)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise OvertoneError(f"{where}: it can't be written as JSON ({error}).") from None
+    try:
         reader: Any = _reader(kind)  # type: ignore[arg-type]
-        return reader.validate_json(json.dumps(data), strict=True)
+        return reader.validate_json(text, strict=True)
     except pydantic.ValidationError as error:
         raise OvertoneError(f"{where}: {_explain(kind, error.errors()[0])}") from None
     except OvertoneError as error:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -154,10 +155,26 @@ def write_json_once(path: Path, value: Any) -> bool:
     return True
 
 
+LARGEST_TEXT = 2**26
+"""bytes of a file of settings or facts"""
+
+
+def read_regular(path: Path, most: int = LARGEST_TEXT) -> bytes:
+    """The bytes of a file. Raises `OSError` for what is missing, no regular file (a pipe would keep
+    us waiting, a device never ends) or larger than `most` bytes."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        own = os.fstat(file.fileno())
+        if not stat.S_ISREG(own.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        if own.st_size > most:
+            raise OSError(errno.EFBIG, f"it has {own.st_size:,} bytes, and {most:,} are the most")
+        return file.read(most)
+
+
 def read_json(path: Path, kind: type = object) -> Any:
     """Read JSON; a file that is missing, damaged or does not hold a `kind` is named."""
     try:
-        value = json.loads(Path(path).read_text())
+        value = json.loads(read_regular(Path(path)).decode())
         if not isinstance(value, kind):
             raise OvertoneError(f"{path} holds no JSON {kind.__name__}.")
         return value
@@ -165,7 +182,7 @@ def read_json(path: Path, kind: type = object) -> Any:
         raise OvertoneError(f"{path} does not exist.") from None
     except OSError as error:
         raise OvertoneError(f"{path} can't be read ({error.strerror}).") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # too deep, or an integer of too many digits
         raise OvertoneError(f"{path} is not valid JSON ({error}).") from None
 
 
@@ -177,7 +194,10 @@ def save_tensors(
     from safetensors.torch import save_file
 
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)  # as the user's umask has it
     save_file(whole, path, dict(facts) if facts else None)
+    path.chmod(mode)  # safetensors' own file is its owner's alone
 
 
 SAVED_DTYPES = ("float32", "float16", "bfloat16")
@@ -258,7 +278,8 @@ def locate(
 
 def cache_directory() -> Path:
     """Where what can be made again is kept: $OVERTONE_CACHE, or ~/.cache/overtone."""
-    return Path(os.environ.get("OVERTONE_CACHE") or Path.home() / ".cache" / "overtone")
+    own = os.environ.get("OVERTONE_CACHE")
+    return Path(own).expanduser() if own else Path.home() / ".cache" / "overtone"
 
 
 def push(

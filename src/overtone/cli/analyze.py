@@ -10,7 +10,6 @@ overtone analyze trajectory MODEL  how its way from noise to image behaves over 
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from overtone.cli.sample import Sampling, parse_seeds
 from overtone.errors import OvertoneError, unknown
 from overtone.launch import processes
 from overtone.processes.relay import RelayProcess
+from overtone.ranges import Channels, Count, Finite, Level, NotNegative, Size, Steps
 from overtone.training.configs.distillation import Solver
 
 
@@ -35,7 +35,7 @@ class GuidanceOptions:
 
     model: tyro.conf.Positional[str]
     """a saved pipeline, a run's directory, or a repository of the Hub"""
-    scales: tuple[float, ...] = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
+    scales: tuple[Finite, ...] = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
     """guidance scales; the same seeds are used for each"""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(
         default_factory=lambda: Sampling(SEEDS)
@@ -53,17 +53,17 @@ class SNROptions:
 
     data: tyro.conf.Positional[str]
     """a data set, as for training"""
-    resolution: int = 64
+    resolution: Size = 64
     """of the high-resolution images"""
-    factor: int = 4
+    factor: Size = 4
     """how many times lower the low resolution is, and the width of the blocks"""
-    channels: int = 3
+    channels: Channels = 3
     """1: grey"""
-    sigma: float = 1.0
+    sigma: Level = 1.0
     """the noise level"""
-    block_scale: float = RelayProcess.block_scale
+    block_scale: NotNegative = RelayProcess.block_scale
     """The mixture adds this much block noise to white noise of 1, as `RelayProcess` does."""
-    images: int = 1000
+    images: Count = 1000
     """at most so many, spread over the data"""
     out: Path = Path("snr.png")
     """the figure; its data go into a .json beside it"""
@@ -79,7 +79,7 @@ class SpectrumOptions:
     U-Net or DiT"""
     seeds: str = "0-15"
     """of the images whose curves are averaged"""
-    steps: int = 6
+    steps: Steps = 6
     """of the sampler's steps, spread evenly"""
     opening: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
     out: Path = Path("spectrum.png")
@@ -99,14 +99,14 @@ class TrajectoryOptions:
     """of an operator, the model that it was distilled from"""
     seeds: str = "0-3"
     """of the trajectories"""
-    times: int = 16
+    times: Steps = 16
     """of a teacher's trajectories, for their spectrum"""
     solver: Solver = "own"
     """the teacher's: its own sampler, or heun, ddim, dpmpp_2m. Beside an operator: the one that its
     trajectories were solved with"""
-    steps: int | None = None
+    steps: Steps | None = None
     """beside an operator, noise levels of the solver; that of its trajectories, if left out"""
-    guidance_scale: float | None = None
+    guidance_scale: Finite | None = None
     """of the teacher; if left out the model's own, or, beside an operator, that of its
     trajectories"""
     opening: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
@@ -142,10 +142,8 @@ def _snr(options: SNROptions) -> None:
     from overtone.analysis.spectra import signal_to_noise
     from overtone.data import open_data
 
-    if options.sigma <= 0 or options.factor < 2:
-        raise OvertoneError("--sigma must be above 0, and --factor 2 or more.")
-    if not 0 <= options.block_scale < math.inf:
-        raise OvertoneError(f"--block-scale must be 0 or above, not {options.block_scale}.")
+    if options.factor < 2:
+        raise OvertoneError(f"--factor must be at least 2, not {options.factor}.")
     if options.resolution < 2 * options.factor:
         raise OvertoneError(
             f"--factor {options.factor} leaves {options.resolution} px no bands to compare: at most"

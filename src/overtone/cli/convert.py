@@ -21,6 +21,7 @@ import tyro
 from overtone import storage
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError
+from overtone.ranges import Positive
 
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
@@ -38,7 +39,7 @@ class Options:
     vae: str | None = None
     """diffit-latent: the VAE to save with it, a directory or a repository of the Hub, for the
     published weights stabilityai/sd-vae-ft-ema; without one, sampling needs --vae"""
-    scaling_factor: float | None = None
+    scaling_factor: Positive | None = None
     """of the VAE's latents, where its config.json has none: 0.18215 for Stable Diffusion's"""
     sampler: str | None = None
     """edm: the published sampler to save with it: cifar10, ffhq64, afhqv2-64, imagenet64; by size

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from overtone.cli.options import parse
-from overtone.errors import OvertoneError, unknown
+from overtone.errors import OvertoneError, plain, unknown
+from overtone.ranges import Count, Positive, Size
 
 if TYPE_CHECKING:
     from overtone.data.inspect import Inspection
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 class Options:
     data: tyro.conf.Positional[str]
     """builtin:digits, builtin:glyphs, fashion-mnist, a folder or zip of images, or hf:..."""
-    resolution: int | None = None
+    resolution: Size | None = None
     """refuse images that are smaller, as a training at this resolution would"""
     channels: Literal[1, 3] = 3
     """1: read as grey"""
@@ -43,15 +44,15 @@ class EncodeOptions:
     """builtin:glyphs, fashion-mnist, a folder or zip of images, or hf:..."""
     vae: str
     """a directory, the run of a VAE's recipe, or a repository of the Hub"""
-    resolution: int
+    resolution: Size
     """height and width of the images"""
     out: Path
     """directory of the latents, which `overtone train ... --data` takes; what is there is kept"""
     mirror: bool = False
     """encode every image flipped left to right as well"""
-    images: int | None = None
+    images: Count | None = None
     """only so many images, spread over the data; endless data needs it"""
-    scaling_factor: float | None = None
+    scaling_factor: Positive | None = None
     """of the VAE's latents, where its config.json has none: 0.18215 for Stable Diffusion's"""
     skip_bad_images: bool = False
     """leave out images that can't be read or are too small, instead of stopping"""
@@ -129,10 +130,11 @@ def inspect(arguments: Sequence[str]) -> None:
 def report(found: Inspection, everything: bool) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     many = "any number of" if found.endless else f"{found.count:,}"
-    console.print(f"{found.name}, {found.split} split: {many} images", soft_wrap=True)
+    console.print(plain(f"{found.name}, {found.split} split: {many} images"), soft_wrap=True)
     if found.sizes:
         smallest = min(found.sizes, key=min)
         largest = max(found.sizes, key=min)
@@ -140,12 +142,14 @@ def report(found: Inspection, everything: bool) -> None:
         console.print(f"size: {_by(smallest) if len(found.sizes) == 1 else sizes}")
     for what, count in found.conversions.most_common():
         console.print(f"{what}: {count:,} images")
+    for note in found.notes:
+        console.print(plain(note), soft_wrap=True)
     if found.classes:
         table = Table(box=None, title=f"{len(found.classes)} classes", title_justify="left")
         table.add_column("class")
         table.add_column("images", justify="right")
         for name, count in list(found.classes.items())[:40]:
-            table.add_row(name, "" if found.endless else f"{count:,}")
+            table.add_row(Text(plain(name)), "" if found.endless else f"{count:,}")
         console.print(table)
         if len(found.classes) > 40:
             console.print(f"... and {len(found.classes) - 40} more")
@@ -153,7 +157,7 @@ def report(found: Inspection, everything: bool) -> None:
         console.print("no classes")
     shown = found.refused if everything else found.refused[:10]
     for reason in shown:
-        console.print(f"refused: {reason}", soft_wrap=True)
+        console.print(plain(f"refused: {reason}"), soft_wrap=True)
     if len(shown) < len(found.refused):
         console.print(f"... and {len(found.refused) - len(shown)} more: --all lists them")
 

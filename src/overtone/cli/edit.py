@@ -14,6 +14,7 @@ from overtone.cli.model import check_first, saved_options
 from overtone.cli.options import parse
 from overtone.cli.sample import Sampling
 from overtone.errors import OvertoneError
+from overtone.ranges import Repeats, Share
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,13 +27,13 @@ class Options:
     picture: tyro.conf.Positional[Path]
     """an image file; it has the size of the model's images, unless --fit is given"""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")]
-    strength: float = 0.5
+    strength: Share = 0.5
     """The share of the sampler's steps that are taken, in [0, 1]: at 0 the picture comes back as it
     is, at 1 nothing of it is left but what the mask keeps."""
     mask: Path | None = None
     """An image file of the same size, which is white where the picture is kept and black where the
     model paints."""
-    resamples: int | None = None
+    resamples: Repeats | None = None
     """How many times each step is taken under a mask (RePaint); 1 is plain replacement. If left
     out, it is 4, or 1 where the sampler or the process can't go back."""
     fit: bool = False
@@ -88,7 +89,7 @@ def _opened(path: Path, resolution: int, fit: bool) -> Image:
     """A picture from a file, of the model's size."""
     from PIL import Image, ImageOps
 
-    from overtone.data.images import open_image
+    from overtone.data.reading import open_image
 
     try:
         with path.expanduser().open("rb") as file:

@@ -17,6 +17,7 @@ from overtone.cli.options import parse
 from overtone.cli.sample import Sampling, parse_seeds
 from overtone.errors import OvertoneError
 from overtone.launch import processes
+from overtone.ranges import Channels, Count, Size
 
 if TYPE_CHECKING:
     from overtone.metrics.evaluate import Evaluation
@@ -41,7 +42,7 @@ class Judging:
     fid)"""
     inception_weights: Path | None = None
     """torch-fidelity's weights of Inception; downloaded if left out"""
-    real_images: int = 10_000
+    real_images: Count = 10_000
     """real images to compare with, at most"""
 
     def evaluation_of(self, pipe: Pipeline, model: str, sampling: Sampling) -> Evaluation:
@@ -115,9 +116,9 @@ class Options:
         default_factory=lambda: Sampling(SEEDS)
     )
     judging: Annotated[Judging, tyro.conf.arg(name="")] = field(default_factory=Judging)
-    resolution: int | None = None
+    resolution: Size | None = None
     """The height and width at which a folder of images is evaluated. A model has its own."""
-    channels: int | None = None
+    channels: Channels | None = None
     """The number of channels of a folder of images, 3 if left out. A model has its own."""
     out: Path | None = None
     """a JSON file to write the result to"""

@@ -11,15 +11,16 @@ import tyro
 
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError
+from overtone.ranges import Level, Steps
 
 
 @dataclass(frozen=True)
 class Options:
     models: tyro.conf.Positional[tuple[str, ...]]
     """a run of experts; or models, that for the lowest noise levels first"""
-    boundaries: tuple[float, ...] = ()
+    boundaries: tuple[Level, ...] = ()
     """of models: noise levels between one and the next, rising"""
-    steps: tuple[int, ...] = ()
+    steps: tuple[Steps, ...] = ()
     """noise levels of the sampler in the interval of each expert; the sampler's own grid, if left
     out"""
     checkpoint: str = "last"

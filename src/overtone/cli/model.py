@@ -12,6 +12,7 @@ from overtone import storage
 from overtone.errors import OvertoneError
 from overtone.launch import processes
 from overtone.pipelines.index import is_diffusers, is_pipeline, read_index
+from overtone.ranges import Finite, LevelOrZero, Positive, Steps, Whole
 from overtone.runs import find_checkpoint, is_run
 from overtone.samplers.loop import SamplingLoop
 
@@ -40,11 +41,11 @@ class FirstStageOptions:
 
     sampler: SamplingLoop = AS_SAVED
     """settings of the first stage's sampler, instead of those saved with it"""
-    steps: int | None = None
+    steps: Steps | None = None
     """number of noise levels that the first stage's sampler takes"""
-    guidance_scale: float | None = None
+    guidance_scale: Finite | None = None
     """scale of the first stage's classifier-free guidance; 1 for none"""
-    guidance_interval: tuple[float, float] | None = None
+    guidance_interval: tuple[LevelOrZero, LevelOrZero] | None = None
     """lowest and highest sigma at which the first stage's guidance acts"""
 
     def apply(self, pipe: Pipeline) -> None:
@@ -79,12 +80,12 @@ class ModelOptions:
     models of discrete steps, FlowMatchEulerDiscreteScheduler is for any model."""
     vae: str | None = None
     """what decodes the latents of a model that was saved without a VAE"""
-    scaling_factor: float | None = None
+    scaling_factor: Positive | None = None
     """of that VAE, where its config.json has none"""
     first: str | None = None
     """what a relay's second stage goes on from: a model, a run, or images (folder, zip, hf:, ...),
     of which seed k continues image k, modulo their number"""
-    resident: int | None = None
+    resident: Whole | None = None
     """of a model of experts: at most so many on the device at a time; all, if left out"""
     compile: bool = False
     """torch.compile the network first; pays for many images on a GPU"""

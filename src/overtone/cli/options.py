@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
+from overtone.errors import OvertoneError
+from overtone.ranges import check_fields
 from overtone.renamed import check_options
 
 O = TypeVar("O")  # noqa: E741
@@ -19,10 +23,28 @@ def parse(
     """`kind` filled from the arguments; a mistake in them exits with status 2 and says what."""
     check_options(arguments)
     try:
-        return tyro.cli(kind, prog=f"overtone {command}", description=about, args=arguments, **more)
+        options = tyro.cli(
+            kind, prog=f"overtone {command}", description=about, args=arguments, **more
+        )
     except ValueError as error:  # from the checks of a settings dataclass
         print(f"overtone {command}: {error}.", file=sys.stderr)
         sys.exit(2)
+    _check(options)
+    return options
+
+
+def _check(options: Any) -> None:
+    """Ranges of a command's own options, of which settings have checked theirs; and ~ in paths."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if type(value).__module__.startswith("overtone.cli.") and dataclasses.is_dataclass(value):
+            _check(value)
+        elif isinstance(value, Path):
+            object.__setattr__(options, field.name, value.expanduser())
+    try:
+        check_fields(options, lambda name: f"--{name.replace('_', '-')} must be")
+    except ValueError as error:
+        raise OvertoneError(f"{error}.") from None
 
 
 def has_help(arguments: Sequence[str]) -> bool:

@@ -16,6 +16,7 @@ from overtone.cli.model import ModelOptions, check_first, open_model, saved_opti
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError, unknown
 from overtone.launch import processes
+from overtone.ranges import MOST_SEEDS, Columns, Count, Finite, LevelOrZero, Steps
 
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline, SampleBatch
@@ -32,18 +33,18 @@ class Sampling:
     """like 0-63 or 3,5,8-12: one image each"""
     classes: tuple[str, ...] = ()
     """class names or numbers, taken in turn by the seeds; none: seed k gets class k mod classes"""
-    guidance_scale: float | None = None
+    guidance_scale: Finite | None = None
     """classifier-free guidance; 1: none; the scale saved with the model if left out"""
-    guidance_interval: tuple[float, float] | None = None
+    guidance_interval: tuple[LevelOrZero, LevelOrZero] | None = None
     """lowest and highest sigma at which guidance acts"""
     guide: str | None = None
     """a weaker model to guide with (autoguidance), instead of the model asked for no class"""
-    steps: int | None = None
+    steps: Steps | None = None
     """noise levels, instead of those saved with the model"""
     finish: str | None = None
     """change colours as the published generators of relay diffusion do before they save an image:
     relay-imagenet (brightness), relay-celebahq (contrast, brightness, colour)"""
-    batch_size: int = 64
+    batch_size: Count = 64
     """images at a time"""
     opening: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
 
@@ -120,7 +121,7 @@ class Options:
     sampling: Annotated[Sampling, tyro.conf.arg(name="")]
     out: Path = Path("samples")
     """FILE.png for a grid; or a directory for single images, and a grid in DIRECTORY.png"""
-    columns: int | None = None
+    columns: Columns | None = None
     """number of the grid's columns; if left out, a column for each class where there are up to 16,
     or two or more where the grid would be a strip, else 8"""
 
@@ -185,17 +186,27 @@ def _finished(name: str, batch: SampleBatch) -> SampleBatch:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """'3,5,8-12' as [3, 5, 8, 9, 10, 11, 12]; refuses what is not a seed, and repetitions."""
+    """'3,5,8-12' as [3, 5, 8, 9, 10, 11, 12]; refuses what is not a seed, repetitions, and more
+    than `MOST_SEEDS`."""
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise OvertoneError(f"--seeds is like 0-63 or 3,5,8-12, not '{text}'.")
-        if not int(first) <= int(last or first) < 2**32:
-            raise OvertoneError(f"--seeds {text}: seeds are in 0..{2**32 - 1}, first before last.")
-        seeds += range(int(first), int(last or first) + 1)
+            raise OvertoneError(f"--seeds is like 0-63 or 3,5,8-12, not '{text:.80}'.")
+        ends = (first, last or first)
+        if max(map(len, ends)) > 10 or not int(ends[0]) <= int(ends[1]) < 2**32:
+            raise OvertoneError(
+                f"--seeds {text:.80}: seeds are in 0..{2**32 - 1}, first before last."
+            )
+        count = len(seeds) + int(ends[1]) - int(ends[0]) + 1
+        if count > MOST_SEEDS:
+            raise OvertoneError(
+                f"--seeds {text:.80} names {count:,} seeds, and {MOST_SEEDS:,} are the most: take"
+                " them in several commands."
+            )
+        seeds += range(int(ends[0]), int(ends[1]) + 1)
     if len(set(seeds)) < len(seeds):
-        raise OvertoneError(f"--seeds {text} names a seed twice.")
+        raise OvertoneError(f"--seeds {text:.80} names a seed twice.")
     return seeds
 
 

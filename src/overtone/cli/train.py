@@ -14,6 +14,7 @@ import tyro
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError, RunInterruptedError
 from overtone.launch import processes
+from overtone.ranges import Count
 from overtone.registry import IMPORTED
 from overtone.training.configs.recipe import Recipe
 from overtone.training.recipes import RECIPES, find_recipe, name_of
@@ -30,7 +31,7 @@ class Options(Generic[R]):
     recipe: Annotated[R, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
     out: Path | None = None
     """directory of the run; runs/RECIPE if left out"""
-    expert: int | None = None
+    expert: Count | None = None
     """of a recipe of experts, train this one, counted from the clean image; all, one after another
     or one a process, if left out"""
     dry_run: bool = False

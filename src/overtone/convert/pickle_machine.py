@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, NamedTuple, TypeVar
 
@@ -89,7 +89,7 @@ class Machine:
                 stack[-count:] = [tuple(stack[-count:])]
             case "TUPLE" | "LIST" | "FROZENSET":
                 items = self.marked()
-                stack.append({"TUPLE": tuple, "LIST": list, "FROZENSET": frozenset}[name](items))
+                stack.append(_COLLECTIONS[name](items))
             case "DICT":
                 stack.append(_pairs(self.marked()))
             case "APPEND" | "APPENDS":
@@ -97,7 +97,7 @@ class Machine:
                 expect(stack[-1], list).extend(items)
             case "ADDITEMS":
                 items = self.marked()
-                expect(stack[-1], set).update(items)
+                expect(stack[-1], set).update(map(key, items))
             case "SETITEM" | "SETITEMS":
                 items = self.marked() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
                 target = stack[-1]
@@ -178,8 +178,27 @@ _LITERALS = {
 }  # fmt: skip
 
 
+def _frozen(items: list[Any]) -> frozenset[Any]:
+    return frozenset(map(key, items))
+
+
+_COLLECTIONS: Mapping[str, Callable[[list[Any]], Any]] = {
+    "TUPLE": tuple,
+    "LIST": list,
+    "FROZENSET": _frozen,
+}
+
+
 def _pairs(items: list[Any]) -> dict[Any, Any]:
-    return dict(zip(items[::2], items[1::2], strict=True))
+    return dict(zip(map(key, items[::2]), items[1::2], strict=True))
+
+
+def key(value: Any) -> Any:
+    """A key of a dictionary, or a member of a set. Raises `RefusedError` for a collection: to hash
+    one that holds itself twice, and so on, takes for ever, and a deep one more than the stack."""
+    if value is None or isinstance(value, str | bytes | int | float):
+        return value
+    raise RefusedError(f"a {type(value).__name__} as a key is refused: texts and numbers are keys.")
 
 
 def expect(value: Any, kind: type[T]) -> T:

@@ -17,14 +17,21 @@ import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from overtone.convert.pickle_machine import Allowed, Machine, Name, Record, RefusedError, expect
+from overtone.convert.pickle_machine import (
+    Allowed,
+    Machine,
+    Name,
+    Record,
+    RefusedError,
+    expect,
+    key,
+)
 from overtone.errors import OvertoneError
 
 
@@ -84,7 +91,7 @@ def _call(what: Any, arguments: tuple) -> Any:
     """Calls that are part of how tensors and EDM's objects are written down."""
     name = str(what) if isinstance(what, Name) else f"a {type(what).__name__}"
     if name not in _CALLS:
-        raise RefusedError(f"calling {name} is refused: a checkpoint has no need of it.")
+        raise RefusedError(f"calling {name[:80]} is refused: a checkpoint has no need of it.")
     return _CALLS[name](*arguments)
 
 
@@ -94,7 +101,7 @@ def _make(what: Any, arguments: tuple) -> Any:
     if name == "collections.OrderedDict" and not arguments:
         return {}
     if not name.startswith(_RECORDS) or arguments:
-        raise RefusedError(f"making a {name} is refused: a checkpoint has no need of it.")
+        raise RefusedError(f"making a {name[:80]} is refused: a checkpoint has no need of it.")
     return Record(name)
 
 
@@ -112,6 +119,9 @@ def _build(target: Any, state: Any) -> None:
 
 _ALLOWED = Allowed(_call, _make, _build)
 _RECORDS = ("torch.nn.modules.", "dnnlib.util.EasyDict")
+
+
+MOST_DIMENSIONS = 16
 
 
 class _Storage(NamedTuple):
@@ -133,8 +143,12 @@ def _persistent(meta: Any) -> Record:
 def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
     """torch._utils._rebuild_tensor_v2; further arguments say nothing about the numbers."""
     values = expect(storage, _Storage).values
-    if min((offset, *size, *stride)) < 0:
-        raise ValueError("a tensor of negative size")
+    numbers = (offset, *size, *stride)
+    if len(numbers) > 2 * MOST_DIMENSIONS or not all(isinstance(n, int) for n in numbers):
+        raise ValueError("a tensor whose size is no few integers")
+    # Each by itself first: their product could have a million digits.
+    if min(numbers) < 0 or max(numbers) >= 2**63:
+        raise ValueError("a tensor of negative size, or of more than memory can be")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if 0 not in size and last >= len(values):
         raise ValueError("a tensor that reaches beyond its storage")
@@ -169,8 +183,13 @@ def _list(items: Any) -> list[Any]:
     return list(items) if isinstance(items, tuple) else expect(items, list)
 
 
-def _items(kind: type, items: Any = ()) -> Any:
-    return kind(_list(items))
+def _set(items: Any = ()) -> set[Any]:
+    return set(map(key, _list(items)))
+
+
+def _ordered(items: Any = ()) -> OrderedDict[Any, Any]:
+    pairs = [_list(pair) for pair in _list(items)]
+    return OrderedDict((key(name), value) for name, value in pairs)
 
 
 def _parameter(data: Any, *_: Any) -> Tensor:
@@ -184,13 +203,13 @@ _CALLS: Mapping[str, Callable[..., Any]] = {
     "torch.storage._load_from_bytes": lambda data: _read_stream(io.BytesIO(expect(data, bytes))),
     "torch.Size": _size,
     "torch.device": lambda kind, *_: expect(kind, str),
-    "collections.OrderedDict": partial(_items, OrderedDict),
+    "collections.OrderedDict": _ordered,
     "numpy.dtype": lambda code, *_: Record("numpy.dtype", {"code": expect(code, str)}),
     "numpy.core.multiarray.scalar": _scalar,
     "numpy._core.multiarray.scalar": _scalar,
     "_codecs.encode": _latin,
-    "builtins.set": partial(_items, set),
-    "__builtin__.set": partial(_items, set),
+    "builtins.set": _set,
+    "__builtin__.set": _set,
     "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
 }
 
@@ -207,7 +226,7 @@ _DTYPES = {
 def _dtype(kind: Any) -> torch.dtype:
     name = str(expect(kind, Name))
     if name not in _DTYPES:
-        raise RefusedError(f"a storage of kind {name} is unknown.")
+        raise RefusedError(f"a storage of kind {name[:80]} is unknown.")
     return _DTYPES[name]
 
 
@@ -224,6 +243,9 @@ def _read_zip(file: IO[bytes]) -> Any:
         # torch.save compresses nothing; what unfolds to more than the file is not its work.
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
             raise RefusedError("its members are compressed, as torch.save never does.")
+        size = file.seek(0, io.SEEK_END)
+        if sum(info.file_size for info in archive.infolist()) > size:
+            raise RefusedError("its members would be larger than the file itself.")
         (pickle,) = (name for name in members if name.endswith("/data.pkl"))
         folder = pickle.removesuffix("data.pkl")
         order = f"{folder}byteorder"
@@ -232,13 +254,13 @@ def _read_zip(file: IO[bytes]) -> Any:
         loaded: dict[str, _Storage] = {}
 
         def load(identity: tuple) -> _Storage:
-            what, kind, key, _, count = identity
+            what, kind, name, _, count = identity
             if what != "storage":
                 raise RefusedError("a persistent id that is no storage's is refused.")
-            if expect(key, str) not in loaded:
-                data = archive.read(f"{folder}data/{key}")
-                loaded[key] = _Storage(_values(data, _dtype(kind), count))
-            return loaded[key]
+            if expect(name, str) not in loaded:
+                data = archive.read(f"{folder}data/{name}")
+                loaded[name] = _Storage(_values(data, _dtype(kind), count))
+            return loaded[name]
 
         return Machine(_ALLOWED, load).run(io.BytesIO(archive.read(pickle)))
 
@@ -256,29 +278,30 @@ def _read_stream(file: IO[bytes]) -> Any:
     file.seek(here)
     wanted: dict[str, tuple[torch.dtype, int]] = {}
     storages: dict[str, _Storage] = {}
+    filled = [0]  # bytes of these
 
     def load(identity: tuple) -> _Storage | Name:
         if identity[0] == "module":  # a class, and where its source lay
             return expect(identity[1], Name)
-        what, kind, key, _, count, *view = identity
+        what, kind, name, _, count, *view = identity
         if what != "storage" or (view and view[0] is not None):
             raise RefusedError("a persistent id that is no storage's is refused.")
-        if expect(key, str) not in storages:
-            wanted[key] = dtype, count = _dtype(kind), expect(count, int)
-            bytes_wanted = sum(n * d.itemsize for d, n in wanted.values())
-            if count < 0 or bytes_wanted > size:
-                raise ValueError(f"storages of {bytes_wanted} bytes in a file of {size}")
+        if expect(name, str) not in storages:
+            wanted[name] = dtype, count = _dtype(kind), expect(count, int)
+            filled[0] += count * dtype.itemsize
+            if count < 0 or filled[0] > size:
+                raise ValueError(f"storages of {filled[0]} bytes in a file of {size}")
             # Filled in place, once all tensors are described.
-            storages[key] = _Storage(torch.zeros(count, dtype=dtype))
-        return storages[key]
+            storages[name] = _Storage(torch.zeros(count, dtype=dtype))
+        return storages[name]
 
     for _ in range(2):  # the format's version, and facts about the machine
         Machine(_ALLOWED).run(file)
     result = Machine(_ALLOWED, load).run(file)
-    for key in expect(Machine(_ALLOWED).run(file), list):
-        dtype, count = wanted[key]
+    for name in expect(Machine(_ALLOWED).run(file), list):
+        dtype, count = wanted[name]
         (length,) = struct.unpack("<q", file.read(8))
         if length != count:
             raise ValueError(f"a storage of {length} numbers, not {count}")
-        storages[key].values.copy_(_values(file.read(count * dtype.itemsize), dtype, count))
+        storages[name].values.copy_(_values(file.read(count * dtype.itemsize), dtype, count))
     return result

@@ -19,7 +19,8 @@ from jaxtyping import Int
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from overtone.data.images import ArrayData, ImageData, Pixels, decode
+from overtone.data.images import ArrayData, ImageData, Pixels
+from overtone.data.reading import decode
 from overtone.errors import OvertoneError
 
 DIGITS_TEST = 297

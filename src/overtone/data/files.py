@@ -1,164 +1,147 @@
-"""Folders and zip files of images.
-
-The class of an image is its sub-folder, or what `dataset.json` says where there is one: the layout
-of EDM's and StyleGAN's tools, {"labels": [["00000/img00000000.png", 6], ...]}, in a folder or a
-zip. Names in that file are only compared with those of the images found, never opened.
-"""
+"""Folders and archives of images, as lists of files that `layout` reads."""
 
 from __future__ import annotations
 
-import json
+import contextlib
+import hashlib
+import os
 import zipfile
-from collections.abc import Callable, Sequence
-from io import BytesIO
-from pathlib import Path, PurePosixPath
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from threading import Lock
-from typing import Any
 
-from PIL import Image
-
-from overtone.data.images import Item, Source, open_image
-from overtone.data.names import SUFFIXES
+from overtone import storage
+from overtone.data.layout import File, Layout
 from overtone.errors import OvertoneError
 
-LABELS_FILE = "dataset.json"
+LARGEST_FILE = 2**30
+"""bytes of an image's file; and of what an archive's member grows to, above `DENSE`"""
+DENSE = 2**26
+"""bytes up to which a member of an archive may be packed in any way; above it `RATIO` times"""
+RATIO = 100
+MOST_LINKS = 8
+"""times that one folder is read, through links"""
+SAMPLED, SAMPLED_BYTES = 16, 4096
+"""files of a folder of which so many bytes are read, to tell its contents from another's"""
 
 
-def folder_source(root: Path, split: str = "train") -> Source:
-    """A folder of images; one that has `train` and `test` (or `val`, `valid`, `validation`) in it
-    is taken as the two splits."""
-    if has_splits(root):
-        root = root / ("train" if split == "train" else _test_folder(root) or split)
-    elif split != "train":
-        raise OvertoneError(f"{root} has no test split: give it sub-folders 'train' and 'test'.")
-    files = sorted(
-        f for f in root.rglob("*") if _is_image(f.relative_to(root).as_posix()) and f.is_file()
-    )
-    names = [f.relative_to(root).as_posix() for f in files]
-    stats = [f.stat() for f in files]
-    stamps = [f"{n} {s.st_size} {s.st_mtime_ns}" for n, s in zip(names, stats, strict=True)]
-    labels, text = root / LABELS_FILE, None
-    if labels.exists():
-        text = _text(labels.read_bytes, str(labels))
-
-    def opener(file: Path) -> Callable[[], Image.Image]:
-        return lambda: open_image(BytesIO(file.read_bytes()))
-
-    return _source(str(root), names, [opener(f) for f in files], stamps, text)
+def folder_layout(root: Path) -> Layout:
+    """A folder of images. Links are followed, once where they lead in a circle."""
+    files, folders = [], []
+    for folder, name, path in _walk(str(root), "", frozenset(), Counter()):
+        if folder:
+            folders.append(name)
+        else:
+            files.append(_file(name, path))
+    files.sort(key=lambda file: file.name)
+    return Layout(str(root), files, folders, f"{root.resolve()} {_sample(files)}")
 
 
-def zip_source(file: Path, split: str = "train") -> Source:
+def zip_layout(file: Path) -> Layout:
     """A zip of images, read in place: nothing is unpacked."""
-    if split != "train":
-        raise OvertoneError(f"{file} has no test split.")
     try:
+        identity = f"{file.resolve()} {_stamp(file.stat())}"
         archive = zipfile.ZipFile(file)
         entries = archive.infolist()
-    except (OSError, zipfile.BadZipFile) as error:
-        raise OvertoneError(f"{file} can't be read as a zip ({error}).") from None
-    images = sorted(
-        (e for e in entries if _is_image(e.filename)),
-        key=lambda e: e.filename,
-    )
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise OvertoneError(
+            f"{file} can't be read as a zip ({error}): unpack any other archive to a folder."
+        ) from None
     lock = Lock()
 
-    def opener(entry: zipfile.ZipInfo) -> Callable[[], Image.Image]:
-        def read() -> Image.Image:
+    def opener(entry: zipfile.ZipInfo) -> Callable[[], bytes]:
+        def read() -> bytes:
+            if entry.file_size > DENSE and entry.file_size > RATIO * entry.compress_size:
+                raise ValueError(
+                    f"{entry.compress_size:,} bytes that would become {entry.file_size:,}"
+                )
+            _check_size(entry.file_size)
             with lock:
-                content = archive.read(entry)
-            return open_image(BytesIO(content))
+                return archive.read(entry)
 
         return read
 
-    names = [e.filename for e in images]
-    stamps = [f"{e.filename} {e.file_size} {e.CRC}" for e in images]
-    text = None
-    if LABELS_FILE in archive.namelist():
-        text = _text(lambda: archive.read(LABELS_FILE), f"{file}/{LABELS_FILE}")
-    return _source(str(file), names, [opener(e) for e in images], stamps, text)
+    files, folders = [], set()
+    for entry in entries:
+        name = _clean(entry.filename)
+        folders |= {name[:at] for at, letter in enumerate(name) if letter == "/"}
+        if entry.is_dir() or entry.filename.endswith("\\"):
+            folders.add(name)
+        else:
+            stamp = f"{entry.file_size} {entry.CRC}"
+            files.append(File(name, opener(entry), stamp, entry.file_size))
+    (name, count), *_ = Counter(f.name for f in files).most_common(1) or [("", 0)]
+    if count > 1:
+        raise OvertoneError(f"{file} holds {count} files called {name}: pack it anew with one.")
+    return Layout(str(file), files, folders, identity)
 
 
-def _text(read: Callable[[], bytes], where: str) -> str:
+def _clean(name: str) -> str:
+    """The name of an archive's member, whatever tool wrote it: "./a\\b.png" is a/b.png."""
+    parts = name.replace("\\", "/").split("/")
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+def _walk(
+    path: str, name: str, above: frozenset[tuple[int, int]], walked: Counter[tuple[int, int]]
+) -> Iterator[tuple[bool, str, str]]:
+    """Whether it is a folder, the name below the root and the path of all that is in a folder."""
+    own = os.stat(path)
+    place = own.st_dev, own.st_ino
+    if place in above:
+        return  # a link back to where one came from
+    walked[place] += 1
+    if walked[place] > MOST_LINKS:
+        raise OvertoneError(f"{path} is linked to from more than {MOST_LINKS} places.")
+    with os.scandir(path) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        below = f"{name}{entry.name}"
+        try:
+            is_folder = entry.is_dir()
+        except OSError:  # a link that leads in a circle by itself
+            is_folder = False
+        yield is_folder, below, entry.path
+        if is_folder:
+            yield from _walk(entry.path, f"{below}/", above | {place}, walked)
+
+
+def contents_key(path: Path) -> str:
+    """What tells a file, or all that a folder holds, from another and from itself when changed."""
+    if path.is_file():
+        return f"{path.resolve()} {_stamp(path.stat())}"
+    layout = folder_layout(path)
+    return "\n".join((layout.identity, *(f"{f.name} {f.stamp}" for f in layout.files)))
+
+
+def _file(name: str, path: str) -> File:
     try:
-        return read().decode()
-    except Exception as error:  # unreadable, encrypted, damaged, not UTF-8
-        raise OvertoneError(f"{where} can't be read ({error}).") from None
+        own = os.stat(path)
+    except OSError:  # a dangling link: reading it says so
+        return File(name, lambda: Path(path).read_bytes(), "missing")
+
+    def read() -> bytes:
+        return storage.read_regular(Path(path), LARGEST_FILE)
+
+    return File(name, read, _stamp(own), own.st_size)
 
 
-def has_splits(root: Path) -> bool:
-    """Whether a folder holds a training and a test split, rather than classes."""
-    return (root / "train").is_dir() and _test_folder(root) is not None
+def _check_size(size: int) -> None:
+    if size > LARGEST_FILE:
+        raise ValueError(f"{size:,} bytes, and {LARGEST_FILE:,} are the most")
 
 
-def _test_folder(root: Path) -> str | None:
-    names = ("test", "val", "valid", "validation")
-    return next((name for name in names if (root / name).is_dir()), None)
+def _stamp(own: os.stat_result) -> str:
+    """What changes with a file's contents, even where its time was set back."""
+    return f"{own.st_ino} {own.st_size} {own.st_mtime_ns} {own.st_ctime_ns}"
 
 
-def _is_image(name: str) -> bool:
-    """Whether a file is called like an image, and no part of its path like a hidden file."""
-    path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in SUFFIXES and not hidden
-
-
-def _source(
-    where: str,
-    names: list[str],
-    readers: list[Callable[[], Image.Image]],
-    stamps: list[str],
-    labels_text: str | None,
-) -> Source:
-    if not names:
-        raise OvertoneError(
-            f"{where} holds no images (looked for {', '.join(sorted(SUFFIXES))}), sub-folders too."
-        )
-    labels: Sequence[int | None]
-    if labels_text is not None:
-        labels, classes = _labels_of(names, labels_text, f"{where}/{LABELS_FILE}")
-    else:
-        labels, classes = _sub_folders(names, where)
-    items = [
-        Item(f"{where}/{name}", read, label)
-        for name, read, label in zip(names, readers, labels, strict=True)
-    ]
-    key = "\n".join([where, *stamps, labels_text or ""])
-    return Source(where, key, lambda: items, len(items), classes)
-
-
-def _sub_folders(names: list[str], where: str) -> tuple[list[int | None], list[str]]:
-    tops = [name.split("/")[0] if "/" in name else None for name in names]
-    if where.endswith(".zip") and len(set(tops)) == 1 and tops[0] is not None:
-        # Everything in one folder, as archives often are: the classes are the next ones.
-        deeper = [name.split("/", 1)[1] for name in names]
-        if all("/" in name for name in deeper):
-            tops = [name.split("/")[0] for name in deeper]
-    classes = sorted({top for top in tops if top is not None})
-    if classes and None in tops:
-        raise OvertoneError(
-            f"{where} has images in sub-folders (classes) and beside them"
-            f" ({names[tops.index(None)]}): move those into a sub-folder, or away."
-        )
-    number = {name: i for i, name in enumerate(classes)}
-    return [None if top is None else number[top] for top in tops], classes
-
-
-def _labels_of(names: list[str], text: str, where: str) -> tuple[list[int | None], list[str]]:
-    try:
-        content: Any = json.loads(text)
-        pairs = content["labels"]
-        known = None if pairs is None else {name: label for name, label in pairs}  # noqa: C416
-    except (ValueError, KeyError, TypeError) as error:
-        raise OvertoneError(
-            f'{where} is not of the form {{"labels": [["name.png", 0], ...]}} ({error!r}).'
-        ) from None
-    if known is None:
-        return [None] * len(names), []
-    for name in names:
-        label = known.get(name)
-        if name not in known:
-            raise OvertoneError(f"{where} has no label for {name}: add it, or remove the image.")
-        if type(label) is not int or label < 0:
-            raise OvertoneError(f"{where}: the label of {name} is {label!r}, not a class number.")
-    labels = [known[name] for name in names]
-    return labels, [str(i) for i in range(max(labels) + 1)]
+def _sample(files: Sequence[File]) -> str:
+    """A digest of the first bytes of some files, evenly spread."""
+    digest = hashlib.sha256()
+    for file in files[:: max(1, len(files) // SAMPLED)]:
+        if file.size <= DENSE:
+            with contextlib.suppress(OSError, ValueError):
+                digest.update(file.read()[:SAMPLED_BYTES])
+    return digest.hexdigest()

@@ -5,8 +5,9 @@
     hf:somebody/pictures?config=small&image=photo&label=kind&limit=10000
     hf:/data/cats.parquet, hf:/data/folder      parquet or arrow files, or save_to_disk's folder
 
-The column of images is the first that has images in it, that of classes the first of class labels,
-if `image` and `label` name no others; `label=none` asks for no classes.
+The column of images is the first that has images in it, that of classes the first of class
+labels, if `image` and `label` name no others, which may be of any type (`overtone.data.columns`);
+`label=none` asks for no classes.
 """
 
 from __future__ import annotations
@@ -17,12 +18,22 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from PIL import Image
 
-from overtone.data.images import Item, Source, open_image
+from overtone.data.columns import (
+    Classes,
+    classes_of,
+    has_names,
+    image_column,
+    label_column,
+    may_be_labels,
+)
+from overtone.data.files import contents_key
+from overtone.data.layout import HELD_OUT, TRAINING, split_of
+from overtone.data.reading import Item, Source, open_image
 from overtone.errors import OvertoneError, unknown
 
 OPTIONS = ("config", "image", "label", "limit", "revision", "split", "streaming", "test_split")
@@ -67,43 +78,65 @@ def hub_source(name: str, split: str = "train", asked: HubName | None = None) ->
 
     The test split is "test", or "validation" where there is none or where it has no labels.
     """
-    from datasets import ClassLabel
     from datasets import Image as ImageFeature
 
     asked = asked or HubName.parse(name)
-    rows, key, count = _open(asked, name, split)
-    if rows is None:
+    table = _open(asked, name, split)
+    if table is None:
         return None
-    features = rows.features
+    features = table.rows.features
     if features is None:
         raise OvertoneError(f"{name} does not say what its columns hold; it can't be streamed.")
-    image = _column(name, features, asked.image, ImageFeature, "image")
-    label = None
-    if asked.label != "none":
-        label = _column(name, features, asked.label, ClassLabel, "label")
-    classes = () if label is None else tuple(features[label].names)
+    image = image_column(name, table.rows, asked.image)
+    label = label_column(name, features, asked.label)
     if split == "test" and label is not None and asked.test_split is None:
-        first = next(iter(rows.select_columns([label])), {label: 0})[label]
-        if first is None or first < 0:  # a test split without labels, as ImageNet's
+        first = next(iter(table.rows.select_columns([label])), {label: 0})[label]
+        if first is None or (isinstance(first, int) and first < 0):  # without labels, as ImageNet's
             labelled = replace(asked, test_split="validation")
             return hub_source(name, split, labelled) if _has_validation(asked, name) else None
+    classes = Classes((), int) if label is None else _classes(asked, name, label, split, table)
+    count = table.length
     if asked.limit is not None:
         count = asked.limit if count is None else min(count, asked.limit)
-
     root = str(Path(asked.path).expanduser())
 
     def items() -> Iterator[Item]:
-        raw = rows.cast_column(image, ImageFeature(decode=False))
+        raw = table.rows.cast_column(image, ImageFeature(decode=False))
         for number, row in enumerate(_readable(islice(raw, asked.limit), name)):
-            value = None if label is None else row[label]
-            if label is not None and (value is None or value < 0):
+            try:
+                value = None if label is None else classes.number(row[label])
+            except (ValueError, TypeError, KeyError):
                 raise OvertoneError(
-                    f"{name} has no classes in its {split} split (label {value} in row {number}):"
-                    " add ?label=none."
-                )
+                    f"{name} has no classes in its {split} split (label {row[label]} in row"
+                    f" {number}): add ?label=none."
+                ) from None
             yield Item(f"{name} row {number}", _reader(row[image], root), value)
 
-    return Source(name, f"{key} {image} {label} {asked.limit}", items, count, classes)
+    key = f"{table.key} {image} {label} {asked.limit}"
+    return Source(name, key, items, count, classes.names, _mentioned(asked, features, image, label))
+
+
+def _classes(asked: HubName, name: str, label: str, split: str, table: Table) -> Classes:
+    """The classes of a column, numbered alike in the training and the test split."""
+    other = None if has_names(table.rows.features, label) else _other(asked, name, split)
+    tables = (table.rows,) if other is None else (table.rows, other.rows)
+    return classes_of(name, label, tables)
+
+
+def _other(asked: HubName, name: str, split: str) -> Table | None:
+    try:
+        return _open(asked, name, "train" if split == "test" else "test")
+    except OvertoneError:
+        return None
+
+
+def _mentioned(asked: HubName, features: Any, image: str, label: str | None) -> list[str]:
+    """What else could be the classes, and the option that takes it."""
+    others = [key for key in may_be_labels(features) if key not in (image, label)]
+    if asked.label is not None or not others:
+        return []
+    read = "no classes are read" if label is None else f"the classes are those of '{label}'"
+    return [f"{read}: ?label={others[0]} takes another column ({', '.join(others[:6])})"]
 
 
 def _readable(rows: Iterable[Any], name: str) -> Iterator[Any]:
@@ -154,13 +187,26 @@ def _inside(path: str, root: str) -> bool:
     return any(Path(path).resolve().is_relative_to(home.resolve()) for home in homes)
 
 
-def _open(asked: HubName, name: str, split: str) -> tuple[Any, str, int | None]:
+class Table(NamedTuple):
     """The rows of a split, a key that identifies them, and their number where it is known."""
+
+    rows: Any
+    key: str
+    length: int | None
+
+
+def _open(asked: HubName, name: str, split: str) -> Table | None:
+    """A split; None for a data set without it, if that is the test split.
+
+    What lies on this machine is read as it is, never from a copy of `datasets`, which a file that
+    was changed without its time would not be told from.
+    """
     import datasets
 
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     local = Path(asked.path).expanduser()
+    own = contents_key(local) if local.exists() else None
     try:
         if _is_saved(local):
             saved = datasets.load_from_disk(str(local))
@@ -168,21 +214,34 @@ def _open(asked: HubName, name: str, split: str) -> tuple[Any, str, int | None]:
                 saved = datasets.DatasetDict({asked.split or "train": saved})
             chosen = _split(asked, name, list(saved), split)
             if chosen is None:
-                return None, "", None
-            rows = saved[chosen]
-            return rows, rows._fingerprint, len(rows)
+                return None
+            return Table(saved[chosen], f"{own} {chosen}", len(saved[chosen]))
         builder = _builder(asked, local)
         chosen = _split(asked, name, _splits(builder, asked), split)
         if chosen is None:
-            return None, "", None
+            return None
+        if own is not None:
+            return Table(
+                builder.as_streaming_dataset(chosen), f"{own} {chosen}", _rows_of(builder, chosen)
+            )
         key = f"{builder.cache_dir} {chosen}"
         if asked.streaming:
-            return builder.as_streaming_dataset(chosen), key, None
+            return Table(builder.as_streaming_dataset(chosen), key, None)
         builder.download_and_prepare()
         rows = builder.as_dataset(chosen)
-        return rows, key, len(rows)
+        return Table(rows, key, len(rows))
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise OvertoneError(f"{name} can't be opened: {_first_line(error)}") from None
+
+
+def _rows_of(builder: Any, split: str) -> int | None:
+    """The number of rows, where files of parquet say it."""
+    import pyarrow.parquet
+
+    files = [str(file) for file in (builder.config.data_files or {}).get(split, ())]
+    if not files or not all(file.endswith(".parquet") for file in files):
+        return None
+    return sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
 
 
 def _first_line(error: Exception) -> str:
@@ -191,7 +250,7 @@ def _first_line(error: Exception) -> str:
 
 def _has_validation(asked: HubName, name: str) -> bool:
     try:
-        return _open(replace(asked, test_split="validation"), name, "test")[0] is not None
+        return _open(replace(asked, test_split="validation"), name, "test") is not None
     except OvertoneError:
         return False
 
@@ -207,9 +266,11 @@ def _builder(asked: HubName, local: Path) -> Any:
     if local.suffix in (".parquet", ".arrow") and not local.exists():
         raise OvertoneError(f"{local} does not exist.")
     if local.is_file():
-        kinds = {".parquet": "parquet", ".arrow": "arrow"}
+        kinds = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
         if local.suffix not in kinds:
-            raise OvertoneError(f"hf:{local} is neither .parquet nor .arrow.")
+            raise OvertoneError(
+                f"hf:{local} is neither .parquet nor .arrow, nor webdataset's .tar."
+            )
         files = {asked.split or "train": str(local)}
         return datasets.load_dataset_builder(kinds[local.suffix], data_files=files)
     path = str(local) if local.exists() else asked.path
@@ -227,27 +288,20 @@ def _splits(builder: Any, asked: HubName) -> list[str]:
 def _split(asked: HubName, name: str, known: Iterable[str], split: str) -> str | None:
     """The data set's own name for 'train' or 'test'; None where it has no test split."""
     known = list(map(str, known))
-    if split == "test":
-        if asked.test_split is not None and asked.test_split not in known:
-            raise unknown(f"split of {name}", asked.test_split, known)
-        return asked.test_split or next((n for n in ("test", "validation") if n in known), None)
-    wanted = asked.split or "train"
-    if wanted not in known:
-        if asked.split is None and len(known) == 1:
-            return known[0]
-        raise unknown(f"split of {name}", wanted, known)
-    return wanted
-
-
-def _column(name: str, features: Any, asked: str | None, kind: type, option: str) -> Any:
-    """The column of a kind: the one asked for, or the first."""
-    fitting = [key for key, feature in features.items() if isinstance(feature, kind)]
-    if asked is not None:
-        if asked not in fitting:
-            raise unknown(f"column of {option}s in {name}", asked, fitting)
-        return asked
-    if not fitting and option == "image":
+    chosen = asked.test_split if split == "test" else asked.split
+    if chosen is not None:
+        if chosen not in known:
+            raise unknown(f"split of {name}", chosen, known)
+        return chosen
+    words = {split_of(own): own for own in reversed(known)}
+    fitting = [words[word] for word in (HELD_OUT if split == "test" else TRAINING) if word in words]
+    if fitting or split == "test":
+        return fitting[0] if fitting else None
+    if all(split_of(own) for own in known) and known:
         raise OvertoneError(
-            f"{name} has no column of images, only {', '.join(features)}: choose another config."
+            f"{name} has held-out splits alone ({', '.join(known)}), which are not trained on:"
+            f" ?split={known[0]} takes one all the same."
         )
-    return fitting[0] if fitting else None
+    if len(known) == 1:
+        return known[0]
+    raise unknown(f"split of {name}", "train", known)

@@ -8,15 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from overtone.data.images import (
-    ImageData,
-    Item,
-    Pixels,
-    measured,
-    read_all,
-)
+from overtone.data.images import ImageData, Pixels
 from overtone.data.names import is_known
 from overtone.data.open import open_data, open_source
+from overtone.data.reading import Item, measured, read_all
 from overtone.errors import OvertoneError
 
 SHOWN = 64
@@ -41,6 +36,8 @@ class Inspection:
     """what is done to how many images to read them"""
     refused: list[str] = field(default_factory=list)
     """images that can't be read or are too small, and why"""
+    notes: list[str] = field(default_factory=list)
+    """sentences on what was passed over"""
     sheet: Pixels | None = None
     """some of them, evenly spread"""
 
@@ -84,6 +81,7 @@ def inspect_data(
     if not found.count and not found.refused:
         raise OvertoneError(f"{name} has no images.")
     found.classes = {str(n): labels[i] for i, n in enumerate(source.class_names)}
+    found.notes += source.notes
     found.sheet = torch.from_numpy(np.stack(shown)) if shown else None
     return found
 
@@ -91,9 +89,9 @@ def inspect_data(
 def _thumbnail(item: Item, channels: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
-    from overtone.data.images import to_mode
+    from overtone.data.reading import to_mode, upright
 
-    image, _ = to_mode(ImageOps.exif_transpose(item.read()), "RGB" if channels == 3 else "L")
+    image, _ = to_mode(upright(item.read()), "RGB" if channels == 3 else "L")
     side = SHEET_RESOLUTION
     how = Image.Resampling.LANCZOS if min(image.size) > side else Image.Resampling.NEAREST
     pixels = np.asarray(ImageOps.fit(image, (side, side), how))
@@ -118,6 +116,7 @@ def _opened(found: Inspection, data: ImageData) -> Inspection:
     found.endless = data.endless
     found.conversions.update(data.conversions)
     found.refused += data.left_out
+    found.notes += data.notes
     if not data.class_names:
         found.classes = {}
     elif not data.endless:

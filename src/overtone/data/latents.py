@@ -28,6 +28,7 @@ from overtone.launch import processes
 from overtone.networks.vae import DECODED_PIXELS, VAE
 from overtone.processes.noise import SeededNoise
 from overtone.progress import Display
+from overtone.ranges import Count, Finite, Positive, Size, check_fields
 
 INDEX_FILE = "latents.json"
 BLOCK = 1024  # images a file
@@ -43,26 +44,24 @@ class LatentsIndex:
     images: str
     """the name of the data, as it may be published"""
     image_fingerprint: str
-    image_resolution: int
-    image_channels: int
-    count: int
+    image_resolution: Size
+    image_channels: Size
+    count: Count
     """latents, mirrored ones counted"""
     mirrored: bool
     """whether the second half is of the images flipped left to right"""
     vae: str
     """its digest"""
-    resolution: int
+    resolution: Size
     """height and width of the latents"""
-    channels: int
-    scaling_factor: float
-    shift_factor: float
+    channels: Size
+    scaling_factor: Positive
+    shift_factor: Finite
     class_names: tuple[str, ...] = ()
-    block: int = BLOCK
+    block: Count = BLOCK
 
     def __post_init__(self) -> None:
-        for name in ("count", "block", "resolution", "channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        check_fields(self)
 
 
 class LatentData(ImageData):

@@ -10,8 +10,13 @@ from overtone.errors import OvertoneError
 NAMES = ("builtin:digits", "builtin:glyphs", "fashion-mnist")
 """The data sets that Overtone knows by itself."""
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-"""The suffixes of files that are read as images."""
+SUFFIXES = {
+    *(".apng", ".avif", ".avifs", ".bmp", ".bw", ".dds", ".dib", ".gif", ".icb", ".ico", ".j2c"),
+    *(".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm"),
+    *(".pcx", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".rgb", ".rgba", ".sgi", ".tga"),
+    *(".tif", ".tiff", ".vda", ".vst", ".webp"),
+}
+"""The suffixes of files that are read as images: those of `images.FORMATS`."""
 
 Opener = Callable[[int, int, str], Any]
 """(resolution, channels, split) -> data of one's own, or None where there is no such split"""

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from overtone.data.builtin import Glyphs, open_digits, open_fashion_mnist
-from overtone.data.files import folder_source, has_splits, zip_source
+from overtone.data.files import folder_layout, zip_layout
 from overtone.data.hub import hub_source
-from overtone.data.images import ImageData, Source, decode
+from overtone.data.images import ImageData
+from overtone.data.layout import Layout
 from overtone.data.names import GIVEN, NAMES, OPENERS, is_known
 from overtone.data.own import lowest_of, own_data
+from overtone.data.reading import Source, decode
 from overtone.errors import OvertoneError, unknown
 from overtone.registry import said
 
@@ -23,8 +25,7 @@ def open_data(
     `name` is one of
 
         builtin:digits, builtin:glyphs, fashion-mnist
-        a folder of images, whose sub-folders, if any, are the classes
-        a zip of images, or a folder, with EDM's dataset.json
+        a folder or a zip of images (`overtone.data.layout`)
         hf:OWNER/NAME, hf:FILE.parquet, hf:FOLDER (`overtone.data.hub`)
         a name that was registered (`overtone.data.data_set`)
 
@@ -80,11 +81,16 @@ def open_source(name: str, split: str = "train") -> Source | None:
     """The images of a folder, zip or `hf:` data set, not decoded yet; None without that split."""
     if name.startswith("hf:"):
         return hub_source(name, split)
+    return layout_of(name).source(split)
+
+
+def layout_of(name: str) -> Layout:
+    """The files of a folder or a zip."""
     path = Path(name).expanduser()
     if path.is_dir():
-        return folder_source(path, split)
+        return folder_layout(path)
     if path.is_file():
-        return zip_source(path, split)
+        return zip_layout(path)
     if "/" in name or path.suffix == ".zip":
         raise OvertoneError(f"'{name}' does not exist: no folder and no zip of images is there.")
     raise unknown("data set", name, (*NAMES, *OPENERS))
@@ -105,10 +111,11 @@ def held_out(
     """The test split of `name`, or None for images that have none."""
     if name in OPENERS:
         return registered(name, resolution, channels, "test", skip_bad=skip_bad)
-    path = Path(name).expanduser()
-    if path.is_file() or (path.is_dir() and not has_splits(path)):
-        return None
+    if name in NAMES:
+        return open_data(name, resolution, channels, split="test", skip_bad=skip_bad)
     if name.startswith("hf:"):
         source = hub_source(name, "test")
-        return None if source is None else decode(source, resolution, channels, skip_bad=skip_bad)
-    return open_data(name, resolution, channels, split="test", skip_bad=skip_bad)
+    else:
+        layout = layout_of(name)
+        source = layout.source("test") if layout.has_split("test") else None
+    return None if source is None else decode(source, resolution, channels, skip_bad=skip_bad)

@@ -26,7 +26,8 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 
-from overtone.data.images import RESIZE_RULE, ArrayData, ImageData, Item, read_all
+from overtone.data.images import RESIZE_RULE, ArrayData, ImageData
+from overtone.data.reading import Item, read_all
 from overtone.errors import OvertoneError
 from overtone.registry import said
 

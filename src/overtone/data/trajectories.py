@@ -26,6 +26,7 @@ from overtone.data.shards import Shards
 from overtone.errors import OvertoneError
 from overtone.processes.noise import SeededNoise
 from overtone.processes.vp_frame import check_levels
+from overtone.ranges import Count, LevelOrZero, Size, SizeOrNone, Whole, check_fields
 
 INDEX_FILE = "trajectories.json"
 
@@ -42,24 +43,22 @@ class TrajectoriesIndex:
     """of its weights"""
     made_with: dict[str, Any]
     """the teacher's solver, guidance and preconditioning"""
-    sigmas: tuple[float, ...]
+    sigmas: tuple[LevelOrZero, ...]
     """noise levels of the states, falling: the start's first, the image's 0 last"""
-    count: int
-    first_seed: int
+    count: Count
+    first_seed: Whole
     """trajectory k is that of seed first_seed + k"""
-    resolution: int
-    channels: int
+    resolution: Size
+    channels: Size
     class_names: tuple[str, ...] = ()
-    num_classes: int = 0
+    num_classes: SizeOrNone = 0
     """seed s has class s modulo this; 0: no classes"""
     dtype: Literal["float16", "float32"] = "float16"
-    block: int = 1024
+    block: Count = 1024
     """trajectories a file"""
 
     def __post_init__(self) -> None:
-        for name in ("count", "block", "resolution", "channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        check_fields(self)
         if self.first_seed < 0 or self.first_seed + self.count > 2**32:
             raise ValueError(f"seeds are in [0, 2^32), and first_seed is {self.first_seed}")
         check_levels(self.sigmas)

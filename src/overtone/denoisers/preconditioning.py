@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from overtone.processes.discrete import DiscreteSchedule
 from overtone.processes.schedule import Schedule, VPCosineSchedule, VPLinearSchedule
+from overtone.ranges import NotNegative, Positive
 from overtone.registry import Kind
 
 if TYPE_CHECKING:
@@ -116,15 +117,11 @@ def _log(sigma: S) -> S:
 class EDMPreconditioning(Preconditioning, kind="edm"):
     """EDM's: inputs and targets of unit variance (its equation 7 and table 1)."""
 
-    sigma_data: float = 0.5
+    sigma_data: Positive = 0.5
     """standard deviation of the data in [-1, 1]"""
     negated: bool = False
     """whether the network returns minus the table's F, as under diffusers' EDM schedulers with
     v_prediction"""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.sigma_data < math.inf:
-            raise ValueError(f"sigma_data must be above 0, not {self.sigma_data}")
 
     def c_skip(self, sigma: S) -> S:
         return self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
@@ -152,14 +149,8 @@ class VPPreconditioning(Preconditioning, kind="vp"):
     """what the network returns: the noise, the image, or v"""
     schedule: Schedule = field(default_factory=VPLinearSchedule)
     """gives the network its time"""
-    time_scale: float = 999.0
+    time_scale: Positive = 999.0
     """the network's time at t = 1: the last step's number, for discrete schedules"""
-
-    def __post_init__(self) -> None:
-        if self.prediction not in ("eps", "x", "v"):
-            raise ValueError(f"prediction is eps, x or v, not {self.prediction!r}")
-        if not 0 < self.time_scale < math.inf:
-            raise ValueError(f"time_scale must be above 0, not {self.time_scale}")
 
     @property
     def prediction_type(self) -> Prediction:
@@ -244,12 +235,8 @@ class FlowPreconditioning(Preconditioning, kind="flow"):
     """That of rectified flow, whose network sees x_s = (1 - s) x_0 + s noise at flow time
     s = sigma / (1 + sigma), and returns the velocity v = noise - x_0."""
 
-    time_scale: float = 1000.0
+    time_scale: Positive = 1000.0
     """the network's time at s = 1; the default is diffusers'"""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.time_scale < math.inf:
-            raise ValueError(f"time_scale must be above 0, not {self.time_scale}")
 
     @property
     def prediction_type(self) -> Literal["flow"]:
@@ -284,15 +271,14 @@ class OperatorPreconditioning(Preconditioning, kind="operator"):
     )
     """whose c_noise is the network's time: that of the teacher whose network the operator's grew
     from. The default is DSNO's own, t in [0, 1] of the log-SNR cosine schedule"""
-    sigma_min: float | None = None
+    sigma_min: NotNegative | None = None
     """the lowest noise level that the network is told of, in the place of 0; none: 0 if the time
     has a value there, else 0.002"""
 
     of_trajectories: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.sigma_min is not None and not 0 <= self.sigma_min < math.inf:
-            raise ValueError(f"sigma_min must be 0 or above, not {self.sigma_min}")
+        super().__post_init__()
         if self.sigma_min == 0 and not self._reaches_zero:
             raise ValueError(
                 f"sigma_min must be above 0: the time of '{self.times.kind}' has no value at 0"

@@ -30,11 +30,10 @@ from overtone.pipelines.stages import InTurn, checked_images
 from overtone.pipelines.starts import Holder, NoiseStart, RelayStart, Start
 from overtone.processes.gaussian import Process
 from overtone.processes.noise import SeededNoise
+from overtone.ranges import Level, Repeats
 from overtone.samplers.loop import SamplingLoop
 from overtone.samplers.repaint import ResamplingSampler
 
-MOST = 1000
-"""More resamples, or more steps of a jump, are refused."""
 RESAMPLES = 4
 """Under a mask each step is taken so many times, where nothing else is asked for."""
 
@@ -58,39 +57,26 @@ class ImageStart(Start, kind="image"):
     images: Any = field(default=None, compare=False, metadata={"saved": False})
     """pictures, or a tensor (count, channels, height, width), uint8 or in [-1, 1]; seed k begins
     with image k modulo their number"""
-    sigma: float | None = None
+    sigma: Level | None = None
     """noise level that sampling begins at, or the next one below it that the sampler visits; none:
     the sampler's own, where nothing of the pictures is left but what the mask keeps"""
     mask: Any = field(default=None, compare=False, metadata={"saved": False})
     """(height, width) or (count, height, width), true where the picture is kept, or a picture
     that is white there; none: nowhere"""
-    resamples: int = 1
+    resamples: Repeats = 1
     """how many times each part of the way is taken under a mask; 1 for replacement alone"""
-    jump: int = 1
+    jump: Repeats = 1
     """number of steps of such a part"""
     in_turn: bool = field(default=False, compare=False, metadata={"saved": False})
     """whether the i-th of the seeds begins with image i, whatever the seed"""
     base: Start = field(default_factory=NoiseStart, compare=False, metadata={"saved": False})
     """what the rest begins with where `sigma` is none"""
-    level: float | None = field(default=None, compare=False, metadata={"saved": False})
+    level: Level | None = field(default=None, compare=False, metadata={"saved": False})
     """the noise level that the sampler begins at, once it is known"""
     x_0: Any = field(default=None, compare=False, metadata={"saved": False})
     """the pictures as the sampler knows them, in [-1, 1] or as latents, once a pipeline is known"""
     kept: Any = field(default=None, compare=False, metadata={"saved": False})
     """the mask in the size of x_0"""
-
-    def __post_init__(self) -> None:
-        sigma = self.sigma
-        if sigma is not None:
-            if not (_is_number(sigma) and 0 < float(sigma) < math.inf):
-                raise ValueError(f"sigma is a number above 0, or none, not {sigma!r}")
-            object.__setattr__(self, "sigma", float(sigma))
-        for name in ("resamples", "jump"):
-            value = getattr(self, name)
-            whole = hasattr(value, "__index__") and not isinstance(value, bool)
-            if not whole or not 1 <= int(value) <= MOST:
-                raise ValueError(f"{name} is 1 to {MOST}, not {value!r}")
-            object.__setattr__(self, name, int(value))
 
     def checked(self, pipe: Holder) -> ImageStart:
         """The same with tensors of the pipeline's size. Raises `OvertoneError` for others."""

@@ -11,6 +11,7 @@ from overtone.denoisers.guidance import GuidanceSettings
 from overtone.denoisers.preconditioning import EDMPreconditioning, Preconditioning
 from overtone.errors import OvertoneError
 from overtone.processes.gaussian import GaussianProcess, Process
+from overtone.ranges import Size, check_fields
 from overtone.samplers.loop import SamplingLoop
 
 INDEX_FILE = "pipeline.json"
@@ -34,7 +35,7 @@ class PipelineIndex:
     process: Process = field(default_factory=GaussianProcess)
     guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
     """where nothing else is asked for"""
-    image_resolution: int | None = None
+    image_resolution: Size | None = None
     """height and width of the images that a VAE decodes; none for a model of pixels"""
     class_names: tuple[str, ...] = ()
     data: str = ""
@@ -43,6 +44,9 @@ class PipelineIndex:
     """how it was trained: images seen, batch size, and so on"""
     overtone: str = ""
     """the version that wrote it"""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def is_pipeline(folder: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from overtone.errors import OvertoneError, unknown
+from overtone.ranges import MOST_SEEDS
 
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
@@ -174,9 +176,13 @@ def _number(name: str, value: Any) -> float:
 
 
 def whole_seeds(seeds: Any) -> list[int]:
-    """Seeds as Python's integers: numpy's and torch's are taken too."""
+    """Seeds as Python's integers: numpy's and torch's are taken too. Raises `OvertoneError` for
+    what is none, and for more than `MOST_SEEDS`."""
     try:
-        return [operator.index(seed) for seed in seeds]
+        found = [operator.index(seed) for seed in itertools.islice(seeds, MOST_SEEDS + 1)]
+        if len(found) <= MOST_SEEDS:
+            return found
+        raise OvertoneError(f"{MOST_SEEDS:,} seeds are the most at a time.")
     except TypeError:
         raise OvertoneError(
             f"seeds are several integers, like range(16) or [3, 4], and not {seeds!r}."

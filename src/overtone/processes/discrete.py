@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from overtone.processes.schedule import N, Schedule
+from overtone.ranges import Beta, Share, Steps
 
 if TYPE_CHECKING:
     import torch
@@ -31,18 +32,19 @@ class DiscreteSchedule(Schedule, kind="discrete"):
 
     betas: Literal["linear", "scaled_linear", "cosine"] = "linear"
     """how beta grows"""
-    num_steps: int = 1000
+    num_steps: Steps = 1000
     """number of noise levels"""
-    beta_start: float = 1e-4
+    beta_start: Beta = 1e-4
     """the first beta"""
-    beta_end: float = 0.02
+    beta_end: Beta = 0.02
     """the last beta"""
-    abar: tuple[float, ...] | None = None
+    abar: tuple[Share, ...] | None = None
     """cumulative products of 1 - beta, instead of the above"""
 
     discrete: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.abar is None and self.num_steps < 2:
             raise ValueError(f"a schedule has at least 2 steps, not {self.num_steps}")
         if not all(0 < abar < 1 for abar in self._abars):

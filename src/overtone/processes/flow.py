@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from overtone.processes.schedule import N, Schedule, clamp, normal_cdf, normal_quantile
+from overtone.ranges import Finite, Level, Positive
 
 
 @dataclass(frozen=True)
@@ -25,24 +26,21 @@ class FlowSchedule(Schedule, kind="flow"):
 
     times: Literal["uniform", "logit_normal"] = "uniform"
     """how flow times are drawn in training: uniform, or logit_normal"""
-    mean: float = 0.0
+    mean: Finite = 0.0
     """mean of logit(s) under logit_normal"""
-    std: float = 1.0
+    std: Positive = 1.0
     """standard deviation of logit(s) under logit_normal"""
-    sigma_min: float = 0.001
+    sigma_min: Level = 0.001
     """lowest noise level, that of flow time 0.000999"""
-    sigma_max: float = 999.0
+    sigma_max: Level = 999.0
     """highest noise level, that of flow time 0.999"""
 
     def __post_init__(self) -> None:
-        if self.times not in ("uniform", "logit_normal"):
-            raise ValueError(f"times are uniform or logit_normal, not {self.times!r}")
+        super().__post_init__()
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise ValueError(
                 f"0 < sigma_min < sigma_max does not hold: {self.sigma_min}, {self.sigma_max}"
             )
-        if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
-            raise ValueError(f"mean must be finite and std above 0, not {self.mean}, {self.std}")
         if not self._place(self.sigma_min, math) < self._place(self.sigma_max, math):
             raise ValueError(
                 f"mean {self.mean} and std {self.std} leave no noise level between sigma_min and"

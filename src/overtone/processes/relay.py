@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from overtone.processes.gaussian import Process
 from overtone.processes.schedule import QuantileSchedule, Schedule
+from overtone.ranges import NotNegative, Share, Size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,27 +39,18 @@ class RelayProcess(Process, kind="RelayProcess"):
     multiples of the patch; raises `ValueError` for others.
     """
 
-    patch: int = 4
+    patch: Size = 4
     """side of the patches in pixels: the upscale factor"""
-    blur_sigma_max: float = 3.0
+    blur_sigma_max: NotNegative = 3.0
     """strength of the blur at t = 1"""
-    min_scale: float = 0.001
+    min_scale: Share = 0.001
     """the share of every coefficient that no blur takes away"""
-    block_scale: float = 0.15
+    block_scale: NotNegative = 0.15
     """block noise beside white noise of 1"""
     normalised: bool = True
     """divide the noise by its standard deviation, sqrt(1 + block_scale^2)"""
     schedule: Schedule = field(default_factory=lambda: QuantileSchedule(prob_length=0.93))
     """tells the time of a noise level, which the blur depends on"""
-
-    def __post_init__(self) -> None:
-        if self.patch < 1:
-            raise ValueError(f"a patch is at least 1 pixel wide, not {self.patch}")
-        if min(self.blur_sigma_max, self.block_scale) < 0 or not 0 <= self.min_scale <= 1:
-            raise ValueError(
-                "blur_sigma_max and block_scale are at least 0, min_scale is in [0, 1], not"
-                f" {self.blur_sigma_max}, {self.block_scale}, {self.min_scale}"
-            )
 
     @property
     def keeps_mean(self) -> bool:

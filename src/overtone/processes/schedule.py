@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from overtone.ranges import BetaRate, Finite, Level, LogSNR, NotNegative, Positive
 from overtone.registry import Kind
 
 if TYPE_CHECKING:
@@ -121,24 +122,16 @@ class QuantileSchedule(Schedule, kind="quantile"):
     second stage ends lower: it is shown only the first L of the levels (arXiv 2309.03350).
     """
 
-    P_mean: float = -1.2
+    P_mean: Finite = -1.2
     """mean of ln sigma"""
-    P_std: float = 1.2
+    P_std: Positive = 1.2
     """standard deviation of ln sigma"""
-    prob_length: float = 1.0
+    prob_length: Positive = 1.0
     """L, the share of the levels that is used, from the lowest up; beyond 1 (as in the published
     sampler for CelebA-HQ) times above 1 / L have no level"""
-    truncate_sigma: float = 0.0
+    truncate_sigma: NotNegative = 0.0
     """in training no noise level below about this one is drawn: times below L F(truncate_sigma)
     become that time"""
-
-    def __post_init__(self) -> None:
-        if not self.P_std > 0:
-            raise ValueError(f"P_std must be above 0, not {self.P_std}")
-        if not self.prob_length > 0:
-            raise ValueError(f"prob_length must be above 0, not {self.prob_length}")
-        if self.truncate_sigma < 0:
-            raise ValueError(f"truncate_sigma must not be negative, as {self.truncate_sigma} is")
 
     def drawn(self, uniform: Tensor) -> Tensor:
         if not self.truncate_sigma:
@@ -184,12 +177,13 @@ class VPLinearSchedule(Schedule, kind="vp_linear"):
     the noise level of x / alpha; sigma(1) = 152 at the defaults.
     """
 
-    beta_min: float = 0.1
+    beta_min: BetaRate = 0.1
     """beta(0)"""
-    beta_max: float = 20.0
+    beta_max: BetaRate = 20.0
     """beta(1)"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.beta_min < self.beta_max:
             raise ValueError(
                 f"0 <= beta_min < beta_max does not hold: {self.beta_min}, {self.beta_max}"
@@ -217,12 +211,13 @@ class VPCosineSchedule(Schedule, kind="vp_cosine"):
     (arXiv 2202.00512), whose truncation keeps sigma(1) finite: 22026 at the defaults.
     """
 
-    log_snr_min: float = -20.0
+    log_snr_min: LogSNR = -20.0
     """log(alpha^2 / sigma^2) at t = 1"""
-    log_snr_max: float = 20.0
+    log_snr_max: LogSNR = 20.0
     """and at t = 0"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.log_snr_min < self.log_snr_max:
             raise ValueError(
                 f"log_snr_min < log_snr_max does not hold: {self.log_snr_min}, {self.log_snr_max}"
@@ -249,12 +244,13 @@ class VESchedule(Schedule, kind="ve"):
     sigma(t) = sigma_min (sigma_max / sigma_min)^t
     """
 
-    sigma_min: float = 0.02
+    sigma_min: Level = 0.02
     """sigma(0)"""
-    sigma_max: float = 100.0
+    sigma_max: Level = 100.0
     """sigma(1)"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.sigma_min < self.sigma_max:
             raise ValueError(
                 f"0 < sigma_min < sigma_max does not hold: {self.sigma_min}, {self.sigma_max}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from overtone.processes.discrete import DiscreteSchedule, evenly
 from overtone.processes.schedule import Schedule
+from overtone.ranges import Positive, Steps
 from overtone.samplers.loop import SamplingLoop, Step
 from overtone.samplers.sampler import Sampler
 
@@ -33,14 +34,15 @@ class AncestralSampler(SamplingLoop, kind="AncestralSampler"):
     step returns its estimate. Levels are evenly spread over the schedule's steps, both ends kept.
     """
 
-    num_steps: int = 250
+    num_steps: Steps = 250
     """steps taken, of those of the schedule"""
     schedule: DiscreteSchedule = field(default_factory=DiscreteSchedule)
     """the noise levels that the network was trained with"""
-    truncation_sigma: float | None = None
+    truncation_sigma: Positive | None = None
     """levels from this one up are left out; none: all are kept"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.num_steps <= len(self.schedule.sigmas):
             raise ValueError(
                 f"num_steps {self.num_steps} is not in [1, {len(self.schedule.sigmas)}], the steps"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from overtone.processes.vp_frame import FLOW_TIME, check_levels
+from overtone.ranges import LevelOrZero, Steps
 from overtone.samplers.loop import SamplingLoop, Step
 
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 class OperatorSampler(SamplingLoop, kind="OperatorSampler"):
     """DSNO's: all states of a trajectory by one evaluation of a `SolutionOperator`."""
 
-    levels: tuple[float, ...] = (80.0, 0.0)
+    levels: tuple[LevelOrZero, ...] = (80.0, 0.0)
     """noise levels, falling: the start's, then those of the states, the image's 0 the last"""
-    num_steps: int = 1
+    num_steps: Steps = 1
     """evaluations, of which there is one"""
     whole: bool = False
     """return the states on the way as well; else nothing is computed for them that the image does
@@ -30,6 +31,7 @@ class OperatorSampler(SamplingLoop, kind="OperatorSampler"):
     is_operator: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_levels(self.levels)
         if self.num_steps != 1:
             raise ValueError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from overtone.ranges import Repeats
 from overtone.samplers.loop import SamplingLoop, Step
 from overtone.samplers.sampler import Sampler
 
@@ -34,15 +35,10 @@ class ResamplingSampler(SamplingLoop, kind="ResamplingSampler"):
 
     sampler: Sampler = field(default_factory=Sampler)
     """the sampler whose steps are taken"""
-    resamples: int = 10
+    resamples: Repeats = 10
     """how many times each part of the way is taken"""
-    jump: int = 1
+    jump: Repeats = 1
     """number of steps of such a part"""
-
-    def __post_init__(self) -> None:
-        for name in ("resamples", "jump"):
-            if not 1 <= getattr(self, name) <= 1000:
-                raise ValueError(f"{name} is 1 to 1000, not {getattr(self, name)}")
 
     @property
     def num_steps(self) -> int:  # type: ignore[override]

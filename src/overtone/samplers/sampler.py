@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
+from overtone.ranges import Level, NotNegative, Rho, Share, Steps
 from overtone.samplers.estimates import FORMS, SYNONYMS, EstimateKind, History
 from overtone.samplers.loop import SamplingLoop, Step
 
@@ -76,10 +77,6 @@ def budget_grid(
     return tuple(levels)
 
 
-MOST_STEPS = 100_000
-"""more noise levels than anybody needs: a file that asks for more is not obeyed"""
-
-
 @dataclass(frozen=True)
 class Sampler(SamplingLoop, kind="Sampler"):
     """Settings of the sampling loop. The defaults are EDM's deterministic sampler for CIFAR-10.
@@ -87,49 +84,39 @@ class Sampler(SamplingLoop, kind="Sampler"):
     A call takes the noisy start to a clean image; `path` yields every step on the way.
     """
 
-    num_steps: int = 18
+    num_steps: Steps = 18
     """noise levels of the grid; slopes and estimates averaged take 2 num_steps - 1 evaluations"""
-    sigma_min: float = 0.002
+    sigma_min: Level = 0.002
     """last noise level before 0"""
-    sigma_max: float = 80.0
+    sigma_max: Level = 80.0
     """noise level of the start"""
-    rho: float = 7.0
+    rho: Rho = 7.0
     """crowds the grid towards sigma_min"""
-    truncation_sigma: float | None = None
+    truncation_sigma: Level | None = None
     """levels of the grid from this one up are left out, as where a second stage begins; none: all
     are kept"""
-    levels: tuple[float, ...] = ()
+    levels: tuple[Level, ...] = ()
     """the noise levels themselves, falling, num_steps of them (`budget_grid` makes some); none:
     those of the four above"""
     estimate: EstimateKind = "averaged_slopes"
     """how the estimate is formed: averaged_slopes (heun) is EDM's, single (ddim, euler) takes one
     evaluation, two_step (dpmpp_2m) one and the last one's"""
-    eta: float = 0.0
+    eta: Share = 0.0
     """share of the noise that is drawn anew at every step, in [0, 1]"""
-    S_churn: float = 0.0
+    S_churn: NotNegative = 0.0
     """EDM's stochasticity: noise added before each step; 0 is deterministic, and the only choice
     under a process that blurs"""
-    S_min: float = 0.0
+    S_min: NotNegative = 0.0
     """lowest sigma at which noise is added"""
-    S_max: float | None = None
+    S_max: NotNegative | None = None
     """highest sigma at which noise is added; none: no limit"""
-    S_noise: float = 1.0
+    S_noise: NotNegative = 1.0
     """standard deviation of the noise added"""
 
     takes_steps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta {self.eta} is not in [0, 1]")
-        if not self.num_steps <= MOST_STEPS:
-            raise ValueError(f"num_steps is at most {MOST_STEPS:,}, not {self.num_steps}")
-        for name in ("S_churn", "S_min", "S_noise", "rho"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be 0 or above, not {getattr(self, name)}")
-        if self.S_max is not None and not self.S_max >= 0:
-            raise ValueError(f"S_max must be 0 or above, not {self.S_max}")
-        if self.levels and not math.isfinite(self.levels[0]):
-            raise ValueError(f"the levels of a sampler are finite: {self.levels}")
+        super().__post_init__()
         object.__setattr__(self, "estimate", SYNONYMS.get(self.estimate, self.estimate))
         if self.estimate not in FORMS:
             known = ", ".join((*FORMS, *SYNONYMS))

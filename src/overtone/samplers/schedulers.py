@@ -30,6 +30,7 @@ from overtone.networks.layers import without_autocast
 from overtone.processes.flow import FlowSchedule
 from overtone.processes.gaussian import Process
 from overtone.processes.noise import NoiseSource
+from overtone.ranges import Level, Steps, Whole
 from overtone.registry import said
 from overtone.samplers.loop import SamplingLoop, Step
 
@@ -50,15 +51,16 @@ class SchedulerSampler(SamplingLoop):
 
     scheduler: Any
     """of diffusers, as it is configured; a copy of it is stepped"""
-    num_steps: int = 50
+    num_steps: Steps = 50
     """passed to its set_timesteps"""
-    sigma_max: float | None = None
+    sigma_max: Level | None = None
     """under flow matching, the noise level of the start; none: that of `FlowSchedule`, 999, which
     is the flow time 0.999"""
-    skipped: int = 0
+    skipped: Whole = 0
     """how many of the scheduler's timesteps are left out at the start"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         name = type(self.scheduler).__name__
         if not hasattr(self.scheduler, "set_timesteps"):
             raise OvertoneError(

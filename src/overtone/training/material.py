@@ -12,7 +12,7 @@ from overtone.data.latents import LatentData, encode, fingerprint_of, is_latents
 from overtone.data.open import held_out, open_data
 from overtone.data.own import lowest_of, own_data
 from overtone.data.shards import TEST_FOLDER
-from overtone.errors import OvertoneError
+from overtone.errors import OvertoneError, plain
 from overtone.launch import processes
 from overtone.networks.vae import VAE
 from overtone.training.configs.denoising import DenoisingRecipe
@@ -60,13 +60,8 @@ def _checked(
     name: str, data: ImageData, test: ImageData | None, *, show: bool
 ) -> tuple[ImageData, ImageData | None]:
     """The images and the held-out ones, which have the same classes."""
-    if show and data.left_out:
-        print(
-            f"left out {len(data.left_out)} images. The first: {data.left_out[0]}", file=sys.stderr
-        )
-    if show and data.conversions:
-        done = "; ".join(f"{what}: {count:,} images" for what, count in data.conversions.items())
-        print(f"{name}: {done}", file=sys.stderr)
+    for line in data.told() if show else ():
+        print(plain(line), file=sys.stderr)
     if test is not None and test.class_names != data.class_names:
         raise OvertoneError(
             f"{name}: the classes of the test split ({', '.join(test.class_names[:5])}) are"

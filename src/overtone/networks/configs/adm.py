@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 from overtone.networks.configs.network import WithAugmentation
+from overtone.ranges import Depth, Dropout, Size, SizeOrNone
 
 C = TypeVar("C", bound="ADMConfig")
 
@@ -16,25 +17,25 @@ class ADMConfig(WithAugmentation, kind="ADMUNet"):
 
     builds: ClassVar[str] = "overtone.networks.adm:ADMUNet"
 
-    resolution: int = 32
+    resolution: Size = 32
     """image height and width in pixels"""
-    channels: int = 3
+    channels: Size = 3
     """channels of the image"""
-    num_classes: int = 0
+    num_classes: SizeOrNone = 0
     """0: unconditional"""
-    widths: tuple[int, ...] = (128, 256, 256)
+    widths: tuple[Size, ...] = (128, 256, 256)
     """channels a level, full resolution first"""
-    num_cells: int = 2
+    num_cells: Depth = 2
     """residual cells a level of the encoder; the decoder has one more"""
-    attention_resolutions: tuple[int, ...] = (16, 8)
+    attention_resolutions: tuple[Size, ...] = (16, 8)
     """levels, by their resolution, whose cells attend"""
-    head_channels: int = 64
+    head_channels: Size = 64
     """width of an attention head"""
-    embedding_width: int = 512
+    embedding_width: Size = 512
     """width of the time embedding"""
-    augment_channels: int = 0
+    augment_channels: SizeOrNone = 0
     """number of augmentation conditions (EDM: 9)"""
-    dropout: float = 0.1
+    dropout: Dropout = 0.1
     """probability of dropping a feature in training"""
     layout: Literal["adm", "ldm"] = "adm"
     """ldm: the time is added to features, not modulating them, and plain convolutions lead from
@@ -56,8 +57,6 @@ class ADMConfig(WithAugmentation, kind="ADMUNet"):
         return cls(**usual | changes)
 
     def __post_init__(self) -> None:
-        for name in ("resolution", "channels", "head_channels", "embedding_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        super().__post_init__()
         if not self.widths or self.widths[0] % 2:
             raise ValueError(f"the first of widths must be even, for the embedding: {self.widths}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from overtone.networks.configs.network import Building
+from overtone.ranges import Dropout, Size
 
 
 @dataclass(frozen=True)
@@ -14,15 +15,15 @@ class ClassifierConfig(Building, family="classifier", kind="Classifier"):
 
     builds: ClassVar[str] = "overtone.networks.classifier:Classifier"
 
-    resolution: int = 32
+    resolution: Size = 32
     """image height and width in pixels"""
-    channels: int = 3
+    channels: Size = 3
     """channels of the image"""
-    num_classes: int = 10
+    num_classes: Size = 10
     """number of classes"""
-    widths: tuple[int, ...] = (32, 64, 128)
+    widths: tuple[Size, ...] = (32, 64, 128)
     """channels a level; each level but the last ends in a 2x2 max-pool"""
-    num_features: int = 64
+    num_features: Size = 64
     """width of the feature vector before the last layer"""
-    dropout: float = 0.2
+    dropout: Dropout = 0.2
     """probability of dropping a feature in training"""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from overtone.networks.configs.network import NetworkConfig, WithAugmentation
+from overtone.ranges import Depth, Dropout, Ratio, Size, SizeOrNone
 
 TimeIn = Literal["tmsa", "separate", "mlp", "bias", "none"]
 """Where the time enters a transformer block: DiffiT's ablations, formulas in `DiffiTBlock`."""
@@ -17,32 +18,32 @@ class DiffiTConfig(WithAugmentation, kind="DiffiTUNet"):
 
     builds: ClassVar[str] = "overtone.networks.diffit:DiffiTUNet"
 
-    resolution: int = 32
+    resolution: Size = 32
     """image height and width in pixels"""
-    channels: int = 3
+    channels: Size = 3
     """channels of the image"""
-    num_classes: int = 0
+    num_classes: SizeOrNone = 0
     """0: unconditional"""
-    widths: tuple[int, ...] = (128, 256, 256)
+    widths: tuple[Size, ...] = (128, 256, 256)
     """channels a level, full resolution first"""
-    num_cells: tuple[int, ...] = (4, 4, 4)
+    num_cells: tuple[Depth, ...] = (4, 4, 4)
     """DiffiT cells a level of the encoder; the decoder has one more"""
-    window: int = 4
+    window: Size = 4
     """attention stays within windows of this many pixels a side"""
-    head_channels: int = 32
+    head_channels: Size = 32
     """width of an attention head"""
-    token_width: int = 512
+    token_width: Size = 512
     """width of the time token"""
-    mlp_ratio: float = 4.0
+    mlp_ratio: Ratio = 4.0
     """hidden width of a block's MLP over its width"""
-    dropout: float = 0.0
+    dropout: Dropout = 0.0
     """probability of dropping a feature in training"""
     time_in: TimeIn = "tmsa"
     """where the time enters a block: queries, keys and values; a token attended to separately; the
     MLP; the position bias; or nowhere"""
     time_embedding: Literal["positional", "fourier"] = "positional"
     """sinusoids of the time, or fixed random Fourier features"""
-    augment_channels: int = 0
+    augment_channels: SizeOrNone = 0
     """number of augmentation conditions (EDM: 9)"""
     encoder: Literal["vit", "multi_resolution", "diffit"] = "diffit"
     """a plain ViT at the lowest level, plain transformer blocks at every level, or DiffiT cells"""
@@ -51,9 +52,7 @@ class DiffiTConfig(WithAugmentation, kind="DiffiTUNet"):
     blocks, or DiffiT cells"""
 
     def __post_init__(self) -> None:
-        for name in ("resolution", "channels", "window", "head_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        super().__post_init__()
         if self.token_width < 2 or self.token_width % 2:
             raise ValueError(f"token_width must be even, not {self.token_width}")
         if self.encoder == "vit" and self.decoder != "aggregation":
@@ -95,31 +94,29 @@ class DiffiTTransformerConfig(NetworkConfig, kind="DiffiTTransformer"):
 
     builds: ClassVar[str] = "overtone.networks.diffit:DiffiTTransformer"
 
-    resolution: int = 32
+    resolution: Size = 32
     """height and width of the latents: an eighth of the image's, with Stable Diffusion's VAE"""
-    channels: int = 4
+    channels: Size = 4
     """channels of the latents"""
-    num_classes: int = 0
+    num_classes: SizeOrNone = 0
     """0: unconditional"""
-    patch: int = 2
+    patch: Size = 2
     """height and width of the patch that makes a token"""
-    width: int = 1152
+    width: Size = 1152
     """width of the tokens"""
-    depth: int = 28
+    depth: Depth = 28
     """number of blocks"""
-    heads: int = 16
+    heads: Size = 16
     """attention heads"""
-    mlp_ratio: float = 4.0
+    mlp_ratio: Ratio = 4.0
     """hidden width of a block's MLP over its width"""
-    time_features: int = 256
+    time_features: Size = 256
     """number of sinusoids that the time is embedded in"""
     learned_variance: bool = True
     """return, behind the noise, where the reverse step's variance lies in its range"""
 
     def __post_init__(self) -> None:
-        for name in ("resolution", "channels", "patch", "width", "depth", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        super().__post_init__()
         if self.resolution % self.patch:
             raise ValueError(
                 f"resolution {self.resolution} does not divide into patches of {self.patch}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from overtone.networks.configs.network import NetworkConfig
+from overtone.ranges import Depth, Dropout, LogSNR, Size, SizeOrNone
 
 
 @dataclass(frozen=True)
@@ -16,9 +17,9 @@ class TemporalConfig(NetworkConfig, kind="TemporalNetwork"):
 
     network: NetworkConfig
     """the network that temporal layers are in"""
-    modes: int = 2
+    modes: Size = 2
     """frequencies over time that they keep, the constant one included"""
-    groups: int = 1
+    groups: Size = 1
     """of channels, each mapped by itself"""
 
     makes_trajectories: ClassVar[bool] = True
@@ -42,41 +43,39 @@ class DSNOConfig(NetworkConfig, kind="DSNOUNet"):
 
     builds: ClassVar[str] = "overtone.networks.dsno:DSNOUNet"
 
-    resolution: int = 32
+    resolution: Size = 32
     """image height and width in pixels"""
-    channels: int = 3
+    channels: Size = 3
     """channels of the image"""
-    num_classes: int = 0
+    num_classes: SizeOrNone = 0
     """0: unconditional"""
-    widths: tuple[int, ...] = (128, 256, 256)
+    widths: tuple[Size, ...] = (128, 256, 256)
     """channels a level, full resolution first"""
-    num_cells: int = 2
+    num_cells: Depth = 2
     """residual cells a level of the encoder; the decoder has one more"""
-    attention_resolutions: tuple[int, ...] = (16, 8)
+    attention_resolutions: tuple[Size, ...] = (16, 8)
     """levels, by their resolution, whose cells attend; the middle does"""
-    heads: int = 1
+    heads: Size = 1
     """attention heads, if there are no head_channels"""
-    head_channels: int = 0
+    head_channels: SizeOrNone = 0
     """width of an attention head; 0: as heads say"""
-    frequencies: int = 128
+    frequencies: Size = 128
     """number of sinusoids that the time is embedded in"""
-    embedding_width: int = 512
+    embedding_width: Size = 512
     """width of the time embedding"""
-    modes: int = 2
+    modes: Size = 2
     """frequencies over time that are kept, the constant one included"""
-    log_snr_min: float = -20.0
+    log_snr_min: LogSNR = -20.0
     """log(alpha^2 / sigma^2) at time 1"""
-    log_snr_max: float = 20.0
+    log_snr_max: LogSNR = 20.0
     """and at time 0"""
-    dropout: float = 0.0
+    dropout: Dropout = 0.0
     """probability of dropping a feature in training"""
 
     makes_trajectories: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name in ("resolution", "channels", "heads", "embedding_width", "modes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        super().__post_init__()
         if self.frequencies < 4 or self.frequencies % 2:
             raise ValueError(f"frequencies must be even and at least 4, not {self.frequencies}")
         if not self.log_snr_min < self.log_snr_max:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from overtone.networks.configs.network import NetworkConfig
+from overtone.ranges import Level, Size, SizeOrNone
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,13 @@ class ExpertsConfig(NetworkConfig, kind="Experts"):
 
     networks: tuple[str, ...]
     """the kind of each, nearest the clean image first"""
-    boundaries: tuple[float, ...]
+    boundaries: tuple[Level, ...]
     """noise levels between one expert and the next, rising"""
-    resolution: int
+    resolution: Size
     """image height and width in pixels"""
-    channels: int
+    channels: Size
     """channels of the image"""
-    num_classes: int = 0
+    num_classes: SizeOrNone = 0
     """0: unconditional"""
     learned_variance: bool = False
     """whether they return the reverse step's variance as well"""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from overtone.networks.configs.network import NetworkConfig
+from overtone.ranges import SizeOrNone
 from overtone.registry import resolve
 
 
@@ -16,13 +17,13 @@ class DiffusersConfig(NetworkConfig):
     Those of a class without a `kind` can be computed with, but neither saved nor loaded.
     """
 
-    resolution: int
+    resolution: SizeOrNone
     """image height and width in pixels"""
-    channels: int
+    channels: SizeOrNone
     """channels of the image"""
     model: dict[str, Any]
     """diffusers' settings of its model"""
-    num_classes: int = 0
+    num_classes: SizeOrNone = 0
     """0: unconditional"""
     null_class: bool = False
     """whether the class behind the last stands for no class"""

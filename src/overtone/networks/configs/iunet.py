@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from overtone.networks.configs.adm import ADMConfig
+from overtone.ranges import Ratio, SizeOrNone
 
 RATIOS = {(1, 2): 5 / 8, (4, 2): 1 / 4, (1, 4): 1 / 3, (4, 4): 1 / 15}
 """The published d_h : d_l by (expert, level), of 4 experts, the first nearest the clean image, and
@@ -56,12 +57,12 @@ class IUNetConfig(ADMConfig, kind="IUNet"):
 
     builds: ClassVar[str] = "overtone.networks.iunet:IUNet"
 
-    inception_heads: tuple[int, ...] = ()
+    inception_heads: tuple[SizeOrNone, ...] = ()
     """heads of attention a level in the inception cells, whose other channels convolve and pool;
     none: those between the published experts'"""
-    pool_above: int = 16
+    pool_above: SizeOrNone = 16
     """at resolutions above, inception cells attend to averages of 2 x 2 pixels"""
-    mlp_ratio: float = 4.0
+    mlp_ratio: Ratio = 4.0
     """width of the inception cells' MLP beside their own"""
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from overtone.networks.configs.network import WithAugmentation
+from overtone.ranges import Depth, Dropout, Size, SizeOrNone, Tap
 
 
 @dataclass(frozen=True)
@@ -14,45 +15,43 @@ class SongConfig(WithAugmentation, kind="SongUNet"):
 
     builds: ClassVar[str] = "overtone.networks.song:SongUNet"
 
-    resolution: int = 32
+    resolution: Size = 32
     """image height and width in pixels"""
-    channels: int = 3
+    channels: Size = 3
     """channels of the image"""
-    num_classes: int = 0
+    num_classes: SizeOrNone = 0
     """0: unconditional"""
-    widths: tuple[int, ...] = (256, 256, 256)
+    widths: tuple[Size, ...] = (256, 256, 256)
     """channels a level, full resolution first"""
-    stem_width: int = 128
+    stem_width: Size = 128
     """channels of the first convolution"""
-    num_cells: int = 4
+    num_cells: Depth = 4
     """residual cells a level of the encoder; the decoder has one more"""
-    attention_resolutions: tuple[int, ...] = (16,)
+    attention_resolutions: tuple[Size, ...] = (16,)
     """levels, by their resolution, whose cells attend"""
     attention: Literal["self", "tmsa"] = "self"
     """self-attention over all pixels, or DiffiT's time-dependent attention"""
-    window: int | None = None
+    window: Size | None = None
     """TMSA stays within windows of this many pixels a side; none: the whole level"""
-    heads: int = 1
+    heads: Size = 1
     """attention heads"""
-    frequencies: int = 128
+    frequencies: Size = 128
     """width of the time's sinusoids or Fourier features"""
-    embedding_width: int = 512
+    embedding_width: Size = 512
     """width of the time embedding"""
     time_embedding: Literal["positional", "fourier"] = "positional"
     """sinusoids of the time (DDPM++), or fixed random Fourier features (NCSN++)"""
-    filter_taps: tuple[int, ...] = (1, 1)
+    filter_taps: tuple[Tap, ...] = (1, 1)
     """of the filter that resampling cells use: (1, 1) or NCSN++'s (1, 3, 3, 1)"""
     residual_encoder: bool = False
     """the input goes down beside the features and is added to them (NCSN++)"""
-    augment_channels: int = 0
+    augment_channels: SizeOrNone = 0
     """number of augmentation conditions (EDM: 9)"""
-    dropout: float = 0.1
+    dropout: Dropout = 0.1
     """probability of dropping a feature in training"""
 
     def __post_init__(self) -> None:
-        for name in ("resolution", "channels", "heads", "stem_width", "embedding_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        super().__post_init__()
         if self.frequencies < 4 or self.frequencies % 2:
             raise ValueError(f"frequencies must be even and at least 4, not {self.frequencies}")
         if len(self.filter_taps) % 2 or not sum(self.filter_taps):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from overtone.networks.configs.network import Building
+from overtone.ranges import Depth, Size
 
 
 @dataclass(frozen=True)
@@ -14,25 +15,23 @@ class VAEConfig(Building, family="VAE", kind="VAE"):
 
     builds: ClassVar[str] = "overtone.networks.vae:VAE.build"
 
-    resolution: int = 32
+    resolution: Size = 32
     """image height and width in pixels"""
-    channels: int = 3
+    channels: Size = 3
     """channels of the image"""
-    latent_channels: int = 4
+    latent_channels: Size = 4
     """channels of the latents"""
-    widths: tuple[int, ...] = (32, 64, 64)
+    widths: tuple[Size, ...] = (32, 64, 64)
     """channels a level; each but the last halves the resolution"""
-    num_cells: int = 1
+    num_cells: Depth = 1
     """residual cells a level"""
-    groups: int = 8
+    groups: Size = 8
     """of the group norms"""
     attention: bool = False
     """attention over all pixels at the lowest resolution"""
 
     def __post_init__(self) -> None:
-        for name in ("resolution", "channels", "latent_channels", "num_cells", "groups"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        super().__post_init__()
         if not self.widths:
             raise ValueError("widths are those of one level at least")
         if any(width % self.groups for width in self.widths):

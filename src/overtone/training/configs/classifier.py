@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from overtone import settings
 from overtone.networks.configs.classifier import ClassifierConfig
+from overtone.ranges import Degrees, Part, Share, check_fields
 from overtone.training.configs.recipe import Recipe
 from overtone.training.configs.training import Reporting, Training
 
@@ -17,14 +18,17 @@ class Distortion:
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
-    degrees: float = 12.0
+    degrees: Degrees = 12.0
     """turned by up to so many degrees"""
-    stretch: float = 0.12
+    stretch: Part = 0.12
     """stretched in each axis by up to this share"""
-    shift: float = 0.1
+    shift: Share = 0.1
     """moved by up to this share of the width"""
-    smoothing: float = 0.1
+    smoothing: Part = 0.1
     """label smoothing"""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from overtone.denoisers.preconditioning import EDMPreconditioning, Preconditioni
 from overtone.networks.configs.network import NetworkConfig
 from overtone.processes.gaussian import GaussianProcess, Process
 from overtone.processes.schedule import QuantileSchedule, Schedule
+from overtone.ranges import Count, Level, Positive, Share, check_fields
 from overtone.samplers.loop import SamplingLoop
 from overtone.samplers.sampler import Sampler
 from overtone.training.configs.recipe import Recipe
@@ -27,9 +28,9 @@ class ExpertSettings:
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
-    boundaries: tuple[float, ...]
+    boundaries: tuple[Level, ...]
     """noise levels between one expert and the next, rising"""
-    probabilities: tuple[float, ...]
+    probabilities: tuple[Share, ...]
     """of each expert: the share of its training drawn from its own interval of noise levels; the
     rest is drawn from all"""
     shapes: Literal["published", "same"] = "same"
@@ -39,13 +40,12 @@ class ExpertSettings:
     """of each expert: a network of its own, instead of the recipe's"""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         intervals_of(self.boundaries)
         for name in ("probabilities", "networks"):
             entries = getattr(self, name)
             if len(entries) != self.count and (entries or name == "probabilities"):
                 raise ValueError(f"{name} has {len(entries)} entries for {self.count} experts")
-        if not all(0 <= p <= 1 for p in self.probabilities):
-            raise ValueError(f"probabilities are in [0, 1], not {self.probabilities}")
 
     @property
     def count(self) -> int:
@@ -73,11 +73,11 @@ class DenoisingRecipe(Recipe, kind="denoising"):
     directory of latents"""
     class_conditional: bool = False
     """train with the data's classes"""
-    label_dropout: float = 0.0
+    label_dropout: Share = 0.0
     """share of images trained without their class, for guidance"""
     mirror: bool = False
     """flip half of the images left to right"""
-    augmentation: float = 0.0
+    augmentation: Share = 0.0
     """probability of each of EDM's non-leaking augmentations, which the network is told of"""
     skip_bad_images: bool = False
     """leave out images that can't be read or are too small, instead of stopping"""
@@ -101,22 +101,15 @@ class DenoisingRecipe(Recipe, kind="denoising"):
     vae: str = ""
     """train on the latents of this VAE: a directory, the run of a VAE's recipe, or a repository of
     the Hub; none: on pixels"""
-    scaling_factor: float | None = None
+    scaling_factor: Positive | None = None
     """of the VAE's latents, where its config.json has none"""
-    encoded_images: int | None = None
+    encoded_images: Count | None = None
     """encode only so many images, spread over the data; endless data needs it"""
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
     reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_dropout <= 1:
-            raise ValueError(f"label_dropout must be in [0, 1], not {self.label_dropout}")
-        if self.scaling_factor is not None and not 0 < self.scaling_factor < math.inf:
-            raise ValueError(f"scaling_factor must be above 0, not {self.scaling_factor}")
-        if self.encoded_images is not None and self.encoded_images < 1:
-            raise ValueError(f"encoded_images must be at least 1, not {self.encoded_images}")
-        if not 0 <= self.augmentation <= 1:
-            raise ValueError(f"augmentation must be in [0, 1], not {self.augmentation}")
+        super().__post_init__()
         if self.augmentation and self.mirror:
             raise ValueError("augmentation flips images already: leave mirror out")
         if self.augmentation and self.vae:

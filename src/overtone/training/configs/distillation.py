@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
 from overtone import settings
 from overtone.networks.configs.dsno import DSNOConfig
 from overtone.processes.vp_frame import Spacing, spaced
+from overtone.ranges import Count, Finite, Seed, Size, Steps, Time, Whole
 from overtone.training.configs.recipe import Recipe
 from overtone.training.configs.training import Reporting, Training
 
@@ -41,25 +42,25 @@ class DistillationRecipe(Recipe, kind="distillation"):
     teacher: str = ""
     """the model to distil: a saved pipeline, a run's directory, a repository of the Hub, or a
     diffusers pipeline of a U-Net or DiT"""
-    count: int = 20_000
+    count: Count = 20_000
     """trajectories to collect; of more than these, training takes the first"""
-    held_out: int = 256
+    held_out: Whole = 256
     """trajectories beside, to measure on"""
-    first_seed: int = 1_000_000
+    first_seed: Seed = 1_000_000
     """trajectory k is that of seed first_seed + k; small seeds are left for looking at samples"""
-    num_times: int = 4
+    num_times: Steps = 4
     """states of a trajectory that are learned, the image the last"""
     spacing: Spacing = "quad"
     """of their times: quad crowds them towards the image"""
-    times: tuple[float, ...] = ()
+    times: tuple[Time, ...] = ()
     """the times themselves, t in [0, 1] of the log-SNR cosine schedule, falling to 0, instead of
     the above"""
     solver: Solver = "own"
     """the teacher's: its own sampler, or one of its noise levels with another estimate: heun, ddim,
     dpmpp_2m, ..."""
-    steps: int | None = None
+    steps: Steps | None = None
     """noise levels of the solver; the teacher's own number, if left out"""
-    guidance_scale: float | None = None
+    guidance_scale: Finite | None = None
     """of the teacher; the scale saved with it, if left out"""
     dtype: Literal["float16", "float32"] = "float16"
     """of the states on the disk"""
@@ -69,7 +70,7 @@ class DistillationRecipe(Recipe, kind="distillation"):
     network: Annotated[DSNOConfig | None, tyro.conf.Suppress] = None
     """the student, from nothing; none: the teacher's network with temporal layers, and its
     weights"""
-    modes: int | None = None
+    modes: Size | None = None
     """frequencies over time that the temporal layers keep, the constant one included; 2, or those
     of the student's own `network`, if left out"""
     weighting: Literal["snr", "uniform"] = "snr"
@@ -85,12 +86,8 @@ class DistillationRecipe(Recipe, kind="distillation"):
     reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
 
     def __post_init__(self) -> None:
-        if self.solver not in get_args(Solver):
-            raise ValueError(f"solver is one of {', '.join(get_args(Solver))}, not {self.solver!r}")
-        for name in ("count", "num_times", "modes"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.held_out < 0 or self.first_seed < self.held_out:
+        super().__post_init__()
+        if self.first_seed < self.held_out:
             raise ValueError("held_out seeds are those before first_seed: it has to be larger")
         falls = all(a > b for a, b in zip(self.times, self.times[1:], strict=False))
         if self.times and (not falls or self.times[-1] != 0 or self.times[0] >= 1):

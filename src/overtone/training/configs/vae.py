@@ -9,6 +9,7 @@ import tyro
 
 from overtone import settings
 from overtone.networks.configs.vae import VAEConfig
+from overtone.ranges import NotNegative
 from overtone.training.configs.recipe import Recipe
 from overtone.training.configs.training import Reporting, Training
 
@@ -26,7 +27,7 @@ class VAERecipe(Recipe, kind="vae"):
     """builtin:glyphs, fashion-mnist, a folder or zip of images, or hf:..."""
     skip_bad_images: bool = False
     """leave out images that can't be read or are too small, instead of stopping"""
-    kl_weight: float = 1e-6
+    kl_weight: NotNegative = 1e-6
     """of the latents' divergence from N(0, 1), summed, against the error of the values, averaged"""
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
     reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)

@@ -1,0 +1,151 @@
+"""Which columns of a table hold the images and the classes, whatever their types."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from overtone.data.layout import MOST_CLASSES
+from overtone.data.reading import open_image
+from overtone.errors import OvertoneError, unknown
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a column, and how a cell becomes a class number."""
+
+    names: Sequence[str]
+    number: Callable[[Any], int]
+    """of a cell; raises `ValueError` for one that names no class"""
+
+
+def image_column(name: str, rows: Any, asked: str | None) -> str:
+    """The column of images: the one asked for, the first of `datasets.Image`, or the first with an
+    image's bytes in it. Raises `OvertoneError` where there is none."""
+    import datasets
+
+    features = rows.features
+    images = [key for key, kind in features.items() if isinstance(kind, datasets.Image)]
+    packed = [key for key, kind in features.items() if _is_packed(kind)]
+    if asked is not None:
+        if asked not in (*images, *packed):
+            raise unknown(f"column of images in {name}", asked, images or packed)
+        return asked
+    if images:
+        return images[0]
+    if packed:
+        first: dict[str, Any] = next(iter(rows.select_columns(packed)), {})
+        for key in packed:
+            if _opens(first.get(key)):
+                return key
+    raise OvertoneError(
+        f"{name} has no column of images, only {', '.join(features)}: choose another config."
+    )
+
+
+def _is_packed(kind: Any) -> bool:
+    """Whether a column's cells may be an image's bytes: as they are, or as pandas writes them."""
+    if getattr(kind, "dtype", "") in ("binary", "large_binary"):
+        return True
+    return isinstance(kind, dict) and "bytes" in kind
+
+
+def _opens(cell: Any) -> bool:
+    content = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(content, bytes):
+        return False
+    try:
+        open_image(io.BytesIO(content))
+    except Exception:  # whatever Pillow raises for what is no image
+        return False
+    return True
+
+
+def label_column(name: str, features: Any, asked: str | None) -> str | None:
+    """The column of classes: the one asked for, or the first of `datasets.ClassLabel`; None where
+    there is none. Raises `OvertoneError` for a column that is not there."""
+    import datasets
+
+    if asked == "none":
+        return None
+    if asked is not None:
+        if asked not in features:
+            raise unknown(f"column of labels in {name}", asked, may_be_labels(features))
+        return asked
+    fitting = (key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel))
+    return next(fitting, None)
+
+
+def may_be_labels(features: Any) -> list[str]:
+    """The columns that classes can be read from."""
+    import datasets
+
+    return [
+        key
+        for key, kind in features.items()
+        if isinstance(kind, datasets.ClassLabel)
+        or getattr(kind, "dtype", "").startswith(("int", "uint", "bool", "string", "large_string"))
+    ]
+
+
+def has_names(features: Any, column: str) -> bool:
+    """Whether the column itself says what its classes are called."""
+    import datasets
+
+    return isinstance(features[column], datasets.ClassLabel)
+
+
+def classes_of(name: str, column: str, tables: Iterable[Any]) -> Classes:
+    """The classes in a column of the splits `tables`, numbered alike in all of them.
+
+    Of `datasets.ClassLabel` they are its own; integers are class numbers; texts and bytes are
+    names, numbered in their order. Raises `OvertoneError` for cells that are nothing of these.
+    """
+    tables = list(tables)
+    if has_names(tables[0].features, column):
+        return Classes(tuple(tables[0].features[column].names), _whole)
+    found: set[Any] = set()
+    for table in tables:
+        for row in table.select_columns([column]):
+            cell = row[column]
+            if cell is not None:
+                found.add(_cell(name, column, cell))
+            if len(found) > MOST_CLASSES:
+                raise OvertoneError(
+                    f"{name}: the column '{column}' has more than {MOST_CLASSES:,} values, which"
+                    " are too many for classes."
+                )
+    if all(isinstance(value, int) for value in found):
+        highest = max(found, default=-1)
+        if highest >= MOST_CLASSES:
+            raise OvertoneError(
+                f"{name}: the column '{column}' goes up to {highest}, and {MOST_CLASSES:,} classes"
+                " are the most."
+            )
+        return Classes(tuple(map(str, range(highest + 1))), _whole)
+    if any(isinstance(value, int) for value in found):
+        raise OvertoneError(f"{name}: the column '{column}' has numbers and texts.")
+    names = tuple(sorted(found))
+    numbers = {text: number for number, text in enumerate(names)}
+    return Classes(names, lambda cell: numbers[_cell(name, column, cell)])
+
+
+def _whole(cell: Any) -> int:
+    if cell is None or int(cell) < 0:
+        raise ValueError(f"label {cell}")
+    return int(cell)
+
+
+def _cell(name: str, column: str, cell: Any) -> int | str:
+    if isinstance(cell, bool | int):
+        return int(cell)
+    if isinstance(cell, bytes):
+        cell = cell.decode(errors="backslashreplace")
+    if isinstance(cell, str):
+        return cell
+    raise OvertoneError(
+        f"{name}: the column '{column}' holds {type(cell).__name__}s, and classes are integers or"
+        " texts: name another, or add ?label=none."
+    )

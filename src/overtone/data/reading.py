@@ -1,0 +1,244 @@
+"""How images from anywhere become arrays.
+
+A source (a folder, a zip, a data set of the Hub) is decoded once: every image is read, cropped,
+resized and written to a memory map in the cache, so that an unreadable file is found before any
+training time is spent and never again.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from overtone import storage
+from overtone.data.images import RESIZE_RULE, ArrayData
+from overtone.errors import OvertoneError
+from overtone.launch import processes
+
+FORMAT = 3
+"""what the cache holds: 3 counts the images of another size and keeps the notes on values"""
+MOST_PIXELS = 2**27
+"""of a picture: 11,585 pixels a side"""
+
+# Formats by content, whatever the file is called: EPS, for one, would be handed to another program.
+FORMATS = (
+    *("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"),
+    *("AVIF", "DDS", "DIB", "ICO", "JPEG2000", "PCX", "PSD", "QOI", "SGI", "TGA"),
+)
+
+
+@functools.cache
+def _known_formats() -> tuple[str, ...]:
+    """Those that this build of Pillow knows."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def open_image(file: IO[bytes]) -> Image.Image:
+    """An image, not decoded yet; raises `OSError` for anything else."""
+    return Image.open(file, formats=_known_formats())
+
+
+class Item(NamedTuple):
+    """An image that has not been read yet."""
+
+    name: str
+    read: Callable[[], Image.Image]
+    """opens it; raises `OSError`, `ValueError` or the like for what is no image"""
+    label: int | None = None
+
+
+@dataclass
+class Source:
+    """Images from somewhere, in a fixed order, not decoded yet."""
+
+    name: str
+    key: str
+    """changes when the images or their classes may have"""
+    items: Callable[[], Iterable[Item]]
+    count: int | None = None
+    """None where only going through them tells"""
+    class_names: Sequence[str] = field(default_factory=tuple)
+    notes: Sequence[str] = ()
+    """sentences on what was passed over"""
+
+
+def decode(source: Source, resolution: int, channels: int, *, skip_bad: bool = False) -> ArrayData:
+    """The images of a source, square and of one size, from the cache or read now.
+
+    Raises `OvertoneError` for a source without images, and for images that can't be read or are
+    smaller than the resolution, unless `skip_bad` leaves those out. Every process has to call it.
+    """
+    if channels not in (1, 3):
+        raise OvertoneError(f"images are read with 1 or 3 channels, not {channels}.")
+    what = f"{source.key} {resolution} {channels} {skip_bad} {RESIZE_RULE} {FORMAT}"
+    digest = hashlib.sha256(what.encode(errors="surrogateescape")).hexdigest()[:20]
+    folder, among = storage.cache_directory() / "images" / digest, processes()
+    if among.any(not (folder / "index.json").exists()):
+        # One process a machine reads; the others wait for it.
+        if among.local_index == 0 and not (folder / "index.json").exists():
+            storage.sweep(folder.parent, days=1)
+            with storage.new_directory(folder, once=True) as temporary:
+                _decode_into(temporary, source, resolution, channels, skip_bad)
+        among.wait()
+    index = storage.read_json(folder / "index.json")
+    shape = (index["count"], channels, resolution, resolution)
+    return ArrayData(
+        source.name,
+        np.memmap(folder / "images.bin", np.uint8, mode="r", shape=shape),
+        np.fromfile(folder / "labels.bin", np.int64) if source.class_names else None,
+        source.class_names,
+        RESIZE_RULE,
+        index["fingerprint"],
+        index["bad"],
+        index["conversions"],
+        index["resized"],
+        source.notes,
+    )
+
+
+def read_item(item: Item, resolution: int, channels: int) -> tuple[np.ndarray, list[str]]:
+    """An image as (channels, resolution, resolution) uint8, and what was done to read it.
+
+    Raises `OvertoneError`, naming the image, if it can't be read or is too small.
+    """
+    try:
+        image = item.read()
+        frames = ["first of several frames"] if getattr(image, "is_animated", False) else []
+        image, conversions = to_mode(upright(image), "RGB" if channels == 3 else "L")
+        conversions = frames + conversions
+    except Exception as error:  # damaged files make Pillow raise almost anything
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = f"not {', '.join(FORMATS)}" if unknown else str(error)
+        raise OvertoneError(f"{item.name} can't be read ({reason}).") from None
+    side = min(image.size)
+    if side < resolution:
+        raise OvertoneError(
+            f"{item.name} is {image.width} x {image.height}, smaller than the resolution"
+            f" {resolution}."
+        )
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    box = (left, top, left + side, top + side)
+    if side != resolution:
+        image = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+    else:
+        image = image.crop(box)
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), conversions
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its camera says. Raises `ValueError` for a picture that would take far
+    more memory than its file, or more than is sensible."""
+    pixels = image.width * image.height
+    if pixels > MOST_PIXELS:
+        raise ValueError(f"{pixels:,} pixels, and {MOST_PIXELS:,} are the most")
+    return ImageOps.exif_transpose(image)
+
+
+def to_mode(image: Image.Image, mode: str) -> tuple[Image.Image, list[str]]:
+    """Any image as "RGB" or "L" with 8 bits, and what that took: transparency is laid on white,
+    16 bits are scaled to 8, CMYK and the like converted, colour made grey or grey colour."""
+    conversions = []
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, whose range is not known: convert it to 8 bits")
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8
+        values = np.asarray(image)
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high > 65535:
+            raise ValueError(f"whole numbers from {low} to {high}: convert it to 8 bits")
+        image = Image.fromarray((values / 257).round().clip(0, 255).astype(np.uint8))
+        bits = max(high.bit_length(), 1)
+        dark = f", as if 65,535 were white, though the brightest pixel has {bits} bits"
+        conversions.append("16 bits scaled to 8" + (dark if bits < 16 else ""))
+    grey = image.mode in ("1", "L", "LA")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema() != (255, 255):
+            conversions.append("transparency laid on white")
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image).convert("RGB")
+    if image.mode not in ("1", "L", "P", "RGB"):
+        conversions.append(f"{image.mode} converted to RGB")
+    if grey != (mode == "L"):
+        conversions.append("grey made RGB" if grey else "colour made grey")
+    return image.convert(mode), conversions
+
+
+def read_all(
+    items: Iterable[Item], resolution: int, channels: int, count: int | None = None
+) -> Iterator[tuple[Item, tuple[np.ndarray, list[str]] | OvertoneError]]:
+    """Read in a few threads (Pillow works outside Python's lock), in order, some ahead."""
+    from rich.console import Console
+    from rich.progress import track
+
+    def read(item: Item) -> tuple[np.ndarray, list[str]] | OvertoneError:
+        try:
+            return read_item(item, resolution, channels)
+        except OvertoneError as error:
+            return error
+
+    quick = count is not None and count < 2000
+    items = iter(track(items, "reading images", count, console=Console(stderr=True), disable=quick))
+    with ThreadPoolExecutor() as pool:
+        while part := list(islice(items, 256)):
+            yield from zip(part, pool.map(read, part), strict=True)
+
+
+def measured(item: Item, sizes: dict[str, tuple[int, int]]) -> Item:
+    """The item, noting the size of its image when it is read."""
+
+    def read() -> Image.Image:
+        image = item.read()
+        sizes[item.name] = image.size
+        return image
+
+    return item._replace(read=read)
+
+
+def _decode_into(
+    folder: Path, source: Source, resolution: int, channels: int, skip_bad: bool
+) -> None:
+    labels: list[int] = []
+    bad: list[str] = []
+    conversions: Counter[str] = Counter()
+    digest = hashlib.sha256()
+    sizes: dict[str, tuple[int, int]] = {}
+    items = (measured(item, sizes) for item in source.items())
+    resized = 0
+    with (folder / "images.bin").open("wb") as file:
+        for item, result in read_all(items, resolution, channels, source.count):
+            size = sizes.pop(item.name, None)
+            if isinstance(result, OvertoneError):
+                bad.append(str(result))
+                continue
+            pixels, done = result
+            conversions.update(done)
+            resized += size != (resolution, resolution)
+            labels.append(item.label or 0)
+            file.write(pixels.tobytes())
+            digest.update(pixels.tobytes())
+    if bad and not (skip_bad and labels):
+        more = f" {len(bad) - 3} more like it." if len(bad) > 3 else ""
+        raise OvertoneError(
+            f"{' '.join(bad[:3])}{more} Mend or remove them, or pass --skip-bad-images."
+        )
+    if not labels:
+        raise OvertoneError(f"{source.name} has no images.")
+    numbers = np.array(labels, np.int64)
+    numbers.tofile(folder / "labels.bin")
+    digest.update(numbers.tobytes())
+    index = {"count": len(labels), "bad": bad, "conversions": dict(conversions)}
+    index |= {"resized": resized}
+    fingerprint = {"fingerprint": digest.hexdigest()[:16]}
+    storage.write_json(folder / "index.json", index | fingerprint)

@@ -156,7 +156,7 @@ def test_mistakes_are_explained(capsys, arguments, message):
         (["train", "diffit-digits", "--precision", "fp8"], "fp8"),
         (["train", "diffit-digits", "--batch-size", "0"], "batch_size must be at least 1, not 0"),
         (["train", "diffit-digits", "--sampler.eta", "7"], "eta must be in [0, 1], not 7.0"),
-        (["train", "diffit-digits", "--sampler.rho", "0"], "rho must be above 0"),
+        (["train", "diffit-digits", "--sampler.rho", "0"], "rho must be from 0.1 to 1,000, not "),
         (["train", "diffit-digits", "--betas", "2", "0.9"], "betas must be in"),
         (["train", "diffit-digits", "--report-images", "0"], "report_images must be at least 1"),
         (["train", "diffit-digits", "--keep", "0"], "keep must be at least 1"),

@@ -190,7 +190,7 @@ def test_grid_is_edms():
         ({"sigma_min": 90.0}, "sigma_min <= sigma_max"),
         ({"sigma_min": 0.0}, "sigma_min must be above 0, not 0.0"),
         ({"eta": 1.5}, r"eta must be in \[0, 1\], not 1.5"),
-        ({"rho": 0.0}, "rho must be above 0"),
+        ({"rho": 0.0}, r"rho must be from 0.1 to 1,000, not 0.0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(change, message):

@@ -7,9 +7,13 @@ from collections.abc import Iterable
 
 
 class OvertoneError(Exception):
-    """Says what was wrong, where (file, key, value) and what to do about it."""
+    """Says what was wrong, where (file, key, value) and what to do about it, in one line: what
+    files and names have in them is shown as `plain` shows it."""
 
     exit_status = 1
+
+    def __init__(self, message: object) -> None:
+        super().__init__(plain(str(message)))
 
 
 class RunInterruptedError(OvertoneError):
@@ -18,21 +22,22 @@ class RunInterruptedError(OvertoneError):
     exit_status = 130
 
 
+MOST_LETTERS = 1000
+
+
 def plain(text: str) -> str:
-    """Text from somewhere as a terminal may have it: what would move the cursor, change colours or
-    hide the rest is written as an escape, and a line of more than 2000 letters is cut short."""
-    lines = text.split("\n")
-    return "\n".join(_shortened("".join(map(_visible, line))) for line in lines)
+    """Text from somewhere as one line for a terminal: what would begin another line, move the
+    cursor, change colours or hide the rest is written as an escape, and the middle of more than
+    `MOST_LETTERS` letters is left out."""
+    if len(text) > MOST_LETTERS:
+        text = f"{text[: MOST_LETTERS * 3 // 4]} [...] {text[-MOST_LETTERS // 5 :]}"
+    return text if text.isprintable() else "".join(map(_visible, text))
 
 
 def _visible(letter: str) -> str:
-    if letter.isprintable() or letter == "\t":
+    if letter.isprintable():
         return letter
     return letter.encode("unicode_escape", "surrogatepass").decode()
-
-
-def _shortened(line: str) -> str:
-    return line if len(line) <= 2000 else f"{line[:1600]} [...] {line[-300:]}"
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> OvertoneError:

@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from overtone.errors import OvertoneError
 
@@ -226,19 +226,59 @@ def converted(name: str, tensor: Tensor, dtype: Any) -> Tensor:
     return half
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read safetensors; a missing or truncated file is named."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def below(folder: Path, name: str) -> Path:
+    """The folder `name` in another. Raises `OvertoneError` where a link leads back to where one is
+    already, which would be read for ever."""
+    path = folder / name
+    if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(path)):
+        raise OvertoneError(f"{path} leads back to {os.path.realpath(path)}.")
+    return path
+
+
+class Stored(NamedTuple):
+    """What a file says of a tensor."""
+
+    shape: tuple[int, ...]
+    floating: bool
+    """whether its numbers are floats"""
+
+
+def stored_tensors(path: Path) -> dict[str, Stored]:
+    """What a file of safetensors says of its tensors, whose numbers are not read. Raises
+    `OvertoneError` as `load_tensors` does."""
+    with _safetensors(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return {
+            name: Stored(tuple(one.get_shape()), one.get_dtype().startswith(("F", "BF")))
+            for name, one in slices.items()
+        }
+
+
+@contextlib.contextmanager
+def _safetensors(path: Path) -> Iterator[Any]:
+    """A file of safetensors, opened; what is wrong with it is an `OvertoneError` that names it."""
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep us waiting
+            raise OvertoneError(f"{path} is no regular file.")
+        with safe_open(path, "pt") as file:
+            yield file
     except FileNotFoundError:
         raise OvertoneError(f"{path} does not exist.") from None
+    except OSError as error:
+        raise OvertoneError(f"{path} can't be read ({error.strerror or error}).") from None
     except SafetensorError as error:
         raise OvertoneError(
             f"{path} is damaged or was cut short ({error}): copy or download it again."
         ) from None
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read safetensors. Raises `OvertoneError`, naming it, for a file that is missing, cut short or
+    damaged."""
+    with _safetensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def digest_of_file(path: Path) -> str:

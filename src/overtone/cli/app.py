@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from overtone.errors import OvertoneError, plain, unknown
+from overtone.errors import OvertoneError, unknown
 from overtone.launch import finish, lost_connection
 
 COMMANDS = {
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         # Several processes would all report a user's Ctrl-C.
         if os.environ.get("RANK", "0") == "0" or error.exit_status == 1:
-            print(f"overtone: {plain(str(error))}", file=sys.stderr)
+            print(f"overtone: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     except RuntimeError as error:
         if os.environ.get("WORLD_SIZE", "1") == "1" or not lost_connection(error):

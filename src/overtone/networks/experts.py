@@ -52,9 +52,6 @@ class Experts(Network):
             (folder / str(number)).mkdir()
             cast(Network, network).write_into(folder / str(number), dtype)
 
-    def read_from(self, folder: Path) -> None:
-        """Each network was read from its own directory."""
-
     @property
     def experts(self) -> Iterable[Network]:
         return cast(Iterable[Network], self.networks)

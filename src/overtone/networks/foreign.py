@@ -12,10 +12,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from overtone import storage
 from overtone.errors import OvertoneError
-from overtone.networks.configs.foreign import DiffusersConfig, foreign_config
+from overtone.networks.bounds import check_floats, check_numbers, within
+from overtone.networks.configs.foreign import DiffusersConfig, check_sizes, foreign_config
 from overtone.networks.layers import Features
 from overtone.networks.network import Network, Spot
+from overtone.registry import said
 
 
 def variant_of(folder: Path) -> str | None:
@@ -37,6 +40,53 @@ def variant_of(folder: Path) -> str | None:
 _WEIGHTS = re.compile(
     r"diffusion_pytorch_model(?:\.(?P<variant>[A-Za-z0-9_]+))?(?:-\d+-of-\d+)?\.safetensors"
 )
+
+
+def load_model(kind: Any, folder: Path) -> Any:
+    """A model of a class of diffusers', from the JSON and the safetensors in a directory.
+
+    Nothing larger than its weights is built. Raises `OvertoneError` for whatever is wrong with it.
+    """
+    import diffusers
+
+    variant = variant_of(folder)
+    given: dict[str, storage.Stored] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        match = _WEIGHTS.fullmatch(file.name)
+        if match and match["variant"] == variant:
+            given |= storage.stored_tensors(file)
+    config = storage.read_json(folder / "config.json", dict)
+    named = str(config.get("_class_name", ""))
+    if named and getattr(diffusers, named, None) is not kind:
+        raise OvertoneError(f"{folder}/config.json is of a {named:.80}, which is not asked for.")
+    for file in folder.glob("*.json"):  # diffusers reads the index of shards, without bounds
+        storage.read_json(file, dict)
+    where = str(folder)
+    try:
+        check_sizes(config)
+        with quietly(), within(given, where):
+            with torch.device("meta"):
+                kind.from_config(config)
+            model, found = kind.from_pretrained(
+                folder, use_safetensors=True, output_loading_info=True, variant=variant
+            )
+    except OvertoneError:
+        raise
+    except Exception as error:  # a broken file makes diffusers raise almost anything
+        raise OvertoneError(f"{where}: diffusers can't load it ({said(error)}).") from None
+    if surplus := sorted(found["unexpected_keys"]):
+        raise OvertoneError(
+            f"{where}: config.json has no place for {len(surplus)} of the weights, such as"
+            f" {surplus[0]}: the two do not belong together."
+        )
+    if missing := sorted(found["missing_keys"]):
+        raise OvertoneError(
+            f"{where}: the weights lack {len(missing)} tensors, such as {missing[0]}: copy or"
+            " download them again."
+        )
+    check_floats(model.state_dict(), given, where)
+    check_numbers(model.state_dict(), where)
+    return model
 
 
 @contextmanager

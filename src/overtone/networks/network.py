@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from overtone import settings, storage
 from overtone.errors import OvertoneError
+from overtone.networks.bounds import TooLargeError, check_numbers, check_tensors, within
 from overtone.networks.configs.network import NetworkConfig
 from overtone.registry import check_registered, said
 
@@ -179,13 +180,7 @@ class Network(nn.Module):
         file = folder / CONFIG_FILE
         config: Any = settings.load(cls.config_class, storage.read_json(file, dict), str(file))
         with _building(config, str(file)):
-            network = config.skeleton(folder)
-        network.read_from(folder)
-        return network.eval()
-
-    def read_from(self, folder: Path) -> None:
-        """The weights in a directory into this network."""
-        self.load_weights(storage.load_tensors(folder / WEIGHTS_FILE), str(folder))
+            return config.restore(folder).eval()
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload to the Hub; returns the URL of the commit."""
@@ -197,19 +192,12 @@ class Network(nn.Module):
 
     def load_weights(self, weights: dict[str, Tensor], where: str) -> None:
         """Like `load_state_dict`, with an error in one line for weights of another network."""
-        own = self.state_dict()
-        missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-        if missing or extra:
-            raise OvertoneError(
-                f"{where}: the weights are not those of this {type(self).__name__}:"
-                f" {len(missing)} tensors missing {missing[:2]}, {len(extra)} unknown {extra[:2]}."
-            )
-        for name, tensor in weights.items():
-            if tensor.shape != own[name].shape:
-                raise OvertoneError(
-                    f"{where}: tensor '{name}' is {tuple(tensor.shape)},"
-                    f" config.json asks for {tuple(own[name].shape)}."
-                )
+        given = {
+            name: storage.Stored(tuple(tensor.shape), tensor.is_floating_point())
+            for name, tensor in weights.items()
+        }
+        check_tensors(self.state_dict(), given, type(self).__name__, where)
+        check_numbers(weights, where)
         self.load_state_dict(weights)
 
     def to_fast_layout(self) -> Self:
@@ -277,10 +265,24 @@ def build_empty(config: NetworkConfig, where: str = "network settings") -> Netwo
     try:
         with torch.device("meta"):
             return build(config, where)
+    except TooLargeError:
+        raise
     except OvertoneError:
         if not config.is_foreign:
             raise
         return build(config, where)  # such a network may compute with its weights as it is built
+
+
+def read_network(config: NetworkConfig, folder: Path) -> Network:
+    """The network with the weights in a directory. Nothing larger than these is built."""
+    file, where = folder / WEIGHTS_FILE, str(folder)
+    given = storage.stored_tensors(file)
+    with within(given, where):
+        empty = build_empty(config, str(folder / CONFIG_FILE))
+        check_tensors(empty.state_dict(), given, type(empty).__name__, where)
+        network = config.build()
+    network.load_weights(storage.load_tensors(file), where)
+    return network
 
 
 def load_network(name: str | Path, revision: str | None = None) -> Network:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from overtone import storage
 from overtone.errors import OvertoneError
 from overtone.networks.configs.vae import VAEConfig
-from overtone.networks.foreign import quietly, variant_of
+from overtone.networks.foreign import load_model
 from overtone.networks.network import digest_of
 
 FOLDER = "vae"
@@ -120,23 +120,7 @@ class VAE(nn.Module):
             )
         if config.get("quantization_config"):
             raise OvertoneError(f"{file} is of a quantised VAE, which is not supported.")
-        try:
-            with quietly():
-                model, loaded = kinds[kind].from_pretrained(
-                    folder,
-                    use_safetensors=True,
-                    output_loading_info=True,
-                    variant=variant_of(folder),
-                )
-        except Exception as error:  # a broken config.json makes diffusers raise almost anything
-            reason = str(error).strip().splitlines()[0]
-            raise OvertoneError(f"{folder}: the VAE can't be loaded ({reason}).") from None
-        if loaded["missing_keys"]:
-            raise OvertoneError(
-                f"{folder}: the VAE's weights lack {len(loaded['missing_keys'])} tensors, such as"
-                f" {sorted(loaded['missing_keys'])[0]}: copy or download them again."
-            )
-        return cls(model.float(), scale).eval()
+        return cls(load_model(kinds[kind], folder).float(), scale).eval()
 
     def write_into(self, folder: Path, dtype: Any = None) -> None:
         """diffusers' files, into a directory that exists, the weights in another type if there is

@@ -9,14 +9,21 @@ from overtone import storage
 from overtone.denoisers.foreign import noise_levels_of, preconditioning_of
 from overtone.denoisers.preconditioning import Preconditioning
 from overtone.errors import OvertoneError
-from overtone.networks.configs.foreign import DiffusersDiTConfig, DiffusersUNetConfig
-from overtone.networks.foreign import DiffusersNetwork, quietly, variant_of
+from overtone.networks.configs.foreign import (
+    DiffusersDiTConfig,
+    DiffusersUNetConfig,
+    check_whole_numbers,
+)
+from overtone.networks.foreign import DiffusersNetwork, load_model
 from overtone.networks.vae import VAE, usual_scale
 from overtone.pipelines.index import DIFFUSERS_FILE
 from overtone.pipelines.pipeline import Pipeline
 from overtone.registry import said
 from overtone.samplers.sampler import Sampler
 
+SCHEDULER_FILE = "scheduler_config.json"
+MOST_STEPS = 100_000
+"""a scheduler of more is refused: it would compute as many noise levels"""
 NETWORKS = ("unet", "transformer")
 VAES = ("vae", "vqvae")
 CLASSES = {kind.model_class for kind in (DiffusersUNetConfig, DiffusersDiTConfig)}
@@ -120,24 +127,14 @@ def _loaded(folder: Path, part: str, kind: str) -> Any:
     known = getattr(diffusers, kind, None)
     if known is None or (part == "scheduler" and not kind.endswith("Scheduler")):
         raise OvertoneError(f"{there}: diffusers {diffusers.__version__} has no {part} '{kind}'.")
+    if part != "scheduler":
+        return load_model(known, there)
+    settings = storage.read_json(there / SCHEDULER_FILE, dict)
     try:
-        if part == "scheduler":
-            return known.from_pretrained(there)
-        with quietly():
-            model, found = known.from_pretrained(
-                there,
-                use_safetensors=True,
-                output_loading_info=True,
-                variant=variant_of(there),
-            )
+        check_whole_numbers(settings, MOST_STEPS)
+        return known.from_pretrained(there)
     except Exception as error:  # a broken file makes diffusers raise almost anything
         raise OvertoneError(f"{there}: diffusers can't load it ({said(error)}).") from None
-    if found["missing_keys"]:
-        raise OvertoneError(
-            f"{there}: the weights lack {len(found['missing_keys'])} tensors, such as"
-            f" {sorted(found['missing_keys'])[0]}: copy or download them again."
-        )
-    return model
 
 
 def _check_network(folder: Path, network: Any, *, has_vae: bool) -> None:

@@ -73,6 +73,11 @@ class Parts:
         if vae is not None:
             self.vae = vae
         self.class_names = tuple(class_names)
+        if len(self.class_names) not in (0, self.num_classes):
+            raise OvertoneError(
+                f"{len(self.class_names):,} names of classes, and the model has"
+                f" {self.num_classes:,} classes."
+            )
         self.data = data
         self.training = dict(training or {})
         self.precision: Precision = precision
@@ -124,6 +129,7 @@ class Parts:
 
     @guidance.setter
     def guidance(self, guidance: GuidanceSettings) -> None:
+        self._check_channels(guidance)
         if guidance.scale != 1.0:
             self.guided(guidance)
         self._guidance = guidance
@@ -257,12 +263,15 @@ class Parts:
                 "an operator has the guidance that its trajectories were made with: it takes none,"
                 " and guides nothing."
             )
+        self._check_channels(guidance)
+        try:
+            return GuidedDenoiser(own, guidance, weaker)
+        except ValueError as error:
+            raise OvertoneError(f"{error}.") from None
+
+    def _check_channels(self, guidance: GuidanceSettings) -> None:
         channels = self.network.config.channels
         if max(guidance.channels or (0,)) >= channels:
             raise OvertoneError(
                 f"guidance acts on channels {guidance.channels}, and the model has {channels}."
             )
-        try:
-            return GuidedDenoiser(own, guidance, weaker)
-        except ValueError as error:
-            raise OvertoneError(f"{error}.") from None

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from overtone import settings
+from overtone import settings, storage
 from overtone.data.images import to_unit
 from overtone.errors import OvertoneError
 from overtone.pipelines.stages import FirstStage, stage_of
@@ -252,7 +252,7 @@ class RelayStart(Start, kind="relay"):
     def with_files(self, folder: Path, load: Callable[[Path], Pipeline]) -> Start:
         if not (folder / FIRST_FOLDER).is_dir():
             return self
-        return replace(self, first_stage=load(folder / FIRST_FOLDER))
+        return replace(self, first_stage=load(storage.below(folder, FIRST_FOLDER)))
 
 
 def _check_size(low: tuple[int, ...], high: tuple[int, ...], upscale: int) -> None:

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from overtone import storage
 from overtone.networks.configs.network import NetworkConfig
 from overtone.ranges import Level, Size, SizeOrNone
+
+MOST_EXPERTS = 1000
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,10 @@ class ExpertsConfig(NetworkConfig, kind="Experts"):
     def build(self) -> Any:
         raise ValueError("experts are made of their networks: Experts(networks, boundaries)")
 
-    def skeleton(self, folder: Path) -> Any:
+    def restore(self, folder: Path) -> Any:
+        if len(self.networks) > MOST_EXPERTS:
+            raise ValueError(f"{len(self.networks):,} experts, and {MOST_EXPERTS} are the most")
         load = pkgutil.resolve_name("overtone.networks.network:load_network")
-        networks = [load(folder / str(n)) for n in range(1, len(self.networks) + 1)]
+        numbers = range(1, len(self.networks) + 1)
+        networks = [load(storage.below(folder, str(number))) for number in numbers]
         return pkgutil.resolve_name(self.builds)(networks, self.boundaries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -56,8 +57,45 @@ class DiffusersConfig(NetworkConfig):
     def build(self) -> Any:
         import diffusers
 
+        check_sizes(self.model)
         model = getattr(diffusers, self.model_class).from_config(self.model)
         return resolve(self.builds, self, "builds")(self, model)
+
+
+MOST_POSITIONS = 2**25
+"""numbers in a transformer's fixed embedding of positions"""
+
+
+def check_sizes(model: Mapping[str, Any]) -> None:
+    """Raises `ValueError` for settings of a model of diffusers' with numbers that no model has: it
+    would take memory for them before anything can be compared."""
+    check_whole_numbers(model)
+    if "patch_size" in model:  # the positions of a transformer are computed, not read
+        size, patch, heads, width = (
+            model.get(key) or 1
+            for key in ("sample_size", "patch_size", "num_attention_heads", "attention_head_dim")
+        )
+        if all(isinstance(number, int) for number in (size, patch, heads, width)):
+            positions = (size // max(patch, 1)) ** 2 * heads * width
+            if positions > MOST_POSITIONS:
+                raise ValueError(
+                    f"sample_size {size} in patches of {patch} has more positions than are taken"
+                )
+
+
+def check_whole_numbers(value: Any, most: int = 2**20) -> None:
+    """Raises `ValueError` for an integer in JSON that is larger than `most`."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            try:
+                check_whole_numbers(entry, most)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from None
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            check_whole_numbers(entry, most)
+    elif isinstance(value, int) and abs(value) > most:
+        raise ValueError(f"a number beyond {most:,}")
 
 
 @dataclass(frozen=True)

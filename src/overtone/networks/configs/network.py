@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,9 +25,9 @@ class Building(Kind):
         """The module with random weights. Raises `ValueError` for settings that can't be."""
         return resolve(self.builds, self, "builds")(self)
 
-    def skeleton(self, folder: Path) -> Any:
-        """The module that the files in a directory are read into."""
-        return self.build()
+    def restore(self, folder: Path) -> Any:
+        """The module with the weights in a directory, of which nothing else is read."""
+        return pkgutil.resolve_name("overtone.networks.network:read_network")(self, folder)
 
 
 class NetworkConfig(Building, family="network", home="overtone.networks"):

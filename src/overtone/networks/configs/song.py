@@ -8,6 +8,8 @@ from typing import ClassVar, Literal
 from overtone.networks.configs.network import WithAugmentation
 from overtone.ranges import Depth, Dropout, Size, SizeOrNone, Tap
 
+MOST_TAPS = 64
+
 
 @dataclass(frozen=True)
 class SongConfig(WithAugmentation, kind="SongUNet"):
@@ -54,6 +56,8 @@ class SongConfig(WithAugmentation, kind="SongUNet"):
         super().__post_init__()
         if self.frequencies < 4 or self.frequencies % 2:
             raise ValueError(f"frequencies must be even and at least 4, not {self.frequencies}")
+        if len(self.filter_taps) > MOST_TAPS:
+            raise ValueError(f"filter_taps are at most {MOST_TAPS}, not {len(self.filter_taps)}")
         if len(self.filter_taps) % 2 or not sum(self.filter_taps):
             raise ValueError(f"filter_taps are an even number of taps, not {self.filter_taps}")
 

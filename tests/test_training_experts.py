@@ -135,7 +135,7 @@ def test_experts_of_any_kind_are_trained_and_merged(tmp_path):
 def test_an_expert_that_fails_leaves_the_others_alone(tmp_path, monkeypatch):
     real = Trainer.run
 
-    def run(self, directory):
+    def run(self, directory, *, skip_bad):
         if directory.name == "expert-2":
             raise RuntimeError("out of memory, say")
         return real(self, directory)
@@ -175,7 +175,7 @@ def test_what_was_merged_while_an_expert_trained_is_merged_again(tmp_path, monke
         main([*longer, number])
     real = Trainer.run
 
-    def run(self, directory):
+    def run(self, directory, *, skip_bad):
         main(["merge", "runs/tiny"])
         assert load_pipeline("runs/tiny/merged").training["images seen"] == 5 * images
         return real(self, directory)

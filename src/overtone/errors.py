@@ -17,9 +17,16 @@ class OvertoneError(Exception):
 
 
 class RunInterruptedError(OvertoneError):
-    """A user's Ctrl-C, after what was under way was saved; says how to go on."""
+    """A user's Ctrl-C, after what was under way was saved; `command` goes on from there."""
 
     exit_status = 130
+
+    def __init__(self, message: object, command: str = "") -> None:
+        super().__init__(message)
+        self.command = command
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n  {self.command}" if self.command else super().__str__()
 
 
 MOST_LETTERS = 1000

@@ -92,8 +92,14 @@ def _weighting(word: str, own: Any) -> Any:
 
 
 def run_identity(data: dict[str, Any]) -> dict[str, Any]:
-    """run.json: what a run's weights depend on."""
-    return _denoising(data) if "denoiser" in data else data
+    """run.json: what a run's weights depend on. Data were named once, beside their contents, and
+    what matters by rounding only was written down as well."""
+    new = _denoising(data) if "denoiser" in data else dict(data)
+    new.pop("data", None)
+    if isinstance(new.get("training"), dict):
+        left_out = ("micro_batch", "precision", "compile")
+        new["training"] = {k: v for k, v in new["training"].items() if k not in left_out}
+    return new
 
 
 def made_with(data: dict[str, Any]) -> dict[str, Any]:

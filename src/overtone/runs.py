@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from overtone import storage
 from overtone.errors import OvertoneError
+
+T = TypeVar("T")
 
 RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.json"
@@ -16,6 +19,9 @@ LOG_FILE = "log.jsonl"
 MERGED_FOLDER = "merged"
 """in a run of experts (`overtone.training.experts`), the pipeline of all"""
 CHECKPOINTS = "checkpoints"
+PROGRESS_FILE = "training/progress.json"
+"""in a checkpoint: how far the run had come, and the digests of the checkpoint's files"""
+LARGEST_LOG = 2**30
 
 
 def is_run(folder: Path) -> bool:
@@ -24,21 +30,59 @@ def is_run(folder: Path) -> bool:
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log; a last line that a kill cut short is left out."""
-    file = run / LOG_FILE
-    entries = []
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return entries
+    """The lines of a run's log that say at which image they were written; others, a last one that
+    a kill cut short say, are left out."""
+    entries = (_entry(line) for line in log_lines(run))
+    return [entry for entry in entries if entry is not None]
+
+
+def log_lines(run: Path) -> list[str]:
+    """The lines of a run's log, as they are."""
+    try:
+        text = storage.read_regular(run / LOG_FILE, LARGEST_LOG)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise OvertoneError(f"{run / LOG_FILE} can't be read ({error.strerror}).") from None
+    return text.decode(errors="backslashreplace").splitlines(keepends=True)
+
+
+def lines_until(run: Path, images: int) -> list[str]:
+    """The lines of a run's log without those written after `images`, and without a last one that
+    was cut short. What can't be read is kept: it may be somebody's."""
+    lines = log_lines(run)
+    if lines and not lines[-1].endswith("\n") and _entry(lines[-1]) is None:
+        lines.pop()
+    entries = [(line, _entry(line)) for line in lines]
+    return [line for line, entry in entries if entry is None or entry["images"] <= images]
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(entry, dict) and type(entry.get("images")) is int
+    return entry if whole else None
 
 
 def checkpoints_of(run: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
     folders = (f for f in (run / CHECKPOINTS).glob("[0-9]*") if f.name.isdecimal())
     return sorted((f for f in folders if f.is_dir()), key=lambda f: int(f.name))
+
+
+def open_checkpoint(run: str | Path, which: str, opened: Callable[[Path], T]) -> T:
+    """What `opened` makes of a checkpoint. A run that goes on deletes old ones: where the one that
+    was found is gone before it is read, a newer one takes its place. Raises `OvertoneError` as
+    `find_checkpoint` and `opened` do."""
+    while True:
+        found = find_checkpoint(run, which)
+        try:
+            return opened(found)
+        except OvertoneError:
+            if found.is_dir():
+                raise
 
 
 def find_checkpoint(run: str | Path, which: str = "last") -> Path:
@@ -62,6 +106,12 @@ def find_checkpoint(run: str | Path, which: str = "last") -> Path:
     if not folders:
         raise OvertoneError(f"{run} has no checkpoint yet.")
     if which == "best":
-        progress = storage.read_json(folders[-1] / "training" / "progress.json")
-        return run / CHECKPOINTS / f"{progress['best_images']:09d}"
+        file = folders[-1] / PROGRESS_FILE
+        number = storage.read_json(file, dict).get("best_images")
+        best = [folder for folder in folders if int(folder.name) == number]
+        if not best:
+            raise OvertoneError(
+                f"{file} names {number} as the best checkpoint, which is not there."
+            )
+        return best[0]
     return folders[-1]

@@ -34,10 +34,9 @@ def new_directory(path: Path, known: Collection[str] = (), *, once: bool = False
     With `once`, a directory that another process made meanwhile stands, and this one is dropped.
 
     A directory that stood at `path` is replaced if it holds nothing but `known` names, and refused
-    otherwise; whatever goes wrong in the block leaves it alone. (A kill in the instant between
-    the two renames of a replacement leaves the former version as `path`.old-something.)
+    otherwise; whatever goes wrong in the block leaves it alone.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_symlink():  # which stays: what it points to is replaced
         path = path.resolve()
     standing = path.is_dir() and not once
@@ -54,15 +53,8 @@ def new_directory(path: Path, known: Collection[str] = (), *, once: bool = False
         if once and path.is_dir():
             shutil.rmtree(temporary)
         elif path.is_dir():
-            # A directory can't be renamed over another: the former one steps aside first.
-            former = path.with_name(f"{path.name}.old-{uuid.uuid4().hex[:8]}")
-            path.rename(former)
-            try:
-                temporary.rename(path)
-            except OSError:
-                former.rename(path)
-                raise
-            shutil.rmtree(former)
+            _exchange(temporary, path)
+            shutil.rmtree(temporary)
         else:
             try:
                 temporary.rename(path)
@@ -77,10 +69,68 @@ def new_directory(path: Path, known: Collection[str] = (), *, once: bool = False
         raise
 
 
+def _exchange(new: Path, path: Path) -> None:
+    """Give two directories each other's names, at once, so that a kill leaves one or the other.
+    A directory can't be renamed over another one.
+
+    Where the system has no such call, the former one steps aside first: a kill in the instant
+    between leaves it as `path`.former, where `locate` finds it.
+    """
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    if hasattr(library, "renameat2"):
+        here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        if not library.renameat2(here, os.fsencode(new), here, os.fsencode(path), exchange):
+            return
+    aside = _former(path)
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    try:
+        new.rename(path)
+    except OSError:
+        aside.rename(path)
+        raise
+    aside.rename(new)
+
+
+def _former(path: Path) -> Path:
+    return path.with_name(f"{path.name}.former")
+
+
+def remove_directory(path: Path) -> None:
+    """Delete a directory. It is gone at once, not file by file: a kill leaves nothing half there
+    under its name."""
+    with explained(path):
+        aside = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
+        path.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def digests_in(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a directory, by its name there."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): digest_of_file(file) for file in files}
+
+
+def difference_in(folder: Path, digests: Mapping[str, str]) -> str:
+    """What keeps a directory from being as it was when `digests_in` was asked; "" for nothing."""
+    for name, digest in digests.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{file} is missing"
+        try:
+            if digest_of_file(file) != digest:
+                return f"{file} is damaged or was cut short: it is not what was written"
+        except OSError as error:
+            return f"{file} can't be read ({error.strerror})"
+    return ""
+
+
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Write to the temporary path given; it becomes `path` when the block ends well."""
-    path = Path(path)
+    path = Path(path).expanduser()
     # The suffix stays, for writers that tell the format from it.
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")
     try:
@@ -299,6 +349,8 @@ def locate(
     name = Path(name).expanduser() if str(name).startswith("~") else name
     if Path(name).is_dir():
         return Path(name)
+    if not Path(name).exists() and _former(Path(name)).is_dir():
+        return _former(Path(name))
     if Path(name).exists():
         raise OvertoneError(f"{name} is a file; a directory with a saved model is needed.")
     if Path(name).is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1:

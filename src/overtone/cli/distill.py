@@ -18,7 +18,7 @@ from overtone.cli.train import introduce, rehearse, run
 from overtone.errors import OvertoneError, unknown
 from overtone.launch import processes
 from overtone.training.configs.distillation import DistillationRecipe
-from overtone.training.recipes import RECIPES, find_recipe, name_of
+from overtone.training.recipes import RECIPES, find_recipe, name_of, run_named
 
 WHAT = ("collect", "train")
 
@@ -40,7 +40,9 @@ class TrainOptions:
     data: Path | None = None
     """directory of the trajectories; runs/RECIPE-trajectories if left out"""
     out: Path | None = None
-    """directory of the run; runs/RECIPE if left out"""
+    """directory of the run; runs/RECIPE if left out, or the run itself where one is named"""
+    skip_bad_checkpoints: bool = False
+    """go on from the newest checkpoint that is as it was written, where a newer one is damaged"""
     dry_run: bool = False
     """build everything, train three steps, say how long the run would take; no run is made"""
 
@@ -60,14 +62,16 @@ def main(arguments: Sequence[str]) -> None:
     if recipe.command == "train":
         raise OvertoneError(f"{name} distils nothing: overtone train {name}.")
     about, stem = f"{name}: {recipe.about}", name_of(name)
-    trajectories = Path("runs") / f"{stem}-trajectories"
+    own = run_named(name)
+    run_folder = own or Path("runs") / stem
+    trajectories = run_folder.with_name(f"{run_folder.name}-trajectories")
     if what == "collect":
         defaults = CollectOptions(recipe)
         options = parse(CollectOptions, f"distill collect {name}", about, rest, default=defaults)
         _collect(options, options.out or trajectories)
         return
     asked = parse(TrainOptions, f"distill train {name}", about, rest, default=TrainOptions(recipe))
-    _train(asked, asked.data or trajectories, asked.out or Path("runs") / stem, name, arguments)
+    _train(asked, asked.data or trajectories, asked.out or run_folder, name, arguments)
 
 
 def _check(what: str) -> None:
@@ -113,4 +117,4 @@ def _train(
     if options.dry_run:
         rehearse(trainer)
     else:
-        run(trainer, out, ["distill", *arguments])
+        run(trainer, out, ["distill", *arguments], options.skip_bad_checkpoints)

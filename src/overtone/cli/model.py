@@ -13,7 +13,7 @@ from overtone.errors import OvertoneError
 from overtone.launch import processes
 from overtone.pipelines.index import is_diffusers, is_pipeline, read_index
 from overtone.ranges import Finite, LevelOrZero, Positive, Steps, Whole
-from overtone.runs import find_checkpoint, is_run
+from overtone.runs import find_checkpoint, is_run, open_checkpoint
 from overtone.samplers.loop import SamplingLoop
 
 if TYPE_CHECKING:
@@ -133,10 +133,17 @@ def saved_options(arguments: Sequence[str]) -> ModelOptions:
     name = arguments[0] if arguments else "-"
     if name.startswith("-"):
         return ModelOptions()
-    folder = _folder_of(name, _given(arguments, "--checkpoint") or "last")
-    if folder is None:
-        return ModelOptions()
-    given = _given(arguments, "--first")
+    first = _given(arguments, "--first")
+    path = Path(name).expanduser()
+    if is_run(path):
+        which = "best" if _given(arguments, "--checkpoint") == "best" else "last"
+        return open_checkpoint(path, which, lambda folder: _saved_in(folder, first))
+    found = _folder_of(name)
+    return ModelOptions() if found is None else _saved_in(found, first)
+
+
+def _saved_in(folder: Path, given: str | None) -> ModelOptions:
+    """The settings saved in a directory, and those of its first stage, or of the one `given`."""
     first = _folder_of(given) if given else folder / "first"
     stage = FirstStageOptions()
     if first is not None and _is_model(first):
@@ -164,11 +171,11 @@ def _given(arguments: Sequence[str], option: str) -> str | None:
     return found[-1] if found else None
 
 
-def _folder_of(name: str, checkpoint: str = "last") -> Path | None:
+def _folder_of(name: str) -> Path | None:
     """The directory of a saved pipeline, Overtone's or diffusers', or None."""
     path = Path(name).expanduser()
     if is_run(path):
-        path = find_checkpoint(path, checkpoint if checkpoint == "best" else "last")
+        path = find_checkpoint(path)
     if not path.exists() and not is_images(name):
         path = storage.locate(name)
     return path if path.is_dir() and _is_model(path) else None

@@ -17,7 +17,7 @@ from overtone.launch import processes
 from overtone.ranges import Count
 from overtone.registry import IMPORTED
 from overtone.training.configs.recipe import Recipe
-from overtone.training.recipes import RECIPES, find_recipe, name_of
+from overtone.training.recipes import RECIPES, find_recipe, name_of, run_named
 
 if TYPE_CHECKING:
     from overtone.training.configs.denoising import DenoisingRecipe
@@ -30,7 +30,9 @@ R = TypeVar("R", bound=Recipe)
 class Options(Generic[R]):
     recipe: Annotated[R, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
     out: Path | None = None
-    """directory of the run; runs/RECIPE if left out"""
+    """directory of the run; runs/RECIPE if left out, or the run itself where one is named"""
+    skip_bad_checkpoints: bool = False
+    """go on from the newest checkpoint that is as it was written, where a newer one is damaged"""
     expert: Count | None = None
     """of a recipe of experts, train this one, counted from the clean image; all, one after another
     or one a process, if left out"""
@@ -63,12 +65,12 @@ def rehearse(trainer: Trainer, name: str = "dry run") -> None:
         )
 
 
-def run(trainer: Trainer, out: Path, command: Sequence[str]) -> None:
+def run(trainer: Trainer, out: Path, command: Sequence[str], skip_bad: bool) -> None:
     """Train to the end and say where the result is; `command` goes on after an interruption."""
     from overtone.runs import find_checkpoint
 
     try:
-        progress = trainer.run(out)
+        progress = trainer.run(out, skip_bad=skip_bad)
     except RunInterruptedError as error:
         raise _goes_on(error, command) from None
     if trainer.processes.is_main:
@@ -78,7 +80,7 @@ def run(trainer: Trainer, out: Path, command: Sequence[str]) -> None:
 
 def _goes_on(error: RunInterruptedError, command: Sequence[str]) -> RunInterruptedError:
     imports = [f"--import={name}" for name in IMPORTED]
-    return RunInterruptedError(f"{error}\n  {shlex.join(['overtone', *command, *imports])}")
+    return RunInterruptedError(error, shlex.join(["overtone", *command, *imports]))
 
 
 def _experts(
@@ -95,7 +97,9 @@ def _experts(
             rehearse(Trainer.of(recipe, number, material=material), f"expert {number}")
         return
     try:
-        missing = train_and_merge(recipe, out, options.expert, introduce)
+        missing = train_and_merge(
+            recipe, out, options.expert, introduce, skip_bad=options.skip_bad_checkpoints
+        )
     except RunInterruptedError as error:
         raise _goes_on(error, command) from None
     if not processes().is_main:
@@ -110,7 +114,10 @@ def main(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         own = [name for name in RECIPES if find_recipe(name).command == "train"]
         print(__doc__, f"\nusage: overtone train RECIPE [options]\n\nrecipes: {', '.join(own)}")
-        print("or the path of a .json file with a recipe.   overtone train RECIPE --help")
+        print(
+            "or the path of a .json file with a recipe, or the directory of a run, which goes on."
+            "   overtone train RECIPE --help"
+        )
         return
     name, *rest = arguments
     recipe = find_recipe(name)
@@ -122,7 +129,7 @@ def main(arguments: Sequence[str]) -> None:
     about = f"{name}: {recipe.about}"
     kind: Any = Options[type(recipe)]  # type: ignore[misc]
     options = parse(kind, f"train {name}", about, rest, default=kind(recipe))
-    out = options.out or Path("runs") / name_of(name)
+    out = options.out or run_named(name) or Path("runs") / name_of(name)
     command = ["train", *arguments]
     if options.recipe.num_experts:
         _experts(options.recipe, out, options, command)
@@ -136,4 +143,4 @@ def main(arguments: Sequence[str]) -> None:
     if options.dry_run:
         rehearse(trainer)
     else:
-        run(trainer, out, command)
+        run(trainer, out, command, options.skip_bad_checkpoints)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from overtone.errors import OvertoneError
@@ -67,6 +68,17 @@ def data_set(name: str) -> Callable[[Opener], Opener]:
 
 def _place(opener: Opener) -> tuple[str, str]:
     return opener.__module__, opener.__qualname__
+
+
+def absolute(name: str) -> str:
+    """A name that means the same from any directory: the absolute path of what is there; any other
+    name, of the Hub or of a data set, as it is."""
+    if is_known(name) or name.startswith(GIVEN) or not name:
+        return name
+    scheme, path = ("hf:", name.removeprefix("hf:")) if name.startswith("hf:") else ("", name)
+    path, mark, query = path.partition("?") if scheme else (path, "", "")
+    place = Path(path).expanduser()
+    return f"{scheme}{place.absolute()}{mark}{query}" if place.exists() else name
 
 
 def is_known(name: str) -> bool:

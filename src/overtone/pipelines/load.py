@@ -9,7 +9,7 @@ from overtone.errors import OvertoneError
 from overtone.pipelines.foreign import diffusers_pipeline
 from overtone.pipelines.index import is_diffusers, is_pipeline
 from overtone.pipelines.pipeline import Pipeline
-from overtone.runs import find_checkpoint, is_run
+from overtone.runs import is_run, open_checkpoint
 
 
 def load_pipeline(
@@ -20,11 +20,15 @@ def load_pipeline(
     "best" one. Raises `OvertoneError` for anything else, and for a choice where there is none."""
     folder = storage.locate(name, revision)
     if is_run(folder):
-        folder = find_checkpoint(folder, checkpoint)
-    elif checkpoint != "last":
+        return open_checkpoint(folder, checkpoint, _opened)
+    if checkpoint != "last":
         raise OvertoneError(
             f"{name} is a saved model and no run: it has no {checkpoint} checkpoint to choose."
         )
+    return _opened(folder)
+
+
+def _opened(folder: Path) -> Pipeline:
     if is_diffusers(folder) and not is_pipeline(folder):
         return diffusers_pipeline(folder)
     return Pipeline.from_pretrained(folder)

@@ -57,6 +57,7 @@ def train_experts(
     *,
     given: Given | None = None,
     show: bool = True,
+    skip_bad: bool = False,
 ) -> list[int]:
     """Train all experts of a recipe, one after another, or those of this process's share where
     there are several; or the one that is asked for. `started` is told of each.
@@ -84,7 +85,7 @@ def train_experts(
     failed: list[str] = []
     for number in among.share(numbers) if only is None else [only]:
         try:
-            _train(recipe, run, number, material, started, show)
+            _train(recipe, run, number, material, started, show, skip_bad)
         except RunInterruptedError:
             raise
         except Exception as error:  # whatever it is, the others go on
@@ -113,12 +114,13 @@ def train_and_merge(
     *,
     given: Given | None = None,
     show: bool = True,
+    skip_bad: bool = False,
 ) -> list[int]:
     """`train_experts`, and once all are trained one pipeline of them in `merged`. Returns the
     numbers of the experts that are still to be trained."""
     count = recipe.num_experts
     before = latest_of_experts(run, count)
-    trained = train_experts(recipe, run, only, started, given=given, show=show)
+    trained = train_experts(recipe, run, only, started, given=given, show=show, skip_bad=skip_bad)
     missing = [n for n in range(1, count + 1) if n not in trained]
     folder = run / MERGED_FOLDER
     # What was merged by hand stays, but for experts that have gone on since.
@@ -148,11 +150,12 @@ def _train(
     material: Material,
     started: Started,
     show: bool,
+    skip_bad: bool,
 ) -> None:
     assert recipe.experts is not None
     trainer = Trainer.of(recipe, number, show=show, material=material)
     started(trainer, f"expert {number} of {recipe.experts.count}")
-    trainer.run(expert_folder(run, number))
+    trainer.run(expert_folder(run, number), skip_bad=skip_bad)
 
 
 def _check(recipe: DenoisingRecipe, data_classes: int) -> None:
@@ -233,7 +236,7 @@ def _claim(run: Path, recipe: DenoisingRecipe) -> None:
                 f"{run} was made with other settings ({'; '.join(differences)}): use those, or"
                 " another --out."
             )
-    storage.write_json_once(run / RECIPE_FILE, settings.dump(recipe))
+    storage.write_json_once(run / RECIPE_FILE, settings.dump(recipe.anywhere()))
 
 
 def _is_ours(name: str) -> bool:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, what schedulers of jobs send, and a terminal that is closed"""
 
 
 class Stoppable(Protocol):
@@ -16,15 +20,20 @@ class Stoppable(Protocol):
 
 
 @contextmanager
-def asked_to_stop(trainer: Stoppable) -> Iterator[None]:
-    """Finish the step and save on the first SIGINT or SIGTERM; the second one acts as usual."""
+def asked_to_stop(trainer: Stoppable, *, show: bool = True) -> Iterator[None]:
+    """Finish the step and save on the first of `SIGNALS`; the second one acts as usual. What is
+    being done is said at once, where `show`."""
 
     def ask(number: int, frame: FrameType | None) -> None:
         trainer.stop_asked = True
         for name, handler in before.items():
             signal.signal(name, handler)
+        if show:
+            _say(f"{signal.Signals(number).name}: finishing the step, then saving a checkpoint.")
 
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    before = {name: signal.getsignal(name) for name in SIGNALS}
+    # Under nohup, say, a terminal may be closed.
+    before = {name: own for name, own in before.items() if own is not signal.SIG_IGN}
     try:
         for name in before:
             signal.signal(name, ask)
@@ -36,3 +45,13 @@ def asked_to_stop(trainer: Stoppable) -> Iterator[None]:
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
+
+
+def _say(text: str) -> None:
+    """A line from a signal's handler, which may interrupt a print; the terminal may be gone."""
+    try:
+        os.write(2, f"\novertone: {text} Asked again, it stops at once.\n".encode())
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(nowhere, stream)

@@ -8,6 +8,7 @@ number of images seen, so a run that is killed and started again ends with the s
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -67,6 +68,7 @@ class Trainer:
         )
         self.stream = TrainingStream(task.data, self.objective, training.seed)
         self.progress = Progress()
+        self.trackers = Trackers((), Path(), {}, 0)
         self.stop_asked = False
 
     @classmethod
@@ -97,23 +99,29 @@ class Trainer:
         for network in networks:
             network.gradient_checkpointing = True
 
-    def run(self, directory: Path) -> Progress:
+    def run(self, directory: Path, *, skip_bad: bool = False) -> Progress:
         """Train to the end, or from where an earlier run in this directory stopped.
 
-        Ctrl-C and SIGTERM finish the step, save a checkpoint and raise `RunInterruptedError`. A
-        loss that is not finite raises `OvertoneError`; the last checkpoint before it stays.
+        Ctrl-C, SIGTERM and SIGHUP finish the step, save a checkpoint and raise
+        `RunInterruptedError`. A loss that is not finite raises `OvertoneError`; the last checkpoint
+        before it stays. A checkpoint that is not as it was written raises `OvertoneError`; with
+        `skip_bad` the run goes on from the one before.
         """
         identity = self.task.identity | {"images": self.task.data.fingerprint}
         with RunDirectory(directory, identity, self.processes) as run:
             model = self._prepared()
-            self.progress = run.restore(self.model, self.ema, self.optimizer)
-            recipe = settings.dump(self.recipe)
+            self.progress = run.restore(self.model, self.ema, self.optimizer, skip_bad=skip_bad)
+            self._say_what_differs()
+            recipe = settings.dump(self.recipe.anywhere())
             if self.processes.is_main:
                 storage.write_json(run.path / RECIPE_FILE, recipe)
+            if self.processes.any(not self._picture_of(run).exists()):
+                self.ema.gather()
+                self._picture(run)  # which a kill behind its checkpoint has left out
             if self.progress.images < self.training.total_images:
                 names = self.reporting.trackers if self.processes.is_main else ()
                 self.trackers = Trackers(names, run.path, recipe, self.progress.images)
-                with asked_to_stop(self), self.trackers:
+                with asked_to_stop(self, show=self.show and self.processes.is_main), self.trackers:
                     try:
                         self._train(run, model)
                     except RuntimeError as error:
@@ -307,14 +315,40 @@ class Trainer:
             self.optimizer,
             self.reporting.keep,
         )
-        picture = None
+        self._picture(run)
+
+    def _picture_of(self, run: RunDirectory) -> Path:
+        return run.path / "grids" / f"{self.progress.images:09d}.png"
+
+    def _picture(self, run: RunDirectory) -> None:
+        """The grid of samples of the last checkpoint."""
+        progress, picture = self.progress, None
         if progress.images and self.processes.is_main:
             picture = self.task.picture(self.ema.module, progress)
         if picture is not None:
-            with storage.new_file(run.path / "grids" / f"{progress.images:09d}.png") as file:
+            with storage.new_file(self._picture_of(run)) as file:
                 picture.save(file)
             self.trackers.picture(picture, progress.images)
         self.processes.wait()  # here, and not in a step's sum, which is given up after some minutes
+
+    @property
+    def _computed(self) -> str:
+        """On what and how this run is computed: all that may differ when it goes on."""
+        training, count = self.training, self.processes.count
+        kind = precisions.resolve(training.precision, self.device)
+        part = (training.micro_batch or training.batch_size) // count
+        among = f" on each of {count} processes" if count > 1 else ""
+        return f"{kind} on {self.device.type}, {part} {self.task.what} at a time{among}"
+
+    def _say_what_differs(self) -> None:
+        before, now = self.progress.computed, self._computed
+        if before and before != now and self.show and self.processes.is_main:
+            print(
+                f"going on with {now}, after {before}: but for rounding, and for what dropout"
+                " drops, nothing depends on it",
+                file=sys.stderr,
+            )
+        self.progress.computed = now
 
     def _log(self, run: RunDirectory, entry: dict[str, Any]) -> None:
         run.log(entry)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from overtone.errors import OvertoneError
 from overtone.networks.vae import FOLDER, VAE
-from overtone.runs import find_checkpoint, is_run
+from overtone.runs import is_run, open_checkpoint
 
 
 def check_made(name: str | Path, what: str, otherwise: str) -> None:
@@ -24,7 +24,10 @@ def open_vae(name: str | Path, scaling_factor: float | None = None) -> VAE:
     run = Path(name).expanduser()
     if not is_run(run):
         return VAE.from_pretrained(name, scaling_factor)
-    folder = find_checkpoint(run)
-    if not (folder / FOLDER).is_dir():
-        raise OvertoneError(f"{name} is the run of another recipe: it has no VAE.")
-    return VAE.from_pretrained(folder, scaling_factor)
+
+    def opened(folder: Path) -> VAE:
+        if not (folder / FOLDER).is_dir():
+            raise OvertoneError(f"{name} is the run of another recipe: it has no VAE.")
+        return VAE.from_pretrained(folder, scaling_factor)
+
+    return open_checkpoint(run, "last", opened)

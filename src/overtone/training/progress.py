@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from overtone.ranges import NotNegative, Whole, check_fields
 
 
 @dataclass
 class Progress:
     """The counters of a run."""
 
-    images: int = 0
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    images: Whole = 0
     """training images seen"""
-    seconds: float = 0.0
+    seconds: NotNegative = 0.0
     """time spent training, over all its parts"""
-    best_images: int = 0
+    best_images: Whole = 0
     """where the held-out loss was lowest"""
     best_loss: float | None = None
+    computed: str = ""
+    """on what and how the last part was computed, which the weights depend on by rounding only"""
+    files: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of every other file of the checkpoint, by its name there"""
+
+    def __post_init__(self) -> None:
+        check_fields(self)

@@ -8,15 +8,15 @@
     checkpoints/000128000/    a saved pipeline with averaged weights, and beside it
         training/             what is needed to go on: weights, averages, optimizer, counters
 
-Checkpoints appear whole (see `overtone.storage`); the newest is where a run resumes. The best one
-by held-out loss and the newest few are kept.
+Checkpoints appear whole (see `overtone.storage`); the newest is where a run resumes, once its files
+are seen to be those that were written. The best one by held-out loss and the newest few are kept.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-import shutil
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -33,8 +33,10 @@ from overtone.networks.configs.network import NetworkConfig
 from overtone.runs import (
     LOCK_FILE,
     LOG_FILE,
+    PROGRESS_FILE,
     RUN_FILE,
     checkpoints_of,
+    lines_until,
     read_log,
 )
 from overtone.training.ema import EMA
@@ -51,7 +53,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: Path, identity: dict[str, Any], processes: Processes = ALONE) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.checkpoints = self.path / "checkpoints"
         self.identity = identity
         self.processes = processes
@@ -65,6 +67,8 @@ class RunDirectory:
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
+            # By itself, closing leaves it with processes that load images until they have ended.
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
             self._lock.close()
 
     def _take(self) -> None:
@@ -136,27 +140,71 @@ class RunDirectory:
                 storage.save_tensors(state / "weights.safetensors", weights)
                 storage.save_tensors(state / "ema.safetensors", average.state_dict())
                 storage.save_tensors(state / "optimizer.safetensors", moments)
-                storage.write_json(state / "progress.json", asdict(progress))
-            for old in checkpoints_of(self.path)[:-keep]:
-                if int(old.name) != progress.best_images:
-                    shutil.rmtree(old)
+                progress.files = storage.digests_in(temporary)
+                storage.write_json(temporary / PROGRESS_FILE, asdict(progress))
+            self._delete_old(progress, keep)
         self.processes.wait()
         return folder
 
-    def restore(self, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> Progress:
-        """Load the newest checkpoint into all three; counters at zero if there is none."""
-        folder = self.latest()
-        if folder is None:
+    def _delete_old(self, progress: Progress, keep: int) -> None:
+        for old in checkpoints_of(self.path)[:-keep]:
+            if int(old.name) != progress.best_images:
+                storage.remove_directory(old)
+
+    def restore(
+        self,
+        model: nn.Module,
+        ema: EMA,
+        optimizer: torch.optim.Optimizer,
+        *,
+        skip_bad: bool = False,
+    ) -> Progress:
+        """Load the newest checkpoint into all three; counters at zero if there is none.
+
+        Raises `OvertoneError`, naming the file, if the checkpoint is not as it was written. With
+        `skip_bad` the newest one that is goes on, and those behind it are put aside.
+        """
+        found = self._newest_whole(skip_bad)
+        if found is None:
             self._cut_log(-1)
             return Progress()
+        folder, progress = found
         state = folder / "training"
-        progress = Progress(**storage.read_json(state / "progress.json"))
-        _load(model, storage.load_tensors(state / "weights.safetensors"))
-        _load(ema.module, storage.load_tensors(state / "ema.safetensors"))
+        _load(model, state / "weights.safetensors")
+        _load(ema.module, state / "ema.safetensors")
         ema.scatter()
-        _load_moments(optimizer, storage.load_tensors(state / "optimizer.safetensors"))
+        _load_moments(optimizer, state / "optimizer.safetensors")
         self._cut_log(progress.images)
         return progress
+
+    def _newest_whole(self, skip_bad: bool) -> tuple[Path, Progress] | None:
+        """The checkpoint to go on from. The first process looks, the others do as it says."""
+        bad: list[Path] = []
+        for folder in reversed(checkpoints_of(self.path)):
+            try:
+                progress = _read_progress(folder)
+            except OvertoneError as error:
+                bad.append(folder)
+                if skip_bad:
+                    continue
+                older = checkpoints_of(self.path)[:-1]
+                way = (
+                    f"--skip-bad-checkpoints goes on from the one before, {older[-1].name}"
+                    if older
+                    else "no other checkpoint is there: begin the run again in another --out"
+                )
+                raise OvertoneError(f"{str(error).rstrip('.')}; {way}.") from None
+            self.processes.wait()
+            if self.processes.is_main:
+                for one in bad:
+                    one.rename(one.with_name(f"{one.name}.bad-{uuid.uuid4().hex[:8]}"))
+            return folder, progress
+        if bad:
+            raise OvertoneError(
+                f"none of the {len(bad)} checkpoints in {self.checkpoints} is as it was written:"
+                " begin the run again in another --out."
+            )
+        return None
 
     def log(self, entry: dict[str, Any]) -> None:
         """Append a line to the log."""
@@ -171,15 +219,15 @@ class RunDirectory:
         """Drop the lines that came after the checkpoint: the run is about to write them again."""
         if not self.processes.is_main:
             return
-        lines = [entry for entry in self.read_log() if entry["images"] <= images]
+        lines = lines_until(self.path, images)
         with storage.new_file(self.path / LOG_FILE) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            temporary.write_text("".join(lines))
 
 
 def _of_today(identity: dict[str, Any]) -> dict[str, Any]:
     """The identity of a run that a former version began, as this version would write it."""
     new = former.run_identity(identity)
-    if new is not identity:
+    if "denoiser" in identity:
         families = {"preconditioning": Preconditioning, "network": NetworkConfig}
         families |= {"weighting": Preconditioning}
         for key, family in families.items():
@@ -198,20 +246,34 @@ def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
 
 
-def _load(model: nn.Module, weights: dict[str, Tensor]) -> None:
+def _read_progress(folder: Path) -> Progress:
+    """How far a checkpoint had come, once its files are seen to be those that were written."""
+    file = folder / PROGRESS_FILE
+    progress = settings.load(Progress, storage.read_json(file, dict), str(file))
+    if progress.images != int(folder.name):
+        raise OvertoneError(f"{file} is of image {progress.images:,}, not of {folder.name}.")
+    if difference := storage.difference_in(folder, progress.files):
+        raise OvertoneError(f"{difference}.")
+    return progress
+
+
+def _load(model: nn.Module, file: Path) -> None:
     """`load_state_dict`, for a model that may be sharded."""
-    own = model.state_dict()
-    if own.keys() != weights.keys():
-        model.load_state_dict(weights)  # which says what is missing
+    own, weights = model.state_dict(), storage.load_tensors(file)
+    wrong = own.keys() ^ weights.keys() or {n for n in own if own[n].shape != weights[n].shape}
+    if wrong:
+        raise OvertoneError(f"{file} is of another model: its '{min(wrong)}' does not fit.")
     for name, value in weights.items():
         fill(own[name], value)
 
 
-def _load_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def _load_moments(optimizer: torch.optim.Optimizer, file: Path) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        index, key = name.split(".")
+    for name, tensor in storage.load_tensors(file).items():
+        index, _, key = name.partition(".")
+        if not index.isdecimal() or int(index) >= len(parameters):
+            raise OvertoneError(f"{file} is of another model: its '{name}' does not fit.")
         parameter = parameters[int(index)]
         if tensor.shape == parameter.shape:
             # Files hold rows in order; the fused Adam step walks parameter and moments side by

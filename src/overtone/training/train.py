@@ -21,16 +21,17 @@ from overtone.training.distill import check_student
 from overtone.training.experts import train_and_merge
 from overtone.training.loop import Trainer
 from overtone.training.material import Given, material_of
-from overtone.training.recipes import find_recipe
+from overtone.training.recipes import find_recipe, run_named
 from overtone.training.teacher import Teacher, open_teacher
 
 
 def train(
     recipe: Recipe | str | Path,
-    out: str | Path,
+    out: str | Path | None = None,
     *,
     data: Any = None,
     held_out: Any = None,
+    skip_bad_checkpoints: bool = False,
     show: bool = True,
 ) -> Any:
     """Train a recipe, and return what it made: a `Pipeline`, or the VAE of a VAE's recipe.
@@ -50,12 +51,16 @@ def train(
 
     Arguments:
         recipe: a recipe, the name of one, the path of a .json file with one, or FILE.py:NAME, where
-            FILE.py is executed and NAME in it is a recipe, or a function that returns one.
+            FILE.py is executed and NAME in it is a recipe, or a function that returns one. The
+            directory of a run goes on with it.
         data: what to train on in the place of the recipe's data: an object with a length, `fetch`,
             classes and a fingerprint, a `torch.utils.data.Dataset`, or an array
             (`overtone.data.own_data`).
         held_out: data of the same kind, that the loss is measured on.
-        out: directory of the run. A run that was interrupted goes on.
+        out: directory of the run, which has to be given unless `recipe` names a run. A run that was
+            interrupted goes on.
+        skip_bad_checkpoints: go on from the newest checkpoint that is as it was written, where a
+            newer one is damaged.
         show: print progress.
 
     Raises `OvertoneError` for settings and data that do not fit, and for a directory that holds the
@@ -73,12 +78,23 @@ def train(
         given["given"] = Given(data, held_out)
     elif held_out is not None:
         raise OvertoneError("held_out goes with data.")
+    run = out if out is not None else run_named(str(recipe))
+    if run is None:
+        raise OvertoneError("say where the run is to be: train(recipe, out).")
+    if skip_bad_checkpoints:
+        given["skip_bad"] = True
     trains = resolve(read.trains, read, "trains")
-    return trains(read, Path(out).expanduser(), show=show, **given)
+    return trains(read, Path(run).expanduser(), show=show, **given)
 
 
 def train_model(
-    recipe: Any, run: Path, *, given: Given | None = None, show: bool = True, **more: Any
+    recipe: Any,
+    run: Path,
+    *,
+    given: Given | None = None,
+    show: bool = True,
+    skip_bad: bool = False,
+    **more: Any,
 ) -> Any:
     """Train the one model of a recipe. `more` are further arguments of its task."""
     if given is not None:
@@ -87,28 +103,35 @@ def train_model(
         recipe = replace(recipe, data=given_name(material.data.name))
         more["material"] = material
     trainer = Trainer.of(recipe, show=show, **more)
-    trainer.run(run)
+    trainer.run(run, skip_bad=skip_bad)
     return trainer.task.opened(find_checkpoint(run))
 
 
 def train_denoiser(
-    recipe: DenoisingRecipe, run: Path, *, given: Given | None = None, show: bool = True
+    recipe: DenoisingRecipe,
+    run: Path,
+    *,
+    given: Given | None = None,
+    show: bool = True,
+    skip_bad: bool = False,
 ) -> Any:
     """Train a denoiser, or all experts of a recipe."""
     if recipe.experts is None:
-        return train_model(recipe, run, given=given, show=show)
-    train_and_merge(recipe, run, given=given, show=show)
+        return train_model(recipe, run, given=given, show=show, skip_bad=skip_bad)
+    train_and_merge(recipe, run, given=given, show=show, skip_bad=skip_bad)
     processes().wait()
     return load_pipeline(run)
 
 
-def distill(recipe: DistillationRecipe, run: Path, *, show: bool = True) -> Any:
+def distill(
+    recipe: DistillationRecipe, run: Path, *, show: bool = True, skip_bad: bool = False
+) -> Any:
     """Solve what is missing of the trajectories, and train an operator on them."""
     teacher = teacher_for(recipe)
     folder = run.with_name(f"{run.name}-trajectories")
     if not recipe.online:
         collect(recipe, teacher, folder, show=show)
-    return train_model(recipe, run, show=show, teacher=teacher, folder=folder)
+    return train_model(recipe, run, show=show, skip_bad=skip_bad, teacher=teacher, folder=folder)
 
 
 def teacher_for(recipe: DistillationRecipe) -> Teacher:

@@ -63,8 +63,8 @@ class ClassifierRecipe(Recipe, kind="classifier"):
     about: str = "the classifier of a data set, whose features the metrics are computed on"
 
     def identity(self) -> dict[str, Any]:
-        """The settings that the weights depend on."""
+        """The settings that the weights depend on, the data aside."""
         recipe = settings.dump(self) | {"training": self.training.identity()}
-        for free in ("about", "kind", "reporting", "skip_bad_images"):
+        for free in ("about", "kind", "reporting", "skip_bad_images", "data"):
             del recipe[free]
         return recipe

@@ -169,7 +169,8 @@ class DenoisingRecipe(Recipe, kind="denoising"):
         return self.weighting or self.preconditioning
 
     def identity(self) -> dict[str, Any]:
-        """The settings that the weights depend on: a run goes on only with the same ones."""
+        """The settings that the weights depend on: a run goes on only with the same ones. The data
+        are known by their contents, not by their name."""
         recipe = settings.dump(self) | {"training": self.training.identity()}
         for free in (
             "about",
@@ -178,6 +179,7 @@ class DenoisingRecipe(Recipe, kind="denoising"):
             "sampler",
             "guidance",
             "skip_bad_images",
+            "data",
             "first",
             "experts",
         ):

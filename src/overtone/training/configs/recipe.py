@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from overtone.data.names import absolute
 from overtone.registry import Kind, resolve
 from overtone.training.configs.training import Reporting, Training
 
@@ -28,6 +30,15 @@ class Recipe(Kind, family="recipe", home="overtone.training"):
     """the function that trains it from beginning to end"""
     command: ClassVar[str] = "train"
     """the command that trains it"""
+
+    def anywhere(self) -> Self:
+        """These settings with absolute paths in the place of those that are relative to where the
+        command was given."""
+        places = {
+            n: getattr(self, n) for n in ("data", "vae", "first", "teacher") if hasattr(self, n)
+        }
+        changes = {name: absolute(place) for name, place in places.items()}
+        return replace(self, **changes)  # type: ignore[type-var]
 
     @property
     def num_experts(self) -> int:

@@ -12,6 +12,10 @@ Precision = Literal["auto", "bf16", "fp32"]
 TrackerName = Literal["tensorboard", "wandb"]
 
 
+ROUNDING = ("micro_batch", "precision", "compile", "gradient_checkpointing")
+"""settings that change nothing but how numbers are rounded: they may change when a run goes on"""
+
+
 @dataclass(frozen=True)
 class Training:
     """How the weights come about. All of it is fixed for a run, but `gradient_checkpointing` and,
@@ -56,9 +60,8 @@ class Training:
             raise ValueError(f"micro_batch {self.micro_batch} is not in [1, {self.batch_size}]")
 
     def identity(self) -> dict[str, Any]:
-        """As JSON, without what the weights do not depend on."""
-        kept = settings.dump(self)
-        del kept["gradient_checkpointing"]
+        """As JSON, without what the weights do not depend on, or by rounding only."""
+        kept = {name: value for name, value in settings.dump(self).items() if name not in ROUNDING}
         if not self.lr_halved_images:
             del kept["lr_halved_images"]
         if not self.lr_rampdown_images:

@@ -33,8 +33,9 @@ class VAERecipe(Recipe, kind="vae"):
     reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
 
     def identity(self) -> dict[str, Any]:
-        """The settings that the weights depend on: a run goes on only with the same ones."""
+        """The settings that the weights depend on: a run goes on only with the same ones. The data
+        are known by their contents, not by their name."""
         recipe = settings.dump(self) | {"training": self.training.identity()}
-        for free in ("about", "kind", "reporting", "skip_bad_images"):
+        for free in ("about", "kind", "reporting", "skip_bad_images", "data"):
             del recipe[free]
         return recipe

@@ -9,6 +9,7 @@ from pathlib import Path
 from overtone import former, settings, storage
 from overtone.errors import OvertoneError, unknown
 from overtone.registry import IMPORTED, import_module, said
+from overtone.runs import RECIPE_FILE, is_run
 from overtone.training.configs.recipe import Recipe
 
 RECIPES = {
@@ -76,20 +77,30 @@ neither torch nor the networks. A test compares them with the networks."""
 
 
 def find_recipe(name: str) -> Recipe:
-    """A recipe by name, from a JSON file, or, as FILE.py:NAME, from a file of one's own, which is
-    executed. Raises `OvertoneError` where there is none."""
+    """A recipe by name, from a JSON file, from the directory of a run, or, as FILE.py:NAME, from a
+    file of one's own, which is executed. Raises `OvertoneError` where there is none."""
     file, _, own = name.rpartition(":")
     if file.endswith(".py"):
         return _recipe_in(file, own)
     if name.endswith(".py"):
         raise OvertoneError(f"{name} may hold several recipes: say which, {name}:NAME.")
-    if name.endswith(".json"):
-        data = former.recipe(storage.read_json(Path(name), dict))
-        return settings.load(Recipe, data, name)
+    run = run_named(name)
+    path = Path(name).expanduser() if run is None else run / RECIPE_FILE
+    if path.suffix == ".json":
+        data = former.recipe(storage.read_json(path, dict))
+        return settings.load(Recipe, data, str(path))
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     module = importlib.import_module(f"overtone.training.recipes.{RECIPES[name]}")
     return getattr(module, name.replace("-", "_"))()
+
+
+def run_named(name: str) -> Path | None:
+    """The run that is named by its directory, or by the recipe.json in it; None for any other
+    name. A recipe's own name is not taken for a directory."""
+    path = Path(name).expanduser()
+    folder = path.parent if path.name == RECIPE_FILE else path
+    return folder if name not in RECIPES and is_run(folder) else None
 
 
 def name_of(name: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from overtone.errors import OvertoneError
+from overtone.place import is_full
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,26 +105,6 @@ def remove_directory(path: Path) -> None:
         aside = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
         path.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def digests_in(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a directory, by its name there."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return {file.relative_to(folder).as_posix(): digest_of_file(file) for file in files}
-
-
-def difference_in(folder: Path, digests: Mapping[str, str]) -> str:
-    """What keeps a directory from being as it was when `digests_in` was asked; "" for nothing."""
-    for name, digest in digests.items():
-        file = folder / name
-        if not file.is_file():
-            return f"{file} is missing"
-        try:
-            if digest_of_file(file) != digest:
-                return f"{file} is damaged or was cut short: it is not what was written"
-        except OSError as error:
-            return f"{file} can't be read ({error.strerror})"
-    return ""
 
 
 @contextlib.contextmanager
@@ -331,12 +311,6 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def digest_of_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def locate(
     name: str | Path,
     revision: str | None = None,
@@ -405,9 +379,9 @@ def _explain(error: BaseException, path: Path) -> None:
     """Raise a failed write as an `OvertoneError` that names the path; return from anything else."""
     from safetensors import SafetensorError
 
-    if isinstance(error, OSError | SafetensorError):
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = getattr(error, "strerror", None) or str(error)
+    full = is_full(error) and not isinstance(error, OvertoneError)
+    if full or isinstance(error, OSError | SafetensorError):
+        reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
         advice = "free some space or choose another place" if full else "choose another place"
         raise OvertoneError(
             f"could not write {path}: {reason}. Nothing half-written was left behind; {advice},"

@@ -159,9 +159,6 @@ def _snr(options: SNROptions) -> None:
         raise OvertoneError(f"{error}.") from None
     curves = {name: (r / options.sigma**2).tolist() for name, r in ratios._asdict().items()}
     facts = dataclasses.asdict(options) | {"out": options.out.name, "images": len(chosen)}
-    storage.write_json(options.out.with_suffix(".json"), facts | curves)
-    with storage.new_file(options.out) as file:
-        snr_curves(curves, options.resolution, options.factor, file)
     # The low-resolution image's own bands, but for the mean.
     low, white, block, mixture = (
         sum(curves[name][1 : options.resolution // options.factor]) for name in curves
@@ -171,6 +168,9 @@ def _snr(options: SNROptions) -> None:
         f" one's ratio in its bands with white noise, {block / low:.1f} times with block noise,"
         f" {mixture / low:.1f} times with the mixture of a relay"
     )
+    storage.write_json(options.out.with_suffix(".json"), facts | curves)
+    with storage.new_file(options.out) as file:
+        snr_curves(curves, options.resolution, options.factor, file)
 
 
 def _guidance(options: GuidanceOptions) -> None:
@@ -194,20 +194,20 @@ def _guidance(options: GuidanceOptions) -> None:
         report = evaluation(batches, sampling.facts(pipe, options.model, request))
         reports.append(dataclasses.asdict(report))
         if processes().is_main:
-            storage.write_json(options.out.with_suffix(".json"), reports)
             hits = "" if report.recognised is None else f", {report.recognised:.1%} recognised"
             print(
                 f"guidance {scale:g}: Fréchet distance {report.frechet_distance:.4f}{hits}",
                 file=sys.stderr,
             )
+            storage.write_json(options.out.with_suffix(".json"), reports)
     if not processes().is_main:
         return
     scales = [report["made_with"]["guidance"]["scale"] for report in reports]
     distances = [report["frechet_distance"] for report in reports]
-    with storage.new_file(options.out) as file:
-        guidance_curve(scales, distances, reports[0]["real_frechet_distance"], file)
     best = min(zip(distances, scales, strict=True))
     print(f"{options.out}: the lowest, {best[0]:.4f}, is at scale {best[1]:g}")
+    with storage.new_file(options.out) as file:
+        guidance_curve(scales, distances, reports[0]["real_frechet_distance"], file)
 
 
 def _spectrum(options: SpectrumOptions) -> None:
@@ -217,8 +217,6 @@ def _spectrum(options: SpectrumOptions) -> None:
     from overtone.pipelines.request import Request
 
     seeds = parse_seeds(options.seeds)
-    if options.steps < 1:
-        raise OvertoneError(f"--steps is at least 1, not {options.steps}.")
     pipe = options.opening.open(options.model)
     labels = pipe.labels(Request(seeds))
     path = [(step.sigma, step.x) for step in pipe.path(seeds, labels) if step.sigma]
@@ -230,12 +228,12 @@ def _spectrum(options: SpectrumOptions) -> None:
     denoiser: Any = pipe.denoiser
     spectra = spectra_of(denoiser, [path[at] for at in sorted(places)], labels)
     facts = {"model": options.model, "seeds": options.seeds}
+    print(f"{options.out}: {len(spectra.layers)} layers at {len(spectra.sigmas)} noise levels")
     storage.write_json(options.out.with_suffix(".json"), facts | dataclasses.asdict(spectra))
     with storage.new_file(options.out) as file:
         spectra_figure(spectra, file)
     with storage.new_file(options.out.with_suffix(".csv")) as file:
         _spectra_table(spectra, file)
-    print(f"{options.out}: {len(spectra.layers)} layers at {len(spectra.sigmas)} noise levels")
 
 
 def _spectra_table(spectra: Any, file: Path) -> None:
@@ -282,10 +280,10 @@ def _over_time(options: TrajectoryOptions, pipe: Any, seeds: list[int]) -> None:
     curves = {s.spacing: {"energy": s.energy, "cumulative": s.cumulative} for s in spectra}
     said = [s.words() for s in spectra]
     facts = {"model": options.model, "seeds": options.seeds, "times": options.times, "words": said}
+    print("\n".join((f"{options.out}:", *said)))
     storage.write_json(options.out.with_suffix(".json"), facts | curves)
     with storage.new_file(options.out) as file:
         temporal_figure([(s.spacing, s.energy, s.cumulative) for s in spectra], file)
-    print("\n".join((f"{options.out}:", *said)))
 
 
 def _beside_solver(options: TrajectoryOptions, pipe: Any, seeds: list[int]) -> None:
@@ -312,6 +310,7 @@ def _beside_solver(options: TrajectoryOptions, pipe: Any, seeds: list[int]) -> N
     both = compared(pipe, teacher, seeds)
     facts: dict[str, Any] = {"model": options.model, "seeds": options.seeds}
     facts |= {"sigmas": both.sigmas, "relative_errors": both.errors}
+    print(f"{options.out}: the images are {both.errors[-1]:.1%} off the solver's")
     storage.write_json(options.out.with_suffix(".json"), facts)
     shape = both.solver.shape[:2]
     solved, made = (
@@ -320,7 +319,6 @@ def _beside_solver(options: TrajectoryOptions, pipe: Any, seeds: list[int]) -> N
     )
     with storage.new_file(options.out) as file:
         trajectory_figure(solved, made, both.sigmas, both.errors, file)
-    print(f"{options.out}: the images are {both.errors[-1]:.1%} off the solver's")
 
 
 _WHAT: dict[str, tuple[Any, Any]] = {

@@ -10,8 +10,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from overtone.errors import OvertoneError, unknown
+from overtone.errors import OvertoneError, plain, unknown
 from overtone.launch import finish, lost_connection
+from overtone.place import ADVICE, is_full
 
 COMMANDS = {
     "recipes": "what can be trained, with its size and its length",
@@ -52,7 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.environ.get("RANK", "0") == "0" or error.exit_status == 1:
             print(f"overtone: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
-    except RuntimeError as error:
+    except BrokenPipeError:  # `overtone ... | head`: whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, RuntimeError, ValueError) as error:
+        if is_full(error) and not os.environ.get("OVERTONE_DEBUG"):
+            print(f"overtone: {plain(str(error))}: {ADVICE}.", file=sys.stderr)
+            sys.exit(1)
         if os.environ.get("WORLD_SIZE", "1") == "1" or not lost_connection(error):
             raise
         rank = os.environ.get("RANK", "?")
@@ -61,8 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("overtone: interrupted.", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # `overtone ... | head`: whoever read has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _imported(arguments: list[str]) -> list[str]:

@@ -75,7 +75,8 @@ class Judging:
         """The evaluation of `asked` images of some size."""
         from overtone.data import held_out, open_data
         from overtone.metrics import Evaluation, Extractor, InceptionExtractor
-        from overtone.training.classifier import classifier_of
+        from overtone.metrics.evaluate import check_counts
+        from overtone.training.classifier import check_classes, classifier_of
 
         skip, among = self.skip_bad_images, processes()
         real = open_data(data, resolution, channels, skip_bad=skip)
@@ -92,9 +93,11 @@ class Judging:
                 " recognised is counted by their numbers.",
                 file=sys.stderr,
             )
+        used = min(len(real), self.real_images)
         extractor: Extractor
         if self.extractor == "inception":
             extractor, test = InceptionExtractor(self.inception_weights), None
+            check_counts(used, asked)
             if asked < extractor.dims and among.is_main:
                 print(
                     f"{asked} images are fewer than the {extractor.dims} features: distances of so"
@@ -103,6 +106,8 @@ class Judging:
                     file=sys.stderr,
                 )
         else:
+            check_classes(real, data)
+            check_counts(used, asked)
             extractor = classifier_of(data, resolution, channels, skip_bad=skip)
             test = held_out(data, resolution, channels, skip_bad=skip)
         return Evaluation(extractor, real, test, self.real_images, among)
@@ -133,9 +138,11 @@ def main(arguments: Sequence[str]) -> None:
     result = evaluate(options)
     if not processes().is_main:
         return
-    if options.out is not None:
-        storage.write_json(options.out, result)
-    print(json.dumps(result, indent=2))
+    try:  # first, so that a full disk does not lose it
+        print(json.dumps(result, indent=2), flush=True)
+    finally:  # as well where whoever reads it has seen enough
+        if options.out is not None:
+            storage.write_json(options.out, result)
 
 
 def evaluate(options: Options) -> dict:
@@ -188,6 +195,6 @@ def _data_of_run(name: str) -> str | None:
     from overtone import storage
     from overtone.data.latents import is_latents
 
-    file = Path(name) / "recipe.json"
+    file = Path(name).expanduser() / "recipe.json"
     data = storage.read_json(file, dict).get("data") if file.exists() else None
     return None if data is None or is_latents(data) else data

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import tyro
 
 from overtone.errors import OvertoneError
+from overtone.place import check_place
 from overtone.ranges import check_fields
 from overtone.renamed import check_options
 
@@ -40,7 +41,10 @@ def _check(options: Any) -> None:
         if type(value).__module__.startswith("overtone.cli.") and dataclasses.is_dataclass(value):
             _check(value)
         elif isinstance(value, Path):
-            object.__setattr__(options, field.name, value.expanduser())
+            value = value.expanduser()
+            object.__setattr__(options, field.name, value)
+            if field.name == "out":
+                check_place(value)
     try:
         check_fields(options, lambda name: f"--{name.replace('_', '-')} must be")
     except ValueError as error:

@@ -56,8 +56,6 @@ class Sampling:
         """What all processes together are asked for."""
         from overtone.pipelines.request import Request, class_number
 
-        if self.batch_size < 1:
-            raise OvertoneError(f"--batch-size is at least 1, not {self.batch_size}.")
         seeds, classes = parse_seeds(self.seeds), self.classes
         labels = None
         if classes and pipe.num_classes:
@@ -141,8 +139,6 @@ def main(arguments: Sequence[str]) -> None:
     suffix = options.out.suffix.lower()
     if suffix in SUFFIXES - {".png"}:
         raise OvertoneError(f"--out is a .png file or a directory, not {options.out}.")
-    if options.columns is not None and options.columns < 1:
-        raise OvertoneError(f"--columns is at least 1, not {options.columns}.")
     single = suffix != ".png"
     among = processes()
     wanted = {f"{seed:06d}.png" for seed in parse_seeds(sampling.seeds)}

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from overtone import storage
 from overtone.convert import keys
 from overtone.convert.published import LATENT_GUIDANCE
+from overtone.digests import digest_of_file
 from overtone.errors import OvertoneError
 from overtone.networks.configs.diffit import DiffiTTransformerConfig
 from overtone.networks.diffit import DiffiTTransformer, positions
@@ -108,7 +108,7 @@ def certificate(file: Path, converted: Converted) -> dict[str, Any]:
     return {
         "kind": "diffit-latent",
         "file": file.name,
-        "file_sha256": storage.digest_of_file(file),
+        "file_sha256": digest_of_file(file),
         "parameters": network.num_parameters,
         "weights": digest_of(network),
         "keys_mapped": {name: ours for name, ours in names.items() if ours},

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overtone import storage
 from overtone.convert.unpickle import read_checkpoint
+from overtone.digests import digest_of_file
 from overtone.errors import OvertoneError, unknown
 from overtone.networks.configs.dsno import DSNOConfig
 from overtone.networks.dsno import DSNOUNet
@@ -117,7 +117,7 @@ def pipeline_of(file: Path, settings: dict[str, Any]) -> tuple[Pipeline, dict[st
     proof = {
         "kind": "dsno",
         "file": file.name,
-        "file_sha256": storage.digest_of_file(file),
+        "file_sha256": digest_of_file(file),
         "settings": settings,
         "parameters": network.num_parameters,
         "weights": digest_of(network),

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from overtone import storage
 from overtone.convert.checkpoints import from_published
 from overtone.convert.published import GUIDANCE, PROCESSES, SAMPLERS, RelayName
 from overtone.convert.unpickle import Record, read_checkpoint, state_of
 from overtone.denoisers.preconditioning import Preconditioning
+from overtone.digests import digest_of_file
 from overtone.errors import OvertoneError, unknown
 from overtone.networks.network import Network, digest_of
 from overtone.pipelines.pipeline import Pipeline
@@ -33,7 +33,7 @@ class Converted:
         return {
             "kind": kind,
             "file": self.file.name,
-            "file_sha256": storage.digest_of_file(self.file),
+            "file_sha256": digest_of_file(self.file),
             "settings": self.settings,
             "parameters": self.network.num_parameters,
             "weights": digest_of(self.network),

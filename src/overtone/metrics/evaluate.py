@@ -18,6 +18,8 @@ from overtone.metrics.features import Extractor, FeatureFile, load_features
 from overtone.metrics.scores import frechet_distance, kernel_distance, precision_recall
 
 BATCH = 256
+LEAST_REAL, LEAST = 8, 4
+"""real images and images to judge, without which there are no third neighbours"""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,17 @@ class Report:
     """where the images come from: seeds, sampler, guidance"""
 
 
+def check_counts(real: int, asked: int | None = None) -> None:
+    """Raises `OvertoneError` for fewer images than the scores need."""
+    if real < LEAST_REAL:
+        raise OvertoneError(
+            f"{real} real images are too few to compare with: {LEAST_REAL} are the least, so"
+            " that each of two halves has a third neighbour."
+        )
+    if asked is not None and asked < LEAST:
+        raise OvertoneError(f"{asked} images are too few to evaluate: {LEAST} are the least.")
+
+
 class Evaluation:
     """Compares images with the real ones of `data`, through one extractor.
 
@@ -70,11 +83,7 @@ class Evaluation:
         self.among = among
         self.folder = storage.cache_directory() / "features"
         count = min(len(data), limit)
-        if count < 8:
-            raise OvertoneError(
-                f"{count} real images are too few to compare with: 8 are the least, so that each"
-                " of two halves has a third neighbour."
-            )
+        check_counts(count)
         # A fixed shuffle, so that the halves are alike whatever the order of the data.
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
         spread = data.spread(count)
@@ -106,8 +115,7 @@ class Evaluation:
                     counted[1] += len(labels)
             fake = file.vectors()
             hits, asked = map(sum, zip(*self.among.gather(counted.tolist()), strict=True))
-            if len(fake) < 4:
-                raise OvertoneError(f"{len(fake)} images are too few to evaluate: 4 are the least.")
+            check_counts(len(self.real), len(fake))
             report = None
             if self.among.is_main:
                 report = self._report(fake, hits / asked if asked else None, made_with)

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from overtone import storage
+from overtone.data.images import ImageData
 from overtone.data.open import held_out, open_data
 from overtone.denoisers.denoiser import Images
 from overtone.errors import OvertoneError
@@ -39,14 +40,10 @@ def classifier_of(
 ) -> ClassifierExtractor:
     """The classifier trained on `data`: from the cache, or trained now.
 
-    Raises `OvertoneError` for data without classes.
+    Raises `OvertoneError` for data of no class, or of one.
     """
     images = open_data(data, resolution, channels, skip_bad=skip_bad)
-    if not images.num_classes:
-        raise OvertoneError(
-            f"{data} has no classes, and the metrics are computed on a classifier of the data:"
-            " evaluate with data that is sorted into sub-folders, or with --extractor inception."
-        )
+    check_classes(images, data)
     config = ClassifierConfig(
         resolution=resolution,
         channels=channels,
@@ -69,6 +66,21 @@ def classifier_of(
         shutil.rmtree(run)
     among.wait()
     return ClassifierExtractor.from_pretrained(folder)
+
+
+def check_classes(images: ImageData, name: str) -> None:
+    """Raises `OvertoneError` for data that no classifier can be trained on."""
+    if not images.num_classes:
+        raise OvertoneError(
+            f"{name} has no classes, and the metrics are computed on a classifier of the data:"
+            " evaluate with data that is sorted into sub-folders, or with --extractor inception."
+        )
+    if images.num_classes == 1:
+        raise OvertoneError(
+            f"{name} has one class, and a classifier has nothing to tell apart there, so that its"
+            " features mean nothing: evaluate with data of several classes, or with --extractor"
+            " inception."
+        )
 
 
 def _widths(resolution: int) -> tuple[int, ...]:

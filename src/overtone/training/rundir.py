@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from overtone import former, settings, storage
 from overtone.denoisers.preconditioning import Preconditioning
+from overtone.digests import difference_in, digests_in
 from overtone.errors import OvertoneError
 from overtone.launch import ALONE, Processes, fill, whole
 from overtone.networks.configs.network import NetworkConfig
@@ -140,7 +141,7 @@ class RunDirectory:
                 storage.save_tensors(state / "weights.safetensors", weights)
                 storage.save_tensors(state / "ema.safetensors", average.state_dict())
                 storage.save_tensors(state / "optimizer.safetensors", moments)
-                progress.files = storage.digests_in(temporary)
+                progress.files = digests_in(temporary)
                 storage.write_json(temporary / PROGRESS_FILE, asdict(progress))
             self._delete_old(progress, keep)
         self.processes.wait()
@@ -252,7 +253,7 @@ def _read_progress(folder: Path) -> Progress:
     progress = settings.load(Progress, storage.read_json(file, dict), str(file))
     if progress.images != int(folder.name):
         raise OvertoneError(f"{file} is of image {progress.images:,}, not of {folder.name}.")
-    if difference := storage.difference_in(folder, progress.files):
+    if difference := difference_in(folder, progress.files):
         raise OvertoneError(f"{difference}.")
     return progress
 

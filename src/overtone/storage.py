@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from overtone.errors import OvertoneError
+from overtone.filekind import kind_of
 from overtone.place import is_full
 
 if TYPE_CHECKING:
@@ -299,6 +300,9 @@ def _safetensors(path: Path) -> Iterator[Any]:
     except OSError as error:
         raise OvertoneError(f"{path} can't be read ({error.strerror or error}).") from None
     except SafetensorError as error:
+        kind = kind_of(path)
+        if kind and not kind.endswith("safetensors"):
+            raise OvertoneError(f"{path} holds no safetensors: it is {kind}.") from None
         raise OvertoneError(
             f"{path} is damaged or was cut short ({error}): copy or download it again."
         ) from None

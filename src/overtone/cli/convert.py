@@ -20,7 +20,7 @@ import tyro
 
 from overtone import storage
 from overtone.cli.options import parse
-from overtone.errors import OvertoneError
+from overtone.errors import OvertoneError, plain
 from overtone.ranges import Positive
 
 if TYPE_CHECKING:
@@ -85,14 +85,14 @@ Result = tuple["Pipeline", dict[str, Any], str]
 
 def _diffit_latent(options: Options, files: list[Path]) -> Result:
     (file,) = files
-    if file.suffix != ".safetensors":
-        raise OvertoneError(
-            f"{file} is no .safetensors file, which is what the latent DiffiT was published as."
-        )
     from overtone.convert.diffit import certificate, latent_transformer, pipeline_of
+    from overtone.convert.weights import read_weights
     from overtone.networks.vae import VAE
 
-    converted = latent_transformer(storage.load_tensors(file))
+    weights = read_weights(file)
+    for note in weights.notes:
+        print(plain(f"{file}: {note}"), file=sys.stderr)
+    converted = latent_transformer(weights.state)
     vae = VAE.from_pretrained(options.vae, options.scaling_factor) if options.vae else None
     proof = certificate(file, converted)
     said = (

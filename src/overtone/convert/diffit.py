@@ -122,7 +122,8 @@ def _check_constants(state: Mapping[str, Tensor], network: DiffiTTransformer) ->
     own = positions(width, (size, size), size)
     given = state.get("pos_embed")
     if given is not None and not (
-        given.numel() == own.numel() and torch.allclose(given.float().view_as(own), own, atol=1e-4)
+        given.numel() == own.numel()
+        and torch.allclose(given.float().view_as(own), own, atol=_rounding(given))
     ):
         raise OvertoneError("pos_embed is not the fixed sine-cosine embedding of a latent DiffiT.")
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
@@ -131,6 +132,12 @@ def _check_constants(state: Mapping[str, Tensor], network: DiffiTTransformer) ->
     for name, tensor in state.items():
         if name.endswith("relative_position_index") and not torch.equal(tensor.long(), index):
             raise OvertoneError(f"{name} is not the index of a {size} x {size} window.")
+
+
+def _rounding(tensor: Tensor) -> float:
+    """How far numbers up to 1 may be off in the type of a tensor."""
+    kind = tensor.dtype
+    return max(1e-4, torch.finfo(kind).eps) if kind.is_floating_point else 1e-4
 
 
 def _shown(state: Mapping[str, Tensor], error: Exception) -> str:

@@ -271,8 +271,9 @@ def _check_disk(folder: Path, jobs: list[tuple[Path, TrajectoriesIndex]]) -> Non
     free = shutil.disk_usage(above).free
     if needed > free:
         raise OvertoneError(
-            f"the trajectories need {_size(needed)} in {folder}, and {_size(free)} are free: take"
-            " fewer (--count), fewer times (--num-times), another --out, or --online."
+            f"the trajectories need {_size(needed)} in {folder}, and {_size(free)} are free: free"
+            " some space, or take fewer (--count), fewer times (--num-times), another --out, or"
+            " --online."
         )
 
 

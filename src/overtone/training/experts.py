@@ -90,7 +90,7 @@ def train_experts(
             raise
         except Exception as error:  # whatever it is, the others go on
             ours = isinstance(error, OvertoneError)
-            said = str(error) if ours else f"{type(error).__name__}: {error}"
+            said = str(error).rstrip(".") if ours else f"{type(error).__name__}: {error}"
             failed.append(f"expert {number}: {said}")
             if show:
                 print(f"overtone: expert {number} stopped: {said}", file=sys.stderr)

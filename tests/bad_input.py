@@ -69,6 +69,7 @@ def edited(folder, file, change):
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("place")
     (root / "empty").mkdir()
+    (root / "folder.png").mkdir()
     picture(root / "plain", "a.png")
     picture(root / "small", "a.png", 16)
     picture(root / "corrupt", "a.png")

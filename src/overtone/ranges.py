@@ -48,7 +48,7 @@ class Range:
         low = f"{'above' if self.open_low else 'at least'} {self.low:,}"
         high = f"{'below' if self.open_high else 'at most'} {self.high:,}"
         if self.low == -math.inf or self.high >= FAR:
-            if value <= self.low:
+            if -math.inf < self.low and value <= self.low:
                 return low
             return high if self.high < value < math.inf else "finite"
         if self.high > 1:

@@ -324,6 +324,8 @@ def locate(
 
     Only files that match the patterns are downloaded: JSON, safetensors and text, never a pickle.
     """
+    if not str(name).strip():
+        raise OvertoneError("the name of a directory or of a repository is needed, and is empty.")
     name = Path(name).expanduser() if str(name).startswith("~") else name
     if Path(name).is_dir():
         return Path(name)

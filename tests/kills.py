@@ -33,6 +33,7 @@ def run(command, out, kill_at=0):
         _, status = os.waitpid(process, 0)
         return int(acts or 0), os.waitstatus_to_exitcode(status)
     os.close(reading)
+    os.dup2(2, 1)  # what a command prints is not for our reader
     acts = 0
 
     def count(event, arguments):

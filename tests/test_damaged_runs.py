@@ -10,6 +10,7 @@ import pytest
 
 from overtone import storage
 from overtone.errors import OvertoneError
+from overtone.leftovers import TEMPORARY
 from overtone.pipelines import load_pipeline
 from overtone.runs import LOG_FILE, RECIPE_FILE, checkpoints_of, find_checkpoint, read_log
 from overtone.samplers import Sampler
@@ -279,7 +280,7 @@ def test_what_can_be_made_again_is(runs, run, damage):
     assert (run / RECIPE_FILE).read_text() == (runs / "whole" / RECIPE_FILE).read_text()
     assert (run / "grids/000000064.png").exists()
     assert (run / "grids/000000096.png").exists()
-    assert not list(run.rglob(f"{storage.TEMPORARY}*"))
+    assert not list(run.rglob(f"{TEMPORARY}*"))
 
 
 def test_a_picture_that_a_kill_left_out_is_made(runs, run):

@@ -16,6 +16,7 @@ from PIL import Image
 
 from overtone import storage
 from overtone.errors import OvertoneError
+from overtone.leftovers import TEMPORARY
 from overtone.pipelines import DiffiTPipeline, load_pipeline
 from overtone.runs import checkpoints_of, find_checkpoint, read_log
 from overtone.training.loop import Trainer
@@ -158,7 +159,7 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_bits(tmp_path):
     assert 0 < int(find_checkpoint(out).name) < 8192
     subprocess.run([*COMMAND, "--out", out], check=True, capture_output=True)
     assert weights_of(tmp_path / "whole") == weights_of(out)
-    assert not list(out.rglob(f"{storage.TEMPORARY}*"))
+    assert not list(out.rglob(f"{TEMPORARY}*"))
     whole, killed = (
         [(e["images"], e.get("loss"), e.get("held_out_loss")) for e in read_log(run)]
         for run in (tmp_path / "whole", out)
@@ -243,10 +244,10 @@ def test_splits_with_other_classes_are_refused(tmp_path):
 def test_a_run_killed_before_its_first_file_was_whole_starts_again(tmp_path):
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
-    (run / f"{storage.TEMPORARY}1234-run.json").write_text("{")
+    (run / f"{TEMPORARY}1234-run.json").write_text("{")
     (run / "lock").touch()
     train(changed(total_images=32), run)
-    assert not list(run.glob(f"{storage.TEMPORARY}*"))
+    assert not list(run.glob(f"{TEMPORARY}*"))
 
 
 def test_two_processes_do_not_train_in_one_directory(tmp_path):
@@ -298,7 +299,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_half_written(tmp_pat
     with pytest.raises(OvertoneError, match=r"000000256.*No space left on device"):
         train(TINY, tmp_path / "run")
     assert weights_of(tmp_path / "run") == before
-    assert not list((tmp_path / "run").rglob(f"{storage.TEMPORARY}*"))
+    assert not list((tmp_path / "run").rglob(f"{TEMPORARY}*"))
 
 
 def test_a_full_disk_at_the_log_is_explained_too(tmp_path):

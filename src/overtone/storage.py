@@ -12,20 +12,17 @@ import json
 import os
 import shutil
 import stat
-import time
-import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from overtone.errors import OvertoneError
 from overtone.filekind import kind_of
+from overtone.leftovers import temporary_name
 from overtone.place import is_full
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-TEMPORARY = ".writing-"
 
 
 @contextlib.contextmanager
@@ -44,7 +41,7 @@ def new_directory(path: Path, known: Collection[str] = (), *, once: bool = False
     others = sorted(f.name for f in path.iterdir() if f.name not in known) if standing else []
     if others:
         raise OvertoneError(f"{path} holds other files ({', '.join(others[:3])}): choose another.")
-    temporary = path.parent / f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}"
+    temporary = path.parent / temporary_name(path.name)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -103,7 +100,7 @@ def remove_directory(path: Path) -> None:
     """Delete a directory. It is gone at once, not file by file: a kill leaves nothing half there
     under its name."""
     with explained(path):
-        aside = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
+        aside = path.with_name(temporary_name(path.name))
         path.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -112,8 +109,7 @@ def remove_directory(path: Path) -> None:
 def new_file(path: Path) -> Iterator[Path]:
     """Write to the temporary path given; it becomes `path` when the block ends well."""
     path = Path(path).expanduser()
-    # The suffix stays, for writers that tell the format from it.
-    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")
+    temporary = path.with_name(temporary_name(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -142,18 +138,6 @@ def append_line(path: Path, line: str) -> None:
         file.write(line + "\n")
 
 
-def sweep(folder: Path, days: float = 0) -> None:
-    """Delete what an interrupted write left in `folder`, if it was `days` ago or more."""
-    for leftover in Path(folder).glob(f"{TEMPORARY}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - leftover.stat().st_mtime < days * 86400:
-                continue
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write readable JSON, whole or not at all."""
     with new_file(path) as temporary:
@@ -163,7 +147,7 @@ def write_json(path: Path, value: Any) -> None:
 def write_json_once(path: Path, value: Any) -> bool:
     """Write readable JSON if no file is there; whether it was written. Of several processes that
     try at once one does."""
-    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")
+    temporary = path.with_name(temporary_name(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(value, indent=2) + "\n")

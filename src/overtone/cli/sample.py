@@ -16,6 +16,7 @@ from overtone.cli.model import ModelOptions, check_first, open_model, saved_opti
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError, unknown
 from overtone.launch import processes
+from overtone.leftovers import TEMPORARY, sweep
 from overtone.ranges import MOST_SEEDS, Columns, Count, Finite, LevelOrZero, Steps
 
 if TYPE_CHECKING:
@@ -143,9 +144,9 @@ def main(arguments: Sequence[str]) -> None:
     among = processes()
     wanted = {f"{seed:06d}.png" for seed in parse_seeds(sampling.seeds)}
     if single and options.out.is_dir():
-        storage.sweep(options.out, days=1)
+        sweep(options.out, days=1)
         there = {f.name for f in options.out.iterdir()}
-        strangers = sorted(n for n in there - wanted if not n.startswith(storage.TEMPORARY))
+        strangers = sorted(n for n in there - wanted if not n.startswith(TEMPORARY))
         if strangers:
             raise OvertoneError(
                 f"{options.out} holds other files ({', '.join(strangers[:3])}): choose another"

@@ -24,6 +24,7 @@ from overtone import storage
 from overtone.data.images import RESIZE_RULE, ArrayData
 from overtone.errors import OvertoneError
 from overtone.launch import processes
+from overtone.leftovers import sweep
 
 FORMAT = 3
 """what the cache holds: 3 counts the images of another size and keeps the notes on values"""
@@ -87,7 +88,7 @@ def decode(source: Source, resolution: int, channels: int, *, skip_bad: bool = F
     if among.any(not (folder / "index.json").exists()):
         # One process a machine reads; the others wait for it.
         if among.local_index == 0 and not (folder / "index.json").exists():
-            storage.sweep(folder.parent, days=1)
+            sweep(folder.parent, days=1)
             with storage.new_directory(folder, once=True) as temporary:
                 _decode_into(temporary, source, resolution, channels, skip_bad)
         among.wait()

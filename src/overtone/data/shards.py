@@ -22,6 +22,7 @@ from torch import Tensor
 from overtone import settings, storage
 from overtone.errors import OvertoneError
 from overtone.launch import Processes
+from overtone.leftovers import TEMPORARY, sweep
 
 S = TypeVar("S")
 
@@ -145,7 +146,7 @@ def claim(
         old, new = storage.read_json(file), settings.dump(index)
         if any(old.get(name) != new[name] for name in grown):
             storage.write_json(file, new)
-    storage.sweep(file.parent, days=1)
+    sweep(file.parent, days=1)
 
 
 def check_claim(file: Path, index: S, fingerprint: Callable[[S], str], what: str) -> None:
@@ -169,5 +170,5 @@ def _is_ours(path: Path, index: str) -> bool:
     """What may be there before the index is: held-out rows, what a kill left, and what a job that
     began at the same time has made since."""
     name = path.name
-    own = name in (TEST_FOLDER, index) or name.startswith(storage.TEMPORARY)
+    own = name in (TEST_FOLDER, index) or name.startswith(TEMPORARY)
     return own or bool(re.fullmatch(r"\d{5,}\.safetensors", name))

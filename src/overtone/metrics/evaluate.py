@@ -14,6 +14,7 @@ from overtone import storage
 from overtone.data.images import ImageData, Pixels
 from overtone.errors import OvertoneError
 from overtone.launch import ALONE, Processes
+from overtone.leftovers import sweep
 from overtone.metrics.features import Extractor, FeatureFile, load_features
 from overtone.metrics.scores import frechet_distance, kernel_distance, precision_recall
 
@@ -154,7 +155,7 @@ class Evaluation:
         kept = self.folder / hashlib.sha256(what.encode()).hexdigest()[:20]
         size = 4 * columns * len(indices)  # a file cut short, by a crash, say, is made again
         if self.among.any(not kept.exists() or kept.stat().st_size != size):
-            storage.sweep(self.folder, days=1)
+            sweep(self.folder, days=1)
             mine = self.among.share(indices)
             with FeatureFile(self.folder, columns, self.among) as file:
                 for at in range(0, len(mine), BATCH):

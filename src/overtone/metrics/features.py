@@ -24,6 +24,7 @@ from overtone import precision, storage
 from overtone.data.images import Pixels, to_unit
 from overtone.errors import OvertoneError
 from overtone.launch import ALONE, Processes
+from overtone.leftovers import TEMPORARY
 from overtone.networks.classifier import Classifier
 from overtone.networks.network import WEIGHTS_FILE, digest_of
 
@@ -158,7 +159,7 @@ class FeatureFile:
         with storage.explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
         name = among.gather(uuid.uuid4().hex)[0]
-        self.whole = folder / f"{storage.TEMPORARY}{name}"
+        self.whole = folder / f"{TEMPORARY}{name}"
         self.parts = [Path(f"{self.whole}-{index}") for index in range(among.count)]
         with storage.explained(folder):
             self._file = self.parts[among.index].open("wb")

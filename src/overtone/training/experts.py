@@ -24,6 +24,7 @@ from overtone import settings, storage
 from overtone.data.names import given_name
 from overtone.errors import OvertoneError, RunInterruptedError
 from overtone.launch import processes
+from overtone.leftovers import TEMPORARY
 from overtone.networks.network import build_empty
 from overtone.pipelines.load import load_pipeline
 from overtone.pipelines.merge import merged
@@ -242,4 +243,4 @@ def _claim(run: Path, recipe: DenoisingRecipe) -> None:
 def _is_ours(name: str) -> bool:
     """Names that may be there before the run's own file: of a kill, or of a job that began at the
     same time."""
-    return name in (RUN_FILE, RECIPE_FILE) or name.startswith((storage.TEMPORARY, "expert-"))
+    return name in (RUN_FILE, RECIPE_FILE) or name.startswith((TEMPORARY, "expert-"))

@@ -30,6 +30,7 @@ from overtone.denoisers.preconditioning import Preconditioning
 from overtone.digests import difference_in, digests_in
 from overtone.errors import OvertoneError
 from overtone.launch import ALONE, Processes, fill, whole
+from overtone.leftovers import TEMPORARY, sweep
 from overtone.networks.configs.network import NetworkConfig
 from overtone.runs import (
     LOCK_FILE,
@@ -98,7 +99,7 @@ class RunDirectory:
             self._lock.close()
             raise
         for folder in (self.path, self.checkpoints, self.path / "grids"):
-            storage.sweep(folder)
+            sweep(folder)
 
     def _check_identity(self, known: Path) -> None:
         if not known.exists():
@@ -239,7 +240,7 @@ def _of_today(identity: dict[str, Any]) -> dict[str, Any]:
 
 def _ours(name: str) -> bool:
     """Names that a run killed before it wrote its settings may have left."""
-    return name in ("checkpoints", LOCK_FILE) or name.startswith(storage.TEMPORARY)
+    return name in ("checkpoints", LOCK_FILE) or name.startswith(TEMPORARY)
 
 
 def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

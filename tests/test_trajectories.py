@@ -242,10 +242,8 @@ def test_too_little_disk_is_said_before_anything_is_solved(teacher, tmp_path, mo
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 0, 1000))
     monkeypatch.setattr(collecting, "solve", lambda *a: pytest.fail("solved"))
-    with pytest.raises(
-        OvertoneError,
-        match=r"need 0.0 MB in .*, and 0.0 MB are free: free some space, or take fewer",
-    ):
+    said = r"need 0.0 MB in .*, and 0.0 MB are free: free some space, or take fewer"
+    with pytest.raises(OvertoneError, match=said):
         collect(TINY, teacher, tmp_path / "kept", show=False)
 
 

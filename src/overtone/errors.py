@@ -47,6 +47,11 @@ def _visible(letter: str) -> str:
     return letter.encode("unicode_escape", "surrogatepass").decode()
 
 
+def counted(count: int, thing: str, things: str = "") -> str:
+    """A number of things in words: "1 image", "2,000 images"."""
+    return f"{count:,} {thing if count == 1 else things or f'{thing}s'}"
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> OvertoneError:
     """The error for a name that is not one of `known`, with the nearest one suggested."""
     known = sorted(known)

@@ -201,6 +201,15 @@ def read_json(path: Path, kind: type = object) -> Any:
         raise OvertoneError(f"{path} is not valid JSON ({error}).") from None
 
 
+def as_ordinary(path: Path) -> None:
+    """Give a file the permissions of an ordinary new one, as the user's umask has them:
+    safetensors' own are for its owner alone."""
+    beside = path.with_name(temporary_name("mode"))
+    beside.touch()
+    path.chmod(stat.S_IMODE(beside.stat().st_mode))
+    beside.unlink()
+
+
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None
 ) -> None:
@@ -209,10 +218,8 @@ def save_tensors(
     from safetensors.torch import save_file
 
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    path.touch()
-    mode = stat.S_IMODE(path.stat().st_mode)  # as the user's umask has it
     save_file(whole, path, dict(facts) if facts else None)
-    path.chmod(mode)  # safetensors' own file is its owner's alone
+    as_ordinary(path)
 
 
 SAVED_DTYPES = ("float32", "float16", "bfloat16")

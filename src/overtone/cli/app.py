@@ -6,6 +6,7 @@ Errors that the user can mend are printed without a traceback; OVERTONE_DEBUG=1 
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         print(f"overtone {__version__}")
         return
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         name, *rest = _imported(arguments)
         if name not in COMMANDS:

@@ -13,7 +13,7 @@ import tyro
 from overtone.cli.model import check_first, saved_options
 from overtone.cli.options import parse
 from overtone.cli.sample import Sampling
-from overtone.errors import OvertoneError
+from overtone.errors import OvertoneError, counted
 from overtone.ranges import Repeats, Share
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> None:
             images[0].save(file)
         else:
             grid(pixels_of(images, pipe.channels), min(len(images), 8), gap=1).save(file)
-    print(f"{len(images)} images: {options.out}", file=sys.stderr)
+    print(f"{counted(len(images), 'image')}: {options.out}", file=sys.stderr)
 
 
 def _opened(path: Path, resolution: int, fit: bool) -> Image:

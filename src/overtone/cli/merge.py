@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 
 from overtone.cli.options import parse
-from overtone.errors import OvertoneError
+from overtone.errors import OvertoneError, counted
 from overtone.ranges import Level, Steps
 
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
         raise OvertoneError("overtone merge RUN, or overtone merge MODEL MODEL ... --boundaries")
     if options.checkpoint not in ("last", "best"):
         raise OvertoneError(f"--checkpoint is last or best, not '{options.checkpoint}'.")
-    run = Path(options.models[0])
+    run = Path(options.models[0]).expanduser()
     if len(options.models) == 1 and is_run_of_experts(run):
         if options.boundaries:
             raise OvertoneError("--boundaries: a run of experts has its own.")
@@ -65,4 +65,4 @@ def main(arguments: Sequence[str]) -> None:
         except ValueError as error:
             raise OvertoneError(f"--steps: {error}.") from None
     pipe.save_pretrained(out)
-    print(f"{len(pipe.network.config.networks)} experts: {out}", file=sys.stderr)
+    print(f"{counted(len(pipe.network.config.networks), 'expert')}: {out}", file=sys.stderr)

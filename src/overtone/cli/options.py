@@ -40,6 +40,8 @@ def _check(options: Any) -> None:
         value = getattr(options, field.name)
         if type(value).__module__.startswith("overtone.cli.") and dataclasses.is_dataclass(value):
             _check(value)
+        elif isinstance(value, tuple) and value and isinstance(value[0], Path):
+            object.__setattr__(options, field.name, tuple(path.expanduser() for path in value))
         elif isinstance(value, Path):
             value = value.expanduser()
             object.__setattr__(options, field.name, value)

@@ -14,7 +14,7 @@ import tyro
 
 from overtone.cli.model import ModelOptions, check_first, open_model, saved_options
 from overtone.cli.options import parse
-from overtone.errors import OvertoneError, unknown
+from overtone.errors import OvertoneError, counted, unknown
 from overtone.launch import processes
 from overtone.leftovers import TEMPORARY, sweep
 from overtone.ranges import MOST_SEEDS, Columns, Count, Finite, LevelOrZero, Steps
@@ -85,7 +85,9 @@ class Sampling:
             raise unknown("finish", str(self.finish), FINISHES)
         among, count = processes(), len(request.seeds)
         if count < among.count:
-            raise OvertoneError(f"{count} seeds are too few for {among.count} processes.")
+            raise OvertoneError(
+                f"{counted(count, 'seed')} are too few for {among.count} processes."
+            )
         mine = slice(among.index, None, among.count)
         labels: Any = request.class_labels
         request = request.part(mine, None if labels is None else labels[mine])
@@ -143,6 +145,11 @@ def main(arguments: Sequence[str]) -> None:
     single = suffix != ".png"
     among = processes()
     wanted = {f"{seed:06d}.png" for seed in parse_seeds(sampling.seeds)}
+    if not single and len(wanted) > GRID_LIMIT:
+        raise OvertoneError(
+            f"a grid shows {GRID_LIMIT:,} images at most, and {len(wanted):,} are asked for: name a"
+            " directory, --out DIRECTORY, which holds them all."
+        )
     if single and options.out.is_dir():
         sweep(options.out, days=1)
         there = {f.name for f in options.out.iterdir()}
@@ -173,7 +180,8 @@ def main(arguments: Sequence[str]) -> None:
     columns = options.columns or columns_of(pipe.num_classes, len(sheet))
     with storage.new_file(path) as file:
         grid(sheet, columns, gap=1).save(file)
-    print(f"{count} images: {options.out}", file=sys.stderr)
+    shown = "" if len(sheet) == count else f", of which {path} shows {len(sheet):,}"
+    print(f"{counted(count, 'image')}: {options.out}{shown}", file=sys.stderr)
 
 
 def _finished(name: str, batch: SampleBatch) -> SampleBatch:

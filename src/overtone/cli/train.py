@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 import tyro
 
 from overtone.cli.options import parse
-from overtone.errors import OvertoneError, RunInterruptedError
+from overtone.errors import OvertoneError, RunInterruptedError, counted
 from overtone.launch import processes
 from overtone.ranges import Count
 from overtone.registry import IMPORTED
@@ -107,7 +107,7 @@ def _experts(
     if missing:
         print(f"{out}: expert {options.expert} is trained; to come: {missing}")
     else:
-        print(f"{count} experts: {out / MERGED_FOLDER}")
+        print(f"{counted(count, 'expert')}: {out / MERGED_FOLDER}")
 
 
 def main(arguments: Sequence[str]) -> None:

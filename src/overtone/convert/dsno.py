@@ -85,7 +85,7 @@ def settings_of(name: str) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(Path(name).read_text())
+        found = yaml.safe_load(Path(name).expanduser().read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         said = str(error).splitlines()[0]
         raise OvertoneError(f"{name} can't be read as YAML ({said}).") from None

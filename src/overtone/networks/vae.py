@@ -132,6 +132,8 @@ class VAE(nn.Module):
             for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
                 tensor.data = storage.converted(name, tensor.data, dtype)
         model.save_pretrained(folder)
+        for file in folder.glob("*.safetensors"):
+            storage.as_ordinary(file)
 
     @property
     def digest(self) -> str:

@@ -268,7 +268,7 @@ class Stored(NamedTuple):
 def stored_tensors(path: Path) -> dict[str, Stored]:
     """What a file of safetensors says of its tensors, whose numbers are not read. Raises
     `OvertoneError` as `load_tensors` does."""
-    with _safetensors(path) as file:
+    with _safetensors(path, "numpy") as file:  # which needs no torch
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         return {
             name: Stored(tuple(one.get_shape()), one.get_dtype().startswith(("F", "BF")))
@@ -277,14 +277,14 @@ def stored_tensors(path: Path) -> dict[str, Stored]:
 
 
 @contextlib.contextmanager
-def _safetensors(path: Path) -> Iterator[Any]:
+def _safetensors(path: Path, framework: str) -> Iterator[Any]:
     """A file of safetensors, opened; what is wrong with it is an `OvertoneError` that names it."""
     from safetensors import SafetensorError, safe_open
 
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep us waiting
             raise OvertoneError(f"{path} is no regular file.")
-        with safe_open(path, "pt") as file:
+        with safe_open(path, framework) as file:
             yield file
     except FileNotFoundError:
         raise OvertoneError(f"{path} does not exist.") from None
@@ -302,7 +302,7 @@ def _safetensors(path: Path) -> Iterator[Any]:
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read safetensors. Raises `OvertoneError`, naming it, for a file that is missing, cut short or
     damaged."""
-    with _safetensors(path) as file:
+    with _safetensors(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 

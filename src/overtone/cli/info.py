@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 
 import tyro
 
-from overtone import storage
+from overtone import settings, storage
 from overtone.cli.options import parse
-from overtone.errors import OvertoneError
+from overtone.errors import OvertoneError, plain
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,12 @@ def main(arguments: Sequence[str]) -> None:
         print(json.dumps(found, indent=2))
         return
     from rich.console import Console
+    from rich.text import Text
     from rich.tree import Tree
 
-    tree = Tree(f"[bold]{options.path}[/]")
+    tree = Tree(Text(plain(options.path), style="bold"))
     _grow(tree, found)
-    Console(highlight=False).print(tree)
+    Console(highlight=False, markup=False, emoji=False).print(tree)
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -65,7 +67,8 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    from overtone.runs import checkpoints_of, read_log
+    from overtone.runs import PROGRESS_FILE, checkpoints_of, read_log
+    from overtone.training.progress import Progress
 
     recipe = storage.read_json(folder / "recipe.json", dict)
     found: dict[str, Any] = {"kind": "run", "data": recipe.get("data")}
@@ -74,14 +77,15 @@ def _run(folder: Path) -> dict[str, Any]:
         return found | {expert.name: _run(expert) for expert in experts}
     log, checkpoints = read_log(folder), checkpoints_of(folder)
     if checkpoints:
-        progress = storage.read_json(checkpoints[-1] / "training" / "progress.json", dict)
-        total = recipe.get("training", {}).get("total_images")
+        file = checkpoints[-1] / PROGRESS_FILE
+        progress = settings.load(Progress, storage.read_json(file, dict), str(file))
+        plan = recipe.get("training")
         found |= {
-            "images seen": progress.get("images"),
-            "of": total,
-            "hours trained": round(progress.get("seconds", 0) / 3600, 3),
-            "lowest held-out loss": progress.get("best_loss"),
-            "at image": progress.get("best_images"),
+            "images seen": progress.images,
+            "of": plan.get("total_images") if isinstance(plan, dict) else None,
+            "hours trained": round(progress.seconds / 3600, 3),
+            "lowest held-out loss": progress.best_loss,
+            "at image": progress.best_images,
         }
     found["loss"] = next((e["loss"] for e in reversed(log) if "loss" in e), None)
     found["checkpoints"] = [path.name for path in checkpoints]
@@ -105,9 +109,9 @@ def _diffusers(folder: Path) -> dict[str, Any]:
         "diffusers": index.get("_diffusers_version"),
     }
     for part in sorted(path for path in folder.iterdir() if path.is_dir()):
-        settings = part / "scheduler_config.json"
-        if settings.exists():
-            found[part.name] = storage.read_json(settings, dict)
+        scheduler = part / "scheduler_config.json"
+        if scheduler.exists():
+            found[part.name] = storage.read_json(scheduler, dict)
         elif (part / "config.json").exists():
             found[part.name] = _network(part)
     from overtone.pipelines.foreign import sampler_of
@@ -120,8 +124,6 @@ def _diffusers(folder: Path) -> dict[str, Any]:
 
 
 def _network(folder: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open
-
     config, file = storage.read_json(folder / "config.json", dict), folder / "model.safetensors"
     if config.get("kind") == "Experts":
         found = {"kind": "Experts", "noise levels between them": config.get("boundaries")}
@@ -136,36 +138,24 @@ def _network(folder: Path) -> dict[str, Any]:
             f"{folder} has no weights that are read here: neither {file.name} nor"
             " diffusion_pytorch_model.safetensors."
         )
-    shapes = []
-    for file in files:
-        try:
-            with safe_open(file, "numpy") as tensors:
-                names = tensors.keys()
-                shapes += [tensors.get_slice(name).get_shape() for name in names]
-        except (OSError, SafetensorError) as error:
-            raise OvertoneError(f"{file} can't be read ({error}).") from None
+    shapes = [stored.shape for file in files for stored in storage.stored_tensors(file).values()]
     return {
         "kind": config.pop("kind", None) or config.get("_class_name"),
         "tensors": len(shapes),
-        "values": sum(_product(shape) for shape in shapes),
+        "values": sum(math.prod(shape) for shape in shapes),
         "megabytes": round(sum(file.stat().st_size for file in files) / 1e6, 2),
         "config": config,
     }
 
 
-def _product(shape: Sequence[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
-
-
 def _grow(tree: Any, found: dict[str, Any]) -> None:
     """A branch for every value that says something."""
+    from rich.text import Text
+
     for key, value in found.items():
         if isinstance(value, dict) and value:
-            _grow(tree.add(f"[bold]{key}[/]"), value)
+            _grow(tree.add(Text(plain(str(key)), style="bold")), value)
         elif value not in (None, "", [], {}):
             shown = f"{value:,}" if type(value) is int else str(value)
             shown = ", ".join(map(str, value)) if isinstance(value, list) else shown
-            tree.add(f"{key}: {shown}".replace("[", r"\["))
+            tree.add(Text(plain(f"{key}: {shown}")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import platform
 import shutil
@@ -39,6 +40,20 @@ def _is_being_written(name: str) -> bool:
     return True
 
 
+def sweep_beside(path: Path) -> None:
+    """Delete what processes that are gone began to write as `path`."""
+    for leftover in path.parent.glob(f"{TEMPORARY}*-{glob.escape(path.name[-40:])}"):
+        if not _is_being_written(leftover.name):
+            _delete(leftover)
+
+
+def _delete(leftover: Path) -> None:
+    if leftover.is_dir():
+        shutil.rmtree(leftover, ignore_errors=True)
+    else:
+        leftover.unlink(missing_ok=True)
+
+
 def sweep(folder: Path, days: float = 0) -> None:
     """Delete what an interrupted write left in `folder`: of processes of this machine that are gone
     at once, of others if it was `days` ago or more."""
@@ -47,7 +62,4 @@ def sweep(folder: Path, days: float = 0) -> None:
             young = time.time() - leftover.stat().st_mtime < days * 86400
             if young and _is_being_written(leftover.name):
                 continue
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+        _delete(leftover)

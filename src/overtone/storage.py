@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from overtone.errors import OvertoneError
 from overtone.filekind import kind_of
-from overtone.leftovers import temporary_name
+from overtone.leftovers import sweep_beside, temporary_name
 from overtone.place import is_full
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def new_directory(path: Path, known: Collection[str] = (), *, once: bool = False
     others = sorted(f.name for f in path.iterdir() if f.name not in known) if standing else []
     if others:
         raise OvertoneError(f"{path} holds other files ({', '.join(others[:3])}): choose another.")
+    sweep_beside(path)
     temporary = path.parent / temporary_name(path.name)
     try:
         temporary.mkdir(parents=True)

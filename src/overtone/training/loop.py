@@ -149,13 +149,14 @@ class Trainer:
                 seen = self.progress.images
                 display.advance(seen)
                 stop = self.processes.any(self.stop_asked)
-                last = seen >= total or stop
-                if last or self._due(seen, self.reporting.report_images):
+                # A checkpoint closes a mean of the log, which a run that goes on from it can't.
+                closes = seen >= total or stop or self._due(seen, self.reporting.checkpoint_images)
+                if closes or self._due(seen, self.reporting.report_images):
                     self.progress.seconds = spent + time.perf_counter() - began
                     entry = meter.report(seen) | {"lr": self._lr(seen), "at": time.time()}
                     self._log(run, entry | {"seconds": round(self.progress.seconds, 3)})
                     display.report(seen, f"loss {entry['loss']:.4f}")
-                if last or self._due(seen, self.reporting.checkpoint_images):
+                if closes:
                     meter.check(seen)
                     self._checkpoint(run)
                     meter.restart_clock()

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from PIL import Image
 
 from overtone import storage
+from overtone.cli.app import main
 from overtone.data import ArrayData, held_out, open_data
 from overtone.errors import OvertoneError
 from overtone.metrics import (
@@ -40,6 +42,41 @@ def test_frechet_distance_is_heusels_formula():
     for part in b.split(50):
         streamed.update(part, real=False)
     assert streamed.compute() == pytest.approx(frechet_distance(a, b), rel=1e-9)
+
+
+@pytest.mark.parametrize("count", [5, 10, 40, 64, 500])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
+def test_the_distance_of_equal_sets_is_0(count, scale):
+    """Also of fewer vectors than they have features, whatever rounding makes of it."""
+    for number in range(5):
+        generator = torch.Generator().manual_seed(number)
+        vectors = scale * (1 + torch.randn(count, 64, generator=generator))
+        order = torch.randperm(count, generator=generator)
+        assert frechet_distance(vectors, vectors[order]) == 0.0
+        assert frechet_distance(vectors, vectors + 0.01 * scale) > 0.0
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "message"),
+    [
+        ("cats/cat", ["--data", "cats"], "has one class, and a classifier has nothing to tell apart"),
+        ("few", ["--data", "builtin:digits", "--real-images", "7"], "7 real images are too"),
+        ("few", ["--data", "builtin:digits"], "2 images are too few to evaluate: 4 are the least"),
+    ],
+)  # fmt: skip
+def test_what_means_nothing_is_refused_before_a_classifier_is_trained(
+    tmp_path, capsys, monkeypatch, images, options, message
+):
+    monkeypatch.chdir(tmp_path)
+    for folder, count in (("cats/cat", 16), ("few", 2)):
+        (tmp_path / folder).mkdir(parents=True)
+        for number in range(count):
+            Image.new("L", (8, 8), 10 * number).save(tmp_path / folder / f"{number}.png")
+    trained = lambda *_, **__: pytest.fail("trained")  # noqa: E731
+    monkeypatch.setattr("overtone.training.loop.Trainer.run", trained)
+    with pytest.raises(SystemExit):
+        main(["evaluate", images, "--resolution", "8", "--channels", "1", *options])
+    assert message in capsys.readouterr().err
 
 
 def test_kernel_distance_is_the_unbiased_sum_written_out():

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 BLOCK = 1024  # vectors at a time, which may come from a file
-ROUNDING = 1e-9
+ROUNDING = 1e-7
 """of the vectors' mean square: a distance below is what rounding makes of equal sets"""
 
 

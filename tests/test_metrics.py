@@ -59,7 +59,7 @@ def test_the_distance_of_equal_sets_is_0(count, scale):
 @pytest.mark.parametrize(
     ("images", "options", "message"),
     [
-        ("cats/cat", ["--data", "cats"], "has one class, and a classifier has nothing to tell apart"),
+        ("cats/cat", ["--data", "cats"], "has one class, and a classifier has nothing to tell"),
         ("few", ["--data", "builtin:digits", "--real-images", "7"], "7 real images are too"),
         ("few", ["--data", "builtin:digits"], "2 images are too few to evaluate: 4 are the least"),
     ],

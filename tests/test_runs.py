@@ -140,6 +140,29 @@ def test_what_matters_more_may_not(tmp_path):
             train(changed(LONG, **changes), tmp_path / "run", show=False)
 
 
+def test_names_that_are_no_text(tmp_path, capsys, monkeypatch):
+    """Bytes that are no UTF-8, and what would change a terminal, from data to a sampled run."""
+    monkeypatch.chdir(tmp_path)
+    data = os.fsdecode(b"da\xfeta")
+    for name in (os.fsdecode(b"cat\xff"), "d\x1b[31mog"):
+        for i in range(3):
+            file = Path(data, name, f"{i}.png")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), 60 * i).save(file)
+    run = os.fsdecode(b"ru\xfdn")
+    main(["data", "inspect", data, "--out", "sheet.png"])
+    main(["train", "diffit-digits", *COMMAND, "--total-images", "32", "--data", data, "--out", run])
+    main(["train", run, "--total-images", "64"])
+    main(["sample", run, "--seeds", "0-1", "--classes", os.fsdecode(b"cat\xff"), "--out", "a.png"])
+    main(["info", run])
+    said = "".join(capsys.readouterr())
+    assert "2 classes: cat\\udcff (3), d\\x1b[31mog (3)" in said
+    assert "\x1b[31m" not in said
+    assert load_pipeline(run).class_names == (os.fsdecode(b"cat\xff"), "d\x1b[31mog")
+    assert json.loads(Path(run, "recipe.json").read_text())["data"] == str(tmp_path / data)
+    assert find_checkpoint(run).name == "000000064"
+
+
 def wait_for(run, images):
     until = time.monotonic() + 60
     while not (run / f"checkpoints/{images:09d}").exists():

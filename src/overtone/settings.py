@@ -72,16 +72,38 @@ def load(kind: type[S], data: Any, where: str) -> S:
     import pydantic
 
     try:
-        text = json.dumps(data)
+        safe = _translated(data, _TO_TEXT)
+        text = json.dumps(safe)
     except (TypeError, ValueError, RecursionError) as error:
         raise OvertoneError(f"{where}: it can't be written as JSON ({error}).") from None
     try:
         reader: Any = _reader(kind)  # type: ignore[arg-type]
-        return reader.validate_json(text, strict=True)
+        read = reader.validate_json(text, strict=True)
+        return read if safe == data else _translated(read, _TO_BYTES)
     except pydantic.ValidationError as error:
         raise OvertoneError(f"{where}: {_explain(kind, error.errors()[0])}") from None
     except OvertoneError as error:
         raise OvertoneError(f"{where}: {error}") from None
+
+
+# Bytes of file names that are no text are lone surrogates in Python, which pydantic does not take:
+# on the way through it they are characters of the private use area.
+_TO_TEXT = {0xDC00 + byte: 0xF700 + byte for byte in range(0x80, 0x100)}
+_TO_BYTES = {there: here for here, there in _TO_TEXT.items()}
+
+
+def _translated(value: Any, table: dict[int, int]) -> Any:
+    if isinstance(value, str):
+        return value.translate(table)
+    if isinstance(value, dict):
+        return {_translated(key, table): _translated(entry, table) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_translated(entry, table) for entry in value)
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            own = getattr(value, field.name)
+            object.__setattr__(value, field.name, _translated(own, table))
+    return value
 
 
 @cache
@@ -149,7 +171,8 @@ def _explain(kind: type, error: Any) -> str:
         hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}."
         return f"unknown key '{key}': {hint}"
     said = error["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(error["input"], dict) else f", got {error['input']!r}"
+    shown = repr(error["input"])
+    got = "" if isinstance(error["input"], dict) or len(shown) > 200 else f", got {shown}"
     return f"{f'key {key!r}: ' if key else ''}{said}{got}."
 
 

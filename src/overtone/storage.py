@@ -285,8 +285,11 @@ def _safetensors(path: Path, framework: str) -> Iterator[Any]:
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep us waiting
             raise OvertoneError(f"{path} is no regular file.")
-        with safe_open(path, framework) as file:
-            yield file
+        with path.open("rb") as opened:
+            # safetensors takes names that are text alone.
+            place = path if _is_text(path) else f"/dev/fd/{opened.fileno()}"
+            with safe_open(place, framework) as file:
+                yield file
     except FileNotFoundError:
         raise OvertoneError(f"{path} does not exist.") from None
     except OSError as error:
@@ -298,6 +301,14 @@ def _safetensors(path: Path, framework: str) -> Iterator[Any]:
         raise OvertoneError(
             f"{path} is damaged or was cut short ({error}): copy or download it again."
         ) from None
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

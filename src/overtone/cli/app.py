@@ -41,8 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         print(f"overtone {__version__}")
         return
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be no text
-        sys.stdout.reconfigure(errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):  # names of files may be no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         name, *rest = _imported(arguments)
         if name not in COMMANDS:

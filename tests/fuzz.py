@@ -34,7 +34,8 @@ from overtone import settings as stored
 from overtone.cli.sample import parse_seeds
 from overtone.convert.unpickle import read_checkpoint
 from overtone.convert.weights import read_weights
-from overtone.data.files import folder_layout, zip_layout
+from overtone.data.archives import zip_layout
+from overtone.data.files import folder_layout
 from overtone.data.reading import Item, open_image, read_item
 from overtone.errors import OvertoneError
 from overtone.networks import DiffiTTransformer, DiffiTUNet

@@ -114,8 +114,8 @@ A checkpoint of another architecture
     overtone convert diffit-latent {place}/song/network/model.safetensors out
     these are not the weights of a latent DiffiT
 A checkpoint that could run code
-    overtone convert diffit-latent {place}/weights.pt out
-    weights.pt is no .safetensors file, which is what the latent DiffiT was published as
+    overtone convert diffit-latent {place}/evil.pkl out
+    calling builtins.eval is refused: a checkpoint has no need of it
 A checkpoint that does not exist
     overtone convert diffit-latent {place}/none.safetensors out
     none.safetensors does not exist

@@ -27,8 +27,6 @@ def kind_of(path: Path) -> str:
             first = file.read(64)
     except OSError:
         return ""
-    if not first:
-        return "empty"
     if is_safetensors(first):
         return "of the format safetensors"
     lowered = first.lstrip().lower()

@@ -184,7 +184,7 @@ def read_regular(path: Path, most: int = LARGEST_TEXT) -> bytes:
             raise OSError(errno.EINVAL, "it is no regular file")
         if own.st_size > most:
             raise OSError(errno.EFBIG, f"it has {own.st_size:,} bytes, and {most:,} are the most")
-        return file.read(most)
+        return file.read(own.st_size)
 
 
 def read_json(path: Path, kind: type = object) -> Any:

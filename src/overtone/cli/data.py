@@ -90,17 +90,20 @@ def encode(arguments: Sequence[str]) -> None:
     index = latents.latents_index(images, vae, mirror=options.mirror, images=options.images)
     if show:
         latents.check_folder(options.out, index)
+        if test is None and latents.is_latents(str(options.out / TEST_FOLDER)):
+            raise OvertoneError(
+                f"{options.out / TEST_FOLDER} holds latents of held-out images, and {options.data}"
+                " has none: delete it, or choose another directory."
+            )
     processes().wait()
     if test is not None:  # first: latents without them would be trained on as they are
         held_out = latents.latents_index(test, vae, images=len(test))
         latents.encode(test, vae, options.out / TEST_FOLDER, held_out, show=show)
     data = latents.encode(images, vae, options.out, index, show=show)
     if show:
-        print(
-            f"{options.out}: {len(data):,} latents of {data.resolution} x {data.resolution} px with"
-            f" {data.channels} channels"
-            + ("" if test is None else f", and {len(test):,} of held-out images")
-        )
+        held = "" if test is None else f", and {len(test):,} of held-out images"
+        said = f"{len(data):,} latents of {data.resolution} x {data.resolution} px"
+        print(plain(f"{options.out}: {said} with {data.channels} channels{held}"))
 
 
 def inspect(arguments: Sequence[str]) -> None:
@@ -117,7 +120,7 @@ def inspect(arguments: Sequence[str]) -> None:
     if found.sheet is not None:
         with storage.new_file(options.out) as file:
             grid(found.sheet, 8, gap=1).save(file)
-        print(f"contact sheet: {options.out}")
+        print(plain(f"contact sheet: {options.out}"))
     if found.refused:
         print(
             f"overtone: {len(found.refused):,} images would be refused: mend or remove them, or"
@@ -141,7 +144,7 @@ def report(found: Inspection, everything: bool) -> None:
         sizes = f"{len(found.sizes)} sizes, {_by(smallest)} to {_by(largest)}"
         console.print(f"size: {_by(smallest) if len(found.sizes) == 1 else sizes}")
     for what, count in found.conversions.most_common():
-        console.print(f"{what}: {count:,} images")
+        console.print(plain(f"{what}: {count:,} images"), soft_wrap=True)
     for note in found.notes:
         console.print(plain(note), soft_wrap=True)
     if found.classes:

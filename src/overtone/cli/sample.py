@@ -177,7 +177,7 @@ def main(arguments: Sequence[str]) -> None:
     sheet = torch.stack(dealt[:GRID_LIMIT])
     # Beside the directory, not in it: its images may be evaluated.
     path = options.out.with_name(f"{options.out.name}.png") if single else options.out
-    columns = options.columns or columns_of(pipe.num_classes, len(sheet))
+    columns = min(options.columns or columns_of(pipe.num_classes, len(sheet)), len(sheet))
     with storage.new_file(path) as file:
         grid(sheet, columns, gap=1).save(file)
     shown = "" if len(sheet) == count else f", of which {path} shows {len(sheet):,}"

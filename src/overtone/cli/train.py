@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 import tyro
 
 from overtone.cli.options import parse
-from overtone.errors import OvertoneError, RunInterruptedError, counted
+from overtone.errors import OvertoneError, RunInterruptedError, counted, plain
 from overtone.launch import processes
 from overtone.ranges import Count
 from overtone.registry import IMPORTED
@@ -48,11 +48,11 @@ def introduce(trainer: Trainer, name: str = "") -> None:
     millions = sum(p.numel() for p in trainer.model.parameters()) / 1e6
     count = "any number of" if task.data.endless else f"{len(task.data):,}"
     where = f"{among.count} processes on {trainer.device.type}"
-    print(
+    told = (
         f"{name + ': ' if name else ''}{task.name}, {millions:.2f} M parameters, on"
-        f" {trainer.device if among.count == 1 else where}; {count} {task.of}",
-        file=sys.stderr,
+        f" {trainer.device if among.count == 1 else where}; {count} {task.of}"
     )
+    print(plain(told), file=sys.stderr)
 
 
 def rehearse(trainer: Trainer, name: str = "dry run") -> None:

@@ -5,11 +5,20 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from overtone.data.layout import MOST_CLASSES
+from overtone.data.labels import MOST_CLASSES
 from overtone.data.reading import open_image
+from overtone.data.tables import readable
 from overtone.errors import OvertoneError, unknown
+
+LOOKED_AT = 16
+"""rows in which an image is looked for, where a column does not say that it holds them"""
+LONGEST_NAME = 1000
+"""letters of a class's name"""
+CALLED = ("label", "class", "cls", "categor", "target")
+"""What columns of classes are often called, or begin with."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +45,9 @@ def image_column(name: str, rows: Any, asked: str | None) -> str:
     if images:
         return images[0]
     if packed:
-        first: dict[str, Any] = next(iter(rows.select_columns(packed)), {})
+        first = list(readable(islice(rows.select_columns(packed), LOOKED_AT), name))
         for key in packed:
-            if _opens(first.get(key)):
+            if any(_opens(row.get(key)) for row in first):
                 return key
     raise OvertoneError(
         f"{name} has no column of images, only {', '.join(features)}: choose another config."
@@ -73,21 +82,27 @@ def label_column(name: str, features: Any, asked: str | None) -> str | None:
     if asked is not None:
         if asked not in features:
             raise unknown(f"column of labels in {name}", asked, may_be_labels(features))
+        if hasattr(features[asked], "decode_example"):  # which reading it would do
+            raise OvertoneError(
+                f"{name}: the column '{asked}' holds {type(features[asked]).__name__}s, and classes"
+                " are integers or texts: name another, or add ?label=none."
+            )
         return asked
     fitting = (key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel))
     return next(fitting, None)
 
 
 def may_be_labels(features: Any) -> list[str]:
-    """The columns that classes can be read from."""
+    """The columns that classes can be read from, those called like classes first."""
     import datasets
 
-    return [
+    fitting = [
         key
         for key, kind in features.items()
         if isinstance(kind, datasets.ClassLabel)
         or getattr(kind, "dtype", "").startswith(("int", "uint", "bool", "string", "large_string"))
     ]
+    return sorted(fitting, key=lambda key: not key.casefold().startswith(CALLED))
 
 
 def has_names(features: Any, column: str) -> bool:
@@ -97,8 +112,9 @@ def has_names(features: Any, column: str) -> bool:
     return isinstance(features[column], datasets.ClassLabel)
 
 
-def classes_of(name: str, column: str, tables: Iterable[Any]) -> Classes:
-    """The classes in a column of the splits `tables`, numbered alike in all of them.
+def classes_of(name: str, column: str, tables: Iterable[Any], limit: int | None) -> Classes:
+    """The classes in a column of the splits `tables`, numbered alike in all of them; in the first
+    rows of each, where there is a limit.
 
     Of `datasets.ClassLabel` they are its own; integers are class numbers; texts and bytes are
     names, numbered in their order. Raises `OvertoneError` for cells that are nothing of these.
@@ -106,30 +122,33 @@ def classes_of(name: str, column: str, tables: Iterable[Any]) -> Classes:
     tables = list(tables)
     if has_names(tables[0].features, column):
         return Classes(tuple(tables[0].features[column].names), _whole)
-    found: set[Any] = set()
+    found: set[int | str] = set()
     for table in tables:
-        for row in table.select_columns([column]):
-            cell = row[column]
-            if cell is not None:
-                found.add(_cell(name, column, cell))
+        for row in readable(islice(table.select_columns([column]), limit), name):
+            if row[column] is not None:
+                found.add(_cell(name, column, row[column]))
             if len(found) > MOST_CLASSES:
                 raise OvertoneError(
                     f"{name}: the column '{column}' has more than {MOST_CLASSES:,} values, which"
-                    " are too many for classes."
+                    " are too many for classes: name another, or add ?label=none."
                 )
-    if all(isinstance(value, int) for value in found):
-        highest = max(found, default=-1)
-        if highest >= MOST_CLASSES:
-            raise OvertoneError(
-                f"{name}: the column '{column}' goes up to {highest}, and {MOST_CLASSES:,} classes"
-                " are the most."
-            )
-        return Classes(tuple(map(str, range(highest + 1))), _whole)
-    if any(isinstance(value, int) for value in found):
-        raise OvertoneError(f"{name}: the column '{column}' has numbers and texts.")
-    names = tuple(sorted(found))
-    numbers = {text: number for number, text in enumerate(names)}
-    return Classes(names, lambda cell: numbers[_cell(name, column, cell)])
+    numbers = [value for value in found if isinstance(value, int)]
+    names = tuple(sorted(value for value in found if isinstance(value, str)))
+    if numbers and names:
+        raise OvertoneError(
+            f"{name}: the column '{column}' has numbers and texts: name another, or add"
+            " ?label=none."
+        )
+    if names:
+        number = {text: at for at, text in enumerate(names)}
+        return Classes(names, lambda cell: number[_text(cell)])
+    highest = max(numbers, default=-1)
+    if highest >= MOST_CLASSES:
+        raise OvertoneError(
+            f"{name}: the column '{column}' goes up to {highest}, and {MOST_CLASSES:,} classes are"
+            " the most: name another, or add ?label=none."
+        )
+    return Classes(tuple(map(str, range(highest + 1))), _whole)
 
 
 def _whole(cell: Any) -> int:
@@ -138,13 +157,21 @@ def _whole(cell: Any) -> int:
     return int(cell)
 
 
+def _text(cell: Any) -> str:
+    return cell.decode(errors="backslashreplace") if isinstance(cell, bytes) else cell
+
+
 def _cell(name: str, column: str, cell: Any) -> int | str:
-    if isinstance(cell, bool | int):
+    """A cell as what it says of its class: a number or a name."""
+    if isinstance(cell, int):
         return int(cell)
-    if isinstance(cell, bytes):
-        cell = cell.decode(errors="backslashreplace")
-    if isinstance(cell, str):
-        return cell
+    if isinstance(cell, str | bytes) and len(cell) > LONGEST_NAME:
+        raise OvertoneError(
+            f"{name}: the column '{column}' has a text of {len(cell):,} letters, which is no name"
+            " of a class: name another, or add ?label=none."
+        )
+    if isinstance(cell, str | bytes):
+        return _text(cell)
     raise OvertoneError(
         f"{name}: the column '{column}' holds {type(cell).__name__}s, and classes are integers or"
         " texts: name another, or add ?label=none."

@@ -1,135 +1,119 @@
-"""Folders and archives of images, as lists of files that `layout` reads."""
+"""Folders of images, as lists of files that `layout` reads, and what tells files from others."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import zipfile
+import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from threading import Lock
 
 from overtone import storage
-from overtone.data.layout import File, Layout
+from overtone.data.labels import LABELS_FILE
+from overtone.data.layout import DEEPEST, SHOWN, File, Layout, is_hidden, is_image
 from overtone.errors import OvertoneError
 
 LARGEST_FILE = 2**30
-"""bytes of an image's file; and of what an archive's member grows to, above `DENSE`"""
-DENSE = 2**26
-"""bytes up to which a member of an archive may be packed in any way; above it `RATIO` times"""
-RATIO = 100
+"""bytes of an image's file"""
 MOST_LINKS = 8
 """times that one folder is read, through links"""
 SAMPLED, SAMPLED_BYTES = 16, 4096
-"""files of a folder of which so many bytes are read, to tell its contents from another's"""
+"""files of a folder of which so many bytes are read at three places, beside what the system says of
+all of them, to tell its contents from another's"""
 
 
 def folder_layout(root: Path) -> Layout:
-    """A folder of images. Links are followed, once where they lead in a circle."""
-    files, folders = [], []
-    for folder, name, path in _walk(str(root), "", frozenset(), Counter()):
-        if folder:
-            folders.append(name)
-        else:
-            files.append(_file(name, path))
-    files.sort(key=lambda file: file.name)
-    return Layout(str(root), files, folders, f"{root.resolve()} {_sample(files)}")
+    """The files in a folder. Links are followed, but for those back to where they are."""
+    walk, place = _Walk(), os.path.realpath(root)
+    walk.read(str(root), "", frozenset(_place(str(path)) for path in Path(place).parents), 0)
+    walk.files.sort(key=lambda file: file.name)
+    identity = f"{place} {_sampled(place, [f.name for f in walk.files if is_image(f.name)])}"
+    return Layout(str(root), walk.files, walk.folders, identity, walk.notes())
 
 
-def zip_layout(file: Path) -> Layout:
-    """A zip of images, read in place: nothing is unpacked."""
-    try:
-        identity = f"{file.resolve()} {_stamp(file.stat())}"
-        archive = zipfile.ZipFile(file)
-        entries = archive.infolist()
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise OvertoneError(
-            f"{file} can't be read as a zip ({error}): unpack any other archive to a folder."
-        ) from None
-    lock = Lock()
-
-    def opener(entry: zipfile.ZipInfo) -> Callable[[], bytes]:
-        def read() -> bytes:
-            if entry.file_size > DENSE and entry.file_size > RATIO * entry.compress_size:
-                raise ValueError(
-                    f"{entry.compress_size:,} bytes that would become {entry.file_size:,}"
-                )
-            _check_size(entry.file_size)
-            with lock:
-                return archive.read(entry)
-
-        return read
-
-    files, folders = [], set()
-    for entry in entries:
-        name = _clean(entry.filename)
-        folders |= {name[:at] for at, letter in enumerate(name) if letter == "/"}
-        if entry.is_dir() or entry.filename.endswith("\\"):
-            folders.add(name)
-        else:
-            stamp = f"{entry.file_size} {entry.CRC}"
-            files.append(File(name, opener(entry), stamp, entry.file_size))
-    (name, count), *_ = Counter(f.name for f in files).most_common(1) or [("", 0)]
-    if count > 1:
-        raise OvertoneError(f"{file} holds {count} files called {name}: pack it anew with one.")
-    return Layout(str(file), files, folders, identity)
+def read_file(path: str) -> bytes:
+    """The bytes of a file. Raises `OSError` for what is none, or too large."""
+    # As many as are read, memory is taken for.
+    return storage.read_regular(Path(path), min(os.stat(path).st_size, LARGEST_FILE))
 
 
-def _clean(name: str) -> str:
-    """The name of an archive's member, whatever tool wrote it: "./a\\b.png" is a/b.png."""
-    parts = name.replace("\\", "/").split("/")
-    return "/".join(part for part in parts if part not in ("", "."))
+def contents_key(layout: Layout) -> str:
+    """What tells all that a folder holds from another's, and from itself when changed."""
+    sample = _sampled(layout.where, [f.name for f in layout.files])
+    return "\n".join((layout.identity, sample, *(f"{f.name} {f.stamp}" for f in layout.files)))
 
 
-def _walk(
-    path: str, name: str, above: frozenset[tuple[int, int]], walked: Counter[tuple[int, int]]
-) -> Iterator[tuple[bool, str, str]]:
-    """Whether it is a folder, the name below the root and the path of all that is in a folder."""
-    own = os.stat(path)
-    place = own.st_dev, own.st_ino
-    if place in above:
-        return  # a link back to where one came from
-    walked[place] += 1
-    if walked[place] > MOST_LINKS:
-        raise OvertoneError(f"{path} is linked to from more than {MOST_LINKS} places.")
-    with os.scandir(path) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
-        below = f"{name}{entry.name}"
+def file_key(path: Path) -> str:
+    """What tells a file from another, and from itself when changed. Raises `OSError` for one that
+    can't be read."""
+    digest = hashlib.sha256(_sample(str(path))).hexdigest()
+    return f"{os.path.realpath(path)} {_stamp(os.stat(path))} {digest}"
+
+
+@dataclass
+class _Walk:
+    """What is found below a folder."""
+
+    files: list[File] = field(default_factory=list)
+    folders: set[str] = field(default_factory=set)
+    circles: list[str] = field(default_factory=list)
+    dangling: list[str] = field(default_factory=list)
+    times: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    def read(self, path: str, name: str, above: frozenset[tuple[int, int]], depth: int) -> None:
+        """All in the folder at `path`, which is called `name` below the root; `above` are the
+        folders that it is in."""
         try:
-            is_folder = entry.is_dir()
-        except OSError:  # a link that leads in a circle by itself
-            is_folder = False
-        yield is_folder, below, entry.path
-        if is_folder:
-            yield from _walk(entry.path, f"{below}/", above | {place}, walked)
+            place = _place(path)
+            with os.scandir(path) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            if is_hidden(name):  # as a disk's own lost+found
+                return
+            raise OvertoneError(
+                f"the folder {path} can't be read ({error.strerror}): make it readable, or remove"
+                " it."
+            ) from None
+        if place in above:
+            self.circles.append(name)
+            return
+        self.times[place] += 1
+        if self.times[place] > MOST_LINKS or depth > DEEPEST:
+            many = f"{MOST_LINKS} links" if depth <= DEEPEST else f"{DEEPEST} folders"
+            raise OvertoneError(
+                f"{path} is reached through more than {many}: remove some, or name another folder."
+            )
+        self.folders.add(name)
+        for entry in found:
+            below = f"{name}/{entry.name}" if name else entry.name
+            if os.path.isdir(entry.path):
+                self.read(entry.path, below, above | {place}, depth + 1)
+            else:
+                self._add(below, entry.path)
+
+    def _add(self, name: str, path: str) -> None:
+        read = partial(read_file, path)
+        try:
+            own = os.stat(path)
+            self.files.append(File(name, read, _stamp(own), own.st_size))
+        except OSError:  # reading it says so, or the note on those that would not be read
+            self.files.append(File(name, read, "missing"))
+            if not (is_image(name) or is_hidden(name) or os.path.basename(name) == LABELS_FILE):
+                self.dangling.append(name)
+
+    def notes(self) -> list[str]:
+        notes = [f"{name} leads back to a folder that it is in" for name in self.circles]
+        notes += [f"{name} leads nowhere" for name in self.dangling]
+        shown, more = notes[:SHOWN], len(notes) - SHOWN
+        return [*shown, f"{more:,} more links lead nowhere or back"] if more > 0 else shown
 
 
-def contents_key(path: Path) -> str:
-    """What tells a file, or all that a folder holds, from another and from itself when changed."""
-    if path.is_file():
-        return f"{path.resolve()} {_stamp(path.stat())}"
-    layout = folder_layout(path)
-    return "\n".join((layout.identity, *(f"{f.name} {f.stamp}" for f in layout.files)))
-
-
-def _file(name: str, path: str) -> File:
-    try:
-        own = os.stat(path)
-    except OSError:  # a dangling link: reading it says so
-        return File(name, lambda: Path(path).read_bytes(), "missing")
-
-    def read() -> bytes:
-        return storage.read_regular(Path(path), LARGEST_FILE)
-
-    return File(name, read, _stamp(own), own.st_size)
-
-
-def _check_size(size: int) -> None:
-    if size > LARGEST_FILE:
-        raise ValueError(f"{size:,} bytes, and {LARGEST_FILE:,} are the most")
+def _place(path: str) -> tuple[int, int]:
+    own = os.stat(path)
+    return own.st_dev, own.st_ino
 
 
 def _stamp(own: os.stat_result) -> str:
@@ -137,11 +121,26 @@ def _stamp(own: os.stat_result) -> str:
     return f"{own.st_ino} {own.st_size} {own.st_mtime_ns} {own.st_ctime_ns}"
 
 
-def _sample(files: Sequence[File]) -> str:
-    """A digest of the first bytes of some files, evenly spread."""
+def _sampled(root: str, names: Sequence[str]) -> str:
+    """A digest of some bytes of some files, evenly spread."""
     digest = hashlib.sha256()
-    for file in files[:: max(1, len(files) // SAMPLED)]:
-        if file.size <= DENSE:
-            with contextlib.suppress(OSError, ValueError):
-                digest.update(file.read()[:SAMPLED_BYTES])
+    for name in names[:: max(1, len(names) // SAMPLED)]:
+        digest.update(_sample(os.path.join(root, name)))
     return digest.hexdigest()
+
+
+def _sample(path: str) -> bytes:
+    """The first bytes of a file, some in its middle and the last; none of what can't be read."""
+    try:
+        # A pipe would keep us waiting.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            own = os.fstat(file.fileno())
+            if not stat.S_ISREG(own.st_mode):
+                return b""
+            parts = []
+            for place in (0, own.st_size // 2, max(0, own.st_size - SAMPLED_BYTES)):
+                file.seek(place)
+                parts.append(file.read(SAMPLED_BYTES))
+            return b"".join(parts)
+    except OSError:
+        return b""

@@ -36,7 +36,7 @@ class ImageData(ABC):
     left_out: Sequence[str] = ()  # images that were asked to be skipped, and why
     conversions: Mapping[str, int] = {}  # what was done to how many images to read them
     resized: int = 0  # images that had another size, and were cropped or made smaller
-    notes: Sequence[str] = ()  # sentences on what was passed over, and on classes without images
+    notes: Sequence[str] = ()  # sentences on what was passed over
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -79,7 +79,9 @@ class ImageData(ABC):
         if self.conversions:
             done = "; ".join(f"{what}: {n:,} images" for what, n in self.conversions.items())
             yield f"{self.name}: {done}"
-        yield from (f"{self.name}: {note}" for note in self.notes)
+        counts = self.class_counts() if self.class_names else None
+        missing = without_images(self.class_names, counts) if counts is not None else ()
+        yield from (f"{self.name}: {note}" for note in (*self.notes, *missing))
         if not self.endless:
             yield f"{self.name}: {len(self):,} images, {self._classes_told()}"
 
@@ -92,6 +94,15 @@ class ImageData(ABC):
         more = ", ..." if self.num_classes > len(named) else ""
         plural = "class" if self.num_classes == 1 else "classes"
         return f"{self.num_classes:,} {plural}: {', '.join(named)}{more}" if named else "no classes"
+
+
+def without_images(names: Sequence[str], counts: Sequence[int]) -> Iterator[str]:
+    """A sentence on the classes that have none, if there are any."""
+    empty = [name for name, count in zip(names, counts, strict=True) if not count]
+    if empty:
+        shown = ", ".join(empty[:SHOWN_CLASSES]) + (", ..." if len(empty) > SHOWN_CLASSES else "")
+        have = "class has" if len(names) == 1 else "classes have"
+        yield f"{len(empty):,} of {len(names):,} {have} no images ({shown})"
 
 
 class ArrayData(ImageData):
@@ -128,17 +139,10 @@ class ArrayData(ImageData):
                 f"{name}: labels go from {self.labels.min()} to {self.labels.max()},"
                 f" outside the {len(class_names)} classes."
             )
-        self.notes = (*notes, *self._without_images())
+        self.notes = notes
 
     def class_counts(self) -> Sequence[int]:
         return np.bincount(self.labels, minlength=self.num_classes).tolist()
-
-    def _without_images(self) -> Iterator[str]:
-        counts = self.class_counts() if self.class_names else ()
-        empty = [name for name, n in zip(self.class_names, counts, strict=False) if not n]
-        if empty:
-            names = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
-            yield f"{len(empty):,} of {self.num_classes:,} classes have no images ({names})"
 
     def __len__(self) -> int:
         return len(self.images)

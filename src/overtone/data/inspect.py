@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from overtone.data.images import ImageData, Pixels
+from overtone.data.images import ImageData, Pixels, without_images
 from overtone.data.names import is_known
 from overtone.data.open import open_data, open_source
 from overtone.data.reading import Item, measured, read_all
@@ -77,11 +78,13 @@ def inspect_data(
         if item.label is not None:
             labels[item.label] += 1
         if number % every == 0 and len(shown) < SHOWN:
-            shown.append(_thumbnail(item, channels))
+            with contextlib.suppress(Exception):  # of a file that has changed since
+                shown.append(_thumbnail(item, channels))
     if not found.count and not found.refused:
         raise OvertoneError(f"{name} has no images.")
-    found.classes = {str(n): labels[i] for i, n in enumerate(source.class_names)}
-    found.notes += source.notes
+    counts = [labels[number] for number in range(len(source.class_names))]
+    found.classes = dict(zip(source.class_names, counts, strict=True))
+    found.notes += [*source.notes, *without_images(source.class_names, counts)]
     found.sheet = torch.from_numpy(np.stack(shown)) if shown else None
     return found
 
@@ -123,6 +126,7 @@ def _opened(found: Inspection, data: ImageData) -> Inspection:
         labels = torch.cat([data.fetch([i])[1] for i in range(len(data))])
         counts = torch.bincount(labels, minlength=data.num_classes).tolist()
         found.classes = dict(zip(data.class_names, counts, strict=True))
+        found.notes += without_images(data.class_names, counts)
     else:
         found.classes = {name: len(data) // data.num_classes for name in data.class_names}
     found.sheet = data.fetch(data.spread(min(SHOWN, len(data))))[0]

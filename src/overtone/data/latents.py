@@ -5,11 +5,18 @@
     00001.safetensors     and of the next ones; each appears whole or not at all
     test/                 the same for the held-out images, where there are any
 
+What identifies them is the fingerprint of the index, which every file carries: of the VAE's digest,
+the digest of the pixels and labels as they were decoded (`ImageData.fingerprint`), how many of
+them, mirrored or not, and the scale. The name of the data and the times of files are no part of it:
+the same pixels elsewhere have the same latents; other pixels under the same name are never answered
+with these, but refused in the same directory, and encoded into another one in the cache.
+
 Encoding goes on where it was interrupted, and is shared among the processes of a job.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +28,7 @@ from torch import Tensor
 
 from overtone import settings, storage
 from overtone.data.images import ImageData, to_unit
+from overtone.data.names import path_of
 from overtone.data.open import public_name
 from overtone.data.shards import Shards, check_claim, claim
 from overtone.errors import OvertoneError
@@ -83,6 +91,10 @@ class LatentData(ImageData):
         self.shards = shards_of(folder, self.index)
         self.labels = self.shards.column("labels")
 
+    def class_counts(self) -> Sequence[int]:
+        """Mirrored ones counted."""
+        return torch.bincount(self.labels, minlength=self.num_classes).tolist()
+
     def facts(self) -> dict[str, Any]:
         """What the latents are, beside the images they are of: told where runs differ."""
         index = settings.dump(self.index)
@@ -133,7 +145,7 @@ def fingerprint_of(index: LatentsIndex) -> str:
 
 def is_latents(name: str) -> bool:
     """Whether the name is that of a directory of latents."""
-    return (Path(name).expanduser() / INDEX_FILE).exists()
+    return os.path.exists(path_of(name) / INDEX_FILE)
 
 
 def latents_index(

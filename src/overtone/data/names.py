@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,21 @@ def absolute(name: str) -> str:
         return name
     scheme, path = ("hf:", name.removeprefix("hf:")) if name.startswith("hf:") else ("", name)
     path, mark, query = path.partition("?") if scheme else (path, "", "")
-    place = Path(path).expanduser()
-    return f"{scheme}{place.absolute()}{mark}{query}" if place.exists() else name
+    place = path_of(path)
+    there = os.path.exists(place)
+    return f"{scheme}{place.absolute()}{mark}{query}" if there else name
+
+
+def path_of(name: str) -> Path:
+    """A name as a path; ~ is the home folder. What stands there is asked of `os.path`, which says
+    no to a name that no file can have, where `Path` raises."""
+    return Path(os.path.expanduser(name))
+
+
+def text_of(name: str) -> str:
+    """The name of a file as text that can be written: bytes that are not UTF-8, which Python reads
+    as halves of letters, are written as escapes."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def is_known(name: str) -> bool:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any
 
+from overtone.data.archives import zip_layout
 from overtone.data.builtin import Glyphs, open_digits, open_fashion_mnist
-from overtone.data.files import folder_layout, zip_layout
+from overtone.data.files import folder_layout
 from overtone.data.hub import hub_source
 from overtone.data.images import ImageData
 from overtone.data.layout import Layout
-from overtone.data.names import GIVEN, NAMES, OPENERS, is_known
+from overtone.data.names import GIVEN, NAMES, OPENERS, is_known, path_of, text_of
 from overtone.data.own import lowest_of, own_data
 from overtone.data.reading import Source, decode
+from overtone.data.tables import cut
 from overtone.errors import OvertoneError, unknown
 from overtone.registry import said
 
@@ -86,23 +88,31 @@ def open_source(name: str, split: str = "train") -> Source | None:
 
 def layout_of(name: str) -> Layout:
     """The files of a folder or a zip."""
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = path_of(name)
+    if name and os.path.isdir(path):
         return folder_layout(path)
-    if path.is_file():
+    if os.path.isfile(path):
         return zip_layout(path)
+    if os.path.exists(path) and name:
+        raise OvertoneError(f"'{name}' is neither a folder nor a file: name one of images.")
     if "/" in name or path.suffix == ".zip":
-        raise OvertoneError(f"'{name}' does not exist: no folder and no zip of images is there.")
+        raise OvertoneError(
+            f"'{name}' does not exist: no folder and no zip of images is there. Check the name."
+        )
     raise unknown("data set", name, (*NAMES, *OPENERS))
 
 
 def public_name(name: str) -> str:
     """The name as it may be published: of a path on this machine only the last part is told."""
-    path = name.removeprefix("hf:")
-    local = Path(path.partition("?")[0]).expanduser()
-    if is_known(name) or (name.startswith("hf:") and path.count("/") == 1 and not local.exists()):
+    if not name or is_known(name):
         return name
-    return local.name
+    path = path_of(name)
+    if name.startswith("hf:"):
+        own, _ = cut(name.removeprefix("hf:"))
+        path = path_of(own)
+        if own.count("/") == 1 and not os.path.exists(path):
+            return name
+    return text_of(os.path.basename(os.path.abspath(path)))
 
 
 def held_out(

@@ -7,15 +7,18 @@ training time is spent and never again.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, NamedTuple
+from threading import Lock
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -26,10 +29,14 @@ from overtone.errors import OvertoneError
 from overtone.launch import processes
 from overtone.leftovers import sweep
 
-FORMAT = 3
-"""what the cache holds: 3 counts the images of another size and keeps the notes on values"""
+FORMAT = 4
+"""what the cache holds: 4 says of 16 bits a channel that they were cut to 8"""
 MOST_PIXELS = 2**27
 """of a picture: 11,585 pixels a side"""
+
+LARGE = 2**24
+"""pixels above which images are decoded one at a time, for the memory that takes"""
+_LARGE = Lock()
 
 # Formats by content, whatever the file is called: EPS, for one, would be handed to another program.
 FORMATS = (
@@ -82,8 +89,10 @@ def decode(source: Source, resolution: int, channels: int, *, skip_bad: bool = F
     """
     if channels not in (1, 3):
         raise OvertoneError(f"images are read with 1 or 3 channels, not {channels}.")
-    what = f"{source.key} {resolution} {channels} {skip_bad} {RESIZE_RULE} {FORMAT}"
-    digest = hashlib.sha256(what.encode(errors="surrogateescape")).hexdigest()[:20]
+    what = f"{source.key} {resolution} {channels} {RESIZE_RULE} {FORMAT}"
+    if skip_bad:  # what was left out is kept by its name, which is another from another place
+        what = f"{what} {source.name}"
+    digest = hashlib.sha256(what.encode(errors="surrogatepass")).hexdigest()[:20]
     folder, among = storage.cache_directory() / "images" / digest, processes()
     if among.any(not (folder / "index.json").exists()):
         # One process a machine reads; the others wait for it.
@@ -115,9 +124,8 @@ def read_item(item: Item, resolution: int, channels: int) -> tuple[np.ndarray, l
     """
     try:
         image = item.read()
-        frames = ["first of several frames"] if getattr(image, "is_animated", False) else []
-        image, conversions = to_mode(upright(image), "RGB" if channels == 3 else "L")
-        conversions = frames + conversions
+        with _LARGE if image.width * image.height > LARGE else contextlib.nullcontext():
+            image, conversions = _converted(image, "RGB" if channels == 3 else "L")
     except Exception as error:  # damaged files make Pillow raise almost anything
         unknown = isinstance(error, UnidentifiedImageError)
         reason = f"not {', '.join(FORMATS)}" if unknown else str(error)
@@ -136,6 +144,19 @@ def read_item(item: Item, resolution: int, channels: int) -> tuple[np.ndarray, l
         image = image.crop(box)
     pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), conversions
+
+
+def _converted(image: Image.Image, mode: str) -> tuple[Image.Image, list[str]]:
+    """The image upright and in a mode, and what that took."""
+    done = ["first of several frames"] if getattr(image, "is_animated", False) else []
+    # Of several channels with 16 bits Pillow keeps the upper 8, and tells of them before that.
+    cut = re.search(r"'(?!I;)\w+;16|SGI16", str(getattr(image, "tile", "")))
+    image, conversions = to_mode(upright(image), mode)
+    if cut is not None:
+        extrema: Any = image.getextrema()
+        high = max(extrema if mode == "L" else (pair[1] for pair in extrema))
+        done.append("16 bits cut to 8" + _dark(high.bit_length() + 8))
+    return image, done + conversions
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -159,9 +180,7 @@ def to_mode(image: Image.Image, mode: str) -> tuple[Image.Image, list[str]]:
         if low < 0 or high > 65535:
             raise ValueError(f"whole numbers from {low} to {high}: convert it to 8 bits")
         image = Image.fromarray((values / 257).round().clip(0, 255).astype(np.uint8))
-        bits = max(high.bit_length(), 1)
-        dark = f", as if 65,535 were white, though the brightest pixel has {bits} bits"
-        conversions.append("16 bits scaled to 8" + (dark if bits < 16 else ""))
+        conversions.append("16 bits scaled to 8" + _dark(high.bit_length()))
     grey = image.mode in ("1", "L", "LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -174,6 +193,13 @@ def to_mode(image: Image.Image, mode: str) -> tuple[Image.Image, list[str]]:
     if grey != (mode == "L"):
         conversions.append("grey made RGB" if grey else "colour made grey")
     return image.convert(mode), conversions
+
+
+def _dark(bits: int) -> str:
+    """Of 16-bit pixels whose brightest has no more than `bits`."""
+    what = f"{bits} bits" if bits > 1 else "1 bit or none"
+    dark = f", as if 65,535 were white, though the brightest pixel has {what}"
+    return dark if bits < 16 else ""
 
 
 def read_all(
@@ -230,7 +256,7 @@ def _decode_into(
             file.write(pixels.tobytes())
             digest.update(pixels.tobytes())
     if bad and not (skip_bad and labels):
-        more = f" {len(bad) - 3} more like it." if len(bad) > 3 else ""
+        more = f" {len(bad) - 3:,} more like it." if len(bad) > 3 else ""
         raise OvertoneError(
             f"{' '.join(bad[:3])}{more} Mend or remove them, or pass --skip-bad-images."
         )

@@ -31,9 +31,7 @@ def to_pil(image: Tensor) -> Image.Image:
 
 
 def grid(images: Pixels, columns: int, gap: int = 0) -> Image.Image:
-    """Images side by side, `columns` in a row, or as many as there are, with `gap` dark grey pixels
-    between them."""
-    columns = min(columns, len(images))
+    """Images side by side, `columns` in a row, with `gap` dark grey pixels between them."""
     rows = -(-len(images) // columns)
     _, channels, height, width = images.shape
     shape = rows * (height + gap) - gap, columns * (width + gap) - gap

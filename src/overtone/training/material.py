@@ -60,15 +60,27 @@ def _checked(
     name: str, data: ImageData, test: ImageData | None, *, show: bool
 ) -> tuple[ImageData, ImageData | None]:
     """The images and the held-out ones, which have the same classes."""
-    for line in data.told() if show else ():
-        print(plain(line), file=sys.stderr)
+    if show:
+        _tell(data, test)
     if test is not None and test.class_names != data.class_names:
+        own, others = (
+            [name for name in a.class_names if name not in b.class_names] or a.class_names
+            for a, b in ((test, data), (data, test))
+        )
         raise OvertoneError(
-            f"{name}: the classes of the test split ({', '.join(test.class_names[:5])}) are"
-            f" not those of the training split ({', '.join(data.class_names[:5])}): labels would"
-            " not mean the same."
+            f"{name}: the classes of the test split ({', '.join(own[:5])}) are not those of the"
+            f" training split ({', '.join(others[:5])}): labels would not mean the same. Give both"
+            " the same classes, be it empty folders."
         )
     return data, test
+
+
+def _tell(data: ImageData, test: ImageData | None) -> None:
+    """Say what there is, once where it is the same of both."""
+    lines = list(data.told())
+    held_out = [line for line in test.told() if line not in lines] if test is not None else []
+    for line in (*lines, *(f"held out: {line}" for line in held_out)):
+        print(plain(line), file=sys.stderr)
 
 
 def data_of(
@@ -88,7 +100,7 @@ def data_of(
             )
         size, channels = size * vae.factor, vae.image_channels
         if given is None and is_latents(recipe.data):
-            return _latents_in(recipe, vae, size)
+            return _checked(recipe.data, *_latents_in(recipe, vae, size), show=show)
     if given is not None:
         data, test = _given(given, size, channels, skip_bad=recipe.skip_bad_images)
         return _checked(data.name, data, test, show=show)

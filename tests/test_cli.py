@@ -289,5 +289,5 @@ def test_data_inspect_reports_and_fails_on_bad_images(capsys, tmp_path):
     assert ended.value.code == 1
     both = capsys.readouterr()
     assert "2.png is 8 x 8, smaller than the resolution 16" in both.out
-    assert "1 images would be refused" in both.err
+    assert "1 image would be refused" in both.err
     assert "did you mean 'inspect'" in fails(capsys, "data", "inspct", "x")

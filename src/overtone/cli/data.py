@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from overtone.cli.options import parse
-from overtone.errors import OvertoneError, plain, unknown
+from overtone.errors import OvertoneError, counted, plain, unknown
 from overtone.ranges import Count, Positive, Size
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def encode(arguments: Sequence[str]) -> None:
     data = latents.encode(images, vae, options.out, index, show=show)
     if show:
         held = "" if test is None else f", and {len(test):,} of held-out images"
-        said = f"{len(data):,} latents of {data.resolution} x {data.resolution} px"
+        said = f"{counted(len(data), 'latent')} of {data.resolution} x {data.resolution} px"
         print(plain(f"{options.out}: {said} with {data.channels} channels{held}"))
 
 
@@ -123,8 +123,8 @@ def inspect(arguments: Sequence[str]) -> None:
         print(plain(f"contact sheet: {options.out}"))
     if found.refused:
         print(
-            f"overtone: {len(found.refused):,} images would be refused: mend or remove them, or"
-            " train with --skip-bad-images.",
+            f"overtone: {counted(len(found.refused), 'image')} would be refused: mend or remove"
+            " them, or train with --skip-bad-images.",
             file=sys.stderr,
         )
         sys.exit(1)
@@ -136,19 +136,21 @@ def report(found: Inspection, everything: bool) -> None:
     from rich.text import Text
 
     console = Console(highlight=False, markup=False, emoji=False)
-    many = "any number of" if found.endless else f"{found.count:,}"
-    console.print(plain(f"{found.name}, {found.split} split: {many} images"), soft_wrap=True)
+    many = "any number of images" if found.endless else counted(found.count, "image")
+    console.print(plain(f"{found.name}, {found.split} split: {many}"), soft_wrap=True)
     if found.sizes:
         smallest = min(found.sizes, key=min)
         largest = max(found.sizes, key=min)
         sizes = f"{len(found.sizes)} sizes, {_by(smallest)} to {_by(largest)}"
         console.print(f"size: {_by(smallest) if len(found.sizes) == 1 else sizes}")
     for what, count in found.conversions.most_common():
-        console.print(plain(f"{what}: {count:,} images"), soft_wrap=True)
+        console.print(plain(f"{what}: {counted(count, 'image')}"), soft_wrap=True)
     for note in found.notes:
         console.print(plain(note), soft_wrap=True)
     if found.classes:
-        table = Table(box=None, title=f"{len(found.classes)} classes", title_justify="left")
+        table = Table(
+            box=None, title=counted(len(found.classes), "class", "classes"), title_justify="left"
+        )
         table.add_column("class")
         table.add_column("images", justify="right")
         for name, count in list(found.classes.items())[:40]:

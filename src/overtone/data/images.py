@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from overtone.errors import OvertoneError
+from overtone.errors import OvertoneError, counted
 from overtone.processes.noise import SeededNoise
 
 RESIZE_RULE = "centre crop to a square, Lanczos"
@@ -75,15 +75,15 @@ class ImageData(ABC):
     def told(self) -> Iterator[str]:
         """Lines on what is there, and on what was done to read it."""
         if self.left_out:
-            yield f"left out {len(self.left_out)} images. The first: {self.left_out[0]}"
+            yield f"left out {counted(len(self.left_out), 'image')}. The first: {self.left_out[0]}"
         if self.conversions:
-            done = "; ".join(f"{what}: {n:,} images" for what, n in self.conversions.items())
-            yield f"{self.name}: {done}"
+            done = (f"{what}: {counted(n, 'image')}" for what, n in self.conversions.items())
+            yield f"{self.name}: {'; '.join(done)}"
         counts = self.class_counts() if self.class_names else None
         missing = without_images(self.class_names, counts) if counts is not None else ()
         yield from (f"{self.name}: {note}" for note in (*self.notes, *missing))
         if not self.endless:
-            yield f"{self.name}: {len(self):,} images, {self._classes_told()}"
+            yield f"{self.name}: {counted(len(self), 'image')}, {self._classes_told()}"
 
     def _classes_told(self) -> str:
         counts = self.class_counts()
@@ -92,8 +92,8 @@ class ImageData(ABC):
             for number, name in enumerate(self.class_names[:SHOWN_CLASSES])
         ]
         more = ", ..." if self.num_classes > len(named) else ""
-        plural = "class" if self.num_classes == 1 else "classes"
-        return f"{self.num_classes:,} {plural}: {', '.join(named)}{more}" if named else "no classes"
+        many = counted(self.num_classes, "class", "classes")
+        return f"{many}: {', '.join(named)}{more}" if named else "no classes"
 
 
 def without_images(names: Sequence[str], counts: Sequence[int]) -> Iterator[str]:

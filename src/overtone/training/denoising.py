@@ -16,7 +16,7 @@ from overtone.data.images import to_unit
 from overtone.data.latents import is_latents
 from overtone.data.names import GIVEN
 from overtone.denoisers.network import NetworkDenoiser
-from overtone.errors import OvertoneError
+from overtone.errors import OvertoneError, counted
 from overtone.launch import processes
 from overtone.networks.network import build
 from overtone.pipelines.load import load_pipeline
@@ -125,7 +125,7 @@ class DenoisingTask(Task):
     def of(self) -> str:
         recipe, known = self.recipe, self.data.num_classes
         if recipe.class_conditional:
-            classes = f"{known} classes"
+            classes = counted(known, "class", "classes")
         else:
             classes = (
                 f"its {known} classes not used (--class-conditional)" if known else "no classes"

@@ -56,7 +56,7 @@ with install_import_hook([*CHECKED, *LATER], "typecheck.check"):
 
 
 # Fixtures of several test modules, imported after what is checked.
-pytest_plugins = ["bad_input", "teachers", "vaes"]
+pytest_plugins = ["bad_input", "hostile", "teachers", "vaes"]
 
 
 @pytest.fixture(autouse=True)

@@ -272,7 +272,7 @@ A run where a file is in the way
     none.zip is a file. Choose another --out
 A conversion of a picture
     overtone convert diffit-latent {place}/plain/a.png out
-    a.png is an image
+    a.png holds no checkpoint that torch saved: it is an image
 A conversion of a pickle that is none
     overtone convert diffit-latent {place}/list.pkl out
     list.pkl holds no weights

@@ -50,7 +50,7 @@ def test_held_out_images_are_told_of_too(tmp_path, capsys):
         f"{root}/train: grey made RGB: 1 image",
         f"{root}/train: the folder 'val' is not used beside 'test'",
         f"{root}/train: 1 image, no classes",
-        f"held out: left out 1 images. The first: {root}/test/bad.png can't be read (not BMP, GIF,"
+        f"held out: left out 1 image. The first: {root}/test/bad.png can't be read (not BMP, GIF,"
         " JPEG, PNG, PPM, TIFF, WEBP, AVIF, DDS, DIB, ICO, JPEG2000, PCX, PSD, QOI, SGI, TGA).",
         f"held out: {root}/test: grey made RGB: 2 images",
         f"held out: {root}/test: the folder 'val' is not used beside 'test'",

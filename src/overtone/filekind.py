@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+PICKLES = ("a zip, as torch.save writes it", "a pickle")
+"""what torch.save writes"""
 _BEGINNINGS = (
-    (b"PK\x03\x04", "a zip, as torch.save writes it"),
-    (b"\x80", "a pickle"),
+    (b"PK\x03\x04", PICKLES[0]),
+    (b"\x80", PICKLES[1]),
     (b"version https://git-lfs", "a pointer of Git LFS: download the file itself"),
     (b"<!doctype", "a web page: download the file itself"),
     (b"<html", "a web page: download the file itself"),

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from overtone import storage
 from overtone.errors import OvertoneError
+from overtone.regular import read_regular
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 def log_lines(run: Path) -> list[str]:
     """The lines of a run's log, as they are."""
     try:
-        text = storage.read_regular(run / LOG_FILE, LARGEST_LOG)
+        text = read_regular(run / LOG_FILE, LARGEST_LOG)
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -7,7 +7,6 @@ or a full disk leaves the former version as it was. Weights are safetensors and 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from overtone.errors import OvertoneError
 from overtone.filekind import kind_of
 from overtone.leftovers import sweep_beside, temporary_name
 from overtone.place import is_full
+from overtone.regular import read_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -169,22 +169,6 @@ def write_json_once(path: Path, value: Any) -> bool:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     return True
-
-
-LARGEST_TEXT = 2**26
-"""bytes of a file of settings or facts"""
-
-
-def read_regular(path: Path, most: int = LARGEST_TEXT) -> bytes:
-    """The bytes of a file. Raises `OSError` for what is missing, no regular file (a pipe would keep
-    us waiting, a device never ends) or larger than `most` bytes."""
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        own = os.fstat(file.fileno())
-        if not stat.S_ISREG(own.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        if own.st_size > most:
-            raise OSError(errno.EFBIG, f"it has {own.st_size:,} bytes, and {most:,} are the most")
-        return file.read(own.st_size)
 
 
 def read_json(path: Path, kind: type = object) -> Any:

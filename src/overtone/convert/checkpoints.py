@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 from overtone.convert import dsno, keys
 from overtone.convert.diffit import latent_transformer
+from overtone.convert.fitting import check_fits, without_memory
+from overtone.convert.told import whole, wholes
 from overtone.denoisers.denoiser import Denoiser
 from overtone.denoisers.network import EDMDenoiser
+from overtone.denoisers.preconditioning import EDMPreconditioning
 from overtone.errors import OvertoneError, unknown
 from overtone.networks.adm import ADMUNet
 from overtone.networks.configs.adm import ADMConfig
@@ -56,16 +59,19 @@ def _edm(state_dict: dict[str, Tensor], config: dict[str, Any]) -> Denoiser:
     for key in ("img_resolution", "img_channels"):
         if key not in config:
             raise OvertoneError(f"the settings of a {model} lack '{key}'.")
+    config = _DEFAULTS[model] | config
     try:
-        network, rename = _EDM[model](_DEFAULTS[model] | config)
+        preconditioning = EDMPreconditioning(config["sigma_data"])
+        with without_memory(state_dict, model):
+            empty, rename = _EDM[model](config)
+    except OvertoneError:
+        raise
     except (ValueError, TypeError, RuntimeError) as error:
         raise OvertoneError(f"the settings of a {model} can't be: {error}.") from None
-    try:
-        weights = rename(state_dict)
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise OvertoneError(f"not the weights of a {model}: {error}") from None
-    network.load_weights(weights, model)
-    return EDMDenoiser(network, config.get("sigma_data", 0.5)).eval()
+    check_fits(rename, state_dict, empty, model)
+    network, _ = _EDM[model](config)
+    network.load_weights(rename(state_dict), model)
+    return EDMDenoiser(network, preconditioning).eval()
 
 
 def _iformer_mixer(state_dict: dict[str, Tensor], config: dict[str, Any]) -> nn.Module:
@@ -111,6 +117,7 @@ _KINDS: dict[str, Callable[[dict[str, Tensor], dict[str, Any]], nn.Module]] = {
 
 # What EDM's constructors take where nothing is said.
 _COMMON: dict[str, Any] = {
+    "sigma_data": 0.5,
     "label_dim": 0,
     "augment_dim": 0,
     "channel_mult_emb": 4,
@@ -143,7 +150,7 @@ def _adm(config: dict[str, Any]) -> tuple[Network, Rename]:
     network = ADMUNet(
         ADMConfig(
             **_common(config),
-            embedding_width=config["model_channels"] * config["channel_mult_emb"],
+            embedding_width=whole(config, "model_channels") * whole(config, "channel_mult_emb"),
         )
     )
     size, depth, head = config["img_resolution"], len(config["channel_mult"]), 64
@@ -154,12 +161,13 @@ def _song(config: dict[str, Any]) -> tuple[Network, Rename]:
     encoder, decoder = config["encoder_type"], config["decoder_type"]
     if encoder not in ("standard", "residual") or decoder != "standard":
         raise OvertoneError(f"a SongUNet with encoder {encoder} and decoder {decoder} is unknown.")
+    width = whole(config, "model_channels")
     network = SongUNet(
         SongConfig(
             **_common(config),
-            stem_width=config["model_channels"],
-            frequencies=config["model_channels"] * config["channel_mult_noise"],
-            embedding_width=config["model_channels"] * config["channel_mult_emb"],
+            stem_width=width,
+            frequencies=width * whole(config, "channel_mult_noise"),
+            embedding_width=width * whole(config, "channel_mult_emb"),
             time_embedding=config["embedding_type"],
             filter_taps=tuple(config["resample_filter"]),
             residual_encoder=encoder == "residual",
@@ -177,11 +185,12 @@ _EDM: dict[str, Callable[[dict[str, Any]], tuple[Network, Rename]]] = {
 
 def _common(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that EDM's networks share."""
+    width = whole(config, "model_channels")
     return {
         "resolution": config["img_resolution"],
         "channels": config["img_channels"],
         "num_classes": config["label_dim"],
-        "widths": tuple(config["model_channels"] * mult for mult in config["channel_mult"]),
+        "widths": tuple(width * mult for mult in wholes(config, "channel_mult")),
         "num_cells": config["num_blocks"],
         "attention_resolutions": tuple(config["attn_resolutions"]),
         "augment_channels": config["augment_dim"],

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overtone.convert.unpickle import read_checkpoint
+from overtone.convert.fitting import check_fits, without_memory
+from overtone.convert.told import plain, whole, wholes
+from overtone.convert.unpickle import check_owned, read_checkpoint
 from overtone.digests import digest_of_file
 from overtone.errors import OvertoneError, unknown
 from overtone.networks.configs.dsno import DSNOConfig
@@ -23,6 +25,7 @@ from overtone.pipelines.pipeline import Pipeline
 from overtone.pipelines.systems import DSNOPipeline
 from overtone.processes.schedule import VPCosineSchedule
 from overtone.processes.vp_frame import spaced
+from overtone.regular import read_regular
 from overtone.samplers.operator import OperatorSampler
 
 # What the published code can be set to otherwise, and this is not.
@@ -38,6 +41,10 @@ _FIXED = {
     "nonlinearity": "swish",
 }
 
+LARGEST_SETTINGS = 2**16
+"""bytes of a file of settings"""
+MOST_BRACKETS = 200
+MOST_TIMES = 1000
 
 _COMMON = {
     "logsnr_min": -20.0,
@@ -85,9 +92,15 @@ def settings_of(name: str) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(Path(name).expanduser().read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        said = str(error).splitlines()[0]
+        text = read_regular(Path(name).expanduser(), LARGEST_SETTINGS).decode()
+        if text.count("[") + text.count("{") > MOST_BRACKETS:
+            raise ValueError("it is too deep")  # which takes as long as all pairs of brackets
+        # An anchor may stand in another as often as one likes, and that in a third.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ValueError("it refers to itself")
+        found = yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
         raise OvertoneError(f"{name} can't be read as YAML ({said}).") from None
     sections = found if isinstance(found, dict) else {}
     data, model = (sections.get(part) for part in ("data", "model"))
@@ -95,7 +108,8 @@ def settings_of(name: str) -> dict[str, Any]:
         raise OvertoneError(f"{name} has no sections 'data' and 'model', as DSNO's settings do.")
     names = ("image_size", "num_channels", "time_step")
     own = {key: data[key] for key in names if key in data}
-    return model | own | {"num_times": model.get("num_t", 4)}
+    told = model | own | {"num_times": model.get("num_t", 4)}
+    return {name: plain(value) for name, value in told.items() if isinstance(name, str)}
 
 
 def pipeline_of(file: Path, settings: dict[str, Any]) -> tuple[Pipeline, dict[str, Any]]:
@@ -105,12 +119,17 @@ def pipeline_of(file: Path, settings: dict[str, Any]) -> tuple[Pipeline, dict[st
     """
     data = read_checkpoint(file)
     state = data.get("ema") if isinstance(data, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+    ):
         raise OvertoneError(f"{file} holds no tensors under 'ema', as DSNO's checkpoints do.")
-    spacing, count = settings.get("time_step", "quad"), settings.get("num_times", 4)
+    check_owned(state, str(file))
+    spacing, count = settings.get("time_step", "quad"), whole(settings, "num_times", 4)
     if spacing not in ("quad", "uniform"):
         raise OvertoneError(f"times spaced as '{spacing}' are not known: quad, or uniform.")
-    network = operator({str(name): tensor.float() for name, tensor in state.items()}, settings)
+    if not 1 <= count <= MOST_TIMES:
+        raise OvertoneError(f"a trajectory has from 1 to {MOST_TIMES} times, not {count}.")
+    network = operator(state, settings)
     schedule = VPCosineSchedule(network.config.log_snr_min, network.config.log_snr_max)
     times = (1.0, *spaced(count, spacing)[:-1])
     sampler = OperatorSampler((*(schedule.sigma_at(t) for t in times), 0.0))
@@ -135,26 +154,32 @@ def operator(state: dict[str, Tensor], settings: dict[str, Any]) -> DSNOUNet:
     if lacking:
         raise OvertoneError(f"the settings of a DSNO lack '{lacking[0]}'.")
     try:
-        network = DSNOUNet(config_of(settings))
-        weights = _state(state, network)
+        config = config_of(settings)
+        with without_memory(state, "not the weights of a DSNO"):
+            empty = DSNOUNet(config)
+    except OvertoneError:
+        raise
     except (KeyError, ValueError, RuntimeError, IndexError, TypeError) as error:
         raise OvertoneError(f"not the weights of a DSNO: {error}") from None
-    network.load_weights(weights, "DSNO")
+    check_fits(lambda given: _state(given, empty), state, empty, "DSNO")
+    network = DSNOUNet(config)
+    network.load_weights(_state(state, network), "DSNO")
     return network.eval()
 
 
 def config_of(settings: dict[str, Any]) -> DSNOConfig:
     """Our settings from the published ones; `KeyError` or `ValueError` where they can't be."""
+    width = whole(settings, "nf")
     return DSNOConfig(
         resolution=settings["image_size"],
         channels=settings["num_channels"],
         num_classes=settings.get("num_classes") or 0,
-        widths=tuple(settings["nf"] * mult for mult in settings["ch_mult"]),
+        widths=tuple(width * mult for mult in wholes(settings, "ch_mult")),
         num_cells=settings["num_res_blocks"],
         attention_resolutions=tuple(settings["attn_resolutions"]),
         heads=settings.get("num_attn_heads") or 1,
         head_channels=settings.get("head_dim") or 0,
-        frequencies=settings["nf"],
+        frequencies=width,
         embedding_width=settings["temb_dim"],
         modes=settings["num_modes"],
         log_snr_min=settings.get("logsnr_min", -20.0),
@@ -191,16 +216,20 @@ _ATTENTION = {"GroupNorm_0": "norm", "NINs": "qkv", "NIN_3": "proj"}
 def temporal_weight(weights: Tensor) -> Tensor:
     """The weight of our `TemporalConv` from (in, out, mode, 2): what the constant has of an
     imaginary part does nothing, and goes."""
-    constant, *waves = weights.movedim(2, 0)
-    parts = [constant[..., 0], *(wave[..., part] for wave in waves for part in (0, 1))]
-    return torch.stack(parts)[:, None]
+    parts = weights.permute(2, 3, 0, 1).flatten(0, 1)  # constant, imaginary; wave 1, imaginary; ...
+    return torch.cat((parts[:1], parts[2:]))[:, None]
 
 
 def _state(state: dict[str, Tensor], network: DSNOUNet) -> dict[str, Tensor]:
     ours: dict[str, Tensor] = {}
     bias, places = None, _places(network)
-    for name, tensor in state.items():
+    for name, given in state.items():
+        if not given.is_floating_point():
+            raise ValueError(f"{name} holds whole numbers, not floats")
+        tensor = given.float()
         number, part = name.removeprefix("module.").removeprefix("all_modules.").split(".", 1)
+        if not (number.isascii() and number.isdigit()):
+            raise KeyError(name)
         place = places[int(number)]
         module, _, kind = part.rpartition(".")
         kind = {"W": "weight", "b": "bias"}.get(kind, kind)
@@ -208,17 +237,17 @@ def _state(state: dict[str, Tensor], network: DSNOUNet) -> dict[str, Tensor]:
             ours[f"{place}.weight"] = temporal_weight(tensor)
         elif place == "classes":  # a linear layer on one-hot labels is a table of vectors
             bias = tensor if kind == "bias" else bias
-            ours |= {} if kind == "bias" else {"classes.weight": tensor.T}
+            ours |= {} if kind == "bias" else {"classes.weight": tensor.mT}
         elif place.endswith("attention"):
             if module.startswith("NIN"):
-                tensor = tensor.T if kind == "weight" else tensor
+                tensor = tensor.mT if kind == "weight" else tensor
             if module == "NINs":
                 tensor = tensor.unflatten(0, (network.get_submodule(place).heads, 3, -1))
                 tensor = tensor.transpose(0, 1).flatten(0, 2)
             ours[f"{place}.{_ATTENTION[module]}.{kind}"] = tensor
         elif module:
             if module == "NIN_0" and kind == "weight":
-                tensor = tensor.T[:, :, None, None]
+                tensor = tensor.mT[:, :, None, None]
             ours[f"{place}.{_CELL[module]}.{kind}"] = tensor
         else:
             ours[f"{place}.{kind}"] = tensor

@@ -9,14 +9,18 @@ from typing import Any
 from torch import Tensor
 
 from overtone.convert.checkpoints import from_published
+from overtone.convert.pickle_machine import Record
 from overtone.convert.published import GUIDANCE, PROCESSES, SAMPLERS, RelayName
-from overtone.convert.unpickle import Record, read_checkpoint, state_of
+from overtone.convert.told import plain, whole, wholes
+from overtone.convert.unpickle import check_owned, read_checkpoint, state_of
 from overtone.denoisers.preconditioning import Preconditioning
 from overtone.digests import digest_of_file
 from overtone.errors import OvertoneError, unknown
 from overtone.networks.network import Network, digest_of
 from overtone.pipelines.pipeline import Pipeline
 from overtone.pipelines.systems import RelayPipeline
+
+MOST_SETTINGS = 1000
 
 
 @dataclass
@@ -51,26 +55,34 @@ def read_network(file: Path) -> Converted:
     if not isinstance(net, Record):
         raise OvertoneError(f"{file} holds no network under 'ema', as EDM's checkpoints do.")
     if net.kind != "EDMPrecond":
+        kind = net.kind[:80]
         raise OvertoneError(
-            f"{file}: a network in {net.kind} is not read: EDMPrecond, of EDM's own models, is."
+            f"{file}: a network in {kind} is not read: EDMPrecond, of EDM's own models, is."
         )
-    model = (net.state.get("_modules") or {}).get("model")
+    parts = net.state.get("_modules")
+    model = parts.get("model") if isinstance(parts, dict) else None
     if not isinstance(model, Record):
         raise OvertoneError(f"{file}: its EDMPrecond holds no model.")
-    settings: dict[str, Any] = {"model_type": model.kind}
-    for record in (model, net):  # what both are told, the outer one has to know
-        told = record.state.get("_init_kwargs") or {}
-        told = told.state if isinstance(told, Record) else told
-        if not isinstance(told, dict):
-            raise OvertoneError(f"{file}: the settings of its {record.kind} are damaged.")
-        settings |= {str(key): _plain(value) for key, value in told.items()}
-        names = ("img_resolution", "img_channels", "label_dim", "sigma_data")
-        settings |= {name: _plain(record.state[name]) for name in names if name in record.state}
-    settings["model_type"] = model.kind
+    settings = _settings(file, model, net)
     state = state_of(net)
+    check_owned(state, str(file))
     _check_size(file, state, settings)
     denoiser: Any = from_published("edm", state, settings)
     return Converted(denoiser.network, denoiser.preconditioning, settings, file)
+
+
+def _settings(file: Path, model: Record, net: Record) -> dict[str, Any]:
+    """What the network was built with, as its file says."""
+    settings: dict[str, Any] = {}
+    for record in (model, net):  # what both are told, the outer one has to know
+        told = record.state.get("_init_kwargs", {})
+        told = told.state if isinstance(told, Record) else told
+        if not isinstance(told, dict) or len(told) > MOST_SETTINGS:
+            raise OvertoneError(f"{file}: the settings of its {record.kind} are damaged.")
+        settings |= {name: plain(value) for name, value in told.items() if isinstance(name, str)}
+        names = ("img_resolution", "img_channels", "label_dim", "sigma_data")
+        settings |= {name: plain(record.state[name]) for name in names if name in record.state}
+    return settings | {"model_type": model.kind}
 
 
 def edm_pipeline(converted: Converted, sampler: str | None = None) -> Pipeline:
@@ -83,7 +95,9 @@ def edm_pipeline(converted: Converted, sampler: str | None = None) -> Pipeline:
     if sampler not in SAMPLERS:
         raise unknown("sampler", sampler, SAMPLERS)
     # Trained without dropping labels, as EDM's are, it has no null class to guide with.
-    dropout = {"label dropout": float(converted.settings.get("label_dropout") or 0)}
+    told = converted.settings.get("label_dropout")
+    share = float(told) if isinstance(told, int | float) and 0 <= told <= 1 else 0.0
+    dropout = {"label dropout": share}
     return Pipeline(
         converted.network,
         SAMPLERS[sampler],
@@ -110,22 +124,16 @@ def relay_pipeline(first: Converted, second: Converted) -> Pipeline:
 def _check_size(file: Path, state: dict[str, Tensor], settings: dict[str, Any]) -> None:
     """The network is built before its tensors are compared: not of any size a file may name."""
     held = sum(tensor.numel() for tensor in state.values())
-    width, levels = settings.get("model_channels", 1), settings.get("channel_mult", [1])
-    embedding = settings.get("channel_mult_emb", 4)
     try:
-        least = 9 * sum((width * m) ** 2 for m in levels) + (width * embedding) ** 2
-        least += settings.get("label_dim", 0) * width
-    except TypeError:
-        raise OvertoneError(f"{file}: the settings of its network are damaged.") from None
+        width, labels = whole(settings, "model_channels", 1), whole(settings, "label_dim", 0)
+        embedding = whole(settings, "channel_mult_emb", 4)
+        levels = wholes(settings, "channel_mult", [1])
+    except OvertoneError as error:
+        raise OvertoneError(f"{file}: {error}") from None
+    least = 9 * sum((width * m) ** 2 for m in levels) + (width * embedding) ** 2
+    least += labels * width
     if least > held:
         raise OvertoneError(
             f"{file}: its settings are of a network of more than {least / 1e6:.1f} M parameters,"
             f" and it holds {held / 1e6:.1f} M."
         )
-
-
-def _plain(value: Any) -> Any:
-    """A setting as JSON has it; what is none becomes nothing."""
-    if isinstance(value, list | tuple):
-        return [item for item in value if isinstance(item, bool | int | float | str)]
-    return value if isinstance(value, bool | int | float | str) else None

@@ -40,7 +40,7 @@ def adm(
     ours = _edm(state, resolution, depth, (-1, head_width, 3))
     if "embedding.classes.weight" in ours:
         # A bias-free linear layer on one-hot labels is a table of vectors.
-        table = ours["embedding.classes.weight"].T
+        table = ours["embedding.classes.weight"].mT
         ours["embedding.classes.weight"] = table.contiguous()
     return ours
 

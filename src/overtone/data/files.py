@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from overtone import storage
 from overtone.data.labels import LABELS_FILE
 from overtone.data.layout import DEEPEST, SHOWN, File, Layout, is_hidden, is_image
 from overtone.errors import OvertoneError
+from overtone.regular import read_regular
 
 LARGEST_FILE = 2**30
 """bytes of an image's file"""
@@ -37,7 +37,7 @@ def folder_layout(root: Path) -> Layout:
 def read_file(path: str) -> bytes:
     """The bytes of a file. Raises `OSError` for what is none, or too large."""
     # As many as are read, memory is taken for.
-    return storage.read_regular(Path(path), min(os.stat(path).st_size, LARGEST_FILE))
+    return read_regular(Path(path), min(os.stat(path).st_size, LARGEST_FILE))
 
 
 def contents_key(layout: Layout) -> str:

@@ -19,6 +19,7 @@ from overtone.data.layout import TABLES, Layout, is_hidden, passed_over
 from overtone.data.names import path_of
 from overtone.data.splits import split_of, splits_in, unused
 from overtone.errors import OvertoneError, unknown
+from overtone.regular import read_regular
 
 OPTIONS = ("config", "image", "label", "limit", "revision", "split", "streaming", "test_split")
 ROWS = (*TABLES, ".csv", ".tsv", ".json", ".jsonl", ".ndjson")
@@ -244,7 +245,7 @@ def _has_card(folder: Path) -> bool:
     if (folder / ".huggingface.yaml").exists():
         return True
     try:
-        text = storage.read_regular(folder / "README.md").decode(errors="replace")
+        text = read_regular(folder / "README.md").decode(errors="replace")
     except OSError:
         return False
     front = text.partition("---")[2].partition("\n---")[0]

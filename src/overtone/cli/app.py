@@ -9,6 +9,7 @@ import importlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from overtone.errors import OvertoneError, plain, unknown
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         print(f"overtone {__version__}")
         return
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged metadata, over many lines
     for stream in (sys.stdout, sys.stderr):  # names of files may be no text
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -296,6 +296,33 @@ CHANGES = {
         ("sum(self.among.gather(hits)) / len(data)", "sum(self.among.gather(hits)) / len(data) / 2"),
         ("by_class[0::2]], self.real[by_class[1::2]]", "by_class[0::2]], self.real[by_class[0::2]]"),
     ],
+    ("ranges.py", "ranges"): [
+        ("low = value > self.low if self.open_low else value >= self.low", "low = value >= self.low"),
+        ("return self.infinite and value > 0", "return self.infinite"),
+    ],
+    ("networks/bounds.py", "hostile_models"): [
+        ("if found[what] > most[what]:", "if False:"),
+        ("if stored.shape != wanted:", "if False:"),
+        ("if tensor.is_floating_point() and not bool(tensor.isfinite().all()):", "if False:"),
+    ],
+    ("digests.py", "damaged_runs"): [
+        ("if digest_of_file(file) != digest:", "if False:"),
+    ],
+    ("training/rundir.py", "damaged_runs"): [
+        ("if progress.images != int(folder.name):", "if False:"),
+    ],
+    ("runs.py", "damaged_runs"): [
+        ('or entry["images"] <= images]', 'or entry["images"] < images]'),
+    ],
+    ("data/splits.py", "layouts"): [
+        ('split, order = ("train", TRAINING) if word in TRAINING', 'split, order = ("train", TRAINING) if word in HELD_OUT'),
+    ],
+    ("metrics/scores.py", "metrics"): [
+        ("return 0.0 if distance < ROUNDING * self._scale() else distance", "return distance"),
+    ],
+    ("errors.py", "bad_input hostile_models names"): [
+        ('return text if text.isprintable() else "".join(map(_visible, text))', "return text"),
+    ],
 }  # fmt: skip
 
 

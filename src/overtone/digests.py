@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 
@@ -13,10 +14,15 @@ def digest_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digests_in(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a directory, by its name there."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return {file.relative_to(folder).as_posix(): digest_of_file(file) for file in files}
+def digests_in(folder: Path, without: Collection[str] = ()) -> dict[str, str]:
+    """SHA-256 of every file below a directory, by its name there, but for those called as in
+    `without`."""
+    found = (file for file in folder.rglob("*") if file.is_file() and file.name not in without)
+    files = sorted(found)
+    with ThreadPoolExecutor() as pool:  # hashing works outside Python's lock
+        digests = pool.map(digest_of_file, files)
+        names = (file.relative_to(folder).as_posix() for file in files)
+        return dict(zip(names, digests, strict=True))
 
 
 def difference_in(folder: Path, digests: Mapping[str, str]) -> str:

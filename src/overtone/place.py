@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 from overtone.errors import OvertoneError
 
-_FULL = (
-    *("No space left on device", "Disk quota exceeded", "os error 28", "os error 122"),
-    " requested and ",  # NumPy says how many numbers it was asked to write, and how many it wrote
+_FULL = re.compile(
+    # NumPy says how many numbers it was asked to write, and how many it wrote.
+    r"No space left on device|Disk quota exceeded|os error (28|122)\b"
+    r"|^\d+ requested and \d+ written"
 )
 FILES = (".png", ".json", ".csv")
 """suffixes of what is written as one file"""
@@ -40,8 +42,7 @@ def is_full(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        words = str(error)
-        if any(word in words for word in _FULL):
+        if _FULL.search(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -51,6 +51,8 @@ class Range:
             if -math.inf < self.low and value <= self.low:
                 return low
             return high if self.high < value < math.inf else "finite"
+        if self.high > 1 and self.open_low:
+            return f"above {self.low:,} and at most {self.high:,}"
         if self.high > 1:
             return f"from {self.low:,} to {self.high:,}"
         ends = "(" if self.open_low else "[", ")" if self.open_high else "]"
@@ -109,6 +111,8 @@ Finite = Annotated[float, FINITE]
 HIGHEST_LEVEL = 1e12
 Level = Annotated[float, above(0, HIGHEST_LEVEL)]
 """a noise level, sigma"""
+LevelOrInfinity = Annotated[float, at_least(0, infinite=True)]
+"""the upper end of an interval of noise levels"""
 LevelOrZero = Annotated[float, within(0, HIGHEST_LEVEL)]
 Rho = Annotated[float, within(0.1, 1000)]
 """EDM's exponent of a grid of noise levels"""

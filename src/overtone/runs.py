@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +28,7 @@ LARGEST_LOG = 2**30
 
 def is_run(folder: Path) -> bool:
     """Whether a directory is that of a run."""
-    return (folder / RUN_FILE).exists()
+    return os.path.exists(folder / RUN_FILE)  # of a name that can be none, too
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
@@ -52,8 +53,9 @@ def lines_until(run: Path, images: int) -> list[str]:
     """The lines of a run's log without those written after `images`, and without a last one that
     was cut short. What can't be read is kept: it may be somebody's."""
     lines = log_lines(run)
-    if lines and not lines[-1].endswith("\n") and _entry(lines[-1]) is None:
-        lines.pop()
+    if lines and not lines[-1].endswith("\n"):
+        last = lines.pop()
+        lines += [f"{last}\n"] if _entry(last) is not None else []
     entries = [(line, _entry(line)) for line in lines]
     return [line for line, entry in entries if entry is None or entry["images"] <= images]
 

@@ -12,7 +12,7 @@ from overtone import storage
 from overtone.errors import OvertoneError
 from overtone.launch import processes
 from overtone.pipelines.index import is_diffusers, is_pipeline, read_index
-from overtone.ranges import Finite, LevelOrZero, Positive, Steps, Whole
+from overtone.ranges import Finite, LevelOrInfinity, LevelOrZero, Positive, Steps, Whole
 from overtone.runs import find_checkpoint, is_run, open_checkpoint
 from overtone.samplers.loop import SamplingLoop
 
@@ -45,7 +45,7 @@ class FirstStageOptions:
     """number of noise levels that the first stage's sampler takes"""
     guidance_scale: Finite | None = None
     """scale of the first stage's classifier-free guidance; 1 for none"""
-    guidance_interval: tuple[LevelOrZero, LevelOrZero] | None = None
+    guidance_interval: tuple[LevelOrZero, LevelOrInfinity] | None = None
     """lowest and highest sigma at which the first stage's guidance acts"""
 
     def apply(self, pipe: Pipeline) -> None:

@@ -17,7 +17,7 @@ from overtone.cli.options import parse
 from overtone.errors import OvertoneError, counted, unknown
 from overtone.launch import processes
 from overtone.leftovers import TEMPORARY, sweep
-from overtone.ranges import MOST_SEEDS, Columns, Count, Finite, LevelOrZero, Steps
+from overtone.ranges import MOST_SEEDS, Columns, Count, Finite, LevelOrInfinity, LevelOrZero, Steps
 
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline, SampleBatch
@@ -36,7 +36,7 @@ class Sampling:
     """class names or numbers, taken in turn by the seeds; none: seed k gets class k mod classes"""
     guidance_scale: Finite | None = None
     """classifier-free guidance; 1: none; the scale saved with the model if left out"""
-    guidance_interval: tuple[LevelOrZero, LevelOrZero] | None = None
+    guidance_interval: tuple[LevelOrZero, LevelOrInfinity] | None = None
     """lowest and highest sigma at which guidance acts"""
     guide: str | None = None
     """a weaker model to guide with (autoguidance), instead of the model asked for no class"""

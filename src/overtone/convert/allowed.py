@@ -19,7 +19,7 @@ from overtone.convert.instructions import Account, RefusedError
 from overtone.convert.pickle_machine import Name, Record, attributes, expect, key
 
 MOST_DIMENSIONS = 16
-_RECORDS = ("torch.nn.modules.", "dnnlib.util.EasyDict")
+_RECORDS = ("torch.nn.modules.", "dnnlib.util.EasyDict", "argparse.Namespace")
 _LONGEST_CLASS = 80
 
 

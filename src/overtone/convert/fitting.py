@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from overtone.errors import OvertoneError
-from overtone.networks.bounds import check_numbers, check_tensors, within
-from overtone.storage import Stored
+from overtone.networks.bounds import check_numbers, check_tensors, stored, within
 
 Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
@@ -18,7 +17,7 @@ Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 @contextmanager
 def without_memory(state: Mapping[str, Tensor], where: str) -> Iterator[None]:
     """Networks that are built here are of tensors without numbers, and not larger than `state`."""
-    with within(_stored(state), where), torch.device("meta"):
+    with within(stored(state), where), torch.device("meta"):
         yield
 
 
@@ -30,12 +29,5 @@ def check_fits(rename: Rename, state: Mapping[str, Tensor], empty: nn.Module, na
     # Names are taken apart as the published code makes them; others fail anywhere in that.
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as e:
         raise OvertoneError(f"not the weights of a {name}: {e}") from None
-    check_tensors(empty.state_dict(), _stored(renamed), name, name)
+    check_tensors(empty.state_dict(), stored(renamed), name, name)
     check_numbers(state, name)
-
-
-def _stored(state: Mapping[str, Tensor]) -> dict[str, Stored]:
-    return {
-        name: Stored(tuple(tensor.shape), tensor.is_floating_point())
-        for name, tensor in state.items()
-    }

@@ -16,13 +16,18 @@ from overtone.convert.unpickle import read_checkpoint, state_of
 from overtone.errors import OvertoneError
 from overtone.filekind import is_safetensors
 from overtone.networks.bounds import check_numbers
+from overtone.regular import open_regular
 
-AVERAGED = ("ema", "ema_state_dict", "model_ema", "params_ema", "ema_model")
-PLACES = (*AVERAGED, "state_dict", "model", "model_state_dict", "params", "network", "net")
+PLACES = (
+    *("ema", "ema_state_dict", "model_ema", "params_ema", "ema_model"),
+    *("state_dict", "model", "model_state_dict", "params", "network", "net"),
+)
 """where checkpoints keep weights, averaged ones first"""
+OF_AVERAGES = ("ema.", "ema_model.", "model_ema.")
 PREFIXES = (
+    *OF_AVERAGES,
     *("module.", "_orig_mod.", "_fsdp_wrapped_module.", "model.", "network.", "net."),
-    *("ema.", "ema_model.", "model_ema.", "diffusion_model.", "transformer."),
+    *("diffusion_model.", "transformer."),
 )
 """what data parallelism, torch.compile, FSDP, Lightning and averages put before names"""
 COUNTERS = ("n_averaged", "decay", "num_updates", "step", "initted")
@@ -43,7 +48,7 @@ def read_weights(file: Path) -> Weights:
     `overtone.convert.unpickle`, for pickles that want more than tensors made.
     """
     try:
-        with file.open("rb") as opened:
+        with open_regular(file) as opened:
             first = opened.read(9)
     except OSError as error:
         raise OvertoneError(f"{file} can't be read ({error.strerror}).") from None
@@ -84,7 +89,7 @@ def _holds(value: Any) -> bool:
 
 def _of_averages(state: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
     """The averaged weights, where those of the last step lie beside them."""
-    for prefix in ("ema.", "ema_model.", "model_ema."):
+    for prefix in OF_AVERAGES:
         averaged = {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
         if averaged and len(averaged) < len(state) <= 2 * len(averaged) + len(COUNTERS):
             left = len(state) - len(averaged)

@@ -89,7 +89,7 @@ class _Walk:
         self.folders.add(name)
         for entry in found:
             below = f"{name}/{entry.name}" if name else entry.name
-            if os.path.isdir(entry.path):
+            if _is_folder(entry):
                 self.read(entry.path, below, above | {place}, depth + 1)
             else:
                 self._add(below, entry.path)
@@ -109,6 +109,13 @@ class _Walk:
         notes += [f"{name} leads nowhere" for name in self.dangling]
         shown, more = notes[:SHOWN], len(notes) - SHOWN
         return [*shown, f"{more:,} more links lead nowhere or back"] if more > 0 else shown
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads in a circle by itself
+        return False
 
 
 def _place(path: str) -> tuple[int, int]:

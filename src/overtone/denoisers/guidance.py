@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from overtone.ranges import Finite, LevelOrZero, Positive, SizeOrNone, check_fields
+from overtone.ranges import Finite, LevelOrInfinity, LevelOrZero, Positive, SizeOrNone, check_fields
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class GuidanceSettings:
 
     scale: Finite = 1.0
     """1: none"""
-    interval: tuple[LevelOrZero, LevelOrZero] | None = None
+    interval: tuple[LevelOrZero, LevelOrInfinity] | None = None
     """lowest and highest sigma at which it acts; none: all"""
     channels: tuple[SizeOrNone, ...] | None = None
     """channels it acts on, the first being 0; none: all"""

@@ -19,8 +19,12 @@ from torch.nn.modules import module as hooks
 from overtone.errors import OvertoneError
 from overtone.storage import Stored
 
-MODULES_PER_TENSOR = 20
+MODULES_PER_TENSOR = 40
 """modules that there may be for each tensor in the file: many have two of these, some none"""
+TIMES = 8
+"""how often each tensor may be registered: a layer may be replaced by another while a network is
+built, or be given a parametrization, and a network that can't be built without numbers is built
+twice"""
 BUFFERED = 2**25
 """numbers that buffers may have beside the file's, indices of positions, say"""
 
@@ -37,8 +41,8 @@ def within(given: Tensors, where: str) -> Iterator[None]:
     numbers in them, than the tensors of a file."""
     most = {
         "modules": MODULES_PER_TENSOR * (len(given) + 10),
-        "parameters": 2 * len(given) + 10,
-        "numbers": 2 * sum(math.prod(stored.shape) for stored in given.values()) + 1000,
+        "parameters": TIMES * (len(given) + 10),
+        "numbers": TIMES * sum(math.prod(stored.shape) for stored in given.values()) + 2**16,
     }
     most["buffered"] = most["numbers"] + BUFFERED
     found: Counter[str] = Counter()
@@ -71,6 +75,14 @@ def within(given: Tensors, where: str) -> Iterator[None]:
         ):
             watched.callback(handle.remove)
         yield
+
+
+def stored(state: Mapping[str, Tensor]) -> Tensors:
+    """What a file of a state dictionary would say of its tensors."""
+    return {
+        name: Stored(tuple(tensor.shape), tensor.is_floating_point())
+        for name, tensor in state.items()
+    }
 
 
 def check_tensors(own: Mapping[str, Tensor], given: Tensors, name: str, where: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from overtone import settings, storage
 from overtone.errors import OvertoneError
-from overtone.networks.bounds import TooLargeError, check_numbers, check_tensors, within
+from overtone.networks.bounds import TooLargeError, check_numbers, check_tensors, stored, within
 from overtone.networks.configs.network import NetworkConfig
 from overtone.registry import check_registered, said
 
@@ -192,11 +192,7 @@ class Network(nn.Module):
 
     def load_weights(self, weights: dict[str, Tensor], where: str) -> None:
         """Like `load_state_dict`, with an error in one line for weights of another network."""
-        given = {
-            name: storage.Stored(tuple(tensor.shape), tensor.is_floating_point())
-            for name, tensor in weights.items()
-        }
-        check_tensors(self.state_dict(), given, type(self).__name__, where)
+        check_tensors(self.state_dict(), stored(weights), type(self).__name__, where)
         check_numbers(weights, where)
         self.load_state_dict(weights)
 
@@ -279,8 +275,8 @@ def read_network(config: NetworkConfig, folder: Path) -> Network:
     given = storage.stored_tensors(file)
     with within(given, where):
         empty = build_empty(config, str(folder / CONFIG_FILE))
-        check_tensors(empty.state_dict(), given, type(empty).__name__, where)
-        network = config.build()
+    check_tensors(empty.state_dict(), given, type(empty).__name__, where)
+    network = config.build()
     network.load_weights(storage.load_tensors(file), where)
     return network
 

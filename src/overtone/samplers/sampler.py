@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
-from overtone.ranges import Level, NotNegative, Rho, Share, Steps
+from overtone.ranges import Level, LevelOrInfinity, NotNegative, Rho, Share, Steps
 from overtone.samplers.estimates import FORMS, SYNONYMS, EstimateKind, History
 from overtone.samplers.loop import SamplingLoop, Step
 
@@ -108,7 +108,7 @@ class Sampler(SamplingLoop, kind="Sampler"):
     under a process that blurs"""
     S_min: NotNegative = 0.0
     """lowest sigma at which noise is added"""
-    S_max: NotNegative | None = None
+    S_max: LevelOrInfinity | None = None
     """highest sigma at which noise is added; none: no limit"""
     S_noise: NotNegative = 1.0
     """standard deviation of the noise added"""

@@ -63,6 +63,12 @@ def _checked(
     if show:
         _tell(data, test)
     if test is not None and test.class_names != data.class_names:
+        if not test.class_names:
+            raise OvertoneError(
+                f"{name}: the held-out split, {test.name}, has no classes, and the training split"
+                f" has {data.num_classes:,}: sort its images into the same sub-folders, or name the"
+                " folder of the training split as the data."
+            )
         own, others = (
             [name for name in a.class_names if name not in b.class_names] or a.class_names
             for a, b in ((test, data), (data, test))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict
@@ -28,10 +29,11 @@ from torch import Tensor, nn
 from overtone import former, settings, storage
 from overtone.denoisers.preconditioning import Preconditioning
 from overtone.digests import difference_in, digests_in
-from overtone.errors import OvertoneError
+from overtone.errors import OvertoneError, plain
 from overtone.launch import ALONE, Processes, fill, whole
 from overtone.leftovers import TEMPORARY, sweep
 from overtone.networks.configs.network import NetworkConfig
+from overtone.pipelines.card import CARD_FILE
 from overtone.runs import (
     LOCK_FILE,
     LOG_FILE,
@@ -142,7 +144,8 @@ class RunDirectory:
                 storage.save_tensors(state / "weights.safetensors", weights)
                 storage.save_tensors(state / "ema.safetensors", average.state_dict())
                 storage.save_tensors(state / "optimizer.safetensors", moments)
-                progress.files = digests_in(temporary)
+                # But for the card, which people write in.
+                progress.files = digests_in(temporary, without=(CARD_FILE,))
                 storage.write_json(temporary / PROGRESS_FILE, asdict(progress))
             self._delete_old(progress, keep)
         self.processes.wait()
@@ -180,33 +183,46 @@ class RunDirectory:
         return progress
 
     def _newest_whole(self, skip_bad: bool) -> tuple[Path, Progress] | None:
-        """The checkpoint to go on from. The first process looks, the others do as it says."""
-        bad: list[Path] = []
-        for folder in reversed(checkpoints_of(self.path)):
-            try:
-                progress = _read_progress(folder)
-            except OvertoneError as error:
-                bad.append(folder)
-                if skip_bad:
-                    continue
-                older = checkpoints_of(self.path)[:-1]
+        """The checkpoint to go on from. The first process looks, and all do as it says."""
+        found = self._looked_for(skip_bad) if self.processes.is_main else (None, "")
+        name, error = self.processes.gather(found)[0]
+        if error:
+            raise OvertoneError(error)
+        if name is None:
+            return None
+        folder = self.checkpoints / name
+        progress = _progress_in(folder)
+        if progress.best_images not in (int(f.name) for f in checkpoints_of(self.path)):
+            progress.best_images, progress.best_loss = progress.images, None
+        return folder, progress
+
+    def _looked_for(self, skip_bad: bool) -> tuple[str | None, str]:
+        """The name of the newest checkpoint that is as it was written, or else what is wrong. With
+        `skip_bad` those that are not are put aside, and said."""
+        folders = checkpoints_of(self.path)
+        bad: dict[Path, str] = {}
+        for folder in reversed(folders):
+            wrong = _wrong_in(folder)
+            if not wrong:
+                for one, why in bad.items():
+                    aside = one.with_name(f"{one.name}.bad-{uuid.uuid4().hex[:8]}")
+                    one.rename(aside)
+                    print(plain(f"{why}: put aside as {aside.name}"), file=sys.stderr)
+                return folder.name, ""
+            bad[folder] = wrong
+            if not skip_bad:
                 way = (
-                    f"--skip-bad-checkpoints goes on from the one before, {older[-1].name}"
-                    if older
+                    f"--skip-bad-checkpoints goes on from the one before, {folders[-2].name}"
+                    if len(folders) > 1
                     else "no other checkpoint is there: begin the run again in another --out"
                 )
-                raise OvertoneError(f"{str(error).rstrip('.')}; {way}.") from None
-            self.processes.wait()
-            if self.processes.is_main:
-                for one in bad:
-                    one.rename(one.with_name(f"{one.name}.bad-{uuid.uuid4().hex[:8]}"))
-            return folder, progress
-        if bad:
-            raise OvertoneError(
-                f"none of the {len(bad)} checkpoints in {self.checkpoints} is as it was written:"
-                " begin the run again in another --out."
-            )
-        return None
+                return None, f"{wrong}; {way}."
+        if not bad:
+            return None, ""
+        return None, (
+            f"none of the {len(bad)} checkpoints in {self.checkpoints} is as it was written: begin"
+            " the run again in another --out."
+        )
 
     def log(self, entry: dict[str, Any]) -> None:
         """Append a line to the log."""
@@ -248,15 +264,21 @@ def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
 
 
-def _read_progress(folder: Path) -> Progress:
-    """How far a checkpoint had come, once its files are seen to be those that were written."""
+def _progress_in(folder: Path) -> Progress:
+    """How far a checkpoint had come, as it says."""
     file = folder / PROGRESS_FILE
     progress = settings.load(Progress, storage.read_json(file, dict), str(file))
     if progress.images != int(folder.name):
         raise OvertoneError(f"{file} is of image {progress.images:,}, not of {folder.name}.")
-    if difference := difference_in(folder, progress.files):
-        raise OvertoneError(f"{difference}.")
     return progress
+
+
+def _wrong_in(folder: Path) -> str:
+    """What keeps a checkpoint from being as it was written; "" for nothing."""
+    try:
+        return difference_in(folder, _progress_in(folder).files)
+    except OvertoneError as error:
+        return str(error).rstrip(".")
 
 
 def _load(model: nn.Module, file: Path) -> None:

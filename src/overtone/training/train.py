@@ -78,13 +78,19 @@ def train(
         given["given"] = Given(data, held_out)
     elif held_out is not None:
         raise OvertoneError("held_out goes with data.")
-    run = out if out is not None else run_named(str(recipe))
-    if run is None:
-        raise OvertoneError("say where the run is to be: train(recipe, out).")
     if skip_bad_checkpoints:
         given["skip_bad"] = True
     trains = resolve(read.trains, read, "trains")
-    return trains(read, Path(run).expanduser(), show=show, **given)
+    return trains(read, _place_of(recipe, out), show=show, **given)
+
+
+def _place_of(recipe: Recipe | str | Path, out: str | Path | None) -> Path:
+    """The directory of a run: the one given, or the run that is named in a recipe's place."""
+    named = None if isinstance(recipe, Recipe) else run_named(str(recipe))
+    run = named if out is None else Path(out).expanduser()
+    if run is None:
+        raise OvertoneError("say where the run is to be: train(recipe, out).")
+    return run
 
 
 def train_model(

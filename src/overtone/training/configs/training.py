@@ -13,13 +13,14 @@ TrackerName = Literal["tensorboard", "wandb"]
 
 
 ROUNDING = ("micro_batch", "precision", "compile", "gradient_checkpointing")
-"""settings that change nothing but how numbers are rounded: they may change when a run goes on"""
+"""settings that change how numbers are rounded, and what dropout drops: they may change when a run
+goes on"""
 
 
 @dataclass(frozen=True)
 class Training:
-    """How the weights come about. All of it is fixed for a run, but `gradient_checkpointing` and,
-    with no ramp-down, `total_images`."""
+    """How the weights come about. All of it is fixed for a run, but `micro_batch`, `precision`,
+    `compile`, `gradient_checkpointing` and, with no ramp-down, `total_images`."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -56,7 +57,7 @@ class Training:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.micro_batch is not None and not 0 < self.micro_batch <= self.batch_size:
+        if self.micro_batch is not None and self.micro_batch > self.batch_size:
             raise ValueError(f"micro_batch {self.micro_batch} is not in [1, {self.batch_size}]")
 
     def identity(self) -> dict[str, Any]:

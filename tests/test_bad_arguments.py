@@ -151,6 +151,7 @@ CALLS = {
     "a recipe of another name": (lambda: find_recipe("diffit-digit"), "did you mean"),
     "a recipe that is not there": (lambda: find_recipe("/nowhere/x.json"), "does not exist"),
     "a run without a place": (lambda: train("diffit-digits"), "say where the run is to be"),
+    "a recipe without a place": (lambda: train(TINY), "say where the run is to be"),
     "a run of what is no recipe": (lambda: train("/nowhere", "/tmp/x"), "unknown recipe"),
     "a plan of nan": (lambda: Training(lr=math.nan), "lr must be finite"),
     "a plan of a text": (lambda: Training(batch_size="64"), "batch_size must be a whole number"),

@@ -117,6 +117,25 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(runs, run, fil
     assert aside not in checkpoints_of(run)
 
 
+def test_the_best_checkpoint_is_one_that_is_there(run, capsys):
+    """Where the last one was the best, and is skipped, the one before does not know of another."""
+    one_bit(run / LAST / STATE[0])
+    file = run / BEFORE / "training/progress.json"
+    known = json.loads(file.read_text()) | {"best_images": 16, "best_loss": 0.0}
+    file.write_text(json.dumps(known))
+    Trainer.of(WHOLE, show=False).run(run, skip_bad=True)
+    said = capsys.readouterr().err
+    assert "weights.safetensors is damaged" in said
+    assert "put aside as 000000064.bad-" in said
+    assert int(find_checkpoint(run, "best").name) in (64, 96)
+
+
+def test_the_card_may_be_written_in(runs, run):
+    (run / LAST / "README.md").write_text("My model.")
+    train(WHOLE, run)
+    assert weights_of(run) == weights_of(runs / "whole")
+
+
 def test_files_of_another_checkpoint_are_told_apart(run):
     for name in STATE[:3]:
         shutil.copy(run / BEFORE / name, run / LAST / name)
@@ -221,6 +240,7 @@ LOGS = {
     "bytes that are no text": lambda lines: [*lines, "\udcff\udcfe\n"],
     "deep JSON": lambda lines: ["[" * 50_000 + "\n", *lines],
     "lines that are to be written again": lambda lines: [*lines, '{"images": 96, "loss": 9.0}\n'],
+    "a last line without its end": lambda lines: [*lines[:-1], lines[-1].rstrip("\n")],
     "nothing": lambda lines: [],
 }
 

@@ -4,6 +4,7 @@ A table of changes, each made to a copy of a model that loads. Nothing may take 
 256 MB beyond the model's own size, nothing may run for long, and nothing is executed.
 """
 
+import dataclasses
 import json
 import shutil
 import struct
@@ -36,6 +37,8 @@ from overtone.networks import (
     SongUNet,
     temporalize,
 )
+from overtone.networks.configs.network import NetworkConfig
+from overtone.networks.network import Network, load_network
 from overtone.networks.vae import VAE
 from overtone.pipelines import (
     DiffiTPipeline,
@@ -407,6 +410,35 @@ def test_it_is_refused_in_a_line(models, tmp_path, note, request, model, file, c
 
 def test_the_table_is_long():
     assert len(CASES) >= 200
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplacingConfig(NetworkConfig, kind="Replacing"):
+    resolution: int = 8
+    channels: int = 1
+    num_classes: int = 0
+
+    def build(self):
+        return Replacing(self)
+
+
+class Replacing(Network):
+    """A network as people make them of others: layers are replaced, and parametrized."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.body = torch.nn.Sequential(torch.nn.Conv2d(1, 16, 3), torch.nn.Conv2d(16, 16, 3))
+        self.body[0] = torch.nn.Conv2d(1, 8, 3, padding=1)
+        self.body[1] = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(8, 1, 1))
+        torch.zeros(2).numpy()  # which tensors without numbers can't
+
+    def forward(self, x, time, class_labels=None):
+        return self.body(x)
+
+
+def test_a_network_that_registers_more_than_it_keeps_loads(tmp_path):
+    Replacing(ReplacingConfig()).save_pretrained(tmp_path / "network")
+    assert load_network(tmp_path / "network").num_parameters > 0
 
 
 def test_links_that_lead_back_are_refused(models, tmp_path):

@@ -120,13 +120,14 @@ def classes_of(name: str, column: str, tables: Iterable[Any], limit: int | None)
     names, numbered in their order. Raises `OvertoneError` for cells that are nothing of these.
     """
     tables = list(tables)
-    if has_names(tables[0].features, column):
-        return Classes(tuple(tables[0].features[column].names), _whole)
+    features = tables[0].rows.features
+    if has_names(features, column):
+        return Classes(tuple(features[column].names), _whole)
     found: set[int | str] = set()
     for table in tables:
-        for row in readable(islice(table.select_columns([column]), limit), name):
-            if row[column] is not None:
-                found.add(_cell(name, column, row[column]))
+        for cell in readable(islice(table.column(column), limit), name):
+            if cell is not None:
+                found.add(_cell(name, column, cell))
             if len(found) > MOST_CLASSES:
                 raise OvertoneError(
                     f"{name}: the column '{column}' has more than {MOST_CLASSES:,} values, which"

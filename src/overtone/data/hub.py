@@ -128,11 +128,11 @@ def _source(tables: Tables, table: Table, split: str) -> Source:
 
 def _classes(tables: Tables, table: Table, label: str, split: str) -> Classes:
     """The classes of a column, numbered alike in the training and the test split."""
-    read = [table.rows]
+    read = [table]
     if not has_names(table.rows.features, label):
         with contextlib.suppress(OvertoneError):  # there need be no other split
             other = _table(tables, "train" if split == "test" else "test")
-            read += [] if other is None else [other.rows]
+            read += [] if other is None else [other]
     return classes_of(tables.name, label, read, tables.asked.limit)
 
 

@@ -88,6 +88,20 @@ class Table(NamedTuple):
     rows: Any
     key: str
     length: int | None
+    files: tuple[str, ...] = ()
+    """those of parquet on this machine, if it consists of such"""
+
+    def column(self, name: str) -> Iterator[Any]:
+        """The cells of a column. Of parquet nothing else is read, as `datasets` would."""
+        if not self.files:
+            yield from (row[name] for row in self.rows.select_columns([name]))
+            return
+        import pyarrow.parquet
+
+        for file in self.files:
+            with pyarrow.parquet.ParquetFile(file) as opened:
+                for batch in opened.iter_batches(columns=[name]):
+                    yield from batch.column(0).to_pylist()
 
 
 class Tables:
@@ -152,7 +166,8 @@ class Tables:
             if self.saved is not None:
                 return Table(self.saved[own], key, len(self.saved[own]))
             if self.key is not None:
-                return Table(self.builder.as_streaming_dataset(own), key, self._count(own))
+                rows, files = self.builder.as_streaming_dataset(own), self._parquet(own)
+                return Table(rows, key, _count(files) if files else None, files)
             if self.asked.streaming:
                 return Table(self.builder.as_streaming_dataset(own), key, None)
             self.builder.download_and_prepare()
@@ -179,14 +194,17 @@ class Tables:
         known = self.builder.info.splits or self.builder.config.data_files
         return list(map(str, known or [self.asked.split or "train"]))
 
-    def _count(self, own: str) -> int | None:
-        """The number of rows, where files of parquet say it."""
-        import pyarrow.parquet
+    def _parquet(self, own: str) -> tuple[str, ...]:
+        """The files of a split, if all are parquet."""
+        files = tuple(map(str, (self.builder.config.data_files or {}).get(own, ())))
+        return files if all(file.endswith(".parquet") for file in files) else ()
 
-        files = [str(file) for file in (self.builder.config.data_files or {}).get(own, ())]
-        if not files or not all(file.endswith(".parquet") for file in files):
-            return None
-        return sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
+
+def _count(files: Iterable[str]) -> int:
+    """The number of rows that files of parquet say they have."""
+    import pyarrow.parquet
+
+    return sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
 
 
 @contextlib.contextmanager

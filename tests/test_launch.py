@@ -212,7 +212,7 @@ def test_a_mistake_is_answered_once_and_no_process_hangs(alone, tmp_path):
     assert "Traceback" not in done.stderr.split("torch/distributed/elastic")[0]
     command = [*TORCHRUN, "sample", str(alone), "--seeds", "0", "--out", str(tmp_path / "one")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert "1 seeds are too few for 2 processes" in done.stderr
+    assert "1 seed is too few for 2 processes" in done.stderr
     assert not (tmp_path / "one").exists()
 
 

@@ -85,9 +85,8 @@ class Sampling:
             raise unknown("finish", str(self.finish), FINISHES)
         among, count = processes(), len(request.seeds)
         if count < among.count:
-            raise OvertoneError(
-                f"{counted(count, 'seed')} are too few for {among.count} processes."
-            )
+            few = "seed is" if count == 1 else "seeds are"
+            raise OvertoneError(f"{count} {few} too few for {among.count} processes.")
         mine = slice(among.index, None, among.count)
         labels: Any = request.class_labels
         request = request.part(mine, None if labels is None else labels[mine])

@@ -91,6 +91,8 @@ SEEDS = {
     "a seed of many digits": ([HUGE], "seed"),
     "four thousand million seeds": (range(2**32), "1,000,000 seeds are the most"),
     "seeds without end": (iter(int, 1), "1,000,000 seeds are the most"),
+    "true": ([True], "seeds are several integers"),
+    "bytes": (b"12", "seeds are several integers"),
     "a dictionary": ({"a": 1}, "seeds are several integers"),
     "a matrix": (np.zeros((2, 2), int), "seeds are several integers"),
 }

@@ -322,3 +322,40 @@ def test_a_registered_name_is_no_path(tmp_path, monkeypatch):
     with pytest.raises(OvertoneError, match="unknown data set ''"):
         open_data("", 8, 1)
     assert held_out("builtin:digits", 8, 1) is not None
+
+
+def a_pipe(file):
+    file.unlink()
+    os.mkfifo(file)
+
+
+def a_folder(file):
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize("name", ["images.bin", "labels.bin", "index.json"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.unlink(),
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(file.read_bytes()[:-3]),
+        lambda file: file.write_bytes(file.read_bytes() + b"more"),
+        a_pipe,
+        a_folder,
+    ],
+    ids=["missing", "empty", "cut", "longer", "a pipe", "a folder"],
+)
+def test_damaged_images_of_the_cache_are_decoded_again(tmp_path, monkeypatch, name, damage):
+    monkeypatch.setenv("OVERTONE_CACHE", str(tmp_path / "cache"))
+    for number, place in enumerate(("data/cat/0.png", "data/dog/1.png")):
+        (tmp_path / place).parent.mkdir(parents=True)
+        Image.new("L", (8, 8), 90 * number).save(tmp_path / place)
+    before = open_data(str(tmp_path / "data"), 8, 1)
+    (file,) = (tmp_path / "cache").rglob(name)
+    damage(file)
+    after = open_data(str(tmp_path / "data"), 8, 1)
+    assert after.fingerprint == before.fingerprint
+    assert after.fetch([0, 1])[0].flatten(1)[:, 0].tolist() == [0, 90]
+    assert after.labels.tolist() == [0, 1]

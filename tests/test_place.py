@@ -1,11 +1,13 @@
 """Whether there is room, and whether a place can be written to."""
 
 import errno
+import os
 
 import pytest
 
 from overtone.errors import OvertoneError
 from overtone.place import check_place, is_full
+from overtone.storage import write_json
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,16 @@ def test_places(tmp_path):
     (tmp_path / "folder.png").mkdir()
     for good in ("new", "new/deep/grid.png", "file", "grid.png"):
         check_place(tmp_path / good)
-    for bad in ("file/grid.png", "folder.png", "x" * 300):
+    os.mkfifo(tmp_path / "pipe")
+    for bad in ("file/grid.png", "folder.png", "x" * 300, "pipe"):
         with pytest.raises(OvertoneError, match=r"can't be written: .*\. Choose another --out"):
             check_place(tmp_path / bad)
+
+
+def test_a_device_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OvertoneError, match="pipe is a device or a pipe: choose another place"):
+        write_json(tmp_path / "pipe", {})
+    with pytest.raises(OvertoneError, match="is a directory: choose another place"):
+        write_json(tmp_path, {})
+    assert os.listdir(tmp_path) == ["pipe"]

@@ -23,12 +23,16 @@ def check_place(path: Path) -> None:
     """Raises `OvertoneError` where nothing could be written to a path: before the work, not
     behind it."""
     wrong = ""
+    if not path.name:
+        raise OvertoneError("--out is empty: name a file, or a directory.")
     try:
         there = next(place for place in (path, *path.absolute().parents) if place.exists())
         if there != path and not there.is_dir():
             wrong = f"{there} is a file"
         elif there == path and path.is_dir() and path.suffix.lower() in FILES:
             wrong = "a directory of that name is there"
+        elif there == path and not (path.is_dir() or path.is_file()):
+            wrong = "it is a device or a pipe"
         elif not os.access(there, os.W_OK):
             wrong = f"{there} can't be written to"
     except OSError as error:  # a name that is too long

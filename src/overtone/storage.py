@@ -110,6 +110,9 @@ def remove_directory(path: Path) -> None:
 def new_file(path: Path) -> Iterator[Path]:
     """Write to the temporary path given; it becomes `path` when the block ends well."""
     path = Path(path).expanduser()
+    if path.exists() and not path.is_file():  # a device would be replaced
+        kind = "a directory" if path.is_dir() else "a device or a pipe"
+        raise OvertoneError(f"{path} is {kind}: choose another place.")
     temporary = path.with_name(temporary_name(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -90,9 +90,10 @@ def _opened(path: Path, resolution: int, fit: bool) -> Image:
     from PIL import Image, ImageOps
 
     from overtone.data.reading import open_image
+    from overtone.regular import open_regular
 
     try:
-        with path.expanduser().open("rb") as file:
+        with open_regular(path) as file:
             picture: Any = ImageOps.exif_transpose(open_image(file))
             picture.load()
     except Exception as error:  # damaged files make Pillow raise almost anything

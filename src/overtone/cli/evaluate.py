@@ -135,6 +135,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Options, "evaluate", __doc__, arguments, default=default)
     from overtone import storage
 
+    if options.out is not None and options.out.is_dir():
+        raise OvertoneError(f"--out is a file, and {options.out} is a directory.")
     result = evaluate(options)
     if not processes().is_main:
         return

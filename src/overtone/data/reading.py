@@ -94,6 +94,9 @@ def decode(source: Source, resolution: int, channels: int, *, skip_bad: bool = F
         what = f"{what} {source.name}"
     digest = hashlib.sha256(what.encode(errors="surrogatepass")).hexdigest()[:20]
     folder, among = storage.cache_directory() / "images" / digest, processes()
+    if among.is_main and folder.exists() and not _is_whole(folder, resolution, channels):
+        storage.remove_directory(folder)
+    among.wait()
     if among.any(not (folder / "index.json").exists()):
         # One process a machine reads; the others wait for it.
         if among.local_index == 0 and not (folder / "index.json").exists():
@@ -115,6 +118,20 @@ def decode(source: Source, resolution: int, channels: int, *, skip_bad: bool = F
         index["resized"],
         source.notes,
     )
+
+
+def _is_whole(folder: Path, resolution: int, channels: int) -> bool:
+    """Whether the files of decoded images are there, and as long as they have to be: what a crash
+    or a full disk cut short is made again."""
+    try:
+        index = storage.read_json(folder / "index.json", dict)
+        count = index["count"]
+        sizes = {"images.bin": channels * resolution**2, "labels.bin": 8}
+        files = [(folder / name, size * count) for name, size in sizes.items()]
+        known = {"fingerprint", "bad", "conversions", "resized"} <= index.keys()
+        return known and all(f.is_file() and f.stat().st_size == size for f, size in files)
+    except (OvertoneError, OSError, KeyError, TypeError):
+        return False
 
 
 def read_item(item: Item, resolution: int, channels: int) -> tuple[np.ndarray, list[str]]:

@@ -116,6 +116,7 @@ class Tables:
 
         if not sys.stderr.isatty():
             datasets.disable_progress_bars()
+        datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)  # errors say it
         self.asked, self.name = asked, name
         self.key = None
         """of what is on this machine"""

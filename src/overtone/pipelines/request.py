@@ -175,11 +175,19 @@ def _number(name: str, value: Any) -> float:
     return float(value)
 
 
+def _seed(seed: Any) -> int:
+    if isinstance(seed, bool):
+        raise TypeError
+    return operator.index(seed)
+
+
 def whole_seeds(seeds: Any) -> list[int]:
     """Seeds as Python's integers: numpy's and torch's are taken too. Raises `OvertoneError` for
     what is none, and for more than `MOST_SEEDS`."""
     try:
-        found = [operator.index(seed) for seed in itertools.islice(seeds, MOST_SEEDS + 1)]
+        if isinstance(seeds, str | bytes | dict):
+            raise TypeError
+        found = [_seed(seed) for seed in itertools.islice(seeds, MOST_SEEDS + 1)]
         if len(found) <= MOST_SEEDS:
             return found
         raise OvertoneError(f"{MOST_SEEDS:,} seeds are the most at a time.")

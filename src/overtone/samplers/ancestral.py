@@ -43,6 +43,8 @@ class AncestralSampler(SamplingLoop, kind="AncestralSampler"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not getattr(self.schedule, "discrete", False):
+            raise ValueError(f"schedule must be a DiscreteSchedule, not {self.schedule!r:.80}")
         if not 0 < self.num_steps <= len(self.schedule.sigmas):
             raise ValueError(
                 f"num_steps {self.num_steps} is not in [1, {len(self.schedule.sigmas)}], the steps"

@@ -85,7 +85,10 @@ class RunDirectory:
                 )
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / LOCK_FILE).open("w")
+            lock = self.path / LOCK_FILE
+            if lock.exists() and not lock.is_file():
+                raise OvertoneError(f"{lock} is no file: remove it.")
+            self._lock = lock.open("w")
         except OSError as error:
             raise OvertoneError(f"can't write to {self.path}: {error.strerror}.") from None
         try:

@@ -349,3 +349,14 @@ def test_damaged_saved_sets_are_one_line(tmp_path, field, content):
         (tmp_path / "state.json").write_text("{}")
     with pytest.raises(OvertoneError, match="can't be opened"):
         open_data(f"hf:{tmp_path}", 8, 1)
+
+
+def test_a_picture_of_more_pixels_than_its_file_can_fill_is_refused(tmp_path):
+    """A header of a few bytes can claim any size, and some formats fill in what is missing."""
+    content = io.BytesIO()
+    Image.new("L", (8, 8)).save(content, "GIF")
+    changed = bytearray(content.getvalue())
+    changed[6:10] = struct.pack("<HH", 11_000, 11_000)
+    (tmp_path / "b.gif").write_bytes(changed)
+    with pytest.raises(OvertoneError, match=r"121,000,000 pixels in a file of \d+ bytes"):
+        open_data(str(tmp_path), 8, 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +32,8 @@ from overtone.leftovers import sweep
 
 FORMAT = 4
 """what the cache holds: 4 says of 16 bits a channel that they were cut to 8"""
+FREE_PIXELS, DENSEST = 2**24, 500
+"""pixels of a picture, and pixels for a byte of its file: more of both is refused"""
 MOST_PIXELS = 2**27
 """of a picture: 11,585 pixels a side"""
 
@@ -53,8 +56,15 @@ def _known_formats() -> tuple[str, ...]:
 
 
 def open_image(file: IO[bytes]) -> Image.Image:
-    """An image, not decoded yet; raises `OSError` for anything else."""
-    return Image.open(file, formats=_known_formats())
+    """An image, not decoded yet. Raises `OSError` for anything else, and `ValueError` for one that
+    would take far more memory than its file has bytes."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    image = Image.open(file, formats=_known_formats())
+    pixels = image.width * image.height
+    if FREE_PIXELS < pixels <= MOST_PIXELS and pixels > DENSEST * size:
+        raise ValueError(f"{pixels:,} pixels in a file of {size:,} bytes")
+    return image
 
 
 class Item(NamedTuple):

@@ -95,6 +95,16 @@ def test_a_run_is_gone_on_with_by_its_name(tmp_path, monkeypatch, capsys, name):
     assert "runs/mine" in capsys.readouterr().out
 
 
+def test_a_run_may_be_the_directory_that_one_is_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["train", "diffit-digits", *COMMAND, "--total-images", "32", "--out", "."])
+    main(["train", ".", "--total-images", "64"])
+    assert find_checkpoint(tmp_path).name == "000000064"
+    with pytest.raises(SystemExit):
+        main(["sample", ".", "--seeds", "0", "--out", "."])
+    assert find_checkpoint(tmp_path).name == "000000064"
+
+
 def test_a_recipe_file_beside_no_run_is_a_recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main(["train", "diffit-digits", *COMMAND, "--total-images", "32", "--out", "runs/mine"])

@@ -23,8 +23,6 @@ def check_place(path: Path) -> None:
     """Raises `OvertoneError` where nothing could be written to a path: before the work, not
     behind it."""
     wrong = ""
-    if not path.name:
-        raise OvertoneError("--out is empty: name a file, or a directory.")
     try:
         there = next(place for place in (path, *path.absolute().parents) if place.exists())
         if there != path and not there.is_dir():

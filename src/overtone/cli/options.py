@@ -44,6 +44,7 @@ def _check(options: Any) -> None:
             object.__setattr__(options, field.name, tuple(path.expanduser() for path in value))
         elif isinstance(value, Path):
             value = value.expanduser()
+            value = value if value.name else value.absolute()  # of ".", which has no name
             object.__setattr__(options, field.name, value)
             if field.name == "out":
                 check_place(value)

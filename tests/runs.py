@@ -6,6 +6,7 @@ from helpers import TINY_DIFFIT
 from overtone.denoisers import EDMDenoiser
 from overtone.pipelines import DiffiTPipeline, load_pipeline
 from overtone.runs import find_checkpoint
+from overtone.samplers import Sampler
 from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.configs.training import Reporting, Training
 from overtone.training.loop import Trainer
@@ -35,6 +36,16 @@ def changed(recipe=TINY, **changes):
             recipe, **{part: dataclasses.replace(getattr(recipe, part), **own)}
         )
     return dataclasses.replace(recipe, **changes)
+
+
+QUICK = changed(
+    total_images=64,
+    checkpoint_images=32,
+    report_images=32,
+    held_out_images=32,
+    sampler=Sampler(num_steps=2, estimate="single"),
+)
+"""two checkpoints, and pictures that take no time"""
 
 
 def train(recipe, out):

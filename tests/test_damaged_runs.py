@@ -13,19 +13,10 @@ from overtone.errors import OvertoneError
 from overtone.leftovers import TEMPORARY
 from overtone.pipelines import load_pipeline
 from overtone.runs import LOG_FILE, RECIPE_FILE, checkpoints_of, find_checkpoint, read_log
-from overtone.samplers import Sampler
 from overtone.training.loop import Trainer
-from runs import TINY, changed, train, weights_of
+from runs import QUICK, changed, train, weights_of
 
-FIRST = changed(
-    TINY,
-    total_images=64,
-    checkpoint_images=32,
-    report_images=32,
-    held_out_images=32,
-    keep=3,
-    sampler=Sampler(num_steps=2, estimate="single"),
-)
+FIRST = changed(QUICK, keep=3)
 WHOLE = changed(FIRST, total_images=96)
 LAST = "checkpoints/000000064"
 BEFORE = "checkpoints/000000032"

@@ -17,19 +17,10 @@ from overtone.data.names import absolute
 from overtone.errors import OvertoneError
 from overtone.pipelines import load_pipeline
 from overtone.runs import find_checkpoint, read_log
-from overtone.samplers import Sampler
 from overtone.training.loop import Trainer
-from runs import TINY, changed
+from runs import QUICK, changed
 
-SHORT = changed(
-    TINY,
-    total_images=64,
-    checkpoint_images=32,
-    report_images=32,
-    held_out_images=32,
-    sampler=Sampler(num_steps=2, estimate="single"),
-)
-LONG = changed(SHORT, total_images=96)
+LONG = changed(QUICK, total_images=96)
 COMMAND = [
     *("--network.widths", "16", "--network.num-cells", "1", "--network.head-channels", "8"),
     *("--batch-size", "32", "--checkpoint-images", "32", "--report-images", "32"),
@@ -55,7 +46,7 @@ def test_another_spelling_of_the_data_goes_on(images, tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(images)
     spellings = [images.name, str(images), f"~/{images.name}", f"./{images.name}/", "link"]
     for number, spelling in enumerate(spellings, 1):
-        recipe = changed(SHORT, data=spelling, total_images=32 * number, checkpoint_images=32)
+        recipe = changed(QUICK, data=spelling, total_images=32 * number, checkpoint_images=32)
         train(recipe, tmp_path / "run", show=False)
         remembered = json.loads((tmp_path / "run/recipe.json").read_text())["data"]
         assert Path(remembered).is_absolute()
@@ -63,18 +54,18 @@ def test_another_spelling_of_the_data_goes_on(images, tmp_path, monkeypatch):
 
 
 def test_another_folder_of_that_name_does_not(images, tmp_path, monkeypatch):
-    train(changed(SHORT, data=str(images)), tmp_path / "run", show=False)
+    train(changed(QUICK, data=str(images)), tmp_path / "run", show=False)
     elsewhere = tmp_path / "elsewhere" / images.name
     for name in ("cat", "dog"):
         (elsewhere / name).mkdir(parents=True)
         Image.new("L", (8, 8), 99).save(elsewhere / name / "0.png")
     with pytest.raises(OvertoneError, match="was made with other settings \\(images: "):
-        train(changed(SHORT, data=str(elsewhere)), tmp_path / "run", show=False)
+        train(changed(QUICK, data=str(elsewhere)), tmp_path / "run", show=False)
 
 
 def test_what_a_run_remembers_does_not_depend_on_where_it_was_begun(images, tmp_path, monkeypatch):
     monkeypatch.chdir(images.parent)
-    train(changed(SHORT, data=images.name), "run", show=False)
+    train(changed(QUICK, data=images.name), "run", show=False)
     (tmp_path / "away").mkdir()
     monkeypatch.chdir(tmp_path / "away")
     train("../run", show=False)
@@ -132,7 +123,7 @@ def test_the_home_directory_holds_a_run(tmp_path, monkeypatch):
     [({"micro_batch": 8}, "fp32 on cpu, 8 images"), ({"precision": "bf16"}, "bf16 on cpu, 32")],
 )
 def test_what_matters_by_rounding_only_may_change_and_is_said(tmp_path, capsys, changes, now):
-    train(SHORT, tmp_path / "run", show=False)
+    train(QUICK, tmp_path / "run", show=False)
     capsys.readouterr()
     train(changed(LONG, **changes), tmp_path / "run")
     said = capsys.readouterr().err
@@ -144,7 +135,7 @@ def test_what_matters_by_rounding_only_may_change_and_is_said(tmp_path, capsys, 
 
 
 def test_what_matters_more_may_not(tmp_path):
-    train(SHORT, tmp_path / "run", show=False)
+    train(QUICK, tmp_path / "run", show=False)
     for changes in ({"batch_size": 16}, {"lr": 2e-3}, {"seed": 1}, {"clip_norm": 2.0}):
         with pytest.raises(OvertoneError, match="was made with other settings"):
             train(changed(LONG, **changes), tmp_path / "run", show=False)
@@ -231,7 +222,7 @@ def test_a_run_that_writes_checkpoints_can_be_sampled(tmp_path):
 
 
 def test_a_checkpoint_that_goes_while_it_is_read_is_read_anew(tmp_path, monkeypatch):
-    train(SHORT, tmp_path / "run", show=False)
+    train(QUICK, tmp_path / "run", show=False)
     from overtone.pipelines.pipeline import Pipeline
 
     read, gone = Pipeline.from_pretrained, []
@@ -263,7 +254,7 @@ def test_files_have_the_permissions_that_the_umask_gives(tmp_path):
     for mask, wanted in ((0o022, 0o644), (0o077, 0o600), (0o002, 0o664)):
         before = os.umask(mask)
         try:
-            train(SHORT, tmp_path / f"run-{mask}", show=False)
+            train(QUICK, tmp_path / f"run-{mask}", show=False)
         finally:
             os.umask(before)
         files = [file for file in (tmp_path / f"run-{mask}").rglob("*") if file.is_file()]
@@ -272,7 +263,7 @@ def test_files_have_the_permissions_that_the_umask_gives(tmp_path):
 
 
 def test_messages_count_right(tmp_path, capsys):
-    train(SHORT, tmp_path / "run", show=False)
+    train(QUICK, tmp_path / "run", show=False)
     for seeds, said in (("3", "1 image: "), ("0-2", "3 images: ")):
         main(["sample", str(tmp_path / "run"), "--seeds", seeds, "--out", str(tmp_path / "a.png")])
         assert said in capsys.readouterr().err

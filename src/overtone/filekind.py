@@ -31,9 +31,10 @@ def kind_of(path: Path) -> str:
         return ""
     if is_safetensors(first):
         return "of the format safetensors"
-    lowered = first.lstrip().lower()
-    return next((what for begins, what in _BEGINNINGS if first.startswith(begins)
-                 or lowered.startswith(begins)), "")  # fmt: skip
+    for begins, what in _BEGINNINGS:
+        if begins in (first[: len(begins)], first.lstrip().lower()[: len(begins)]):
+            return what
+    return ""
 
 
 def is_safetensors(first: bytes) -> bool:

@@ -122,7 +122,8 @@ def relay_pipeline(first: Converted, second: Converted) -> Pipeline:
 
 
 def _check_size(file: Path, state: dict[str, Tensor], settings: dict[str, Any]) -> None:
-    """The network is built before its tensors are compared: not of any size a file may name."""
+    """Raises `OvertoneError` for settings whose widths alone ask for more numbers than the file
+    holds, before anything is built."""
     held = sum(tensor.numel() for tensor in state.values())
     try:
         width, labels = whole(settings, "model_channels", 1), whole(settings, "label_dim", 0)

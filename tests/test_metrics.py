@@ -21,7 +21,8 @@ from overtone.metrics import (
     kernel_distance,
     precision_recall,
 )
-from overtone.metrics.features import Extractor, FeatureFile, Features
+from overtone.metrics.features import Extractor, Features
+from overtone.metrics.vectors import FeatureFile
 from overtone.networks import Classifier, ClassifierConfig
 from overtone.training.classifier import classifier_of
 

@@ -15,8 +15,9 @@ from overtone.data.images import ImageData, Pixels
 from overtone.errors import OvertoneError
 from overtone.launch import ALONE, Processes
 from overtone.leftovers import sweep
-from overtone.metrics.features import Extractor, FeatureFile, load_features
+from overtone.metrics.features import Extractor
 from overtone.metrics.scores import frechet_distance, kernel_distance, precision_recall
+from overtone.metrics.vectors import FeatureFile, load_features
 
 BATCH = 256
 LEAST_REAL, LEAST = 8, 4

@@ -50,7 +50,7 @@ def main() -> None:
             "images": images,
             "frechet_distance": report.frechet_distance,
             "kernel_distance": report.kernel_distance,
-            "recognised": report.recognised,
+            "class_accuracy": report.class_accuracy,
             "precision": report.precision,
             "recall": report.recall,
             "samples": options.samples,

@@ -47,7 +47,7 @@ def main() -> None:
     console.rule("1 of 4: the classifier that judges")
     evaluation = Evaluation(classifier_of("builtin:digits", 8, 1), data, test)
     assert test is not None
-    console.print(f"{evaluation.accuracy:.1%} of {len(test)} test digits recognised")
+    console.print(f"class accuracy {evaluation.accuracy:.1%} on {len(test)} test digits")
 
     console.rule("2 of 4: samples before training")
     trainer = Trainer.of(recipe)
@@ -65,12 +65,12 @@ def main() -> None:
     pipe = load_pipeline(find_checkpoint(DEMO / "run"))
     after = evaluate(evaluation, pipe)
     seconds = time.time() - began
-    write_json(DEMO / "scores.json", {"before": vars(before), "after": vars(after)})
+    write_json(DEMO / "scores.json", {"before": before.as_json(), "after": after.as_json()})
     write_page(pipe, before, after, progress.seconds, seconds)
     console.print(
         f"Fréchet distance {before.frechet_distance:.3f} -> {after.frechet_distance:.3f}"
         f" ({after.real_frechet_distance:.3f} between two halves of the real images),"
-        f" {after.recognised:.1%} recognised.\n"
+        f" class accuracy {after.class_accuracy:.1%}.\n"
         f"{seconds / 60:.1f} minutes in all. Open {DEMO / 'index.html'}"
     )
 
@@ -104,8 +104,8 @@ def write_page(
             ("Fréchet distance, lower is better", f"{before.frechet_distance:.3f}",
              f"<b>{after.frechet_distance:.3f}</b>",
              f"{after.real_frechet_distance:.3f} (two halves)"),
-            ("recognised as the class asked for", f"{before.recognised:.1%}",
-             f"<b>{after.recognised:.1%}</b>", f"{after.classifier_accuracy:.1%} (test split)"),
+            ("class accuracy", f"{before.class_accuracy:.1%}",
+             f"<b>{after.class_accuracy:.1%}</b>", f"{after.classifier_accuracy:.1%} (test split)"),
             ("precision", f"{before.precision:.2f}", f"<b>{after.precision:.2f}</b>", ""),
             ("recall", f"{before.recall:.2f}", f"<b>{after.recall:.2f}</b>",
              f"{after.real_recall:.2f} (two halves)"),

@@ -92,7 +92,7 @@ def measured(pipe: Any, evaluation: Evaluation, wanted: Any, **arguments: Any) -
     return {
         "images": images,
         "frechet_distance": report.frechet_distance,
-        "recognised": report.recognised,
+        "class_accuracy": report.class_accuracy,
         "images_per_second": len(SEEDS) / seconds,
         "correlation": 1.0 if wanted is None else correlation(images, wanted, classes),
     }
@@ -111,10 +111,13 @@ def trained(recipe: DistillationRecipe, teacher: Teacher, whole: Path, out: Path
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    rows = ["| | Fréchet distance | recognised | correlation | images/s |", "|---|---|---|---|---|"]
+    rows = [
+        "| | Fréchet distance | class accuracy | correlation | images/s |",
+        "|---|---|---|---|---|",
+    ]
     for name, entry in found.items():
         rows.append(
-            f"| {name} | {entry['frechet_distance']:.4f} | {entry['recognised']:.1%} |"
+            f"| {name} | {entry['frechet_distance']:.4f} | {entry['class_accuracy']:.1%} |"
             f" {entry['correlation']:.3f} | {entry['images_per_second']:.0f} |"
         )
     return "\n".join(rows) + "\n"

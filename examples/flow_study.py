@@ -66,7 +66,7 @@ def measured(pipe: Pipeline, evaluation: Evaluation, samples: int) -> dict[str, 
         batches = pipe.stream(seeds, guidance_scale=scale, batch_size=250)
         report = evaluation(((b.images, b.class_labels) for b in batches), {})
         row[f"distance, guidance {scale:g}"] = report.frechet_distance
-        row[f"accuracy, guidance {scale:g}"] = report.recognised or 0.0
+        row[f"accuracy, guidance {scale:g}"] = report.class_accuracy or 0.0
     wanted = images(pipe, CONVERGED, samples)
     for count in EVALUATIONS:
         for what, sampler in solvers(count).items():

@@ -53,7 +53,7 @@ COLUMNS = (
     "seconds an image",
     "Fréchet distance",
     "less that of large",
-    "recognised",
+    "class_accuracy",
 )
 
 
@@ -120,7 +120,7 @@ def measured(pipe: Any, evaluation: Evaluation, samples: int) -> dict[str, Any]:
     """What the table says of a pipeline."""
     networks = getattr(pipe.network, "networks", [pipe.network])
     pipe.to(default_device())
-    distances, recognised, seconds = [], [], 0.0
+    distances, accuracies, seconds = [], [], 0.0
     for part in range(SETS):
         seeds = range(part * samples, (part + 1) * samples)
         began = time.perf_counter()
@@ -128,8 +128,8 @@ def measured(pipe: Any, evaluation: Evaluation, samples: int) -> dict[str, Any]:
         seconds += time.perf_counter() - began
         report = evaluation(iter(batches), {"seeds": f"{seeds.start}-{seeds.stop - 1}"})
         distances.append(report.frechet_distance)
-        assert report.recognised is not None
-        recognised.append(report.recognised)
+        assert report.class_accuracy is not None
+        accuracies.append(report.class_accuracy)
     each = statistics.mean(multiply_adds(network) for network in networks)
     millions = sum(p.numel() for p in networks[0].parameters()) / 1e6
     return {
@@ -137,7 +137,7 @@ def measured(pipe: Any, evaluation: Evaluation, samples: int) -> dict[str, Any]:
         "multiply-adds": f"{each / 1e6:.0f} M",
         "seconds an image": round(seconds / (SETS * samples), 4),
         "distances": distances,
-        "recognised": statistics.mean(recognised),
+        "class_accuracy": statistics.mean(accuracies),
     }
 
 
@@ -158,7 +158,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         rows.append(
             f"| {name} | {entry['parameters']} | {entry['multiply-adds']} |"
             f" {entry['seconds an image']:.3f} | {interval(entry['distances'])} | {less} |"
-            f" {entry['recognised']:.1%} |"
+            f" {entry['class_accuracy']:.1%} |"
         )
     return "\n".join(rows) + "\n"
 

@@ -61,7 +61,7 @@ class Study:
         if name in self.entries:
             return
         report = self.evaluation(batches(), {"samples": self.samples})
-        kept = ("frechet_distance", "recognised", "precision", "recall")
+        kept = ("frechet_distance", "class_accuracy", "precision", "recall")
         self.entries[name] = {key: getattr(report, key) for key in kept}
         storage.write_json(self.file, self.entries)
         print(name, self.entries[name], flush=True)
@@ -115,10 +115,10 @@ def kept_images(pipe: Pipeline, samples: int) -> torch.Tensor:
 
 
 def table(entries: dict[str, dict[str, Any]]) -> str:
-    rows = ["| | Fréchet distance | recognised | precision | recall |", "|---|---|---|---|---|"]
+    rows = ["| | Fréchet distance | class accuracy | precision | recall |", "|---|---|---|---|---|"]
     for name, e in entries.items():
         rows.append(
-            f"| {name} | {e['frechet_distance']:.3f} | {e['recognised']:.1%}"
+            f"| {name} | {e['frechet_distance']:.3f} | {e['class_accuracy']:.1%}"
             f" | {e['precision']:.2f} | {e['recall']:.2f} |"
         )
     return "\n".join(rows) + "\n"

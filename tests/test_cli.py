@@ -117,7 +117,7 @@ def test_folders_of_images_are_evaluated_too(model, tmp_path, capsys, monkeypatc
           "--channels", "1", "--out", f"{tmp_path}/scores.json"])  # fmt: skip
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["images"] == 20
-    assert scores["recognised"] is None
+    assert scores["class_accuracy"] is None
 
     capsys.readouterr()
     pipe = DiffiTPipeline(DiffiTUNet(dataclasses.replace(TINY_DIFFIT, num_classes=10)),
@@ -225,7 +225,7 @@ def test_a_run_is_evaluated_with_its_own_data(model, tmp_path, monkeypatch, caps
     checkpoint = "run/checkpoints/000000032"
     assert "pass --data: the model was" in fails(capsys, "evaluate", checkpoint, *asked)
     monkeypatch.setattr("overtone.training.classifier.classifier_of", lambda *_, **__: None)
-    monkeypatch.setattr("overtone.metrics.Evaluation", lambda _, data, *others: data)
+    monkeypatch.setattr("overtone.metrics.Evaluation", lambda _, data, *others, **more: data)
     judging = Judging()
     data = judging.evaluation_of(pipe, "run", Sampling(seeds="0-7"))
     assert data.class_names == ("cat", "dog", "emu")

@@ -1,6 +1,5 @@
 """Distances, precision and recall, and the report: closed forms, other libraries, bad input."""
 
-import dataclasses
 import os
 
 import numpy as np
@@ -16,18 +15,20 @@ from overtone.errors import OvertoneError
 from overtone.metrics import (
     ClassifierExtractor,
     Evaluation,
-    FrechetDistance,
     frechet_distance,
     kernel_distance,
     precision_recall,
 )
 from overtone.metrics.features import Extractor, Features
+from overtone.metrics.frechet import distances
+from overtone.metrics.parts import VECTORS
+from overtone.metrics.sample import Sample
 from overtone.metrics.vectors import FeatureFile
 from overtone.networks import Classifier, ClassifierConfig
 from overtone.training.classifier import classifier_of
 
 
-def test_frechet_distance_is_heusels_formula():
+def test_frechet_distance_is_heusels_formula(tmp_path):
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(500, 6, generator=generator) @ torch.randn(6, 6, generator=generator)
     b = torch.randn(300, 6, generator=generator) * 0.5 + 1
@@ -37,12 +38,13 @@ def test_frechet_distance_is_heusels_formula():
     expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(c + d - 2 * root)
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
-    streamed = FrechetDistance(6)
-    for part in a.split(77):
-        streamed.update(part, real=True)
-    for part in b.split(50):
-        streamed.update(part, real=False)
-    assert streamed.compute() == pytest.approx(frechet_distance(a, b), rel=1e-9)
+    with FeatureFile(tmp_path, 6) as real, FeatureFile(tmp_path, 6) as fake:
+        for part in a.split(77):
+            real.add(part)
+        for part in b.split(50):
+            fake.add(part)
+        streamed = [Sample({VECTORS: file.vectors()}, 0) for file in (real, fake)]
+    assert float(distances(*streamed)) == pytest.approx(frechet_distance(a, b), rel=1e-9)
 
 
 @pytest.mark.parametrize("count", [5, 10, 40, 64, 500])
@@ -146,11 +148,11 @@ def test_the_digits_classifier_reaches_97_percent(digits):
     evaluation = Evaluation(digits, real, held_out("builtin:digits", 8, 1))
     assert evaluation.accuracy >= 0.97
     own = evaluation([real.fetch(range(0, 1500, 2))], {})
-    assert own.recognised > 0.97
+    assert own.class_accuracy > 0.97
     assert own.recall > 0.9
     noise = torch.randint(0, 256, (500, 1, 8, 8), dtype=torch.uint8)
     bad = evaluation([(noise, torch.arange(500) % 10)], {})
-    assert bad.recognised < 0.3
+    assert bad.class_accuracy < 0.3
     # Recall is fooled by noise, whose manifold is wide; precision is not.
     assert bad.precision < 0.3
     assert bad.frechet_distance > 10 * own.frechet_distance
@@ -173,8 +175,8 @@ def test_evaluation_says_everything_that_is_needed_to_repeat_it():
     assert (report.images, report.real_images, report.extractor_digest) == (60, 200, "d1")
     assert report.real == "builtin:digits"
     assert report.resize_rule == "none"
-    assert set(dataclasses.asdict(report)) >= {"precision", "recall", "recognised", "real_recall"}
-    assert 0 <= report.recognised <= 1
+    assert set(report.as_json()) >= {"precision", "recall", "class_accuracy", "real_recall"}
+    assert 0 <= report.class_accuracy <= 1
     with pytest.raises(OvertoneError, match="3 images are too few"):
         evaluation([data.fetch(range(3))], {})
 
@@ -182,7 +184,7 @@ def test_evaluation_says_everything_that_is_needed_to_repeat_it():
 class PixelExtractor(Extractor):
     """Features are the first three pixels; the class is the parity of the first."""
 
-    name, digest, dims = "pixels", "p", 3
+    name, digest, dims, knows_classes = "pixels", "p", 3, True
 
     def __call__(self, pixels):
         vectors = pixels.flatten(1)[:, :3].float()
@@ -204,7 +206,7 @@ def test_a_report_holds_the_scores_of_its_images():
     assert report.recall == pytest.approx(recall)
     assert report.frechet_distance == pytest.approx(frechet_distance(a, b), rel=1e-6)
     assert report.kernel_distance == pytest.approx(kernel_distance(a, b), rel=1e-9)
-    assert report.recognised == pytest.approx(float((fake[:, 0, 0, 0] % 2 == 0).float().mean()))
+    assert report.class_accuracy == pytest.approx(float((fake[:, 0, 0, 0] % 2 == 0).float().mean()))
     known = (real[:, 0, 0, 0].numpy() % 2 == labels).mean()
     assert report.classifier_accuracy == pytest.approx(known)
 
@@ -214,8 +216,10 @@ def test_of_images_without_a_class_none_counts_as_missed():
     data = ArrayData("noise", images.numpy(), np.arange(40) % 2, ("a", "b"))
     asked = (images[:15], torch.zeros(15).long())
     report = Evaluation(PixelExtractor(), data)([asked, (images[15:], None)], {})
-    assert report.recognised == pytest.approx(float((images[:15, 0, 0, 0] % 2 == 0).float().mean()))
-    assert Evaluation(PixelExtractor(), data)([(images, None)], {}).recognised is None
+    assert report.class_accuracy == pytest.approx(
+        float((images[:15, 0, 0, 0] % 2 == 0).float().mean())
+    )
+    assert Evaluation(PixelExtractor(), data)([(images, None)], {}).class_accuracy is None
 
 
 def test_the_real_distance_is_that_of_every_second_image_of_a_class():

@@ -122,6 +122,10 @@ Decay = Annotated[float, below(1)]
 """the share of a running mean that is kept at a step"""
 Steps = Annotated[int, within(1, 100_000)]
 """noise levels of a sampler or a schedule: more is not obeyed"""
+Replicates = Annotated[int, within(0, 10_000)]
+"""random halves of images"""
+Neighbours = Annotated[int, within(1, 7)]
+"""the rank of a neighbour"""
 Repeats = Annotated[int, within(1, 1000)]
 """times that something is done again"""
 Beta = Annotated[float, below(1)]

@@ -192,9 +192,10 @@ def _guidance(options: GuidanceOptions) -> None:
         request = sampling.request(pipe)
         batches = ((b.images, b.class_labels) for b in sampling.stream(pipe, request))
         report = evaluation(batches, sampling.facts(pipe, options.model, request))
-        reports.append(dataclasses.asdict(report))
+        reports.append(report.as_json())
         if processes().is_main:
-            hits = "" if report.recognised is None else f", {report.recognised:.1%} recognised"
+            known = report.class_accuracy
+            hits = "" if known is None else f", class accuracy {known:.1%}"
             print(
                 f"guidance {scale:g}: Fréchet distance {report.frechet_distance:.4f}{hits}",
                 file=sys.stderr,

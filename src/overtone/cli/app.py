@@ -25,7 +25,7 @@ COMMANDS = {
     "info": "what a directory holds: a run, a pipeline, a network",
     "data": "data inspect NAME: what is in a data set; data encode NAME: its latents under a VAE",
     "merge": "experts, trained one by one, as one model",
-    "evaluate": "Frechet distance, precision and recall, share of classes recognised",
+    "evaluate": "scores with intervals: Frechet distance, precision, recall, class accuracy, ...",
     "analyze": "figures: analyze guidance | spectrum | trajectory MODEL, analyze snr DATA",
     "convert": "published weights as a pipeline, with a certificate of what was done",
 }

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -17,11 +16,13 @@ from overtone.cli.options import parse
 from overtone.cli.sample import Sampling, parse_seeds
 from overtone.errors import OvertoneError
 from overtone.launch import processes
-from overtone.ranges import Channels, Count, Size
+from overtone.ranges import Channels, Count, Replicates, Size
 
 if TYPE_CHECKING:
-    from overtone.metrics.evaluate import Evaluation
+    from overtone.metrics.evaluate import Evaluation, Report
+    from overtone.metrics.memorisation import Nearest
     from overtone.pipelines.pipeline import Pipeline
+    from overtone.pipelines.request import Request
 
 
 SEEDS = "0-499"
@@ -30,20 +31,38 @@ SEEDS = "0-499"
 
 @dataclass(frozen=True)
 class Judging:
-    """What images are compared with, and how; shared by `evaluate` and `analyze guidance`."""
+    """What images are compared with, and how; shared by all commands that evaluate."""
 
     data: str | None = None
-    """the real images; if left out, those that a run here was trained on, or, of a saved model, the
-    data set by its name, if it is one of Overtone's own"""
+    """The real images: a folder, a zip, or any other data set. If left out, those that a run on
+    this machine was trained on, or, for a saved model, the data set by its name, if it is one of
+    Overtone's own."""
     skip_bad_images: bool = False
-    """leave out images that can't be read or are too small, instead of stopping"""
+    """Leave out images that can't be read or are too small, instead of stopping."""
     extractor: Literal["classifier", "inception"] = "classifier"
-    """whose features: a classifier trained on the data, or Inception's, as FID (needs the extra
-    fid)"""
+    """The network whose features are compared: a classifier trained on the data, or Inception, as
+    for the FID (needs the extra fid)."""
     inception_weights: Path | None = None
-    """torch-fidelity's weights of Inception; downloaded if left out"""
+    """The file of torch-fidelity's weights of Inception, which are downloaded if it is left out."""
     real_images: Count = 10_000
-    """real images to compare with, at most"""
+    """The number of real images to compare with, at most."""
+    scores: tuple[str, ...] = ()
+    """The scores that are computed: frechet, spatial-frechet, kernel, inception-score,
+    precision-recall, density-coverage, class-accuracy, memorisation, solver-error. If left out, all
+    that the features allow, without the last two, which take longer."""
+    replicates: Replicates | None = None
+    """The number of random halves of the images that the intervals come from. If left out, it is
+    200, or 40 where an image has 512 features or more. 0 leaves the intervals out."""
+    extrapolate: bool = False
+    """Report scores that are biased by the number of images as infinitely many images would have
+    them."""
+
+    def chosen(self) -> tuple[Any, ...] | None:
+        """The scores by their names; None for those that the features allow. Raises
+        `OvertoneError` for a name that is none."""
+        from overtone.metrics.scores import scores_by_name
+
+        return scores_by_name(self.scores) if self.scores else None
 
     def evaluation_of(self, pipe: Pipeline, model: str, sampling: Sampling) -> Evaluation:
         """The evaluation of a model's images."""
@@ -63,6 +82,10 @@ class Judging:
             pipe.class_names,
         )
 
+    def report(self, report: Report) -> Report:
+        """A report as it was asked for."""
+        return report.extrapolated() if self.extrapolate else report
+
     def evaluation(
         self,
         data: str,
@@ -78,7 +101,7 @@ class Judging:
         from overtone.metrics.evaluate import check_counts
         from overtone.training.classifier import check_classes, classifier_of
 
-        skip, among = self.skip_bad_images, processes()
+        skip, among, scores = self.skip_bad_images, processes(), self.chosen()
         real = open_data(data, resolution, channels, skip_bad=skip)
         if num_classes not in (0, real.num_classes):
             raise OvertoneError(
@@ -89,15 +112,15 @@ class Judging:
         if class_names and names and tuple(class_names) != names and among.is_main:
             print(
                 f"the classes of {data} have other names, or another order, than the model's"
-                f" ({', '.join(names[:3])}, ... and {', '.join(class_names[:3])}, ...): what is"
-                " recognised is counted by their numbers.",
+                f" ({', '.join(names[:3])}, ... and {', '.join(class_names[:3])}, ...): the"
+                " class accuracy is counted by their numbers.",
                 file=sys.stderr,
             )
         used = min(len(real), self.real_images)
         extractor: Extractor
         if self.extractor == "inception":
             extractor, test = InceptionExtractor(self.inception_weights), None
-            check_counts(used, asked)
+            check_counts(used, asked, scores or ())
             if asked < extractor.dims and among.is_main:
                 print(
                     f"{asked} images are fewer than the {extractor.dims} features: distances of so"
@@ -107,10 +130,18 @@ class Judging:
                 )
         else:
             check_classes(real, data)
-            check_counts(used, asked)
+            check_counts(used, asked, scores or ())
             extractor = classifier_of(data, resolution, channels, skip_bad=skip)
             test = held_out(data, resolution, channels, skip_bad=skip)
-        return Evaluation(extractor, real, test, self.real_images, among)
+        return Evaluation(
+            extractor,
+            real,
+            test,
+            self.real_images,
+            among,
+            scores=scores,
+            replicates=self.replicates,
+        )
 
 
 @dataclass(frozen=True)
@@ -137,22 +168,57 @@ def main(arguments: Sequence[str]) -> None:
 
     if options.out is not None and options.out.is_dir():
         raise OvertoneError(f"--out is a file, and {options.out} is a directory.")
-    result = evaluate(options)
+    report = evaluate(options)
     if not processes().is_main:
         return
+    result = report.as_json()
     try:  # first, so that a full disk does not lose it
         print(json.dumps(result, indent=2), flush=True)
     finally:  # as well where whoever reads it has seen enough
         if options.out is not None:
             storage.write_json(options.out, result)
+    show(report)
+    if report.nearest is not None:
+        place = options.out or Path("evaluation.json")
+        _show_nearest(report.nearest, place.with_name(f"{place.stem}-nearest.png"))
 
 
-def evaluate(options: Options) -> dict:
+def show(report: Report) -> None:
+    """A table of the scores, on the error stream."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from overtone.metrics.scores import measures
+
+    table = Table(box=None, header_style="bold")
+    for title in ("score", "value", "95 % interval", "bias of so few images"):
+        table.add_column(title, justify="left" if title == "score" else "right")
+    for name, score in report.scores.items():
+        measure, ends, bias = measures()[name], score.interval, score.bias
+        table.add_row(
+            measure.title,
+            measure.shown(score.value),
+            "too few images" if ends is None else " to ".join(map(measure.shown, ends)),
+            "" if not bias else measure.shown(bias),
+        )
+    Console(stderr=True, highlight=False, soft_wrap=True).print(table)
+
+
+def _show_nearest(nearest: Nearest, path: Path) -> None:
+    """Write the images that are nearest to single training images beside these."""
+    from overtone import storage
+
+    with storage.new_file(path) as file:
+        nearest.picture(8).save(file, "PNG")
+    print(f"{path}: images, the nearest and the second nearest training image", file=sys.stderr)
+
+
+def evaluate(options: Options) -> Report:
     """The report, with what the images were made with."""
     from overtone.data import open_data
+    from overtone.data.open import public_name
 
-    judging, among = options.judging, processes()
-    batches: Iterator
+    judging = options.judging
     if is_images(options.model):
         if judging.data is None or options.resolution is None:
             raise OvertoneError("images need --data and --resolution beside it.")
@@ -163,21 +229,25 @@ def evaluate(options: Options) -> dict:
         size = options.resolution
         channels = 3 if options.channels is None else options.channels
         fakes = open_data(options.model, size, channels, skip_bad=judging.skip_bad_images)
-        mine = among.share(range(len(fakes)))
-        batches = ((fakes.fetch(mine[at : at + 256])[0], None) for at in range(0, len(mine), 256))
-        made: dict = {"images": options.model, "resize_rule": fakes.resize_rule}
+        made: dict = {"images": public_name(options.model), "resize_rule": fakes.resize_rule}
+        made["digest"] = fakes.fingerprint
         evaluation = judging.evaluation(judging.data, size, channels, len(fakes))
-    else:
-        if options.resolution is not None or options.channels is not None:
-            raise OvertoneError(
-                "--resolution and --channels are those of a folder of images: a model has its own."
-            )
-        pipe = options.sampling.open(options.model)
-        request = options.sampling.request(pipe)
-        batches = ((b.images, b.class_labels) for b in options.sampling.stream(pipe, request))
-        made = options.sampling.facts(pipe, options.model, request)
-        evaluation = judging.evaluation_of(pipe, options.model, options.sampling)
-    return dataclasses.asdict(evaluation(batches, made))
+        return judging.report(evaluation.of_data(fakes, made))
+    if options.resolution is not None or options.channels is not None:
+        raise OvertoneError(
+            "--resolution and --channels are those of a folder of images: a model has its own."
+        )
+    pipe = options.sampling.open(options.model)
+    request = options.sampling.request(pipe)
+    made = options.sampling.facts(pipe, options.model, request)
+    evaluation = judging.evaluation_of(pipe, options.model, options.sampling)
+    return judging.report(evaluation(evaluated(options.sampling, pipe, request), made))
+
+
+def evaluated(sampling: Sampling, pipe: Pipeline, request: Request) -> Iterator[tuple[Any, ...]]:
+    """The images of a model as an evaluation takes them."""
+    for batch in sampling.stream(pipe, request):
+        yield batch.images, batch.class_labels
 
 
 def _given(sampling: Sampling) -> list[str]:

@@ -1,5 +1,20 @@
-"""How good images are: Frechet and kernel distance, precision and recall, classes recognised."""
+"""How good images are, and how well that is known: scores with intervals, and reports."""
 
 from overtone import renamed
+
+KINDS = {
+    "score": {
+        "frechet": "scores",
+        "spatial-frechet": "scores",
+        "kernel": "scores",
+        "inception-score": "scores",
+        "precision-recall": "scores",
+        "density-coverage": "scores",
+        "class-accuracy": "scores",
+        "memorisation": "scores",
+        "solver-error": "scores",
+    },
+}
+"""the module of each built-in kind"""
 
 __getattr__, __dir__, __all__ = renamed.attach(__name__, __file__)

@@ -2,8 +2,12 @@ from .evaluate import Evaluation as Evaluation
 from .evaluate import Report as Report
 from .features import ClassifierExtractor as ClassifierExtractor
 from .features import Extractor as Extractor
+from .features import Features as Features
 from .features import InceptionExtractor as InceptionExtractor
-from .scores import FrechetDistance as FrechetDistance
-from .scores import frechet_distance as frechet_distance
-from .scores import kernel_distance as kernel_distance
-from .scores import precision_recall as precision_recall
+from .frechet import frechet_distance as frechet_distance
+from .halves import Measured as Measured
+from .kernel import kernel_distance as kernel_distance
+from .neighbours import density_coverage as density_coverage
+from .neighbours import precision_recall as precision_recall
+from .scores import Measure as Measure
+from .scores import Score as Score

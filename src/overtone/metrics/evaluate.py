@@ -2,74 +2,117 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from overtone import storage
-from overtone.data.images import ImageData, Pixels
-from overtone.errors import OvertoneError
+from overtone.data.images import ImageData
 from overtone.launch import ALONE, Processes
-from overtone.leftovers import sweep
+from overtone.metrics.cache import BATCH, by_part, features_of, folder
 from overtone.metrics.features import Extractor
-from overtone.metrics.scores import frechet_distance, kernel_distance, precision_recall
-from overtone.metrics.vectors import FeatureFile, load_features
+from overtone.metrics.halves import LEAST, REPLICATES, Measured, measured
+from overtone.metrics.memorisation import Nearest, nearest_of, reduced
+from overtone.metrics.parts import HITS, NEAREST, PIXELS
+from overtone.metrics.real import (
+    LEAST_REAL,
+    RealFacts,
+    RealImages,
+    accuracy_of,
+    check_counts,
+    check_scores,
+    default_scores,
+    hits_of,
+)
+from overtone.metrics.sample import Sample
+from overtone.metrics.scores import Measure, Score, measures
+from overtone.metrics.vectors import FeatureFile, Held, Vectors
 
-BATCH = 256
-LEAST_REAL, LEAST = 8, 4
-"""real images and images to judge, without which there are no third neighbours"""
+WIDE, FEW = 512, 40
+"""from so many dimensions on, so few halves are drawn: each takes the time of its covariance"""
 
 
 @dataclass(frozen=True)
 class Report:
-    """The scores of some images, and what they were computed from."""
+    """The scores of some images with their intervals, and what they were computed from.
+
+    A score's value is an attribute of its name, `report.frechet_distance`, and None where it was
+    not computed.
+    """
 
     images: int
-    frechet_distance: float
-    """between the images and the real ones; with Inception's features, the FID"""
-    kernel_distance: float
-    """squared maximum mean discrepancy; with Inception's features, the KID"""
-    precision: float
-    recall: float
-    recognised: float | None
-    """share of images that the classifier takes for the class asked for"""
-    real_images: int
-    real: str
-    resize_rule: str
-    real_frechet_distance: float
-    """between two halves of the real images, each class split evenly: what a perfect model would
-    get with as many images, and as many of each class as they have"""
-    real_recall: float
-    """of one half by the other"""
+    scores: Mapping[str, Measured]
+    against: RealFacts
+    """the real images, whose facts are attributes as well: `report.real_images`"""
     classifier_accuracy: float | None
-    """on the held-out split"""
+    """the class accuracy of the real images of the held-out split"""
     extractor: str
     extractor_digest: str
     made_with: Mapping[str, Any]
     """where the images come from: seeds, sampler, guidance"""
+    asked: tuple[str, ...] = ()
+    """the scores that were to be computed"""
+    columns: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    """the scores of all images and of each half, for differences of reports"""
+    nearest: Nearest | None = field(default=None, repr=False)
+    """the training images that the images are nearest to, where memorisation was asked for"""
 
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and name in measures():
+            return self.scores[name].value if name in self.scores else None
+        if not name.startswith("_") and name in RealFacts.__dataclass_fields__:
+            return getattr(self.against, name)
+        raise AttributeError(f"a report has no '{name}'")
 
-def check_counts(real: int, asked: int | None = None) -> None:
-    """Raises `OvertoneError` for fewer images than the scores need."""
-    if real < LEAST_REAL:
-        raise OvertoneError(
-            f"{real} real images are too few to compare with: {LEAST_REAL} are the least, so"
-            " that each of two halves has a third neighbour."
-        )
-    if asked is not None and asked < LEAST:
-        raise OvertoneError(f"{asked} images are too few to evaluate: {LEAST} are the least.")
+    def value(self, name: str) -> float:
+        """The value of a score. Raises `KeyError` where it was not computed."""
+        return self.scores[name].value
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """The 95 % interval of a score; None where there are too few images."""
+        return self.scores[name].interval
+
+    def extrapolated(self) -> Report:
+        """The report with the scores that are biased by the number of images extrapolated to
+        infinitely many."""
+        scores = {name: score.extrapolated() for name, score in self.scores.items()}
+        return Report(**{**vars(self), "scores": scores})
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as JSON; scores that were not computed are null."""
+        scores = self.scores
+        return {
+            "images": self.images,
+            **dict.fromkeys(self.asked),
+            **{name: score.value for name, score in scores.items()},
+            "intervals": {name: score.interval for name, score in scores.items()},
+            "biases": {n: s.bias for n, s in scores.items() if s.bias is not None},
+            **asdict(self.against),
+            "classifier_accuracy": self.classifier_accuracy,
+            "extractor": self.extractor,
+            "extractor_digest": self.extractor_digest,
+            "made_with": dict(self.made_with),
+        }
 
 
 class Evaluation:
     """Compares images with the real ones of `data`, through one extractor.
 
-    At most `limit` real images are used, evenly spread over an ordered set. The real images'
-    statistics, two halves against each other included, are computed once; their features are kept
-    in the cache. The work is shared among the processes of a job.
+    The real images' features, their halves' distance included, are computed once. The work is
+    shared among the processes of a job.
+
+    Arguments:
+        data: the real images.
+        held_out: real images whose class accuracy is reported beside the others'.
+        limit: real images that are used at most, evenly spread over an ordered set.
+        scores: which scores; if left out, those that the extractor's features allow.
+        replicates: random halves of the images that the intervals come from; if left out, 200, or
+            40 where there are 512 features or more.
+        training: what memorisation is looked for in; `data` if left out.
+
+    Raises `OvertoneError` for too few real images, and for a score that can't be computed.
     """
 
     def __init__(
@@ -79,103 +122,131 @@ class Evaluation:
         held_out: ImageData | None = None,
         limit: int = 10_000,
         among: Processes = ALONE,
+        *,
+        scores: Sequence[Score] | None = None,
+        replicates: int | None = None,
+        training: ImageData | None = None,
     ) -> None:
-        self.extractor = extractor
-        self.data = data
-        self.among = among
-        self.folder = storage.cache_directory() / "features"
-        count = min(len(data), limit)
-        check_counts(count)
-        # A fixed shuffle, so that the halves are alike whatever the order of the data.
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-        spread = data.spread(count)
-        self.real, labels = self._real_features([spread[i] for i in order.tolist()])
-        # Every second image of each class: with random halves the distance would mostly be that of
-        # the numbers of images in the classes, which samples of given classes do not have.
-        by_class = labels.argsort(stable=True)
-        first, second = self.real[by_class[0::2]], self.real[by_class[1::2]]
-        self.real_distance = frechet_distance(first, second)
-        self.real_recall = precision_recall(first, second)[1]
-        self.accuracy = None if held_out is None else self._accuracy(held_out)
+        self.extractor, self.data, self.among = extractor, data, among
+        self.training = training or data
+        check_counts(min(len(data), limit))
+        self.scores = tuple(default_scores(extractor, data) if scores is None else scores)
+        check_scores(self.scores, extractor, data)
+        few = FEW if extractor.dims >= WIDE else REPLICATES
+        self.replicates = few if replicates is None else replicates
+        self._real = RealImages(extractor, data, limit, self.scores, among)
+        self.accuracy = None if held_out is None else accuracy_of(extractor, held_out, among)
 
-    def __call__(
-        self, batches: Iterable[tuple[Pixels, Tensor | None]], made_with: Mapping[str, Any]
-    ) -> Report:
+    @property
+    def real(self) -> Tensor:
+        """The features of the real images, (images, dims)."""
+        return self._real.vectors
+
+    @property
+    def real_distance(self) -> float:
+        """The Fréchet distance between two halves of the real images."""
+        return self._real.facts.real_frechet_distance
+
+    @property
+    def real_recall(self) -> float:
+        """The recall of one half of the real images by the other."""
+        return self._real.facts.real_recall
+
+    def __call__(self, batches: Iterable[tuple[Any, ...]], made_with: Mapping[str, Any]) -> Report:
         """The report on uint8 images and the classes asked for, batch by batch.
 
-        Of several processes each gives its share of the images (`Processes.share`) and gets the
-        whole report. `made_with` goes into the report as it is. Raises `OvertoneError` for fewer
-        than 4 images, which have no third neighbour.
+        A batch is (pixels, class labels or None), or has behind them a dictionary of further parts,
+        (batch, dims) by name. Of several processes each gives its share of the images
+        (`Processes.share`) and gets the whole report. `made_with` goes into the report as it is.
+        Raises `OvertoneError` for fewer than 4 images, which have no third neighbour.
         """
-        counted = torch.zeros(2, dtype=torch.int64)  # recognised, asked for
-        with FeatureFile(self.folder, self.extractor.dims, self.among) as file:
-            for pixels, labels in batches:
-                features = self.extractor(pixels)
-                file.add(features.vectors)
-                if labels is not None and features.logits is not None:
-                    counted[0] += (features.logits.argmax(1) == labels).sum()
-                    counted[1] += len(labels)
-            fake = file.vectors()
-            hits, asked = map(sum, zip(*self.among.gather(counted.tolist()), strict=True))
-            check_counts(len(self.real), len(fake))
-            report = None
-            if self.among.is_main:
-                report = self._report(fake, hits / asked if asked else None, made_with)
-            report = self.among.gather(report)[0]
+        needed = {part for score in self.scores for part in score.needs}
+        if NEAREST in needed:
+            needed = needed - {NEAREST} | {PIXELS}
+        with contextlib.ExitStack() as stack:
+            files: dict[str, FeatureFile] = {}
+            for pixels, labels, *more in batches:
+                for part, tensor in self._parts(pixels, labels, *more).items():
+                    if part in needed:
+                        if part not in files:
+                            file = FeatureFile(folder(), tensor.shape[1], self.among)
+                            files[part] = stack.enter_context(file)
+                        files[part].add(tensor)
+            parts = {part: files[part].vectors() for part in sorted(files)}
+            return self._report(parts, made_with)
+
+    def of_data(self, images: ImageData, made_with: Mapping[str, Any]) -> Report:
+        """The report on images of a data set, of which no classes were asked for; their features
+        are kept in the cache."""
+        needed = {part for score in self.scores for part in score.needs}
+        if needed & {NEAREST}:
+            return self(self._batches(images), made_with)
+        indices = range(len(images))
+        check_counts(len(self.real), len(images), self.scores)
+        known = needed & {*by_part(self.extractor(images.fetch([0])[0]))}
+        parts = features_of(self.extractor, images, indices, known, self.among)
+        return self._report(parts, made_with)
+
+    def _batches(self, images: ImageData) -> Iterator[tuple[Any, ...]]:
+        mine = self.among.share(range(len(images)))
+        for at in range(0, len(mine), BATCH):
+            yield images.fetch(mine[at : at + BATCH])[0], None
+
+    def _parts(
+        self, pixels: Tensor, labels: Tensor | None, more: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        features = self.extractor(pixels)
+        logits = features.logits if self.extractor.knows_classes else None
+        parts = by_part(features) | {HITS: hits_of(logits, labels, len(pixels))}
+        if any(NEAREST in score.needs for score in self.scores):
+            parts[PIXELS] = reduced(pixels)
+        return parts | dict(more or {})
+
+    def _report(self, parts: dict[str, Vectors], made_with: Mapping[str, Any]) -> Report:
+        count = len(next(iter(parts.values()), ()))
+        check_counts(len(self.real), count, self.scores)
+        report = None
+        if self.among.is_main:
+            report = self._computed(count, parts, made_with)
+        report = self.among.gather(report)[0]
         assert report is not None
         return report
 
-    def _report(
-        self, fake: Tensor, recognised: float | None, made_with: Mapping[str, Any]
+    def _computed(
+        self, count: int, parts: dict[str, Vectors], made_with: Mapping[str, Any]
     ) -> Report:
-        precision, recall = precision_recall(self.real, fake)
+        nearest = None
+        if PIXELS in parts:
+            nearest = nearest_of(parts[PIXELS], self.training)
+            parts = parts | {NEAREST: Held(nearest.distances)}
+        enough = min(count, len(self.real)) >= LEAST
+        real, fake = (
+            Sample(side, self.replicates if enough else 0) for side in (self._real.parts, parts)
+        )
+        scores, columns = {}, {}
+        for score in self.scores:
+            if not {*score.needs} <= {*parts}:
+                continue
+            for measure, values in zip(score.measures, score(real, fake), strict=True):
+                if not values[0].isnan():  # of the class accuracy of images without a class
+                    scores[measure.name] = _measured(values, measure)
+                    columns[measure.name] = values
         return Report(
-            images=len(fake),
-            frechet_distance=frechet_distance(self.real, fake),
-            kernel_distance=kernel_distance(self.real, fake),
-            precision=precision,
-            recall=recall,
-            recognised=recognised,
-            real_images=len(self.real),
-            real=self.data.name,
-            resize_rule=self.data.resize_rule,
-            real_frechet_distance=self.real_distance,
-            real_recall=self.real_recall,
+            images=count,
+            scores=scores,
+            against=self._real.facts,
             classifier_accuracy=self.accuracy,
             extractor=self.extractor.name,
             extractor_digest=self.extractor.digest,
             made_with=made_with,
+            asked=tuple(m.name for score in self.scores for m in score.measures),
+            columns=columns,
+            nearest=nearest,
         )
 
-    def _real_features(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """Features and classes, from the cache or computed now. The class is the file's last
-        column."""
-        data, extractor = self.data, self.extractor
-        what = f"{data.fingerprint} {data.resolution} {data.channels} {extractor.digest} {indices}"
-        what, columns = f"{what} and classes", extractor.dims + 1
-        kept = self.folder / hashlib.sha256(what.encode()).hexdigest()[:20]
-        size = 4 * columns * len(indices)  # a file cut short, by a crash, say, is made again
-        if self.among.any(not kept.exists() or kept.stat().st_size != size):
-            sweep(self.folder, days=1)
-            mine = self.among.share(indices)
-            with FeatureFile(self.folder, columns, self.among) as file:
-                for at in range(0, len(mine), BATCH):
-                    pixels, labels = data.fetch(mine[at : at + BATCH])
-                    vectors = extractor(pixels).vectors
-                    file.add(torch.cat([vectors, labels[:, None].to(vectors)], dim=1))
-                file.vectors()
-                if self.among.is_main:
-                    file.whole.replace(kept)
-                self.among.wait()
-        whole = load_features(kept, columns)
-        return whole[:, :-1], whole[:, -1]
 
-    def _accuracy(self, data: ImageData) -> float | None:
-        mine, hits = self.among.share(range(len(data))), 0
-        for at in range(0, len(mine), BATCH):
-            pixels, labels = data.fetch(mine[at : at + BATCH])
-            logits = self.extractor(pixels).logits
-            if logits is None:
-                return None
-            hits += int((logits.argmax(1) == labels).sum())
-        return sum(self.among.gather(hits)) / len(data)
+def _measured(values: Tensor, measure: Measure) -> Measured:
+    return measured(values, biased=measure.biased, lowest=measure.lowest, highest=measure.highest)
+
+
+__all__ = ["LEAST_REAL", "Evaluation", "Report", "check_counts"]

@@ -28,8 +28,10 @@ class Features(NamedTuple):
     """What an extractor says of a batch, on the host."""
 
     vectors: Float[Tensor, "batch features"]
-    logits: Float[Tensor, "batch classes"] | None
-    """scores of the data's classes, from extractors that know them"""
+    logits: Float[Tensor, "batch classes"] | None = None
+    """class scores"""
+    spatial: Float[Tensor, "batch spatial_dims"] | None = None
+    """features that keep the place, for the spatial Fréchet distance"""
 
 
 class Extractor(ABC):
@@ -41,6 +43,8 @@ class Extractor(ABC):
     name: str
     digest: str
     dims: int
+    knows_classes: bool = False
+    """whether its class scores are of the classes of the data"""
 
     @abstractmethod
     def __call__(self, pixels: Pixels) -> Features: ...
@@ -48,6 +52,8 @@ class Extractor(ABC):
 
 class ClassifierExtractor(Extractor):
     """Features and class scores from the penultimate layer and the head of a `Classifier`."""
+
+    knows_classes = True
 
     def __init__(self, network: Classifier, digest: str) -> None:
         self.network = network.eval().to(precision.default_device()).to_fast_layout()

@@ -1,124 +1,249 @@
-"""Scores on features."""
+"""The scores: each says what it measures, what it needs, and from how many images on.
+
+A score is a registered kind, so that one of your own is computed, resampled, compared and reported
+as the built-in ones are. Nothing here imports torch before a score is computed.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from overtone.metrics.parts import HITS, LOGITS, NEAREST, SPATIAL, SQUARED_ERRORS, VECTORS
+from overtone.ranges import Count, Neighbours
+from overtone.registry import Kind
 
-BLOCK = 1024  # vectors at a time, which may come from a file
-ROUNDING = 1e-7
-"""of the vectors' mean square: a distance below is what rounding makes of equal sets"""
+if TYPE_CHECKING:
+    from torch import Tensor
 
-
-class FrechetDistance:
-    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) between real and fake feature vectors.
-
-    Heusel et al. 2017 (arXiv 1706.08500), by torchmetrics: sums and outer products in float64, one
-    batch at a time. The vectors come from any extractor; with Inception's they would give the FID.
-    """
-
-    def __init__(self, dims: int) -> None:
-        from torchmetrics.image.fid import FrechetInceptionDistance
-
-        self.metric = FrechetInceptionDistance(
-            feature=_AsTheyAre(dims),
-            sync_on_compute=False,  # the vectors of all processes are here already
-        )
-
-    def update(self, vectors: Float[Tensor, "batch dims"], *, real: bool) -> None:
-        self.metric.update(vectors.double(), real=real)
-
-    def compute(self) -> float:
-        distance = self.metric.compute().item()
-        return 0.0 if distance < ROUNDING * self._scale() else distance
-
-    def _scale(self) -> float:
-        """Mean square of the vectors of both sets."""
-        own: Any = self.metric
-        real = own.real_features_cov_sum.trace() / own.real_features_num_samples
-        fake = own.fake_features_cov_sum.trace() / own.fake_features_num_samples
-        return float(real + fake)
+    from overtone.metrics.sample import Sample
 
 
-class _AsTheyAre(nn.Module):
-    """Stands for the network: what is handed in are feature vectors already."""
+class Measure(NamedTuple):
+    """A number that a score gives."""
 
-    def __init__(self, dims: int) -> None:
-        super().__init__()
-        self.num_features = dims
+    name: str
+    title: str
+    lower_is_better: bool = False
+    share: bool = False
+    """whether it is a share, which is shown in percent"""
+    biased: bool = False
+    """whether of few images it is expected to be higher or lower than of many, by b / images"""
+    lowest: float = -math.inf
+    highest: float = math.inf
 
-    def forward(self, vectors: Tensor) -> Tensor:
-        return vectors
-
-
-def frechet_distance(real: Float[Tensor, "real dims"], fake: Float[Tensor, "fake dims"]) -> float:
-    """`FrechetDistance` of two whole sets of vectors."""
-    distance = FrechetDistance(real.shape[1])
-    for part in real.split(BLOCK):
-        distance.update(part, real=True)
-    for part in fake.split(BLOCK):
-        distance.update(part, real=False)
-    return distance.compute()
+    def shown(self, value: float) -> str:
+        """A value as it is written for readers."""
+        return f"{value:.1%}" if self.share else f"{value:.4g}"
 
 
-def kernel_distance(
-    real: Float[Tensor, "real dims"],
-    fake: Float[Tensor, "fake dims"],
-    subsets: int = 100,
-    subset_size: int = 1000,
-    seed: int = 2020,
-) -> float:
-    """The squared maximum mean discrepancy under k(x, y) = (x.y / dims + 1)^3, unbiased, averaged
-    over random subsets; with Inception's features the KID (Binkowski et al. 2018, arXiv
-    1801.01401):
+class Score(Kind, ABC, family="score", home="overtone.metrics"):
+    """Features of real and of fake images -> numbers, by column of `metrics.halves.Halves`."""
 
-        sum_{i != j} (k(x_i, x_j) + k(y_i, y_j)) / (m (m - 1)) - 2 / m^2 sum_{i, j} k(x_i, y_j)
+    measures: ClassVar[tuple[Measure, ...]]
+    needs: ClassVar[tuple[str, ...]] = (VECTORS,)
+    """parts of the fake images' sample that it is computed from"""
+    real_needs: ClassVar[tuple[str, ...]] = (VECTORS,)
+    """parts of the real images' sample"""
+    takes_statistics: ClassVar[bool] = False
+    """whether means and covariances are all that it has to know of the real images"""
+    by_default: ClassVar[bool] = True
+    """whether it is computed where nothing is said, if what it needs is there"""
 
-    The subsets are those of torch-fidelity for `fake` as its first input, the same seed and sizes;
-    `subset_size` is cut to the number of vectors there are.
-    """
-    size = min(subset_size, len(real), len(fake))
-    draw = np.random.RandomState(seed)
-    total = 0.0
-    for _ in range(subsets):
-        x = fake[torch.from_numpy(draw.choice(len(fake), size, replace=False))].double()
-        y = real[torch.from_numpy(draw.choice(len(real), size, replace=False))].double()
-        own = sum(float(k.sum() - k.diagonal().sum()) for k in (_kernel(x, x), _kernel(y, y)))
-        total += own / (size * (size - 1)) - 2 * float(_kernel(x, y).mean())
-    return total / subsets
+    @property
+    def least(self) -> int:
+        """The number of images on each side without which it means nothing."""
+        return 4
 
+    @property
+    def title(self) -> str:
+        return " and ".join(measure.title for measure in self.measures)
 
-def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    return (x @ y.T / x.shape[1] + 1) ** 3
+    @abstractmethod
+    def __call__(self, real: Any, fake: Sample) -> Sequence[Tensor]:
+        """The numbers of each of `measures`, (columns,), the first of all images."""
 
 
-def precision_recall(
-    real: Float[Tensor, "real dims"], fake: Float[Tensor, "fake dims"], neighbours: int = 3
-) -> tuple[float, float]:
-    """Improved precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991).
+@dataclass(frozen=True)
+class FrechetScore(Score, kind="frechet"):
+    """The Fréchet distance of the extractor's features (`metrics.frechet`)."""
 
-    Precision is the share of `fake` within the manifold of `real`, the union of balls about each
-    vector that reach to its k-th neighbour; recall the share of `real` within that of `fake`.
-    """
-    return _share_within(fake, real, neighbours), _share_within(real, fake, neighbours)
-
-
-def _share_within(points: Tensor, manifold: Tensor, neighbours: int) -> float:
-    # The nearest is the vector itself, at distance 0.
-    radii = torch.cat(
-        [
-            _distances(block, manifold).kthvalue(neighbours + 1, dim=1).values
-            for block in manifold.split(BLOCK)
-        ]
+    measures: ClassVar = (
+        Measure("frechet_distance", "Fréchet distance", True, biased=True, lowest=0.0),
     )
-    inside = [(_distances(b, manifold) <= radii).any(dim=1) for b in points.split(BLOCK)]
-    return float(torch.cat(inside).double().mean())
+    takes_statistics: ClassVar = True
+
+    def __call__(self, real: Any, fake: Sample) -> Sequence[Tensor]:
+        from overtone.metrics.frechet import distances
+
+        return (distances(real, fake),)
 
 
-def _distances(points: Tensor, others: Tensor) -> Tensor:
-    points = points.double()
-    return torch.cat([torch.cdist(points, part.double()) for part in others.split(BLOCK)], dim=1)
+@dataclass(frozen=True)
+class SpatialFrechetScore(Score, kind="spatial-frechet"):
+    """The Fréchet distance of features that keep the place: sFID, with Inception's."""
+
+    measures: ClassVar = (
+        Measure(
+            "spatial_frechet_distance", "spatial Fréchet distance", True, biased=True, lowest=0.0
+        ),
+    )
+    needs: ClassVar = (SPATIAL,)
+    real_needs: ClassVar = (SPATIAL,)
+    takes_statistics: ClassVar = True
+
+    def __call__(self, real: Any, fake: Sample) -> Sequence[Tensor]:
+        from overtone.metrics.frechet import distances
+
+        return (distances(real, fake, SPATIAL),)
+
+
+@dataclass(frozen=True)
+class KernelScore(Score, kind="kernel"):
+    """The kernel distance (`metrics.kernel`): KID, with Inception's features."""
+
+    measures: ClassVar = (Measure("kernel_distance", "kernel distance", True),)
+
+    subsets: Count = 100
+    """random subsets that it is averaged over"""
+    subset_size: Count = 1000
+    """images in each, cut to the number of images there are"""
+
+    def __call__(self, real: Any, fake: Sample) -> Sequence[Tensor]:
+        from overtone.metrics.kernel import of_all_pairs, of_subsets
+
+        published = of_subsets(
+            real.parts[VECTORS], fake.parts[VECTORS], self.subsets, self.subset_size
+        )
+        of_halves = of_all_pairs(real, fake)
+        # What is published is the mean over subsets; the halves scatter about that of all pairs.
+        return (of_halves + (published - of_halves[0]),)
+
+
+@dataclass(frozen=True)
+class PrecisionRecall(Score, kind="precision-recall"):
+    """Improved precision and recall (`metrics.neighbours`)."""
+
+    measures: ClassVar = (
+        Measure("precision", "precision", share=True, lowest=0.0, highest=1.0),
+        Measure("recall", "recall", share=True, lowest=0.0, highest=1.0),
+    )
+
+    neighbours: Neighbours = 3
+    """the ball about each image reaches to its neighbour of this rank"""
+
+    @property
+    def least(self) -> int:
+        return self.neighbours + 1
+
+    def __call__(self, real: Any, fake: Sample) -> Sequence[Tensor]:
+        from overtone.metrics.neighbours import precisions_recalls
+
+        return precisions_recalls(real, fake, self.neighbours)
+
+
+@dataclass(frozen=True)
+class DensityCoverage(Score, kind="density-coverage"):
+    """Density and coverage (`metrics.neighbours`)."""
+
+    measures: ClassVar = (
+        Measure("density", "density", lowest=0.0),
+        Measure("coverage", "coverage", share=True, lowest=0.0, highest=1.0),
+    )
+
+    neighbours: Neighbours = 5
+    """the ball about each image reaches to its neighbour of this rank"""
+
+    @property
+    def least(self) -> int:
+        return self.neighbours + 1
+
+    def __call__(self, real: Any, fake: Sample) -> Sequence[Tensor]:
+        from overtone.metrics.neighbours import densities_coverages
+
+        return densities_coverages(real, fake, self.neighbours)
+
+
+@dataclass(frozen=True)
+class InceptionScore(Score, kind="inception-score"):
+    """The Inception Score, with the class scores of whichever network the features are of
+    (`metrics.classes`)."""
+
+    measures: ClassVar = (Measure("inception_score", "Inception Score", biased=True, lowest=1.0),)
+    needs: ClassVar = (LOGITS,)
+    real_needs: ClassVar = ()
+
+    def __call__(self, real: Any, fake: Sample) -> Sequence[Tensor]:
+        from overtone.metrics.classes import inception_scores
+
+        return (inception_scores(fake),)
+
+
+@dataclass(frozen=True)
+class ClassAccuracy(Score, kind="class-accuracy"):
+    """The share of images that the data's classifier takes for the class that was asked for."""
+
+    measures: ClassVar = (
+        Measure("class_accuracy", "class accuracy", share=True, lowest=0.0, highest=1.0),
+    )
+    needs: ClassVar = (HITS,)
+    real_needs: ClassVar = ()
+
+    def __call__(self, real: Any, fake: Sample) -> Sequence[Tensor]:
+        from overtone.metrics.classes import class_accuracies
+
+        return (class_accuracies(fake),)
+
+
+@dataclass(frozen=True)
+class Memorisation(Score, kind="memorisation"):
+    """How near images are to single training images (`metrics.memorisation`)."""
+
+    measures: ClassVar = (
+        Measure("memorised", "memorised", True, share=True, lowest=0.0, highest=1.0),
+        Measure("nearest_ratio", "nearest to second nearest", lowest=0.0, highest=1.0),
+    )
+    needs: ClassVar = (NEAREST,)
+    real_needs: ClassVar = ()
+    by_default: ClassVar = False
+
+    def __call__(self, real: Any, fake: Sample) -> Sequence[Tensor]:
+        from overtone.metrics.memorisation import memorised
+
+        return memorised(fake)
+
+
+@dataclass(frozen=True)
+class SolverError(Score, kind="solver-error"):
+    """Root mean square distance of images in [-1, 1] to the converged images of the same seeds
+    (`metrics.solver`), which no feature can flatter."""
+
+    measures: ClassVar = (Measure("solver_error", "solver error", True, lowest=0.0),)
+    needs: ClassVar = (SQUARED_ERRORS,)
+    real_needs: ClassVar = ()
+    by_default: ClassVar = False
+
+    def __call__(self, real: Any, fake: Sample) -> Sequence[Tensor]:
+        return ((fake.totals(SQUARED_ERRORS)[:, 0] / fake.numbers).sqrt(),)
+
+
+def scores_by_name(names: Sequence[str]) -> tuple[Score, ...]:
+    """Scores with their default settings. Raises `OvertoneError` for a name that is none."""
+    return tuple(Score.family.find(name)() for name in names)  # type: ignore[misc]
+
+
+def all_scores() -> tuple[Score, ...]:
+    """Every registered score with its default settings, the built-in ones first."""
+    return scores_by_name((*Score.family.built_in, *_own()))
+
+
+def _own() -> list[str]:
+    return [name for name in Score.family.kinds if name not in Score.family.built_in]
+
+
+def measures() -> Mapping[str, Measure]:
+    """What all registered scores measure, by name."""
+    return {measure.name: measure for score in all_scores() for measure in score.measures}

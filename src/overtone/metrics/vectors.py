@@ -1,13 +1,16 @@
-"""Where feature vectors are kept: in a file, not in memory."""
+"""Where feature vectors are kept: in files, not in memory."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import uuid
+import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,9 +19,61 @@ from overtone import storage
 from overtone.launch import ALONE, Processes
 from overtone.leftovers import TEMPORARY
 
+BLOCK = 1024
+"""vectors at a time"""
+
+
+class Vectors:
+    """Feature vectors in a file, read block by block; memory stays constant in their number.
+
+    The file is open as long as this lives, and may be deleted meanwhile.
+    """
+
+    def __init__(self, path: Path, dims: int) -> None:
+        self._file = os.open(path, os.O_RDONLY)
+        self.close = weakref.finalize(self, os.close, self._file)
+        self.dims = dims
+        self.count = os.fstat(self._file).st_size // (4 * dims)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, start: int, stop: int) -> Float[Tensor, "block dims"]:
+        """The vectors `start` to `stop`, float32."""
+        out = np.empty((max(min(stop, self.count) - start, 0), self.dims), np.float32)
+        os.preadv(self._file, [out.data], 4 * self.dims * start)
+        return torch.from_numpy(out)
+
+    def rows(self, indices: Sequence[int]) -> Float[Tensor, "some dims"]:
+        """The vectors with these numbers."""
+        out, row = np.empty((len(indices), self.dims), np.float32), 4 * self.dims
+        for place, index in enumerate(indices):
+            os.preadv(self._file, [out[place].data], row * int(index))
+        return torch.from_numpy(out)
+
+
+class Held(Vectors):
+    """Feature vectors that are in memory already."""
+
+    def __init__(self, vectors: Float[Tensor, "images dims"]) -> None:
+        self.vectors = vectors
+        self.count, self.dims = vectors.shape
+
+    def read(self, start: int, stop: int) -> Float[Tensor, "block dims"]:
+        return self.vectors[start:stop]
+
+    def rows(self, indices: Sequence[int]) -> Float[Tensor, "some dims"]:
+        return self.vectors[torch.as_tensor(indices)]
+
+
+def blocks(count: int, size: int = BLOCK) -> Iterator[tuple[int, int]]:
+    """(start, stop) of the blocks that `count` vectors are read in."""
+    for start in range(0, count, size):
+        yield start, min(start + size, count)
+
 
 class FeatureFile:
-    """Feature vectors in a file, mapped into memory; the images they come from are not kept.
+    """A file that feature vectors are added to; the images they come from are not kept.
 
     Each process adds those of its share, `Processes.share` of the images; `vectors()` puts them
     back in order. Memory stays constant in the number of images, which need not be known. After
@@ -39,27 +94,32 @@ class FeatureFile:
     def add(self, vectors: Float[Tensor, "batch dims"]) -> None:
         """Append the vectors of further images of this process's share."""
         with storage.explained(self.whole.parent):
-            self._file.write(vectors.float().contiguous().numpy().tobytes())
+            self._file.write(vectors.float().contiguous().numpy().data)
 
-    def vectors(self) -> Float[Tensor, "images dims"]:
+    def vectors(self) -> Vectors:
         """All vectors, in the order of the images. Every process has to call it."""
-        self._file.close()
+        with storage.explained(self.whole.parent):
+            self._file.close()
         self.among.wait()
         if self.among.is_main:
-            self._merge()
+            with storage.explained(self.whole.parent):
+                self._merge()
         self.among.wait()
-        return load_features(self.whole, self.dims)
+        return Vectors(self.whole, self.dims)
 
     def _merge(self) -> None:
         if self.among.count == 1:
             os.replace(self.parts[0], self.whole)
             return
-        maps = [load_features(part, self.dims) for part in self.parts]
+        parts = [Vectors(path, self.dims) for path in self.parts]
         with self.whole.open("wb") as file:
-            for row in range(max(map(len, maps))):
-                for part in maps:
-                    if row < len(part):
-                        file.write(part[row].numpy().tobytes())
+            for start, stop in blocks(max(map(len, parts)), BLOCK // len(parts) or 1):
+                read = [part.read(start, stop) for part in parts]
+                # Part r holds images r, r + parts, ...: dealt out again they are in order.
+                for row in range(len(read[0])):
+                    file.writelines(part[row].numpy().data for part in read if row < len(part))
+        for part in parts:
+            part.close()
 
     def __enter__(self) -> Self:
         return self
@@ -69,11 +129,3 @@ class FeatureFile:
         for path in (self.whole, self.parts[self.among.index]):
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
-
-
-def load_features(path: Path, dims: int) -> Float[Tensor, "images dims"]:
-    """The vectors of a file, read when they are used."""
-    count = path.stat().st_size // (4 * dims)
-    if not count:
-        return torch.empty(0, dims)
-    return torch.from_file(str(path), shared=False, size=count * dims).view(count, dims)

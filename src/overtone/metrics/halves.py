@@ -1,0 +1,147 @@
+"""Intervals of scores, by random halves of the images.
+
+A score of n images is compared with the scores of halves of them, drawn without replacement. For a
+score that is smooth in the distribution of the features, that of n / 2 images scatters about that
+of all n with the variance with which that of n images scatters about the truth,
+
+    var(2 / n) - var(1 / n) = var(1 / n),
+
+and lies above it by the bias of n images, where that is b / n (Efron & Stein 1981; Shao & Wu 1989,
+"A general theory for jackknife variance estimation": the delete-half jackknife). So
+
+    extrapolated = 2 score - mean(halves),     standard error = deviation(halves)
+
+is unbiased up to 1 / n^2, which is the extrapolation to infinitely many images that Chong & Forsyth
+2020 (arXiv 1911.07023) fit over many sizes. Unlike a bootstrap with replacement a half never holds
+an image twice, which distances to neighbours and unbiased kernel sums would take for a copy.
+
+Halves come in pairs, each with its complement, so that the bias does not scatter with the draws.
+They are a function of the number of images and of nothing else: two models' scores on the same
+seeds are resampled alike, and the difference of their scores has an interval of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from overtone.errors import OvertoneError
+
+STRATUM = 1024
+"""images of which each half holds one half, in the order in which they come"""
+LEAST = 16
+"""images, real ones as well, without which there are no intervals"""
+REPLICATES = 200
+_SEED = 19
+
+
+class Halves:
+    """Which of `count` images are in which halves.
+
+    A column is a set of images: the first is all of them, then come `replicates` halves, of which
+    the second part are the complements of the first.
+    """
+
+    def __init__(self, count: int, replicates: int = REPLICATES) -> None:
+        self.count = count
+        self.pairs = replicates // 2
+        self.columns = 1 + 2 * self.pairs
+        generator = torch.Generator().manual_seed(_SEED)
+        strata = (min(STRATUM, count - at) for at in range(0, count, STRATUM))
+        packed = [np.packbits(_half(size, self.pairs, generator), axis=1) for size in strata]
+        self._bits = np.concatenate(packed or [np.empty((0, 0), np.uint8)])
+        first = np.unpackbits(self._bits, axis=1, count=self.pairs).sum(axis=0)
+        numbers = np.concatenate(([count], first, count - first))
+        self.numbers: Float[Tensor, " columns"] = torch.from_numpy(numbers).double()
+        """how many images are in each column"""
+
+    def of(self, images: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape columns"]:
+        """1 where an image is in a column, 0 elsewhere, float32."""
+        bits = self._bits[images.numpy()]
+        first = torch.from_numpy(np.unpackbits(bits, axis=-1, count=self.pairs)).float()
+        return torch.cat((torch.ones(*first.shape[:-1], 1), first, 1 - first), dim=-1)
+
+    def block(self, start: int, stop: int) -> Float[Tensor, "block columns"]:
+        """The same for the images `start` to `stop`, float64."""
+        return self.of(torch.arange(start, min(stop, self.count))).double()
+
+
+def _half(count: int, pairs: int, generator: torch.Generator) -> Tensor:
+    """A half of `count` images in each of `pairs` columns; of an odd number now more, now less."""
+    order = torch.rand(count, pairs, generator=generator).argsort(dim=0).argsort(dim=0)
+    more = torch.randint(0, 2, (pairs,), generator=generator) * (count % 2)
+    return order < count // 2 + more
+
+
+class Measured(NamedTuple):
+    """A score, and how well it is known."""
+
+    value: float
+    error: float | None = None
+    """its standard error; None where there are too few images"""
+    bias: float | None = None
+    """by how much it is expected to be above what infinitely many images would give; None for
+    scores that are unbiased, or whose bias is not known"""
+    degrees: int = 0
+    """the degrees of freedom of the error"""
+    lowest: float = -math.inf
+    highest: float = math.inf
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval that holds the score of as many images with a probability of 95 %."""
+        if self.error is None:
+            return None
+        reach = student(self.degrees) * self.error
+        low, high = self.value - reach, self.value + reach
+        return max(low, self.lowest), min(high, self.highest)
+
+    def extrapolated(self) -> Measured:
+        """The score of infinitely many images, where its bias is known."""
+        if self.bias is None:
+            return self
+        return self._replace(value=self.value - self.bias, bias=0.0)
+
+
+def measured(
+    columns: Float[Tensor, " columns"],
+    *,
+    biased: bool = False,
+    lowest: float = -math.inf,
+    highest: float = math.inf,
+) -> Measured:
+    """A score from its value in each column of `Halves`."""
+    value, halves = float(columns[0]), columns[1:].double()
+    if len(halves) < 2 or not torch.isfinite(halves).all():
+        return Measured(value, lowest=lowest, highest=highest)
+    bias = float(halves.mean()) - value if biased else None
+    return Measured(value, float(halves.std()), bias, len(halves) // 2, lowest, highest)
+
+
+def difference(
+    first: Float[Tensor, " columns"], second: Float[Tensor, " columns"], *, biased: bool = False
+) -> Measured:
+    """The first score minus the second, of images from the same seeds beside the same real ones.
+
+    Where a score has a bias, it is taken off both.
+    """
+    if len(first) != len(second):
+        raise OvertoneError("scores of different numbers of halves can't be compared in pairs.")
+    return measured(first - second, biased=biased).extrapolated()
+
+
+def student(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t, to 0.001 from 10 degrees of freedom on (Fisher & Cornish
+    1960's expansion about the normal quantile)."""
+    z = 1.959964
+    return (
+        z
+        + (z**3 + z) / (4 * degrees)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * degrees**3)
+    )

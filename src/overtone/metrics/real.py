@@ -1,0 +1,142 @@
+"""The real side of an evaluation: images, or the statistics of images that somebody published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from overtone.data.images import ImageData
+from overtone.errors import OvertoneError
+from overtone.launch import Processes
+from overtone.metrics.cache import BATCH, CLASSES, by_part, features_of, parts_of
+from overtone.metrics.features import Extractor
+from overtone.metrics.frechet import frechet_distance
+from overtone.metrics.neighbours import precision_recall
+from overtone.metrics.parts import HITS, LOGITS, SPATIAL, VECTORS
+from overtone.metrics.scores import Score, all_scores
+from overtone.metrics.vectors import Held
+
+LEAST_REAL, LEAST = 8, 4
+"""real images and images to judge, without which there are no third neighbours"""
+
+
+def check_counts(real: int, asked: int | None = None, scores: tuple[Score, ...] = ()) -> None:
+    """Raises `OvertoneError` for fewer images than the scores need."""
+    if real < LEAST_REAL:
+        raise OvertoneError(
+            f"{real} real images are too few to compare with: {LEAST_REAL} are the least, so"
+            " that each of two halves has a third neighbour."
+        )
+    if asked is not None and asked < LEAST:
+        raise OvertoneError(f"{asked} images are too few to evaluate: {LEAST} are the least.")
+    for score in scores:
+        count = min(real, real if asked is None else asked)
+        if count < score.least:
+            raise OvertoneError(
+                f"{count} images are too few for {score.title}: {score.least} are the least. Take"
+                " more, or name the other scores, --scores."
+            )
+
+
+@dataclass(frozen=True)
+class RealFacts:
+    """What a report says of the real side."""
+
+    real: str
+    """the data's name"""
+    real_images: int
+    real_digest: str
+    """of the images' contents"""
+    resize_rule: str
+    real_frechet_distance: float
+    """between two halves of the real images, each class split evenly: what a perfect model would
+    get with as many images, and as many of each class as they have"""
+    real_recall: float
+    """of one half by the other"""
+
+
+class RealImages:
+    """Real images: at most `limit` of a data set, evenly spread over one that is ordered.
+
+    Their features are computed once, and kept in the cache.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        data: ImageData,
+        limit: int,
+        scores: tuple[Score, ...],
+        among: Processes,
+    ) -> None:
+        self.data = data
+        count = min(len(data), limit)
+        check_counts(count, None, scores)
+        # A fixed shuffle, so that the halves are alike whatever the order of the data.
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+        spread = data.spread(count)
+        needed = {VECTORS, *(part for score in scores for part in score.real_needs)}
+        kept = features_of(
+            extractor, data, [spread[i] for i in order.tolist()], {*needed, CLASSES}, among
+        )
+        held = {part: Held(kept[part].read(0, count)) for part in needed}
+        self.parts = held
+        self.vectors = held[VECTORS].vectors
+        # Every second image of each class: with random halves the distance would mostly be that of
+        # the numbers of images in the classes, which samples of given classes do not have.
+        by_class = kept[CLASSES].read(0, count)[:, 0].argsort(stable=True)
+        first, second = self.vectors[by_class[0::2]], self.vectors[by_class[1::2]]
+        self.facts = RealFacts(
+            real=data.name,
+            real_images=count,
+            real_digest=data.fingerprint,
+            resize_rule=data.resize_rule,
+            real_frechet_distance=frechet_distance(first, second),
+            real_recall=precision_recall(first, second)[1],
+        )
+
+
+def default_scores(extractor: Extractor, data: ImageData) -> tuple[Score, ...]:
+    """The scores that are computed where nothing is said: all whose parts the extractor gives."""
+    there = {*parts_of(extractor, data)} | ({HITS} if extractor.knows_classes else set())
+    return tuple(
+        score
+        for score in all_scores()
+        if score.by_default and {*score.needs, *score.real_needs} <= there
+    )
+
+
+def check_scores(scores: tuple[Score, ...], extractor: Extractor, data: ImageData) -> None:
+    """Raises `OvertoneError` for a score that needs what an extractor does not say."""
+    there = {*parts_of(extractor, data)}
+    why = {SPATIAL: "no features that keep the place", LOGITS: "no class scores"}
+    for score in scores:
+        for part in {*score.needs, *score.real_needs} & {VECTORS, SPATIAL, LOGITS} - there:
+            raise OvertoneError(f"{score.title}: {extractor.name} gives {why[part]}.")
+        if HITS in score.needs and not extractor.knows_classes:
+            raise OvertoneError(
+                f"{score.title}: {extractor.name} does not know the classes of the data; the"
+                " classifier does (--extractor classifier)."
+            )
+
+
+def accuracy_of(extractor: Extractor, data: ImageData, among: Processes) -> float | None:
+    """The share of real images that are taken for what they are; None without class scores."""
+    if not extractor.knows_classes:
+        return None
+    mine, hits = among.share(range(len(data))), 0
+    for at in range(0, len(mine), BATCH):
+        pixels, labels = data.fetch(mine[at : at + BATCH])
+        said: dict[str, Any] = by_part(extractor(pixels))
+        hits += int((said["logits"].argmax(1) == labels).sum())
+    return sum(among.gather(hits)) / len(data)
+
+
+def hits_of(logits: Tensor | None, labels: Tensor | None, count: int) -> Tensor:
+    """For each image 1 if it is taken for its class, 0 if not, nan if it has none, (count, 1)."""
+    if logits is None or labels is None:
+        return torch.full((count, 1), torch.nan)
+    return (logits.argmax(1) == labels).float()[:, None]

@@ -246,7 +246,13 @@ class Evaluation:
 
 
 def _measured(values: Tensor, measure: Measure) -> Measured:
-    return measured(values, biased=measure.biased, lowest=measure.lowest, highest=measure.highest)
+    return measured(
+        values,
+        biased=measure.biased,
+        squared=measure.squared,
+        lowest=measure.lowest,
+        highest=measure.highest,
+    )
 
 
 __all__ = ["LEAST_REAL", "Evaluation", "Report", "check_counts"]

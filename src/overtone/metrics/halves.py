@@ -9,13 +9,24 @@ of all n with the variance with which that of n images scatters about the truth,
 and lies above it by the bias of n images, where that is b / n (Efron & Stein 1981; Shao & Wu 1989,
 "A general theory for jackknife variance estimation": the delete-half jackknife). So
 
-    extrapolated = 2 score - mean(halves),     standard error = deviation(halves)
+    extrapolated = 2 score - mean(halves)
 
 is unbiased up to 1 / n^2, which is the extrapolation to infinitely many images that Chong & Forsyth
 2020 (arXiv 1911.07023) fit over many sizes. Unlike a bootstrap with replacement a half never holds
 an image twice, which distances to neighbours and unbiased kernel sums would take for a copy.
 
-Halves come in pairs, each with its complement, so that the bias does not scatter with the draws.
+Halves come in pairs, each with its complement, whose deviations d and -d are opposite. To second
+order a score is s + g.d + d'Bd. With S the covariance of d, half the difference of a pair has the
+variance g'Sg with g estimated, which is too large by 4 tr BSBS; half its sum has 2 tr BSBS; and the
+score of all images has g'Sg + 2 tr BSBS. So
+
+    standard error^2 = variance((a - b) / 2) - variance((a + b) / 2)    over the pairs (a, b).
+
+The second term matters where the images are few for the number of features.
+
+A squared distance s scatters the more the larger it is: the part g'Sg of its variance is about a s.
+Its interval holds the distances s' from which the one that was measured is within reach (Wilson's
+way for shares), (s - s')^2 <= t^2 (a s' + 2 tr BSBS), which leans towards larger ones.
 They are a function of the number of images and of nothing else: two models' scores on the same
 seeds are resampled alike, and the difference of their scores has an interval of its own.
 """
@@ -89,6 +100,8 @@ class Measured(NamedTuple):
     scores that are unbiased, or whose bias is not known"""
     degrees: int = 0
     """the degrees of freedom of the error"""
+    growth: float = 0.0
+    """by how much its variance grows with the score, of squared distances"""
     lowest: float = -math.inf
     highest: float = math.inf
 
@@ -97,9 +110,11 @@ class Measured(NamedTuple):
         """The interval that holds the score of as many images with a probability of 95 %."""
         if self.error is None:
             return None
-        reach = student(self.degrees) * self.error
-        low, high = self.value - reach, self.value + reach
-        return max(low, self.lowest), min(high, self.highest)
+        bias, reach = self.bias or 0.0, student(self.degrees)
+        score, lean = self.value - bias, reach**2 * self.growth / 2
+        half = math.hypot(reach * self.error, lean)
+        low, high = score + lean - half, score + lean + half
+        return max(low, self.lowest) + bias, min(high, self.highest) + bias
 
     def extrapolated(self) -> Measured:
         """The score of infinitely many images, where its bias is known."""
@@ -112,15 +127,24 @@ def measured(
     columns: Float[Tensor, " columns"],
     *,
     biased: bool = False,
+    squared: bool = False,
     lowest: float = -math.inf,
     highest: float = math.inf,
 ) -> Measured:
-    """A score from its value in each column of `Halves`."""
+    """A score from its value in each column of `Halves`; `squared` says that it is the square of a
+    distance."""
     value, halves = float(columns[0]), columns[1:].double()
-    if len(halves) < 2 or not torch.isfinite(halves).all():
+    if len(halves) < 4 or not torch.isfinite(halves).all():
         return Measured(value, lowest=lowest, highest=highest)
     bias = float(halves.mean()) - value if biased else None
-    return Measured(value, float(halves.std()), bias, len(halves) // 2, lowest, highest)
+    first, second = halves.chunk(2)
+    odd, even = (first - second) / 2, (first + second) / 2
+    by_first, by_second = float(odd.var()), float(even.var())
+    error, growth = max(by_first - by_second, 0.0) ** 0.5, 0.0
+    if squared and error:
+        score = max(value - (bias or 0.0), by_first**0.5)
+        growth = max(by_first - 2 * by_second, 0.0) / score
+    return Measured(value, error, bias, len(first), growth, lowest, highest)
 
 
 def difference(

@@ -32,6 +32,8 @@ class Measure(NamedTuple):
     """whether it is a share, which is shown in percent"""
     biased: bool = False
     """whether of few images it is expected to be higher or lower than of many, by b / images"""
+    squared: bool = False
+    """whether it is the square of a distance"""
     lowest: float = -math.inf
     highest: float = math.inf
 
@@ -72,7 +74,9 @@ class FrechetScore(Score, kind="frechet"):
     """The Fréchet distance of the extractor's features (`metrics.frechet`)."""
 
     measures: ClassVar = (
-        Measure("frechet_distance", "Fréchet distance", True, biased=True, lowest=0.0),
+        Measure(
+            "frechet_distance", "Fréchet distance", True, biased=True, squared=True, lowest=0.0
+        ),
     )
     takes_statistics: ClassVar = True
 
@@ -88,7 +92,12 @@ class SpatialFrechetScore(Score, kind="spatial-frechet"):
 
     measures: ClassVar = (
         Measure(
-            "spatial_frechet_distance", "spatial Fréchet distance", True, biased=True, lowest=0.0
+            "spatial_frechet_distance",
+            "spatial Fréchet distance",
+            lower_is_better=True,
+            biased=True,
+            squared=True,
+            lowest=0.0,
         ),
     )
     needs: ClassVar = (SPATIAL,)
@@ -105,7 +114,7 @@ class SpatialFrechetScore(Score, kind="spatial-frechet"):
 class KernelScore(Score, kind="kernel"):
     """The kernel distance (`metrics.kernel`): KID, with Inception's features."""
 
-    measures: ClassVar = (Measure("kernel_distance", "kernel distance", True),)
+    measures: ClassVar = (Measure("kernel_distance", "kernel distance", True, squared=True),)
 
     subsets: Count = 100
     """random subsets that it is averaged over"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,6 +19,7 @@ from overtone.launch import processes
 from overtone.ranges import Channels, Count, Replicates, Size
 
 if TYPE_CHECKING:
+    from overtone.data.images import ImageData
     from overtone.metrics.evaluate import Evaluation, Report
     from overtone.metrics.memorisation import Nearest
     from overtone.pipelines.pipeline import Pipeline
@@ -82,6 +83,19 @@ class Judging:
             pipe.class_names,
         )
 
+    def images_of(
+        self, sampling: Sampling, pipe: Pipeline, request: Request
+    ) -> Iterable[tuple[Any, ...]]:
+        """The images of a model as an evaluation takes them. Raises `OvertoneError` where a score
+        needs more of them than there is."""
+        from overtone.metrics.parts import SQUARED_ERRORS
+        from overtone.metrics.solver import Converged
+
+        if any(SQUARED_ERRORS in score.needs for score in self.chosen() or ()):
+            converged = Converged(pipe, request)
+            return converged.batches(sampling.stream(pipe, request))
+        return ((b.images, b.class_labels) for b in sampling.stream(pipe, request))
+
     def report(self, report: Report) -> Report:
         """A report as it was asked for."""
         return report.extrapolated() if self.extrapolate else report
@@ -103,19 +117,7 @@ class Judging:
 
         skip, among, scores = self.skip_bad_images, processes(), self.chosen()
         real = open_data(data, resolution, channels, skip_bad=skip)
-        if num_classes not in (0, real.num_classes):
-            raise OvertoneError(
-                f"the model has {num_classes} classes and {data} has {real.num_classes}:"
-                " evaluate with the data that it was trained on."
-            )
-        names = tuple(real.class_names)
-        if class_names and names and tuple(class_names) != names and among.is_main:
-            print(
-                f"the classes of {data} have other names, or another order, than the model's"
-                f" ({', '.join(names[:3])}, ... and {', '.join(class_names[:3])}, ...): the"
-                " class accuracy is counted by their numbers.",
-                file=sys.stderr,
-            )
+        _check_classes(data, real, num_classes, class_names)
         used = min(len(real), self.real_images)
         extractor: Extractor
         if self.extractor == "inception":
@@ -240,14 +242,29 @@ def evaluate(options: Options) -> Report:
     pipe = options.sampling.open(options.model)
     request = options.sampling.request(pipe)
     made = options.sampling.facts(pipe, options.model, request)
+    batches = judging.images_of(options.sampling, pipe, request)
     evaluation = judging.evaluation_of(pipe, options.model, options.sampling)
-    return judging.report(evaluation(evaluated(options.sampling, pipe, request), made))
+    return judging.report(evaluation(batches, made))
 
 
-def evaluated(sampling: Sampling, pipe: Pipeline, request: Request) -> Iterator[tuple[Any, ...]]:
-    """The images of a model as an evaluation takes them."""
-    for batch in sampling.stream(pipe, request):
-        yield batch.images, batch.class_labels
+def _check_classes(
+    data: str, real: ImageData, num_classes: int, class_names: Sequence[str]
+) -> None:
+    """Raises `OvertoneError` for real images of other classes than a model's, and says where they
+    are called otherwise."""
+    if num_classes not in (0, real.num_classes):
+        raise OvertoneError(
+            f"the model has {num_classes} classes and {data} has {real.num_classes}:"
+            " evaluate with the data that it was trained on."
+        )
+    names = tuple(real.class_names)
+    if class_names and names and tuple(class_names) != names and processes().is_main:
+        print(
+            f"the classes of {data} have other names, or another order, than the model's"
+            f" ({', '.join(names[:3])}, ... and {', '.join(class_names[:3])}, ...): the"
+            " class accuracy is counted by their numbers.",
+            file=sys.stderr,
+        )
 
 
 def _given(sampling: Sampling) -> list[str]:

@@ -10,12 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from overtone.data.images import ImageData
+from overtone.errors import OvertoneError
 from overtone.launch import ALONE, Processes
 from overtone.metrics.cache import BATCH, by_part, features_of, folder
 from overtone.metrics.features import Extractor
 from overtone.metrics.halves import LEAST, REPLICATES, Measured, measured
 from overtone.metrics.memorisation import Nearest, nearest_of, reduced
-from overtone.metrics.parts import HITS, NEAREST, PIXELS
+from overtone.metrics.parts import HITS, LOGITS, NEAREST, PIXELS, SPATIAL, VECTORS
 from overtone.metrics.real import (
     LEAST_REAL,
     RealFacts,
@@ -130,6 +131,7 @@ class Evaluation:
         self.extractor, self.data, self.among = extractor, data, among
         self.training = training or data
         check_counts(min(len(data), limit))
+        self._named = scores is not None
         self.scores = tuple(default_scores(extractor, data) if scores is None else scores)
         check_scores(self.scores, extractor, data)
         few = FEW if extractor.dims >= WIDE else REPLICATES
@@ -179,6 +181,7 @@ class Evaluation:
         """The report on images of a data set, of which no classes were asked for; their features
         are kept in the cache."""
         needed = {part for score in self.scores for part in score.needs}
+        self._check_parts({VECTORS, SPATIAL, LOGITS, NEAREST})
         if needed & {NEAREST}:
             return self(self._batches(images), made_with)
         indices = range(len(images))
@@ -186,6 +189,16 @@ class Evaluation:
         known = needed & {*by_part(self.extractor(images.fetch([0])[0]))}
         parts = features_of(self.extractor, images, indices, known, self.among)
         return self._report(parts, made_with)
+
+    def _check_parts(self, parts: set[str]) -> None:
+        """Raises `OvertoneError` for a score that was asked for by name and can't be computed."""
+        known = parts | ({NEAREST} if PIXELS in parts else set())
+        for score in self.scores if self._named else ():
+            if not {*score.needs} <= known:
+                raise OvertoneError(
+                    f"{score.title} can't be told of these images: it needs a model that is asked"
+                    " for them. Leave it out of --scores."
+                )
 
     def _batches(self, images: ImageData) -> Iterator[tuple[Any, ...]]:
         mine = self.among.share(range(len(images)))
@@ -205,6 +218,7 @@ class Evaluation:
     def _report(self, parts: dict[str, Vectors], made_with: Mapping[str, Any]) -> Report:
         count = len(next(iter(parts.values()), ()))
         check_counts(len(self.real), count, self.scores)
+        self._check_parts({*parts})
         report = None
         if self.among.is_main:
             report = self._computed(count, parts, made_with)
@@ -226,7 +240,7 @@ class Evaluation:
         scores, columns = {}, {}
         for score in self.scores:
             if not {*score.needs} <= {*parts}:
-                continue
+                continue  # which `_check_parts` has said, where it was asked for
             for measure, values in zip(score.measures, score(real, fake), strict=True):
                 if not values[0].isnan():  # of the class accuracy of images without a class
                     scores[measure.name] = _measured(values, measure)

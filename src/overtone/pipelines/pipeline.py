@@ -59,6 +59,8 @@ class SampleBatch(NamedTuple):
     seeds: list[int]
     class_labels: Tensor | None
     images: Pixels
+    unrounded: Tensor
+    """the images before they were clipped and rounded, in [-1, 1], where the model is"""
 
 
 class Beginning(NamedTuple):
@@ -111,15 +113,15 @@ class Pipeline(Parts):
             with precisions.autocast(self.precision, self.device):
                 for step in self._begin(part).steps:
                     x = step.x
-                finite, pixels = torch.isfinite(x).all(), self.pixels(x).cpu()
-            pixels = self.start.finished(pixels, part.seeds)
+                finite, unrounded = torch.isfinite(x).all(), self.decoded(x)
+            pixels = self.start.finished(to_pixels(unrounded).cpu(), part.seeds)
             if not finite:
                 raise OvertoneError(
                     "the model made images that are not finite: its weights are damaged, or the"
                     " guidance scale or the precision is not for it."
                 )
             labels: Any = part.class_labels
-            yield SampleBatch(list(part.seeds), labels, pixels)
+            yield SampleBatch(list(part.seeds), labels, pixels, unrounded)
 
     def _parts(self, request: Request) -> Iterator[Request]:
         """The request batch by batch, with labels."""
@@ -243,15 +245,19 @@ class Pipeline(Parts):
 
     def pixels(self, x: Tensor) -> Pixels:
         """Images in [-1, 1], or latents decoded, as uint8 where they are."""
+        return to_pixels(self.decoded(x))
+
+    def decoded(self, x: Tensor) -> Float[Tensor, "batch channels height width"]:
+        """Images in [-1, 1] as they are, or latents decoded."""
         if self.image_resolution is None:
-            return to_pixels(x)
+            return x
         if self.vae is None:
             raise OvertoneError(
                 "this model makes latents, and no VAE was saved with it to decode them: set"
                 " pipe.vae to one, or pass --vae (a directory, or a repository of the Hub)."
             )
         with torch.no_grad():
-            return to_pixels(self.vae.decode(x).float())
+            return self.vae.decode(x).float()
 
     def upscale(
         self,

@@ -1,0 +1,90 @@
+"""Solver error: how far a sampler's images are from those that its steps converge to.
+
+The probability-flow ODE takes each start to one image. A sampler with few steps misses it, and may
+even look better for it to features: a coarse solver sharpens. So images are compared with the
+converged ones of the same seeds, pixel by pixel, before they are rounded.
+
+The converged image is computed in float32, from the same start, by `CONVERGED` steps of Heun's
+method, which is of second order: half as many steps miss the limit by four times as much, so that a
+third of the difference between the two says how far from it the converged ones are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from overtone.errors import OvertoneError
+from overtone.metrics.parts import SQUARED_ERRORS
+from overtone.samplers.sampler import Sampler, sigma_grid
+
+if TYPE_CHECKING:
+    from overtone.pipelines.pipeline import Pipeline, SampleBatch
+    from overtone.pipelines.request import Request
+    from overtone.samplers.loop import SamplingLoop
+
+CONVERGED = 128
+"""noise levels of the solver whose images are taken for converged"""
+LOWEST = 0.002
+"""the last of them, unless the sampler goes lower"""
+
+
+class Converged:
+    """The converged images of a request's seeds.
+
+    Raises `OvertoneError` for a sampler that draws noise, whose images do not follow from their
+    starts, and for an operator, which takes no steps.
+    """
+
+    def __init__(self, pipe: Pipeline, request: Request, steps: int = CONVERGED) -> None:
+        own: Any = pipe.sampler_of(request)
+        if own.draws_noise or own.is_operator:
+            why = "asks an operator" if own.is_operator else "draws noise on the way"
+            raise OvertoneError(
+                f"the solver error is that of an ODE's steps, and this {own.kind or 'sampler'}"
+                f" {why}: leave solver-error out of --scores."
+            )
+        self.pipe, self.request = pipe, request
+        lowest = min(getattr(own, "sigmas", (LOWEST,))[:-1] or (LOWEST,))
+        self.finest, self.coarser = (
+            _heun(count, min(lowest, LOWEST), own.sigma_start) for count in (steps, steps // 2)
+        )
+
+    def batches(self, batches: Iterable[SampleBatch]) -> Iterator[tuple[Any, ...]]:
+        """Batches of the request as an evaluation takes them, with the squared error of each
+        image."""
+        for batch in batches:
+            converged = self._images(self.finest, batch)
+            errors = _mean_square(batch.unrounded, converged)
+            yield batch.images, batch.class_labels, {SQUARED_ERRORS: errors[:, None].cpu()}
+
+    def remaining(self, batch: SampleBatch) -> float:
+        """The root mean square error that is left in the converged images of a batch, about."""
+        finest, coarser = (self._images(s, batch) for s in (self.finest, self.coarser))
+        return float(_mean_square(finest, coarser).mean().sqrt()) / 3
+
+    def _images(self, sampler: SamplingLoop, batch: SampleBatch) -> Tensor:
+        pipe, labels = self.pipe, batch.class_labels
+        part: Any = replace(self.request, seeds=batch.seeds, class_labels=labels, steps=None)
+        before = pipe.sampler, pipe.precision
+        try:
+            pipe.sampler, pipe.precision = sampler, "fp32"
+            return torch.cat([made.unrounded.float() for made in pipe.stream(part)])
+        finally:
+            pipe.sampler, pipe.precision = before
+
+
+def _heun(steps: int, lowest: float, highest: float) -> SamplingLoop:
+    levels = sigma_grid(steps, lowest, highest)[:-1]
+    return Sampler(num_steps=steps, levels=levels, estimate="averaged_slopes")
+
+
+def _mean_square(images: Tensor, others: Tensor) -> Float[Tensor, " batch"]:
+    """Of images in [-1, 1], to which they are clipped."""
+    difference = images.float().clamp(-1, 1) - others.clamp(-1, 1)
+    return difference.square().flatten(1).mean(dim=1)

@@ -20,7 +20,8 @@ from overtone.leftovers import TEMPORARY, sweep
 from overtone.ranges import MOST_SEEDS, Columns, Count, Finite, LevelOrInfinity, LevelOrZero, Steps
 
 if TYPE_CHECKING:
-    from overtone.pipelines.pipeline import Pipeline, SampleBatch
+    from overtone.pipelines.batches import SampleBatch
+    from overtone.pipelines.pipeline import Pipeline
     from overtone.pipelines.request import Request
 
 GRID_LIMIT = 1024

@@ -24,7 +24,8 @@ from overtone.metrics.parts import SQUARED_ERRORS
 from overtone.samplers.sampler import Sampler, sigma_grid
 
 if TYPE_CHECKING:
-    from overtone.pipelines.pipeline import Pipeline, SampleBatch
+    from overtone.pipelines.batches import SampleBatch
+    from overtone.pipelines.pipeline import Pipeline
     from overtone.pipelines.request import Request
     from overtone.samplers.loop import SamplingLoop
 

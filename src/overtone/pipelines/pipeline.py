@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -39,6 +39,7 @@ from overtone.networks.network import load_network
 from overtone.networks.vae import FOLDER as VAE_FOLDER
 from overtone.networks.vae import VAE
 from overtone.pipelines.account import account_of
+from overtone.pipelines.batches import Beginning, SampleBatch
 from overtone.pipelines.card import CARD_FILE, model_card
 from overtone.pipelines.edit import edited, upscaled
 from overtone.pipelines.index import INDEX_FILE, NETWORK_FOLDER, PipelineIndex, read_index
@@ -51,26 +52,6 @@ from overtone.processes.vp_frame import to_vp
 from overtone.samplers.loop import SamplingLoop, Step
 
 FILES = (CARD_FILE, INDEX_FILE, NETWORK_FOLDER, VAE_FOLDER, FIRST_FOLDER)
-
-
-class SampleBatch(NamedTuple):
-    """Some of the images asked for."""
-
-    seeds: list[int]
-    class_labels: Tensor | None
-    images: Pixels
-    unrounded: Tensor
-    """the images before they were clipped and rounded, in [-1, 1], where the model is"""
-
-
-class Beginning(NamedTuple):
-    """What sampling begins with, and what comes of it."""
-
-    start: Tensor
-    sigma: float
-    """noise level of the start"""
-    class_labels: Tensor | None
-    steps: Iterator[Step]
 
 
 class Pipeline(Parts):

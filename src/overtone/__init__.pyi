@@ -1,3 +1,4 @@
+from .analysis.comparison import compare as compare
 from .convert.checkpoints import from_published as from_published
 from .data.open import open_data as open_data
 from .denoisers.denoiser import Denoiser as Denoiser

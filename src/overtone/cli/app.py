@@ -26,6 +26,7 @@ COMMANDS = {
     "data": "data inspect NAME: what is in a data set; data encode NAME: its latents under a VAE",
     "merge": "experts, trained one by one, as one model",
     "evaluate": "scores with intervals: Frechet distance, precision, recall, class accuracy, ...",
+    "compare": "models on the same seeds: differences with intervals, at equal budgets",
     "analyze": "figures: analyze guidance | spectrum | trajectory MODEL, analyze snr DATA",
     "convert": "published weights as a pipeline, with a certificate of what was done",
 }

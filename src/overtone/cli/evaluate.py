@@ -19,7 +19,6 @@ from overtone.launch import processes
 from overtone.ranges import Channels, Count, Replicates, Size
 
 if TYPE_CHECKING:
-    from overtone.data.images import ImageData
     from overtone.metrics.evaluate import Evaluation, Report
     from overtone.metrics.memorisation import Nearest
     from overtone.pipelines.pipeline import Pipeline
@@ -67,15 +66,10 @@ class Judging:
 
     def evaluation_of(self, pipe: Pipeline, model: str, sampling: Sampling) -> Evaluation:
         """The evaluation of a model's images."""
-        from overtone.data.names import is_known
+        from overtone.training.judging import data_of
 
-        data = self.data or _data_of_run(model)
-        if data is None and not is_known(pipe.data):
-            # A path that a downloaded file names is not followed.
-            known = f"'{pipe.data}'" if pipe.data else "something that was not saved with it"
-            raise OvertoneError(f"pass --data: the model was trained on {known}.")
         return self.evaluation(
-            data or pipe.data,
+            self.data or data_of(pipe, model),
             pipe.resolution,
             pipe.channels,
             len(parse_seeds(sampling.seeds)),
@@ -110,39 +104,21 @@ class Judging:
         class_names: Sequence[str] = (),
     ) -> Evaluation:
         """The evaluation of `asked` images of some size."""
-        from overtone.data import held_out, open_data
-        from overtone.metrics import Evaluation, Extractor, InceptionExtractor
-        from overtone.metrics.evaluate import check_counts
-        from overtone.training.classifier import check_classes, classifier_of
+        from overtone.training.judging import open_evaluation
 
-        skip, among, scores = self.skip_bad_images, processes(), self.chosen()
-        real = open_data(data, resolution, channels, skip_bad=skip)
-        _check_classes(data, real, num_classes, class_names)
-        used = min(len(real), self.real_images)
-        extractor: Extractor
-        if self.extractor == "inception":
-            extractor, test = InceptionExtractor(self.inception_weights), None
-            check_counts(used, asked, scores or ())
-            if asked < extractor.dims and among.is_main:
-                print(
-                    f"{asked} images are fewer than the {extractor.dims} features: distances of so"
-                    " few mean little. Published FIDs are of 50,000 (--seeds 0-49999 --real-images"
-                    " 50000).",
-                    file=sys.stderr,
-                )
-        else:
-            check_classes(real, data)
-            check_counts(used, asked, scores or ())
-            extractor = classifier_of(data, resolution, channels, skip_bad=skip)
-            test = held_out(data, resolution, channels, skip_bad=skip)
-        return Evaluation(
-            extractor,
-            real,
-            test,
-            self.real_images,
-            among,
-            scores=scores,
+        return open_evaluation(
+            data,
+            resolution,
+            channels,
+            asked,
+            num_classes,
+            class_names,
+            extractor=self.extractor,
+            weights=self.inception_weights,
+            real_images=self.real_images,
+            scores=self.chosen(),
             replicates=self.replicates,
+            skip_bad=self.skip_bad_images,
         )
 
 
@@ -247,26 +223,6 @@ def evaluate(options: Options) -> Report:
     return judging.report(evaluation(batches, made))
 
 
-def _check_classes(
-    data: str, real: ImageData, num_classes: int, class_names: Sequence[str]
-) -> None:
-    """Raises `OvertoneError` for real images of other classes than a model's, and says where they
-    are called otherwise."""
-    if num_classes not in (0, real.num_classes):
-        raise OvertoneError(
-            f"the model has {num_classes} classes and {data} has {real.num_classes}:"
-            " evaluate with the data that it was trained on."
-        )
-    names = tuple(real.class_names)
-    if class_names and names and tuple(class_names) != names and processes().is_main:
-        print(
-            f"the classes of {data} have other names, or another order, than the model's"
-            f" ({', '.join(names[:3])}, ... and {', '.join(class_names[:3])}, ...): the"
-            " class accuracy is counted by their numbers.",
-            file=sys.stderr,
-        )
-
-
 def _given(sampling: Sampling) -> list[str]:
     """The options of sampling and of opening a model that were given, by name."""
     default = Sampling(SEEDS)
@@ -277,13 +233,3 @@ def _given(sampling: Sampling) -> list[str]:
         for name, value in vars(own).items()
         if name != "opening" and value != getattr(other, name)
     ]
-
-
-def _data_of_run(name: str) -> str | None:
-    """The images that a run on this machine was trained on, as its own recipe says."""
-    from overtone import storage
-    from overtone.data.latents import is_latents
-
-    file = Path(name).expanduser() / "recipe.json"
-    data = storage.read_json(file, dict).get("data") if file.exists() else None
-    return None if data is None or is_latents(data) else data

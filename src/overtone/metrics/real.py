@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ LEAST_REAL, LEAST = 8, 4
 """real images and images to judge, without which there are no third neighbours"""
 
 
-def check_counts(real: int, asked: int | None = None, scores: tuple[Score, ...] = ()) -> None:
+def check_counts(real: int, asked: int | None = None, scores: Sequence[Score] = ()) -> None:
     """Raises `OvertoneError` for fewer images than the scores need."""
     if real < LEAST_REAL:
         raise OvertoneError(

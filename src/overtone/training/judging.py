@@ -1,0 +1,99 @@
+"""What a model's images are judged by: the real images, the features, the scores."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from overtone import storage
+from overtone.data.images import ImageData
+from overtone.data.latents import is_latents
+from overtone.data.names import is_known
+from overtone.data.open import held_out, open_data
+from overtone.errors import OvertoneError
+from overtone.launch import processes
+from overtone.metrics.features import Extractor
+from overtone.metrics.real import check_counts
+from overtone.metrics.scores import Score
+from overtone.pipelines.pipeline import Pipeline
+from overtone.runs import RECIPE_FILE
+
+
+def open_evaluation(
+    data: str,
+    resolution: int,
+    channels: int,
+    asked: int,
+    num_classes: int = 0,
+    class_names: Sequence[str] = (),
+    *,
+    extractor: str = "classifier",
+    weights: Path | None = None,
+    real_images: int = 10_000,
+    scores: Sequence[Score] | None = None,
+    replicates: int | None = None,
+    skip_bad: bool = False,
+) -> Any:
+    """The evaluation of `asked` images of some size beside the images of `data`.
+
+    Raises `OvertoneError`, before a classifier is trained, for data that it can't be.
+    """
+    from overtone.metrics import Evaluation, InceptionExtractor
+    from overtone.training.classifier import check_classes, classifier_of
+
+    among = processes()
+    real = open_data(data, resolution, channels, skip_bad=skip_bad)
+    _check_classes(data, real, num_classes, class_names)
+    used = min(len(real), real_images)
+    found: Extractor
+    if extractor == "inception":
+        found, test = InceptionExtractor(weights), None
+        check_counts(used, asked, scores or ())
+        if asked < found.dims and among.is_main:
+            print(
+                f"{asked} images are fewer than the {found.dims} features: distances of so few mean"
+                " little. Published FIDs are of 50,000 (--seeds 0-49999 --real-images 50000).",
+                file=sys.stderr,
+            )
+    else:
+        check_classes(real, data)
+        check_counts(used, asked, scores or ())
+        found = classifier_of(data, resolution, channels, skip_bad=skip_bad)
+        test = held_out(data, resolution, channels, skip_bad=skip_bad)
+    return Evaluation(found, real, test, real_images, among, scores=scores, replicates=replicates)
+
+
+def data_of(pipe: Pipeline, model: str) -> str:
+    """The images that a model was trained on: those of a run on this machine, as its own recipe
+    says, or a data set by its name. Raises `OvertoneError` where they are not known."""
+    file = Path(model).expanduser() / RECIPE_FILE
+    data = storage.read_json(file, dict).get("data") if file.exists() else None
+    if data is not None and not is_latents(data):
+        return data
+    if is_known(pipe.data):
+        return pipe.data
+    # A path that a downloaded file names is not followed.
+    known = f"'{pipe.data}'" if pipe.data else "something that was not saved with it"
+    raise OvertoneError(f"pass --data: the model was trained on {known}.")
+
+
+def _check_classes(
+    data: str, real: ImageData, num_classes: int, class_names: Sequence[str]
+) -> None:
+    """Raises `OvertoneError` for real images of other classes than a model's, and says where they
+    are called otherwise."""
+    if num_classes not in (0, real.num_classes):
+        raise OvertoneError(
+            f"the model has {num_classes} classes and {data} has {real.num_classes}:"
+            " evaluate with the data that it was trained on."
+        )
+    names = tuple(real.class_names)
+    if class_names and names and tuple(class_names) != names and processes().is_main:
+        print(
+            f"the classes of {data} have other names, or another order, than the model's"
+            f" ({', '.join(names[:3])}, ... and {', '.join(class_names[:3])}, ...): the"
+            " class accuracy is counted by their numbers.",
+            file=sys.stderr,
+        )

@@ -173,15 +173,32 @@ class DenoisingTask(Task):
         step = self.num_classes or columns
         seeds = [r * step + c for r in range(GRID_ROWS) for c in range(columns)]
         pipe, labels = self.pipeline(average, progress), None
-        upscale = self.recipe.process.upscale
-        if upscale != 1 and self.first is None:  # real images, made small
-            real = self.held_out or self.data
-            pixels, classes = real.fetch(real.spread(len(seeds)))
-            pipe.first = F.avg_pool2d(to_unit(pixels), upscale)
-            labels = classes.tolist() if self.num_classes else None
+        if self._needs_first:
+            labels = self._give_first(pipe, len(seeds))
             seeds = list(range(len(seeds)))
         parts = [batch.images for batch in pipe.stream(seeds, labels)]
         return grid(torch.cat(parts), columns, gap=1)
+
+    @property
+    def scored_beside(self) -> str:  # type: ignore[override]
+        return self.recipe.data
+
+    def scored(self, average: nn.Module, progress: Progress) -> Pipeline | None:
+        if self.alone or self._needs_first:
+            return None
+        return self.pipeline(average, progress)
+
+    @property
+    def _needs_first(self) -> bool:
+        """Whether it is a relay's second stage without a first one."""
+        return self.recipe.process.upscale != 1 and self.first is None
+
+    def _give_first(self, pipe: Pipeline, count: int) -> list[int] | None:
+        """Real images, made small, in the place of a first stage; their classes."""
+        real = self.held_out or self.data
+        pixels, classes = real.fetch(real.spread(count))
+        pipe.first = F.avg_pool2d(to_unit(pixels), self.recipe.process.upscale)
+        return classes.tolist() if self.num_classes else None
 
     def opened(self, checkpoint: Path) -> Pipeline:
         return load_pipeline(checkpoint)

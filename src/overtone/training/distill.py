@@ -245,6 +245,15 @@ class DistillationTask(Task):
         rows = torch.cat([row for pair in both for row in pair])
         return grid(self.pipeline(operator, progress).pixels(rows).cpu(), columns, 1)
 
+    @property
+    def scored_beside(self) -> str:  # type: ignore[override]
+        return self.teacher.pipe.data
+
+    def scored(self, average: nn.Module, progress: Progress) -> Pipeline | None:
+        if self.teacher.is_latent and self.teacher.pipe.vae is None:
+            return None
+        return self.pipeline(average, progress)
+
     def opened(self, checkpoint: Path) -> Pipeline:
         return load_pipeline(checkpoint)
 

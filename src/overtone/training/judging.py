@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,11 @@ def open_evaluation(
     Raises `OvertoneError`, before a classifier is trained, for data that it can't be.
     """
     from overtone.metrics import Evaluation, InceptionExtractor
-    from overtone.training.classifier import check_classes, classifier_of
+
+    own = "overtone.training.classifier"
+    check_classes, classifier_of = (
+        pkgutil.resolve_name(f"{own}:{name}") for name in ("check_classes", "classifier_of")
+    )
 
     among = processes()
     real = open_data(data, resolution, channels, skip_bad=skip_bad)

@@ -34,6 +34,7 @@ from overtone.training.meter import Meter
 from overtone.training.objectives import Batch
 from overtone.training.progress import Progress
 from overtone.training.rundir import RunDirectory
+from overtone.training.scoring import Scoring
 from overtone.training.stream import TrainingStream
 from overtone.training.task import Task
 from overtone.training.trackers import Trackers
@@ -69,6 +70,7 @@ class Trainer:
         self.stream = TrainingStream(task.data, self.objective, training.seed)
         self.progress = Progress()
         self.trackers = Trackers((), Path(), {}, 0)
+        self.scoring: Scoring | None = None
         self.stop_asked = False
 
     @classmethod
@@ -108,6 +110,8 @@ class Trainer:
         `skip_bad` the run goes on from the one before.
         """
         identity = self.task.identity | {"images": self.task.data.fingerprint}
+        if self.reporting.scored_images:
+            self.scoring = Scoring(self.task, self.reporting)
         with RunDirectory(directory, identity, self.processes) as run:
             model = self._prepared()
             self.progress = run.restore(self.model, self.ema, self.optimizer, skip_bad=skip_bad)
@@ -306,6 +310,7 @@ class Trainer:
         # Without a test split there are only training images to measure on; say so.
         key = "averaged_loss" if self.task.held_out is None else "held_out_loss"
         self._log(run, {"images": progress.images, key: loss})
+        self._score(run)
         if progress.best_loss is None or loss < progress.best_loss:
             progress.best_loss, progress.best_images = loss, progress.images
         run.save(
@@ -317,6 +322,14 @@ class Trainer:
             self.reporting.keep,
         )
         self._picture(run)
+
+    def _score(self, run: RunDirectory) -> None:
+        """The scores of a checkpoint's images, of which there are none before the first step."""
+        if self.scoring is not None and self.progress.images and self.processes.is_main:
+            scores = self.scoring(self.ema.module, self.progress, show=self.show)
+            if scores:
+                self._log(run, {"images": self.progress.images} | scores)
+        self.processes.wait()
 
     def _picture_of(self, run: RunDirectory) -> Path:
         return run.path / "grids" / f"{self.progress.images:09d}.png"

@@ -18,6 +18,8 @@ class Progress:
     """training images seen"""
     seconds: NotNegative = 0.0
     """time spent training, over all its parts"""
+    scoring_seconds: NotNegative = 0.0
+    """time spent on the scores of its checkpoints"""
     best_images: Whole = 0
     """where the held-out loss was lowest"""
     best_loss: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from PIL.Image import Image
 from torch import nn
@@ -12,6 +12,9 @@ from torch import nn
 from overtone.data.images import ImageData
 from overtone.training.objectives import Objective
 from overtone.training.progress import Progress
+
+if TYPE_CHECKING:
+    from overtone.pipelines.pipeline import Pipeline
 
 
 class Task(ABC):
@@ -54,6 +57,13 @@ class Task(ABC):
 
     def picture(self, average: nn.Module, progress: Progress) -> Image | None:
         """A picture of what the averaged model makes; None for models that make none."""
+        return None
+
+    scored_beside: str = ""
+    """the name of the real images that `scored` images are compared with"""
+
+    def scored(self, average: nn.Module, progress: Progress) -> Pipeline | None:
+        """The pipeline whose images are scored; None for models that make none by themselves."""
         return None
 
     @abstractmethod

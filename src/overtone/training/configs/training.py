@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from overtone import settings
-from overtone.ranges import Count, Decay, Positive, Seed, Whole, Workers, check_fields
+from overtone.ranges import Count, Decay, Positive, Seed, Share, Whole, Workers, check_fields
 
 Precision = Literal["auto", "bf16", "fp32"]
 TrackerName = Literal["tensorboard", "wandb"]
@@ -82,6 +82,16 @@ class Reporting:
     """images between two checkpoints, each with a grid of samples and the held-out loss"""
     held_out_images: Count = 1024
     """draws of held-out images that the loss is averaged over"""
+    scored_images: Whole = 0
+    """The number of seeds whose images are scored at each checkpoint; 0 scores none."""
+    scores: tuple[str, ...] = ("frechet", "precision-recall", "class-accuracy")
+    """The scores that a checkpoint's images get, as `overtone evaluate --scores` names them."""
+    score_extractor: str = "classifier"
+    """The network whose features the scores are computed on, as `overtone evaluate --extractor`
+    names it."""
+    score_share: Share = 0.1
+    """The share of the run's time that scores may take. The first is always computed; later ones
+    wait until the run has lasted long enough."""
     keep: Count = 2
     """checkpoints kept, besides the best"""
     workers: Workers = 0

@@ -1,0 +1,82 @@
+"""Scores at the checkpoints of a run: in the log, within their share of the time, refused early."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from runs import TINY
+
+from overtone.errors import OvertoneError
+from overtone.metrics import ClassifierExtractor
+from overtone.networks import Classifier, ClassifierConfig
+from overtone.runs import find_checkpoint, read_log
+from overtone.training import scoring
+from overtone.training.loop import Trainer
+
+
+@pytest.fixture(autouse=True)
+def classifier(monkeypatch):
+    """One that is not trained: what is tested is when and on what scores are computed."""
+    torch.manual_seed(0)
+    config = ClassifierConfig(resolution=8, channels=1, widths=(4, 8), num_features=6)
+    extractor = ClassifierExtractor(Classifier(config), "d")
+    monkeypatch.setattr("overtone.training.classifier.classifier_of", lambda *_, **__: extractor)
+
+
+def scored(recipe, images=32, **changes):
+    reporting = replace(recipe.reporting, scored_images=images, **changes)
+    return replace(recipe, reporting=reporting)
+
+
+def test_each_checkpoint_is_scored_in_the_log(tmp_path):
+    recipe = scored(TINY, score_share=1.0)
+    Trainer.of(recipe, show=False).run(tmp_path / "run")
+    lines = [line for line in read_log(tmp_path / "run") if "frechet_distance" in line]
+    seen = [line["images"] for line in lines]
+    checkpoints = range(recipe.reporting.checkpoint_images, recipe.training.total_images + 1,
+                        recipe.reporting.checkpoint_images)  # fmt: skip
+    assert seen == list(checkpoints)
+    for line in lines:
+        assert line["scored_images"] == 32
+        assert line["frechet_distance_low"] <= line["frechet_distance"]
+        assert line["frechet_distance"] <= line["frechet_distance_high"]
+        assert 0 <= line["class_accuracy"] <= 1
+    # The weights of a run do not depend on whether it is scored.
+    Trainer.of(TINY, show=False).run(tmp_path / "plain")
+    one, other = (
+        (find_checkpoint(tmp_path / name) / "network" / "model.safetensors").read_bytes()
+        for name in ("run", "plain")
+    )
+    assert one == other
+
+
+def test_scores_take_their_share_of_the_time_and_no_more(tmp_path, monkeypatch, capsys):
+    """On a clock of its own, on which each look takes ten seconds: one scoring is as long as the
+    whole run."""
+    ticks = iter(range(0, 10**6, 10))
+    monkeypatch.setattr(scoring.time, "perf_counter", lambda: next(ticks))
+    recipe = scored(TINY, score_share=0.1)
+    progress = Trainer.of(recipe).run(tmp_path / "run")
+    lines = [line for line in read_log(tmp_path / "run") if "frechet_distance" in line]
+    assert len(lines) == 1
+    assert progress.scoring_seconds == 10
+    assert "a checkpoint's scores took 10 s, and may take 10% of the run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (scored(TINY, images=3), "3 images are too few to evaluate"),
+        (scored(TINY, scores=("frechets",)), "did you mean 'frechet'"),
+        (scored(TINY, scores=("spatial-frechet",)), "gives no features that keep the place"),
+        (scored(TINY, scores=("solver-error",)), "is not computed at checkpoints"),
+        (scored(replace(TINY, data="python:mine")), "given to train"),
+    ],
+)
+def test_what_can_not_be_scored_is_refused_before_training(tmp_path, recipe, message):
+    trained = Trainer.of(TINY if "python" in recipe.data else recipe, show=False)
+    trained.task.recipe = recipe
+    trained.reporting = recipe.reporting
+    with pytest.raises(OvertoneError, match=message):
+        trained.run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from runs import TINY
 
 from overtone.errors import OvertoneError
 from overtone.metrics import ClassifierExtractor
@@ -12,6 +11,7 @@ from overtone.networks import Classifier, ClassifierConfig
 from overtone.runs import find_checkpoint, read_log
 from overtone.training import scoring
 from overtone.training.loop import Trainer
+from runs import TINY
 
 
 @pytest.fixture(autouse=True)

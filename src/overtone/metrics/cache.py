@@ -15,12 +15,10 @@ from overtone.data.images import ImageData, Pixels
 from overtone.launch import Processes
 from overtone.leftovers import sweep
 from overtone.metrics.features import Extractor, Features
-from overtone.metrics.parts import LOGITS, SPATIAL, VECTORS
+from overtone.metrics.parts import CLASSES, LOGITS, SPATIAL, VECTORS
 from overtone.metrics.vectors import FeatureFile, Vectors
 
 BATCH = 256
-CLASSES = "classes"
-"""a part that is kept beside an extractor's: the class of each image"""
 
 
 def folder() -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from overtone.data.images import ImageData
@@ -16,7 +17,7 @@ from overtone.metrics.cache import BATCH, by_part, features_of, folder
 from overtone.metrics.features import Extractor
 from overtone.metrics.halves import LEAST, REPLICATES, Measured, measured
 from overtone.metrics.memorisation import Nearest, nearest_of, reduced
-from overtone.metrics.parts import HITS, LOGITS, NEAREST, PIXELS, SPATIAL, VECTORS
+from overtone.metrics.parts import CLASSES, HITS, LOGITS, NEAREST, PIXELS, SPATIAL, VECTORS
 from overtone.metrics.real import (
     LEAST_REAL,
     RealFacts,
@@ -163,8 +164,7 @@ class Evaluation:
         Raises `OvertoneError` for fewer than 4 images, which have no third neighbour.
         """
         needed = {part for score in self.scores for part in score.needs}
-        if NEAREST in needed:
-            needed = needed - {NEAREST} | {PIXELS}
+        needed |= {CLASSES} | ({PIXELS} if NEAREST in needed else set())
         with contextlib.ExitStack() as stack:
             files: dict[str, FeatureFile] = {}
             for pixels, labels, *more in batches:
@@ -186,7 +186,7 @@ class Evaluation:
             return self(self._batches(images), made_with)
         indices = range(len(images))
         check_counts(len(self.real), len(images), self.scores)
-        known = needed & {*by_part(self.extractor(images.fetch([0])[0]))}
+        known = needed & {*by_part(self.extractor(images.fetch([0])[0]))} | {CLASSES}
         parts = features_of(self.extractor, images, indices, known, self.among)
         return self._report(parts, made_with)
 
@@ -211,6 +211,9 @@ class Evaluation:
         features = self.extractor(pixels)
         logits = features.logits if self.extractor.knows_classes else None
         parts = by_part(features) | {HITS: hits_of(logits, labels, len(pixels))}
+        parts[CLASSES] = torch.full((len(pixels), 1), -1.0)
+        if labels is not None:
+            parts[CLASSES][:, 0] = labels
         if any(NEAREST in score.needs for score in self.scores):
             parts[PIXELS] = reduced(pixels)
         return parts | dict(more or {})

@@ -27,13 +27,16 @@ The second term matters where the images are few for the number of features.
 A squared distance s scatters the more the larger it is: the part g'Sg of its variance is about a s.
 Its interval holds the distances s' from which the one that was measured is within reach (Wilson's
 way for shares), (s - s')^2 <= t^2 (a s' + 2 tr BSBS), which leans towards larger ones.
-They are a function of the number of images and of nothing else: two models' scores on the same
-seeds are resampled alike, and the difference of their scores has an interval of its own.
+They are a function of the images' number and classes and of nothing else: two models' scores on the
+same seeds are resampled alike, and the difference of their scores has an interval of its own. Each
+half holds half of the images of each class. Where seeds are given classes in turn, the numbers of
+images in the classes are no accident, and halves in which they were would differ by them most.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,17 +58,24 @@ class Halves:
     """Which of `count` images are in which halves.
 
     A column is a set of images: the first is all of them, then come `replicates` halves, of which
-    the second part are the complements of the first.
+    the second part are the complements of the first. `classes` are those that the images have by
+    design, if they do.
     """
 
-    def __init__(self, count: int, replicates: int = REPLICATES) -> None:
+    def __init__(
+        self,
+        count: int,
+        replicates: int = REPLICATES,
+        classes: Int[Tensor, " images"] | None = None,
+    ) -> None:
         self.count = count
         self.pairs = replicates // 2
         self.columns = 1 + 2 * self.pairs
         generator = torch.Generator().manual_seed(_SEED)
-        strata = (min(STRATUM, count - at) for at in range(0, count, STRATUM))
-        packed = [np.packbits(_half(size, self.pairs, generator), axis=1) for size in strata]
-        self._bits = np.concatenate(packed or [np.empty((0, 0), np.uint8)])
+        self._bits = np.zeros((count, -(-self.pairs // 8)), np.uint8)
+        for stratum in _strata(count, classes):
+            half = _half(len(stratum), self.pairs, generator)
+            self._bits[stratum.numpy()] = np.packbits(half, axis=1)
         first = np.unpackbits(self._bits, axis=1, count=self.pairs).sum(axis=0)
         numbers = np.concatenate(([count], first, count - first))
         self.numbers: Float[Tensor, " columns"] = torch.from_numpy(numbers).double()
@@ -80,6 +90,16 @@ class Halves:
     def block(self, start: int, stop: int) -> Float[Tensor, "block columns"]:
         """The same for the images `start` to `stop`, float64."""
         return self.of(torch.arange(start, min(stop, self.count))).double()
+
+
+def _strata(count: int, classes: Tensor | None) -> Iterator[Tensor]:
+    """The numbers of images that are halved together: neighbours of one class."""
+    if classes is None:
+        groups: Sequence[Tensor] = (torch.arange(count),)
+    else:
+        groups = classes.argsort(stable=True).split(classes.unique(return_counts=True)[1].tolist())
+    for group in groups:
+        yield from group.split(STRATUM)
 
 
 def _half(count: int, pairs: int, generator: torch.Generator) -> Tensor:

@@ -2,6 +2,8 @@
 
 VECTORS = "vectors"
 """an extractor's features"""
+CLASSES = "classes"
+"""the class that an image has, or that was asked for"""
 SPATIAL = "spatial"
 """features that keep the place"""
 LOGITS = "logits"

@@ -12,11 +12,11 @@ from torch import Tensor
 from overtone.data.images import ImageData
 from overtone.errors import OvertoneError
 from overtone.launch import Processes
-from overtone.metrics.cache import BATCH, CLASSES, by_part, features_of, parts_of
+from overtone.metrics.cache import BATCH, by_part, features_of, parts_of
 from overtone.metrics.features import Extractor
 from overtone.metrics.frechet import frechet_distance
 from overtone.metrics.neighbours import precision_recall
-from overtone.metrics.parts import HITS, LOGITS, SPATIAL, VECTORS
+from overtone.metrics.parts import CLASSES, HITS, LOGITS, SPATIAL, VECTORS
 from overtone.metrics.scores import Score, all_scores
 from overtone.metrics.vectors import Held
 
@@ -79,16 +79,14 @@ class RealImages:
         # A fixed shuffle, so that the halves are alike whatever the order of the data.
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
         spread = data.spread(count)
-        needed = {VECTORS, *(part for score in scores for part in score.real_needs)}
-        kept = features_of(
-            extractor, data, [spread[i] for i in order.tolist()], {*needed, CLASSES}, among
-        )
+        needed = {VECTORS, CLASSES, *(part for score in scores for part in score.real_needs)}
+        kept = features_of(extractor, data, [spread[i] for i in order.tolist()], needed, among)
         held = {part: Held(kept[part].read(0, count)) for part in needed}
         self.parts = held
         self.vectors = held[VECTORS].vectors
         # Every second image of each class: with random halves the distance would mostly be that of
         # the numbers of images in the classes, which samples of given classes do not have.
-        by_class = kept[CLASSES].read(0, count)[:, 0].argsort(stable=True)
+        by_class = held[CLASSES].vectors[:, 0].argsort(stable=True)
         first, second = self.vectors[by_class[0::2]], self.vectors[by_class[1::2]]
         self.facts = RealFacts(
             real=data.name,

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from overtone.metrics.halves import Halves
-from overtone.metrics.parts import VECTORS
+from overtone.metrics.parts import CLASSES, VECTORS
 from overtone.metrics.vectors import Held, Vectors, blocks
 
 NUMBERS = 2**21
@@ -31,13 +31,17 @@ class Moments(NamedTuple):
 class Sample:
     """The features of the images on one side, by part; `halves` says which are in which column.
 
-    Each part is a `Vectors`, (images, dims).
+    Each part is a `Vectors`, (images, dims). If the classes are among them, each half holds half of
+    each.
     """
 
     def __init__(self, parts: Mapping[str, Vectors], replicates: int) -> None:
         self.parts = dict(parts)
         self.count = len(next(iter(self.parts.values())))
-        self.halves = Halves(self.count, replicates)
+        classes = None
+        if CLASSES in self.parts:
+            classes = self.parts[CLASSES].read(0, self.count)[:, 0].long()
+        self.halves = Halves(self.count, replicates, classes)
         self._sums_of_all: dict[str, Sums] = {}
 
     def __len__(self) -> int:

@@ -114,7 +114,9 @@ class SpatialFrechetScore(Score, kind="spatial-frechet"):
 class KernelScore(Score, kind="kernel"):
     """The kernel distance (`metrics.kernel`): KID, with Inception's features."""
 
-    measures: ClassVar = (Measure("kernel_distance", "kernel distance", True, squared=True),)
+    measures: ClassVar = (
+        Measure("kernel_distance", "kernel distance", True, biased=True, squared=True),
+    )
 
     subsets: Count = 100
     """random subsets that it is averaged over"""

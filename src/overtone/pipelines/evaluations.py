@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from overtone.denoisers.denoiser import Model
 from overtone.errors import OvertoneError
+from overtone.networks.dsno import OperatorNetwork
 from overtone.networks.network import Network
+from overtone.networks.spectral import TimeAxis
 from overtone.pipelines.pipeline import Pipeline
 from overtone.pipelines.request import Request
 from overtone.pipelines.starts import Start
@@ -114,8 +116,8 @@ def request_within(pipe: Pipeline, request: Request, evaluations: float) -> Requ
     """The request with as many steps as `evaluations` network calls an image allow, a first stage's
     included.
 
-    The number of evaluations is taken to fall nowhere by more than a few steps as the number of
-    steps rises, as that of every sampler here does. Where steps can't be chosen the request comes
+    Found by bisection, as evaluations do not become fewer with more steps; a few numbers beyond are
+    tried as well, for samplers of somebody's own. Where steps can't be chosen the request comes
     back as it is. Raises `OvertoneError` where none fits, and as `evaluations_of`.
     """
     if isinstance(evaluations, bool) or not isinstance(evaluations, int | float):
@@ -271,7 +273,7 @@ def _one_image(pipe: Pipeline, request: Request) -> Request:
 def _hollow(pipe: Pipeline) -> Pipeline:
     """The same pipeline without its weights."""
     hollow = Pipeline(
-        _HollowNetwork(pipe.network),
+        _hollow_network(pipe.network),
         pipe.sampler,
         preconditioning=pipe.preconditioning,
         process=pipe.process,
@@ -293,23 +295,32 @@ class _HollowNetwork(Network):
         super().__init__(network.config)
         self.place = nn.Parameter(torch.zeros(1), requires_grad=False)  # which says: on the host
         own = network.experts
-        self.networks = None if own is None else nn.ModuleList(_HollowNetwork(one) for one in own)
+        self.networks = None if own is None else nn.ModuleList(map(_hollow_network, own))
 
     @property
     def experts(self) -> Any:
         return self.networks
 
-    def forward(
-        self,
-        x: Tensor,
-        time: Tensor,
-        class_labels: Tensor | None = None,
-        last_only: bool = False,
-    ) -> Tensor:
-        if self.config.makes_trajectories:
-            return x[:, None].expand(-1, 1 if last_only else len(time), -1, -1, -1)
+    def forward(self, x: Tensor, time: Tensor, class_labels: Tensor | None = None) -> Tensor:
         out = torch.zeros_like(x)
         return torch.cat((out, out), dim=1) if self.config.learns_variance else out
+
+
+class _HollowOperator(OperatorNetwork):
+    """The same of a network of trajectories."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(network.config)
+        self.place = nn.Parameter(torch.zeros(1), requires_grad=False)
+        self.axis = TimeAxis()
+
+    def at_times(self, x: Tensor, times: Tensor, class_labels: Tensor | None) -> Tensor:
+        return torch.zeros_like(x)
+
+
+def _hollow_network(network: Network) -> Network:
+    operator = network.config.makes_trajectories
+    return _HollowOperator(network) if operator else _HollowNetwork(network)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,13 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from PIL import Image
 
-from overtone.data import held_out, open_data
+from overtone.cli.app import main
+from overtone.cli.model import is_images
+from overtone.data import held_out, open_data, public_name
 from overtone.data.hub import HubName, _inside
+from overtone.data.names import absolute
 from overtone.errors import OvertoneError
+from overtone.training.material import images_of
 
 FEATURES = Features(
     {"id": Value("int32"), "img": datasets.Image(), "kind": ClassLabel(names="xyz")}
@@ -173,3 +177,24 @@ def test_fashion_mnist_comes_from_the_hub_where_no_copy_is(tmp_path, monkeypatch
     assert labels.tolist() == [9, 0, 3, 3]
     assert data.class_names[9] == "ankle boot"
     assert len(held_out("fashion-mnist", 28, 1)) == 4
+
+
+def test_a_tables_file_needs_no_hf_before_it(tmp_path, monkeypatch, capsys):
+    rows().to_parquet(tmp_path / "a.parquet")
+    rows().save_to_disk(tmp_path / "saved")
+    (tmp_path / "b.arrow").write_bytes(next((tmp_path / "saved").glob("*.arrow")).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    for plain in ("a.parquet", "./a.parquet?label=none", str(tmp_path / "b.arrow")):
+        own, other = open_data(plain, 8, 3), open_data(f"hf:{plain}", 8, 3)
+        assert own.fetch(range(len(own)))[0].equal(other.fetch(range(len(own)))[0])
+        assert own.fingerprint == other.fingerprint
+        assert public_name(plain) == public_name(f"hf:{plain}")
+        assert absolute(plain) == absolute(f"hf:{plain}")
+        assert is_images(plain)
+        assert held_out(plain, 8, 3) is None
+    data, test = images_of("a.parquet", 8, 3)
+    assert (len(data), test) == (len(own), None)
+    main(["data", "inspect", "a.parquet"])
+    assert f"{len(own)} images" in capsys.readouterr().out
+    with pytest.raises(OvertoneError, match=r"hf:a\.parquet\?labl=none 'labl': did you mean"):
+        open_data("a.parquet?labl=none", 8, 3)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Options:
     data: tyro.conf.Positional[str]
-    """builtin:digits, builtin:glyphs, fashion-mnist, a folder or zip of images, or hf:..."""
+    """builtin:digits, builtin:glyphs, fashion-mnist; a folder, zip or .npz of images; hf:... or a
+    parquet file"""
     resolution: Size | None = None
     """refuse images that are smaller, as a training at this resolution would"""
     channels: Literal[1, 3] = 3

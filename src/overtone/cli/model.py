@@ -202,8 +202,9 @@ def open_model(name: str, checkpoint: str = "last", resident: int | None = None)
 
 def is_images(name: str) -> bool:
     """Whether the name is that of images rather than of a model."""
-    from overtone.data.names import SUFFIXES, is_known
+    from overtone.data.names import SUFFIXES, in_full, is_known
 
+    name = in_full(name)
     path = Path(name).expanduser()
     if name.startswith("hf:") or is_known(name) or path.is_file():
         return True

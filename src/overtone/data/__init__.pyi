@@ -1,3 +1,4 @@
+from .batches import write_batch as write_batch
 from .images import ArrayData as ArrayData
 from .images import ImageData as ImageData
 from .images import to_pixels as to_pixels

@@ -20,6 +20,9 @@ SUFFIXES = {
 }
 """The suffixes of files that are read as images: those of `images.FORMATS`."""
 
+TABLES = (".parquet", ".arrow")
+"""The suffixes of files that are read as tables, with `hf:` before their names or without."""
+
 Opener = Callable[[int, int, str], Any]
 """(resolution, channels, split) -> data of one's own, or None where there is no such split"""
 
@@ -71,9 +74,20 @@ def _place(opener: Opener) -> tuple[str, str]:
     return opener.__module__, opener.__qualname__
 
 
+def in_full(name: str) -> str:
+    """The name of a table's file, options behind it or not, with the `hf:` that was left out; any
+    other name as it is."""
+    if name.startswith(("hf:", GIVEN)) or is_known(name):
+        return name
+    paths = (path_of(part) for part in (name, name.partition("?")[0]))
+    table = any(p.suffix.lower() in TABLES and os.path.isfile(p) for p in paths)
+    return f"hf:{name}" if table else name
+
+
 def absolute(name: str) -> str:
     """A name that means the same from any directory: the absolute path of what is there; any other
     name, of the Hub or of a data set, as it is."""
+    name = in_full(name)
     if is_known(name) or name.startswith(GIVEN) or not name:
         return name
     scheme, path = ("hf:", name.removeprefix("hf:")) if name.startswith("hf:") else ("", name)

@@ -6,12 +6,13 @@ import os
 from typing import Any
 
 from overtone.data.archives import zip_layout
+from overtone.data.batches import SUFFIXES, batch_source, is_batch, open_batch
 from overtone.data.builtin import Glyphs, open_digits, open_fashion_mnist
 from overtone.data.files import folder_layout
 from overtone.data.hub import hub_source
 from overtone.data.images import ImageData
 from overtone.data.layout import Layout
-from overtone.data.names import GIVEN, NAMES, OPENERS, is_known, path_of, text_of
+from overtone.data.names import GIVEN, NAMES, OPENERS, TABLES, in_full, is_known, path_of, text_of
 from overtone.data.own import lowest_of, own_data
 from overtone.data.reading import Source, decode
 from overtone.data.tables import cut
@@ -28,7 +29,8 @@ def open_data(
 
         builtin:digits, builtin:glyphs, fashion-mnist
         a folder or a zip of images (`overtone.data.layout`)
-        hf:OWNER/NAME, hf:FILE.parquet, hf:FOLDER (`overtone.data.hub`)
+        FILE.npz, images in one array (`overtone.data.batches`)
+        hf:OWNER/NAME, hf:FOLDER (`overtone.data.hub`), FILE.parquet with `hf:` or without
         a name that was registered (`overtone.data.data_set`)
 
     `split` is 'train' or 'test'. Raises `OvertoneError` for what does not exist or can't be read.
@@ -50,6 +52,8 @@ def open_data(
         if own is None:
             raise OvertoneError(f"{name} has no {split} split.")
         return own
+    if is_batch(name) and split == "train":
+        return open_batch(name, resolution, channels, skip_bad=skip_bad)
     source = open_source(name, split)
     if source is None:
         raise OvertoneError(f"{name} has no test split.")
@@ -80,9 +84,13 @@ def _opened(name: str, resolution: int, channels: int, split: str) -> Any:
 
 
 def open_source(name: str, split: str = "train") -> Source | None:
-    """The images of a folder, zip or `hf:` data set, not decoded yet; None without that split."""
+    """The images of a folder, a zip, an array or an `hf:` data set, not decoded yet; None without
+    that split."""
+    name = in_full(name)
     if name.startswith("hf:"):
         return hub_source(name, split)
+    if is_batch(name):
+        return batch_source(name) if split == "train" else None
     return layout_of(name).source(split)
 
 
@@ -95,7 +103,7 @@ def layout_of(name: str) -> Layout:
         return zip_layout(path)
     if os.path.exists(path) and name:
         raise OvertoneError(f"'{name}' is neither a folder nor a file: name one of images.")
-    if "/" in name or path.suffix == ".zip":
+    if "/" in name or path.suffix in (".zip", *SUFFIXES, *TABLES):
         raise OvertoneError(
             f"'{name}' does not exist: no folder and no zip of images is there. Check the name."
         )
@@ -104,6 +112,7 @@ def layout_of(name: str) -> Layout:
 
 def public_name(name: str) -> str:
     """The name as it may be published: of a path on this machine only the last part is told."""
+    name = in_full(name)
     if not name or is_known(name):
         return name
     path = path_of(name)
@@ -123,6 +132,9 @@ def held_out(
         return registered(name, resolution, channels, "test", skip_bad=skip_bad)
     if name in NAMES:
         return open_data(name, resolution, channels, split="test", skip_bad=skip_bad)
+    name = in_full(name)
+    if is_batch(name):
+        return None
     if name.startswith("hf:"):
         source = hub_source(name, "test")
     else:

@@ -9,5 +9,8 @@ from .halves import Measured as Measured
 from .kernel import kernel_distance as kernel_distance
 from .neighbours import density_coverage as density_coverage
 from .neighbours import precision_recall as precision_recall
+from .reference import Reference as Reference
+from .reference import load_reference as load_reference
+from .reference import save_reference as save_reference
 from .scores import Measure as Measure
 from .scores import Score as Score

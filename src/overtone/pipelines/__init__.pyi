@@ -1,4 +1,9 @@
 from .edit import ImageStart as ImageStart
+from .evaluations import Evaluations as Evaluations
+from .evaluations import counting as counting
+from .evaluations import evaluations_of as evaluations_of
+from .evaluations import expected_evaluations as expected_evaluations
+from .evaluations import request_within as request_within
 from .load import load_pipeline as load_pipeline
 from .merge import merged as merged
 from .pipeline import Pipeline as Pipeline

@@ -26,7 +26,7 @@ from overtone.data.images import to_pixels, to_unit
 from overtone.errors import OvertoneError
 from overtone.pipelines.pictures import pixels_of, to_pil
 from overtone.pipelines.request import Request, check_names, whole_seeds
-from overtone.pipelines.stages import InTurn, checked_images
+from overtone.pipelines.stages import FirstStage, InTurn, checked_images
 from overtone.pipelines.starts import Holder, NoiseStart, RelayStart, Start
 from overtone.processes.gaussian import Process
 from overtone.processes.noise import SeededNoise
@@ -113,6 +113,10 @@ class ImageStart(Start, kind="image"):
     @property
     def without_pictures(self) -> Start:
         return self.base
+
+    @property
+    def stage(self) -> FirstStage | None:
+        return self.base.stage if self.sigma is None else None
 
     def begun(self, sampler: SamplingLoop) -> tuple[Start, SamplingLoop]:
         if self.mask is not None and sampler.is_operator:

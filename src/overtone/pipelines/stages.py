@@ -6,13 +6,13 @@ import hashlib
 import inspect
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from overtone import settings
 from overtone.data.images import ImageData, to_unit
@@ -32,6 +32,12 @@ class FirstStage(ABC):
 
     def check(self, num_classes: int, class_names: Sequence[str]) -> None:  # noqa: B027
         """Raises `OvertoneError` for a second stage of other classes."""
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module] | None:
+        """What its images are evaluations of, by name, where it is no pipeline of Overtone's: none
+        of images that are there; None where that is not known."""
+        return None
 
     @property
     def size(self) -> tuple[int, int, int] | None:
@@ -101,6 +107,10 @@ class ImageStage(FirstStage):
         self.tensor = checked_images(images)
 
     @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {}
+
+    @property
     def size(self) -> tuple[int, int, int]:
         _, channels, height, width = self.tensor.shape
         return channels, height, width
@@ -127,6 +137,10 @@ class InTurn(FirstStage):
     def __init__(self, images: Tensor) -> None:
         self.given, self.taken = ImageStage(images), 0
 
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {}
+
     def images(self, seeds: Sequence[int], class_labels: Tensor | None) -> Tensor:
         numbers = range(self.taken, self.taken + len(seeds))
         self.taken += len(seeds)
@@ -141,6 +155,10 @@ class DataStage(FirstStage):
 
     def __init__(self, data: str | ImageData) -> None:
         self.data = data
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {}
 
     def opened(self, resolution: int, channels: int) -> FirstStage:
         if not isinstance(self.data, str):
@@ -205,6 +223,11 @@ class DiffusersStage(FirstStage):
     def __init__(self, pipeline: Any) -> None:
         self.foreign = pipeline
         self.known = inspect.signature(pipeline.__call__).parameters
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module] | None:
+        there = {name: getattr(self.foreign, name, None) for name in ("unet", "transformer")}
+        return {name: own for name, own in there.items() if isinstance(own, nn.Module)} or None
 
     def facts(self) -> dict[str, Any]:
         scheduler: Any = self.foreign.scheduler

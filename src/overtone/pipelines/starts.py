@@ -101,6 +101,11 @@ class Start(Kind, ABC, family="start", home="overtone.pipelines"):
         return pixels
 
     @property
+    def stage(self) -> FirstStage | None:
+        """The first stage that it begins with; None where there is none."""
+        return None
+
+    @property
     def pipeline(self) -> Pipeline | None:
         """The pipeline that is part of it, if there is one."""
         return None

@@ -26,9 +26,9 @@ def folder() -> Path:
     return storage.cache_directory() / "features"
 
 
-def parts_of(extractor: Extractor, data: ImageData) -> dict[str, int]:
-    """The parts of what an extractor says of such images, and their numbers of dimensions."""
-    shape = 1, data.channels, data.resolution, data.resolution
+def parts_of(extractor: Extractor, resolution: int, channels: int) -> dict[str, int]:
+    """The parts of what an extractor says of images of a size, and their numbers of dimensions."""
+    shape = 1, channels, resolution, resolution
     said = by_part(extractor(torch.zeros(shape, dtype=torch.uint8)))
     return {part: tensor.shape[1] for part, tensor in said.items()}
 
@@ -51,7 +51,7 @@ def features_of(
     The work is shared among the processes of a job. Each part has a file, named by the digest of
     the images' contents and of the extractor's weights.
     """
-    dims = parts_of(extractor, data) | {CLASSES: 1}
+    dims = parts_of(extractor, data.resolution, data.channels) | {CLASSES: 1}
     kept = {part: folder() / _name(extractor, data, indices, part) for part in parts}
     missing = [
         part

@@ -13,21 +13,22 @@ from torch import Tensor
 from overtone.data.images import ImageData
 from overtone.errors import OvertoneError
 from overtone.launch import ALONE, Processes
-from overtone.metrics.cache import BATCH, by_part, features_of, folder
+from overtone.metrics.cache import BATCH, by_part, features_of, folder, parts_of
 from overtone.metrics.features import Extractor
 from overtone.metrics.halves import LEAST, REPLICATES, Measured, measured
-from overtone.metrics.memorisation import Nearest, nearest_of, reduced
+from overtone.metrics.memorisation import Nearest, check_training, nearest_of, reduced
 from overtone.metrics.parts import CLASSES, HITS, LOGITS, NEAREST, PIXELS, SPATIAL, VECTORS
 from overtone.metrics.real import (
     LEAST_REAL,
+    Available,
     RealFacts,
     RealImages,
+    RealStatistics,
     accuracy_of,
     check_counts,
-    check_scores,
-    default_scores,
     hits_of,
 )
+from overtone.metrics.reference import Reference
 from overtone.metrics.sample import Sample
 from overtone.metrics.scores import Measure, Score, measures
 from overtone.metrics.vectors import FeatureFile, Held, Vectors
@@ -106,12 +107,15 @@ class Evaluation:
     shared among the processes of a job.
 
     Arguments:
-        data: the real images.
+        data: the real images; None where there is a `reference` alone.
         held_out: real images whose class accuracy is reported beside the others'.
         limit: real images that are used at most, evenly spread over an ordered set.
         scores: which scores; if left out, those that the extractor's features allow.
         replicates: random halves of the images that the intervals come from; if left out, 200, or
             40 where there are 512 features or more.
+        reference: published statistics of real images, which the Fréchet distances are computed
+            from, in the place of the images if there are both.
+        shape: (resolution, channels) of the images, where no data say it.
         training: what memorisation is looked for in; `data` if left out.
 
     Raises `OvertoneError` for too few real images, and for a score that can't be computed.
@@ -120,7 +124,7 @@ class Evaluation:
     def __init__(
         self,
         extractor: Extractor,
-        data: ImageData,
+        data: ImageData | None,
         held_out: ImageData | None = None,
         limit: int = 10_000,
         among: Processes = ALONE,
@@ -128,17 +132,42 @@ class Evaluation:
         scores: Sequence[Score] | None = None,
         replicates: int | None = None,
         training: ImageData | None = None,
+        reference: Reference | None = None,
+        shape: tuple[int, int] = (32, 3),
     ) -> None:
-        self.extractor, self.data, self.among = extractor, data, among
+        if data is not None:
+            check_counts(min(len(data), limit))
+            shape = data.resolution, data.channels
+        self.extractor, self.among, self.reference = extractor, among, reference
         self.training = training or data
-        check_counts(min(len(data), limit))
+        dims = parts_of(extractor, *shape)
+        statistics: set[str] = set()
+        if reference is not None:
+            own = extractor.name, extractor.dims, dims.get(SPATIAL), extractor.digest
+            reference.check_extractor(*own)
+            statistics = {*reference.parts}
+        there = Available(extractor, {*dims}, data is not None, statistics)
         self._named = scores is not None
-        self.scores = tuple(default_scores(extractor, data) if scores is None else scores)
-        check_scores(self.scores, extractor, data)
+        self.scores = there.default() if scores is None else tuple(scores)
+        there.check(self.scores)
+        self._check_training()
         few = FEW if extractor.dims >= WIDE else REPLICATES
         self.replicates = few if replicates is None else replicates
-        self._real = RealImages(extractor, data, limit, self.scores, among)
+        self._real: RealImages | RealStatistics
+        if data is not None:
+            self._real = RealImages(extractor, data, limit, self.scores, among)
+        elif reference is not None:
+            self._real = RealStatistics(reference)
+        else:
+            raise OvertoneError("there is nothing to compare with: give data or a reference.")
         self.accuracy = None if held_out is None else accuracy_of(extractor, held_out, among)
+
+    def _check_training(self) -> None:
+        """Raises `OvertoneError` where memorisation can't be told."""
+        if any(NEAREST in score.needs for score in self.scores):
+            if self.training is None:
+                raise OvertoneError("memorisation needs the training images, not statistics.")
+            check_training(self.training)
 
     @property
     def real(self) -> Tensor:
@@ -146,12 +175,12 @@ class Evaluation:
         return self._real.vectors
 
     @property
-    def real_distance(self) -> float:
+    def real_distance(self) -> float | None:
         """The Fréchet distance between two halves of the real images."""
         return self._real.facts.real_frechet_distance
 
     @property
-    def real_recall(self) -> float:
+    def real_recall(self) -> float | None:
         """The recall of one half of the real images by the other."""
         return self._real.facts.real_recall
 
@@ -185,10 +214,15 @@ class Evaluation:
         if needed & {NEAREST}:
             return self(self._batches(images), made_with)
         indices = range(len(images))
-        check_counts(len(self.real), len(images), self.scores)
+        self._check_counts(len(images))
         known = needed & {*by_part(self.extractor(images.fetch([0])[0]))} | {CLASSES}
         parts = features_of(self.extractor, images, indices, known, self.among)
         return self._report(parts, made_with)
+
+    def _check_counts(self, count: int) -> None:
+        """Raises `OvertoneError` for fewer images than the scores need."""
+        there = len(self.real) if self._real.parts else LEAST_REAL + count
+        check_counts(there, count, self.scores)
 
     def _check_parts(self, parts: set[str]) -> None:
         """Raises `OvertoneError` for a score that was asked for by name and can't be computed."""
@@ -220,7 +254,7 @@ class Evaluation:
 
     def _report(self, parts: dict[str, Vectors], made_with: Mapping[str, Any]) -> Report:
         count = len(next(iter(parts.values()), ()))
-        check_counts(len(self.real), count, self.scores)
+        self._check_counts(count)
         self._check_parts({*parts})
         report = None
         if self.among.is_main:
@@ -233,18 +267,20 @@ class Evaluation:
         self, count: int, parts: dict[str, Vectors], made_with: Mapping[str, Any]
     ) -> Report:
         nearest = None
-        if PIXELS in parts:
+        if PIXELS in parts and self.training is not None:
             nearest = nearest_of(parts[PIXELS], self.training)
             parts = parts | {NEAREST: Held(nearest.distances)}
-        enough = min(count, len(self.real)) >= LEAST
-        real, fake = (
-            Sample(side, self.replicates if enough else 0) for side in (self._real.parts, parts)
-        )
+        enough = min(count, len(self.real) if self._real.parts else count) >= LEAST
+        replicates = self.replicates if enough else 0
+        fake = Sample(parts, replicates)
+        real = Sample(self._real.parts, replicates) if self._real.parts else None
         scores, columns = {}, {}
         for score in self.scores:
             if not {*score.needs} <= {*parts}:
                 continue  # which `_check_parts` has said, where it was asked for
-            for measure, values in zip(score.measures, score(real, fake), strict=True):
+            known = score.takes_statistics and self.reference is not None
+            side = self.reference if known else real
+            for measure, values in zip(score.measures, score(side, fake), strict=True):
                 if not values[0].isnan():  # of the class accuracy of images without a class
                     scores[measure.name] = _measured(values, measure)
                     columns[measure.name] = values

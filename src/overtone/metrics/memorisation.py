@@ -87,14 +87,15 @@ def reduced(pixels: Pixels) -> Float[Tensor, "batch numbers"]:
     return images.flatten(1)
 
 
-def nearest_of(images: Vectors, data: ImageData) -> Nearest:
-    """The nearest training images of all images; each training image is read once.
-
-    Raises `OvertoneError` for data without an end, and for a single training image.
-    """
+def check_training(data: ImageData) -> None:
+    """Raises `OvertoneError` for data without an end, and for a single training image."""
     if data.endless or len(data) < 2:
         what = "never repeats an image" if data.endless else "has fewer than two images"
         raise OvertoneError(f"memorisation can't be told: {data.name} {what}.")
+
+
+def nearest_of(images: Vectors, data: ImageData) -> Nearest:
+    """The nearest training images of all images; each training image is read once."""
     count = len(images)
     squared = torch.full((count, 2), torch.inf)
     indices = torch.zeros(count, 2, dtype=torch.int64)

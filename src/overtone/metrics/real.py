@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +11,17 @@ import torch
 from torch import Tensor
 
 from overtone.data.images import ImageData
+from overtone.data.names import text_of
 from overtone.errors import OvertoneError
 from overtone.launch import Processes
-from overtone.metrics.cache import BATCH, by_part, features_of, parts_of
+from overtone.metrics.cache import BATCH, by_part, features_of
 from overtone.metrics.features import Extractor
 from overtone.metrics.frechet import frechet_distance
 from overtone.metrics.neighbours import precision_recall
 from overtone.metrics.parts import CLASSES, HITS, LOGITS, SPATIAL, VECTORS
+from overtone.metrics.reference import Reference
 from overtone.metrics.scores import Score, all_scores
-from overtone.metrics.vectors import Held
+from overtone.metrics.vectors import Held, Vectors
 
 LEAST_REAL, LEAST = 8, 4
 """real images and images to judge, without which there are no third neighbours"""
@@ -48,14 +51,15 @@ class RealFacts:
 
     real: str
     """the data's name"""
-    real_images: int
+    real_images: int | None
+    """how many; None where published statistics do not say"""
     real_digest: str
     """of the images' contents"""
     resize_rule: str
-    real_frechet_distance: float
+    real_frechet_distance: float | None
     """between two halves of the real images, each class split evenly: what a perfect model would
     get with as many images, and as many of each class as they have"""
-    real_recall: float
+    real_recall: float | None
     """of one half by the other"""
 
 
@@ -98,28 +102,66 @@ class RealImages:
         )
 
 
-def default_scores(extractor: Extractor, data: ImageData) -> tuple[Score, ...]:
-    """The scores that are computed where nothing is said: all whose parts the extractor gives."""
-    there = {*parts_of(extractor, data)} | ({HITS} if extractor.knows_classes else set())
-    return tuple(
-        score
-        for score in all_scores()
-        if score.by_default and {*score.needs, *score.real_needs} <= there
-    )
+class RealStatistics:
+    """Means and covariances of real images that somebody published, in the place of images."""
+
+    parts: Mapping[str, Vectors] = {}
+    vectors: Tensor = torch.empty(0, 0)
+
+    def __init__(self, reference: Reference) -> None:
+        self.facts = RealFacts(
+            real=reference.real or text_of(os.path.basename(reference.file)),
+            real_images=reference.count,
+            real_digest=reference.real_digest,
+            resize_rule=reference.resize_rule,
+            real_frechet_distance=None,
+            real_recall=None,
+        )
 
 
-def check_scores(scores: tuple[Score, ...], extractor: Extractor, data: ImageData) -> None:
-    """Raises `OvertoneError` for a score that needs what an extractor does not say."""
-    there = {*parts_of(extractor, data)}
-    why = {SPATIAL: "no features that keep the place", LOGITS: "no class scores"}
-    for score in scores:
-        for part in {*score.needs, *score.real_needs} & {VECTORS, SPATIAL, LOGITS} - there:
-            raise OvertoneError(f"{score.title}: {extractor.name} gives {why[part]}.")
-        if HITS in score.needs and not extractor.knows_classes:
-            raise OvertoneError(
-                f"{score.title}: {extractor.name} does not know the classes of the data; the"
-                " classifier does (--extractor classifier)."
-            )
+@dataclass(frozen=True)
+class Available:
+    """What scores can be computed from: the parts that an extractor gives of images, whether it
+    knows their classes, and what there is of the real side."""
+
+    extractor: Extractor
+    parts: Set[str]
+    images: bool
+    """whether there are real images"""
+    statistics: Set[str]
+    """the parts of which there are published statistics"""
+
+    def default(self) -> tuple[Score, ...]:
+        """The scores that are computed where nothing is said: all that can be."""
+        return tuple(score for score in all_scores() if score.by_default and self.allows(score))
+
+    def allows(self, score: Score) -> bool:
+        """Whether a score can be computed."""
+        there = self.parts | ({HITS} if self.extractor.knows_classes else set())
+        return {*score.needs} <= there and self._has_real(score)
+
+    def _has_real(self, score: Score) -> bool:
+        wanted = {*score.real_needs}
+        known = self.statistics if score.takes_statistics else set()
+        return wanted <= known or (self.images and wanted <= self.parts)
+
+    def check(self, scores: Sequence[Score]) -> None:
+        """Raises `OvertoneError` for a score that needs what is not there."""
+        why = {SPATIAL: "no features that keep the place", LOGITS: "no class scores"}
+        for score in scores:
+            for part in sorted({*score.needs, *score.real_needs} & {*why} - self.parts):
+                raise OvertoneError(f"{score.title}: {self.extractor.name} gives {why[part]}.")
+            if HITS in score.needs and not self.extractor.knows_classes:
+                raise OvertoneError(
+                    f"{score.title}: {self.extractor.name} does not know the classes of the data;"
+                    " the classifier does (--extractor classifier)."
+                )
+            if not self._has_real(score):
+                held = " and ".join(sorted(self.statistics))
+                raise OvertoneError(
+                    f"{score.title}: --data holds statistics of {held} alone, and this score needs"
+                    " the real images."
+                )
 
 
 def accuracy_of(extractor: Extractor, data: ImageData, among: Processes) -> float | None:

@@ -58,6 +58,7 @@ def main() -> None:
         }
         storage.write_json(file, [points[key] for key in sorted(points)])
         print(points[images], flush=True)
+    assert evaluation.real_distance is not None
     ordered = [points[key] for key in sorted(points)]
     with storage.new_file(options.out.with_suffix(".png")) as picture:
         distance_curve(

@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from overtone.data.images import Pixels
-from overtone.data.open import public_name
 from overtone.errors import OvertoneError
 from overtone.metrics.evaluate import Evaluation, Report
 from overtone.metrics.halves import difference
 from overtone.metrics.scores import measures, scores_by_name
 from overtone.pipelines.evaluations import evaluations_of, request_within
-from overtone.pipelines.load import load_pipeline
+from overtone.pipelines.load import load_pipeline, public_model
 from overtone.pipelines.pipeline import Pipeline
 from overtone.pipelines.request import Request
 from overtone.training.judging import data_of, open_evaluation
@@ -95,9 +94,10 @@ class Comparison:
         compared beside the same real images; the bias of their number is taken off."""
         import pandas as pd
 
-        return pd.DataFrame(list(self._differences()))
+        return pd.DataFrame(list(self.paired()))
 
-    def _differences(self) -> Iterator[dict[str, Any]]:
+    def paired(self) -> Iterator[dict[str, Any]]:
+        """The rows of `differences`."""
         first = {entry.budget: entry for entry in self.of(self.models[0])}
         for entry in self.entries:
             base = first.get(entry.budget)
@@ -121,7 +121,7 @@ class Comparison:
         """All of it as JSON."""
         return {
             "entries": [_place(e) | {"report": e.report.as_json()} for e in self.entries],
-            "differences": list(self._differences()),
+            "differences": list(self.paired()),
         }
 
     def draw(self, path: str | Path) -> None:
@@ -305,7 +305,7 @@ def public_names(models: Sequence[str]) -> list[str]:
     """Names of models as they may be published, each once: "a", "a (2)"."""
     names: list[str] = []
     for model in models:
-        name = public_name(model)
+        name = public_model(model)
         same = sum(n == name or n.startswith(f"{name} (") for n in names)
         names.append(f"{name} ({same + 1})" if same else name)
     return names

@@ -20,8 +20,8 @@ def comparison_figure(found: Comparison, path: Path) -> None:
     models = found.models
     names = list(found.of(models[0])[-1].report.scores)
     rows = -(-len(names) // 4)
-    figure = Figure(figsize=(12, 1.1 * len(models) + 2.2 * rows + 3.4), layout="constrained")
-    parts: Any = figure.subfigures(3, 1, height_ratios=[1.1 * len(models), 2.2 * rows, 3])
+    figure = Figure(figsize=(12, 1.1 * len(models) + 2.6 * rows + 3.4), layout="constrained")
+    parts: Any = figure.subfigures(3, 1, height_ratios=[1.1 * len(models), 2.6 * rows, 3])
     top, middle, bottom = parts
     _images(top, found)
     _scores(middle, found, names, rows)
@@ -41,7 +41,20 @@ def _images(figure: Any, found: Comparison) -> None:
                         va="center", fontsize=9)  # fmt: skip
 
 
+def _differences(found: Comparison, name: str) -> list[str]:
+    """The differences from the first model at the highest budget, in words."""
+    shown, lines = measures()[name].shown, []
+    highest = found.of(found.models[0])[-1].budget
+    for row in found.paired():
+        if (row["score"], row["budget"]) == (name, highest) and row["low"] is not None:
+            ends = f"{shown(row['low'])} to {shown(row['high'])}"
+            lines.append(f"{row['model']} {shown(row['difference'])} ({ends})")
+    return [f"less {found.models[0]}:", *lines] if lines else []
+
+
 def _scores(figure: Any, found: Comparison, names: list[str], rows: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     panels = figure.subplots(rows, 4, squeeze=False).flatten()
     for axes in panels[len(names) :]:
         axes.set_visible(False)
@@ -56,8 +69,10 @@ def _scores(figure: Any, found: Comparison, names: list[str], rows: int) -> None
         axes.set(yticks=range(len(found.models)), ylim=(len(found.models) - 0.5, -0.5))
         axes.set_yticklabels(found.models if axes.get_subplotspec().is_first_col() else [])
         measure = measures()[name]
-        better = "lower is better" if measure.lower_is_better else ""
-        axes.set_title(f"{measure.title}\n{better}" if better else measure.title, fontsize=9)
+        better = ", lower is better" if measure.lower_is_better else ""
+        axes.set_title(f"{measure.title}{better}", fontsize=9)
+        axes.set_xlabel("\n".join(_differences(found, name)), fontsize=7)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from overtone.cli.evaluate import SEEDS, Judging
-from overtone.cli.model import open_model
+from overtone.cli.model import of_recipe, open_model
 from overtone.cli.options import parse
 from overtone.cli.sample import Sampling
 from overtone.errors import OvertoneError
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Options:
     models: tyro.conf.Positional[tuple[str, ...]]
-    """Two or more of: a saved pipeline, a run's directory, a repository of the Hub. The others are
-    compared with the first."""
+    """Two models or more, each a saved pipeline, a run's directory, a recipe that was trained into
+    runs/, or a repository of the Hub. The others are compared with the first."""
     seeds: str = SEEDS
     """The seeds, like 0-499 or 3,5,8-12. Each model makes one image for each."""
     classes: tuple[str, ...] = ()
@@ -78,9 +78,10 @@ def compared(options: Options) -> Comparison:
         guidance_interval=options.guidance_interval,
         batch_size=options.batch_size,
     )
-    opened = [open_model(model) for model in options.models]
-    pipes = dict(zip(public_names(options.models), opened, strict=True))
-    evaluation = options.judging.evaluation_of(opened[0], options.models[0], sampling)
+    models = [of_recipe(model) for model in options.models]
+    opened = [open_model(model) for model in models]
+    pipes = dict(zip(public_names(models), opened, strict=True))
+    evaluation = options.judging.evaluation_of(opened[0], models[0], sampling)
     return compared_models(
         pipes, evaluation, sampling.request, sampling.stream, options.evaluations, _told
     )
@@ -106,35 +107,49 @@ def _write(found: Comparison, out: Path) -> None:
 
 
 def show(found: Comparison) -> None:
-    """A table of the scores and one of the differences, on the error stream."""
+    """A table for each budget, on the error stream: the scores of each model, and the differences
+    from the first."""
     from rich.console import Console
+
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    differences = found.differences().to_dict("records")
+    for budget in dict.fromkeys(entry.budget for entry in found.entries):
+        here = [entry for entry in found.entries if entry.budget == budget]
+        console.print(_table(here, [row for row in differences if _is(row["budget"], budget)]))
+
+
+def _is(value: Any, budget: int | None) -> bool:
+    """Whether a data frame's number, nan for None, is this budget."""
+    return value == budget or (budget is None and value != value)
+
+
+def _table(entries: list[Entry], differences: list[dict[Any, Any]]) -> Any:
     from rich.table import Table
 
     from overtone.metrics.scores import measures
 
-    console, known = Console(stderr=True, highlight=False, soft_wrap=True), measures()
+    first, *others = entries
     table = Table(box=None, header_style="bold")
-    names = list(dict.fromkeys(name for e in found.entries for name in e.report.scores))
-    for title in ("", "function evaluations", "s an image", *(known[n].title for n in names)):
-        table.add_column(title, justify="right" if title else "left")
-    for entry in found.entries:
+    table.add_column("")
+    for entry in entries:
+        table.add_column(entry.model, justify="right")
+    for entry in others:
+        table.add_column(f"{entry.model} minus {first.model}", justify="right")
+    table.add_row("function evaluations", *(f"{entry.evaluations:g}" for entry in entries))
+    table.add_row("seconds an image", *(f"{entry.seconds:.3g}" for entry in entries))
+    for name in dict.fromkeys(name for entry in entries for name in entry.report.scores):
+        shown = measures()[name].shown
         cells = []
-        for name in names:
+        for entry in entries:
             score = entry.report.scores.get(name)
-            ends = None if score is None else score.interval
-            value = "" if score is None else known[name].shown(score.value)
-            cells.append(value + ("" if ends is None else f" ({_ends(known[name], ends)})"))
-        table.add_row(entry.model, f"{entry.evaluations:g}", f"{entry.seconds:.3g}", *cells)
-    console.print(table)
-    for row in found.differences().to_dict("records"):
-        measure = known[row["score"]]
-        console.print(
-            f"{row['model']} minus {row['against']}, {row['evaluations']:g} function evaluations:"
-            f" {measure.title} {measure.shown(row['difference'])}"
-            f" ({_ends(measure, (row['low'], row['high']))})",
-            markup=False,
-        )
+            cells.append("" if score is None else _cell(shown, score.value, score.interval))
+        for entry in others:
+            row = [r for r in differences if (r["model"], r["score"]) == (entry.model, name)]
+            ends = [(r["low"], r["high"]) for r in row]
+            cells.append(_cell(shown, row[0]["difference"], ends[0]) if row else "")
+        table.add_row(measures()[name].title, *cells)
+    return table
 
 
-def _ends(measure: object, ends: tuple[float, float]) -> str:
-    return " to ".join(map(measure.shown, ends))  # type: ignore[attr-defined]
+def _cell(shown: Callable[[float], str], value: float, ends: tuple[float, float] | None) -> str:
+    return shown(value) + ("" if ends is None else f" ({shown(ends[0])} to {shown(ends[1])})")

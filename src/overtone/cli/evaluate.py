@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from overtone.cli.model import check_first, is_images, saved_options
+from overtone.cli.model import check_first, is_images, of_recipe, saved_options
 from overtone.cli.options import parse
 from overtone.cli.sample import Sampling, parse_seeds
 from overtone.errors import OvertoneError
@@ -125,7 +125,8 @@ class Judging:
 @dataclass(frozen=True)
 class Options:
     model: tyro.conf.Positional[str]
-    """a saved pipeline, a run's directory, a repository of the Hub; or images (folder, zip, hf:)"""
+    """A saved pipeline, a run's directory, a recipe that was trained into runs/, or a repository of
+    the Hub; or images: a folder, a zip, an .npz, a parquet file, hf:..."""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(
         default_factory=lambda: Sampling(SEEDS)
     )
@@ -140,6 +141,7 @@ class Options:
 
 def main(arguments: Sequence[str]) -> None:
     check_first(arguments, "evaluate")
+    arguments = [*map(of_recipe, arguments[:1]), *arguments[1:]]
     default = Options(tyro.MISSING, Sampling(SEEDS, opening=saved_options(arguments)))
     options = parse(Options, "evaluate", __doc__, arguments, default=default)
     from overtone import storage

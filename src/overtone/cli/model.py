@@ -200,6 +200,22 @@ def open_model(name: str, checkpoint: str = "last", resident: int | None = None)
     )
 
 
+def of_recipe(name: str) -> str:
+    """The run of a recipe, where the name is a recipe's and nothing else has it; any other name as
+    it is. Raises `OvertoneError` for a recipe that has not been trained here."""
+    from overtone.training.recipes import RECIPES
+
+    run = Path("runs") / name
+    if name not in RECIPES or Path(name).exists():
+        return name
+    if not is_run(run):
+        raise OvertoneError(
+            f"{name} is a recipe, and {run} holds no run of it: overtone train {name} makes one, or"
+            " name the run's directory."
+        )
+    return str(run)
+
+
 def is_images(name: str) -> bool:
     """Whether the name is that of images rather than of a model."""
     from overtone.data.names import SUFFIXES, in_full, is_known

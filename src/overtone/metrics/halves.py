@@ -160,7 +160,8 @@ def measured(
     first, second = halves.chunk(2)
     odd, even = (first - second) / 2, (first + second) / 2
     by_first, by_second = float(odd.var()), float(even.var())
-    error, growth = max(by_first - by_second, 0.0) ** 0.5, 0.0
+    # The second is at most half of the first, but for the scatter of few halves.
+    error, growth = max(by_first - by_second, by_first / 2) ** 0.5, 0.0
     if squared and error:
         score = max(value - (bias or 0.0), by_first**0.5)
         growth = max(by_first - 2 * by_second, 0.0) / score

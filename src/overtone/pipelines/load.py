@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from overtone import storage
+from overtone.data.names import text_of
 from overtone.errors import OvertoneError
 from overtone.pipelines.foreign import diffusers_pipeline
 from overtone.pipelines.index import is_diffusers, is_pipeline
@@ -26,6 +27,13 @@ def load_pipeline(
             f"{name} is a saved model and no run: it has no {checkpoint} checkpoint to choose."
         )
     return _opened(folder)
+
+
+def public_model(name: str | Path) -> str:
+    """The name of a model as it may be published: of a directory on this machine only the last
+    part, a repository of the Hub whole."""
+    path = Path(name).expanduser()
+    return text_of(path.absolute().name) if path.exists() else str(name)
 
 
 def _opened(folder: Path) -> Pipeline:

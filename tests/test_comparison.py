@@ -1,0 +1,154 @@
+"""Models compared: differences of the same seeds, budgets, the picture, bad input."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import overtone
+from helpers import TINY_DIFFIT
+from overtone.analysis.comparison import public_names
+from overtone.cli.app import main
+from overtone.data import ArrayData
+from overtone.errors import OvertoneError
+from overtone.metrics import Evaluation
+from overtone.metrics.features import Extractor, Features
+from overtone.networks import DiffiTUNet
+from overtone.pipelines import DiffiTPipeline
+from overtone.samplers import Sampler
+
+
+class Means(Extractor):
+    """Means of the image's quarters."""
+
+    name, digest, dims = "means", "0", 4
+
+    def __call__(self, pixels):
+        means = torch.nn.functional.adaptive_avg_pool2d(pixels.float() / 255, 2)
+        return Features(means.mean(dim=1).flatten(1))
+
+
+@pytest.fixture(autouse=True)
+def features(monkeypatch):
+    """On features that cost nothing."""
+    images = np.random.RandomState(0).randint(0, 256, (60, 1, 8, 8), np.uint8)
+    real = ArrayData("real", images, np.arange(60) % 3, ("cat", "dog", "emu"))
+
+    def evaluation(*arguments, scores=None, replicates=None, **named):
+        return Evaluation(Means(), real, scores=scores, replicates=replicates)
+
+    monkeypatch.setattr("overtone.training.judging.open_evaluation", evaluation)
+    monkeypatch.setattr("overtone.analysis.comparison.open_evaluation", evaluation)
+
+
+def model(seed, **changes):
+    torch.manual_seed(seed)
+    network = DiffiTUNet(dataclasses.replace(TINY_DIFFIT, **changes))
+    for parameter in network.parameters():
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+    return DiffiTPipeline(network, Sampler(num_steps=4), data="x", precision="fp32")
+
+
+@pytest.fixture
+def models(tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        model(seed).save_pretrained(tmp_path / name)
+    return str(tmp_path / "a"), str(tmp_path / "b")
+
+
+def test_a_frame_of_scores_and_one_of_differences():
+    pipes = {"one": model(0), "other": model(1)}
+    found = overtone.compare(pipes, "x", range(48), evaluations=(3, 9), guidance_scale=1.0)
+    frame = found.frame()
+    assert list(frame["model"].unique()) == ["one", "other"]
+    assert set(frame["score"]) == {
+        "frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage"
+    }  # fmt: skip
+    # Slopes averaged: 2 steps take 3 evaluations, 5 take 9; guided each would count twice.
+    assert sorted(frame["evaluations"].unique()) == [3.0, 9.0]
+    assert (frame["seconds"] > 0).all()
+    assert (frame["low"] <= frame["value"]).all()
+    rows = found.differences()
+    assert set(rows["against"]) == {"one"}
+    value = frame.set_index(["model", "budget", "score"])
+    for row in rows.to_dict("records"):
+        own, base = (value.loc[(name, row["budget"], row["score"])] for name in ("other", "one"))
+        biases = [0.0 if math.isnan(b) else b for b in (own["bias"], base["bias"])]
+        expected = (own["value"] - biases[0]) - (base["value"] - biases[1])
+        assert row["difference"] == pytest.approx(expected, abs=1e-6)
+        assert row["low"] <= row["difference"] <= row["high"]
+
+
+def test_a_model_does_not_differ_from_itself():
+    pipe = model(0)
+    found = overtone.compare({"a": pipe, "again": pipe}, "x", range(32), scores=("frechet",))
+    (row,) = found.differences().to_dict("records")
+    assert row["difference"] == row["low"] == row["high"] == 0.0
+    first, second = found.entries
+    assert torch.equal(first.images, second.images)
+
+
+def test_guidance_is_counted():
+    pipes = {"a": model(0), "b": model(1)}
+    found = overtone.compare(pipes, "x", range(32), scores=("frechet",), guidance_scale=2.0)
+    assert {entry.evaluations for entry in found.entries} == {14.0}  # 4 steps, 7, twice each
+
+
+def test_the_command_writes_a_picture_numbers_and_tables(models, tmp_path, capsys):
+    out = tmp_path / "compare.png"
+    main(["compare", *models, "--data", "x", "--seeds", "0-31", "--evaluations", "7", "5",
+          "--out", str(out), "--scores", "frechet", "kernel"])  # fmt: skip
+    told = capsys.readouterr()
+    rows = json.loads(told.out)
+    assert {(row["model"], row["against"]) for row in rows} == {("b", "a")}
+    assert {row["budget"] for row in rows} == {5, 7}
+    for words in ("Fréchet distance", "function evaluations", "b minus a"):
+        assert words in told.err
+    with Image.open(out) as picture:
+        assert picture.width > 500
+    kept = json.loads(out.with_suffix(".json").read_text())
+    assert len(kept["entries"]) == 4
+    assert "/" not in json.dumps([e["model"] for e in kept["entries"]])
+    assert out.with_suffix(".csv").read_text().startswith("model,budget,evaluations,seconds,score")
+
+
+@pytest.mark.parametrize(
+    ("pipes", "asked", "message"),
+    [
+        (lambda: {"a": model(0)}, {}, "takes two models or more"),
+        (dict, {}, "takes two models or more"),
+        (lambda: {"a": model(0), "b": model(0, resolution=16)}, {}, "a makes images of 8 px and b"),
+        (lambda: {"a": model(0), "b": model(0, channels=3)}, {}, "of 1 channels and b of 3"),
+        (lambda: {"a": model(0), "b": model(0, num_classes=5)}, {}, "of 3 classes and b of 5"),
+        (lambda: {"a": model(0), "b": model(1)}, {"evaluations": (0,)}, "must be at least 1"),
+        (lambda: {"a": model(0), "b": model(1)}, {"scores": ("fid",)}, "unknown score"),
+        (lambda: {"a": model(0), "b": model(1)}, {"seeds": range(2)}, "2 images are too few"),
+        (lambda: {"a": model(0), "b": model(1)}, {"class_labels": 7}, "outside 0..2"),
+    ],
+)
+def test_what_can_not_be_compared(pipes, asked, message):
+    with pytest.raises(OvertoneError, match=message):
+        overtone.compare(pipes(), "x", **{"seeds": range(16)} | asked)
+
+
+def test_what_the_command_refuses(models, tmp_path, capsys):
+    for arguments, message in (
+        ([models[0]], "two models or more"),
+        ([*models, "--out", "x.jpg"], "--out is a .png file"),
+        (["diffit-cifar10", models[0]], "runs/diffit-cifar10 holds no run of it"),
+        ([models[0], str(tmp_path / "absent")], "absent does not exist"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["compare", *arguments, "--data", "x"])
+        assert message in capsys.readouterr().err
+
+
+def test_names_are_public_and_told_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("home/a", "runs/a"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert public_names([f"{tmp_path}/home/a", "runs/a", "you/a"]) == ["a", "a (2)", "you/a"]

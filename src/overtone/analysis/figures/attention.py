@@ -105,7 +105,9 @@ def _draw(
             left, top, width, height = one.box
             inside = _inside(one, estimate.shape[-2], estimate.shape[-1])[number]
             edges = (left - 0.5, left + width - 0.5, top + height - 0.5, top - 0.5)
-            heat = axes.imshow(inside, "inferno", vmin=0, vmax=scale, alpha=0.8, extent=edges)
+            heat = axes.imshow(
+                inside.numpy(), "inferno", vmin=0, vmax=scale, alpha=0.8, extent=edges
+            )
             axes.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False,
                                      edgecolor="white", linewidth=0.5))  # fmt: skip
             axes.set(xlim=(-0.5, grey.shape[2] - 0.5), ylim=(grey.shape[1] - 0.5, -0.5))

@@ -76,11 +76,13 @@ def draw(options: Options) -> None:
         pipes.append(open_beside(options.beside, pipes[0], options.model))
         names.append(public_name(options.beside))
     query = _query(options, pipes[0])
-    watches = [_watch(options, pipe, query) for pipe in pipes]
-    paths, layers = [], options.layers
-    for pipe, watch in zip(pipes, watches, strict=True):
-        paths.append(_path(options, pipe, watch, seeds))
-    if options.beside is not None and not layers:
+    watches: list[Watch] = []
+    for pipe in pipes:  # a number is that of the first model's layer, whose name both have
+        layers = watches[0].names if watches else options.layers
+        watches.append(_watch(options, pipe, query, layers))
+    pairs = zip(pipes, watches, strict=True)
+    paths = [_path(options, pipe, watch, seeds) for pipe, watch in pairs]
+    if len(paths) > 1:
         _same_layers(paths)
     _write(options, pipes, names, query, seeds, paths, watches)
 
@@ -93,7 +95,7 @@ def _query(options: Options, pipe: Pipeline) -> Query:
     return Query(row, column, size, size)
 
 
-def _watch(options: Options, pipe: Pipeline, query: Query) -> Watch:
+def _watch(options: Options, pipe: Pipeline, query: Query, layers: Sequence[str]) -> Watch:
     from overtone.analysis.attention import Watch
 
     if pipe.image_resolution is not None and pipe.vae is None:
@@ -101,7 +103,7 @@ def _watch(options: Options, pipe: Pipeline, query: Query) -> Watch:
             "this model makes latents, and no VAE was saved with it to draw them: pass --vae."
         )
     denoiser: Any = pipe.denoiser
-    return Watch(denoiser, query, options.layers, options.heads)
+    return Watch(denoiser, query, layers, options.heads)
 
 
 def _path(options: Options, pipe: Pipeline, watch: Watch, seeds: Sequence[int]) -> AttentionPath:

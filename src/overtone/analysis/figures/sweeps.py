@@ -42,6 +42,12 @@ def sweep_figure(
     for axes, curve in zip(panels, curves, strict=True):
         _draw(axes, values, curve)
     panels[-1].set_xlabel(setting)
+    named: dict[str, Any] = {}
+    for axes in panels:  # one legend for all, above them, where no interval is hidden
+        named |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(
+        named.values(), named, loc="outside upper center", ncols=3, frameon=False, fontsize=8
+    )
     figure.savefig(path, dpi=120)
 
 
@@ -62,5 +68,4 @@ def _draw(axes: Any, values: Sequence[float], curve: Curve) -> None:
     if curve.real is not None:
         axes.axhline(curve.real, color="0.6", linestyle=":", label="two halves of the real images")
     axes.set_ylabel(curve.measure.title)
-    axes.legend(frameon=False, fontsize=8)
     open_frame(axes)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from overtone.metrics.evaluate import Evaluation, Report
     from overtone.pipelines.pipeline import Pipeline
 
+
 def _nothing(pipe: Pipeline) -> None:
     """Leaves the pipeline as it is."""
 

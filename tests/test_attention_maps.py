@@ -310,7 +310,7 @@ def test_the_expert_at_the_noise_level_is_watched():
         _, alone = Watch(EDMDenoiser(network).eval(), Query(4, 4, 8, 8)).at(x, sigma, labels)
         for name, one in found.items():
             torch.testing.assert_close(one.weights, alone[name].weights)
-    assert not torch.allclose(*(maps[watch.names[0]].weights for maps in path.maps))
+    assert not torch.allclose(*(maps[path.layers[0]].weights for maps in path.maps))
 
 
 def test_the_last_layer_at_each_resolution_is_shown_where_nothing_is_said():

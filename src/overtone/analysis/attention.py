@@ -80,6 +80,14 @@ class AttentionMap(NamedTuple):
     window: Window
     """the window that holds the query; the whole image in layers without windows"""
 
+    def on_host(self) -> AttentionMap:
+        """The same on the host."""
+        return AttentionMap(_on_host(self.weights), _on_host(self.time_share), self.window)
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    return tensor.cpu()
+
 
 @dataclass(frozen=True)
 class Query:
@@ -259,17 +267,13 @@ class Watch:
     ) -> AttentionPath:
         """Estimates and maps at the states (sigma, x) of a path. The model is asked once at each,
         without guidance."""
-        found = AttentionPath()
+        found, names = AttentionPath(), self.names
         for sigma, x in path:
             estimate, maps = self.at(x, sigma, class_labels)
-            if not self.names:
-                self.names = few(maps)
-                maps = {name: maps[name] for name in self.names}
+            names = names or few(maps)
             found.sigmas.append(sigma)
-            found.estimates.append(estimate.cpu())
-            on_host = {n: m._replace(weights=m.weights.cpu(), time_share=m.time_share.cpu())
-                       for n, m in maps.items()}  # fmt: skip
-            found.maps.append(on_host)
+            found.estimates.append(_on_host(estimate))
+            found.maps.append({name: maps[name].on_host() for name in names})
             expert = self.denoiser.expert_at(sigma)
             if expert is not None:
                 found.experts.append(expert + 1)

@@ -90,6 +90,27 @@ def test_a_bias_for_the_left_neighbour_makes_a_map_of_it_in_every_window():
             assert torch.equal(found.time_share, torch.zeros(2, 2))
 
 
+def test_maps_of_windows_are_rows_of_masked_global_attention():
+    """Random weights, every pixel of 8 x 12: attention over all pixels in which other windows are
+    masked out, with the bias gathered pair by pair."""
+    height, width, size, heads = 8, 12, 4, 2
+    tmsa = awake(TMSA(width=8, heads=heads, token_width=6, size=size))
+    x, token = torch.randn(3, 8, height, width), torch.randn(3, 6)
+    y, c = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    y, c = y.flatten(), c.flatten()
+    same = (y[:, None] // size == y // size) & (c[:, None] // size == c // size)
+    dy, dx = (y[:, None] - y).clamp(-3, 3) + 3, (c[:, None] - c).clamp(-3, 3) + 3
+    bias = tmsa.bias.table[dy * 7 + dx].permute(2, 0, 1).masked_fill(~same, -torch.inf)
+    tokens = x.permute(0, 2, 3, 1).flatten(1, 2)
+    qkv = tmsa.qkv(tokens) + tmsa.qkv_time(token)[:, None]
+    q, k, _ = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    weights = (q @ k.transpose(-1, -2) / 2 + bias).softmax(-1)  # d = 4
+    for place in range(height * width):
+        query = Query(place // width, place % width, height, width)
+        found = maps_of(tmsa, query, to_windows(x, size), token, batch=3)
+        torch.testing.assert_close(found.weights.flatten(2), weights[:, :, place])
+
+
 def test_each_image_of_a_batch_and_each_head_has_its_own_map():
     """Content alone: one-hot tokens, q = a e_i, and k = e_j of the token below: the weight of the
     token below is e^(a / sqrt(d)) / (e^(a / sqrt(d)) + 8), in the second head with -a."""

@@ -1,9 +1,11 @@
 """Figures of the papers: sweeps over a setting, and two models' spectra side by side."""
 
+import ast
 import csv
 import dataclasses
 import json
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -322,6 +324,29 @@ def test_what_is_wrong_is_one_line(models, tmp_path, monkeypatch, capsys, comman
     assert answer in " ".join(said.split())
     assert len(said.splitlines()) <= 2
     assert list(tmp_path.iterdir()) == []
+
+
+SENTENCES = sorted((Path(__file__).parent.parent / "src/overtone/cli/analyze").glob("*.py"))
+SENTENCES.append(SENTENCES[0].parent.parent / "model.py")
+
+
+@pytest.mark.parametrize("file", SENTENCES, ids=lambda file: file.stem)
+def test_help_texts_are_whole_sentences(file):
+    """What stands below an option of a command begins with a capital letter and ends with a full
+    stop."""
+    for kind in ast.walk(ast.parse(file.read_text())):
+        if isinstance(kind, ast.ClassDef) and kind.name.endswith("Options"):
+            texts = [
+                entry.value.value
+                for entry in kind.body
+                if isinstance(entry, ast.Expr) and isinstance(entry.value, ast.Constant)
+            ]
+            assert texts
+            for text in texts:
+                words = " ".join(text.split())
+                assert words[0].isupper(), words
+                assert words.endswith("."), words
+                assert not words.startswith("Of "), words
 
 
 def test_every_figure_is_named_in_the_help(capsys):

@@ -210,7 +210,7 @@ CHANGES = {
         ("number = y // rows * across + x // columns", "number = x // columns * down + y // rows"),
         ("token = y % rows * columns + x % columns", "token = x % columns * rows + y % rows"),
         ("slice(number, None, windows)", "slice(number * batch, (number + 1) * batch)"),
-        ("self.row * height // self.height", "self.row * width // self.width"),
+        ("self.row * height // self.height", "self.row * height // (self.height + 1)"),
         ("weights[..., tokens:].sum(-1)", "weights[..., tokens:].mean(-1) * 0"),
         ("pair[0] / pair[1] / shape", "pair[1] / pair[0] / shape"),
         ("self.networks[expert or 0]", "self.networks[0]"),

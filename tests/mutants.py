@@ -215,10 +215,6 @@ CHANGES = {
         ("pair[0] / pair[1] / shape", "pair[1] / pair[0] / shape"),
         ("self.networks[expert or 0]", "self.networks[0]"),
     ],
-    ("analysis/evaluations.py", "figures"): [
-        ("self.count += len(x)", "self.count += 1"),
-        ("if guidance.scale != 1.0:", "if False:"),
-    ],
     ("cli/analyze/split.py", "figures"): [
         ("rest = most_steps(second, total - calls)", "rest = most_steps(second, total)"),
         ("return self.first_calls / (self.first_calls + self.second_calls)", "return self.second_calls / (self.first_calls + self.second_calls)"),

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from helpers import DIFFUSERS_MARKS, TINY_ADM, TINY_DIFFIT, TINY_TRANSFORMER, awake
-from overtone.analysis.evaluations import evaluations
 from overtone.analysis.figures.sweeps import Curve
 from overtone.analysis.fourier import spectra_of
 from overtone.cli.analyze import FIGURES
@@ -28,14 +27,12 @@ from overtone.networks import ADMUNet, DiffiTTransformer, DiffiTUNet, temporaliz
 from overtone.pipelines import (
     DiffiTPipeline,
     DSNOPipeline,
-    MEMEPipeline,
     Pipeline,
     RelayPipeline,
     Request,
 )
 from overtone.processes import RelayProcess
 from overtone.samplers import AncestralSampler, Sampler
-from overtone.samplers.schedulers import SchedulerSampler, scheduler_of
 
 pytestmark = DIFFUSERS_MARKS
 
@@ -85,48 +82,6 @@ def calls_of(pipe, request):
 
 def plain(sampler=None, **more):
     return Pipeline(awake(ADMUNet(TINY_ADM)), sampler or Sampler(num_steps=5), **more)
-
-
-@pytest.mark.parametrize(
-    "estimate", ["single", "averaged_slopes", "averaged_estimates", "two_step"]
-)
-def test_evaluations_are_the_networks_calls(estimate):
-    pipe = plain(Sampler(num_steps=5, estimate=estimate))
-    heun = estimate.startswith("averaged")
-    for request, expected in (
-        (Request([0]), 9 if heun else 5),
-        (Request([0], steps=3), 5 if heun else 3),
-        (Request([0], guidance_scale=2.0), 18 if heun else 10),
-        (Request([0], guidance_scale=2.0, guide=plain()), 18 if heun else 10),
-        (Request([0], guidance_scale=2.0, guidance_interval=(0.1, 3.0)), None),
-    ):
-        assert evaluations(pipe, request) == calls_of(pipe, request)
-        assert expected in (None, evaluations(pipe, request))
-
-
-def test_evaluations_of_other_kinds_are_counted_as_well():
-    guided = GuidanceSettings(scale=1.5, power=2.0)
-    latent = Pipeline(
-        awake(DiffiTTransformer(TINY_TRANSFORMER)),
-        AncestralSampler(num_steps=6),
-        preconditioning=ADM_DIFFUSION,
-        guidance=guided,
-        image_resolution=64,
-    )
-    scheduler = scheduler_of("DPMSolverMultistepScheduler", ADM_DIFFUSION, learned_variance=True)
-    by_scheduler = Pipeline(
-        latent.network,
-        SchedulerSampler(scheduler, num_steps=4),
-        preconditioning=ADM_DIFFUSION,
-        image_resolution=64,
-    )
-    experts = MEMEPipeline.merged([plain(), plain()], (1.0,))
-    for pipe in (latent, by_scheduler, experts):
-        assert evaluations(pipe) == calls_of(pipe, Request([0])) > 3
-    assert evaluations(DSNOPipeline(temporalize(DiffiTUNet(TINY_DIFFIT)))) == 1
-    alone = Pipeline(ADMUNet(dataclasses.replace(TINY_ADM, num_classes=0)))
-    with pytest.raises(OvertoneError, match="guidance needs a class-conditional model"):
-        evaluations(alone, Request([0], guidance_scale=2.0))
 
 
 def heun(steps):

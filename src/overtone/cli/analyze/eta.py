@@ -60,9 +60,9 @@ def draw(options: Options) -> None:
         raise OvertoneError("--sampler.eta: the values of this figure are --etas.")
     pipe = asked.open(options.model)
     samplers = {eta: _with_eta(pipe, eta) for eta in etas}
-    from overtone.analysis.evaluations import evaluations
+    from overtone.pipelines.evaluations import expected_evaluations
 
-    calls = evaluations(pipe, asked.request(pipe))
+    calls = expected_evaluations(pipe, asked.request(pipe)).own
     points = [
         Point(
             eta,

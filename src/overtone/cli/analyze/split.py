@@ -145,7 +145,7 @@ def most_steps(cost: Cost, calls: float) -> int | None:
 def _cost(pipe: Pipeline, request: Request) -> Cost:
     """What steps cost, where a pipeline is asked so. Raises `OvertoneError` for a sampler without
     steps to choose."""
-    from overtone.analysis.evaluations import evaluations
+    from overtone.pipelines.evaluations import expected_evaluations
 
     try:
         pipe.sampler.with_steps(pipe.sampler.num_steps)
@@ -155,7 +155,8 @@ def _cost(pipe: Pipeline, request: Request) -> Cost:
     @cache
     def cost(steps: int) -> int | None:
         try:
-            return evaluations(pipe, dataclasses.replace(request, steps=steps))
+            asked = dataclasses.replace(request, steps=steps)
+            return round(expected_evaluations(pipe, asked).own)
         except OvertoneError:
             return None
 

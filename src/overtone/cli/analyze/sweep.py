@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from overtone.cli.evaluate import Judging, evaluated
+from overtone.cli.evaluate import Judging
 from overtone.cli.sample import Sampling
 from overtone.errors import OvertoneError, unknown
 from overtone.launch import processes
@@ -62,7 +62,7 @@ class Sweep:
             point.prepare(pipe)
             request = point.sampling.request(pipe)
             made = point.sampling.facts(pipe, self.model, request)
-            found = evaluation(evaluated(point.sampling, pipe, request), made)
+            found = evaluation(self.judging.images_of(point.sampling, pipe, request), made)
             reports.append(self.judging.report(found))
             rows.append({"value": point.value, **point.facts, **reports[-1].as_json()})
             if processes().is_main:

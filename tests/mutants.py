@@ -204,6 +204,22 @@ CHANGES = {
         ("(x + from_windows(out, self.window, x.shape[2])) * self.skip_scale",
          "x + from_windows(out, self.window, x.shape[2]) * self.skip_scale"),
     ],
+    ("analysis/attention.py", "attention_maps"): [
+        ("/ math.sqrt(q.shape[-1])", "/ q.shape[-1]"),
+        ("scores = scores + bias[..., tokens, :]", "scores = scores - bias[..., tokens, :]"),
+        ("number = y // rows * across + x // columns", "number = x // columns * down + y // rows"),
+        ("token = y % rows * columns + x % columns", "token = x % columns * rows + y % rows"),
+        ("slice(number, None, windows)", "slice(number * batch, (number + 1) * batch)"),
+        ("self.row * height // self.height", "self.row * height // (self.height + 1)"),
+        ("weights[..., tokens:].sum(-1)", "weights[..., tokens:].mean(-1) * 0"),
+        ("pair[0] / pair[1] / shape", "pair[1] / pair[0] / shape"),
+        ("self.networks[expert or 0]", "self.networks[0]"),
+    ],
+    ("cli/analyze/split.py", "figures"): [
+        ("rest = most_steps(second, total - calls)", "rest = most_steps(second, total)"),
+        ("return self.first_calls / (self.first_calls + self.second_calls)", "return self.second_calls / (self.first_calls + self.second_calls)"),
+        ("steps=split.second_steps", "steps=split.first_steps"),
+    ],
     ("networks/layers.py", "networks attention diffit latent_diffit dsno"): [
         ("x = torch.addcmul(shift, x, scale + 1)", "x = torch.addcmul(shift, x, scale)"),
         ("(2 * math.pi * self.frequencies)", "(math.pi * self.frequencies)"),

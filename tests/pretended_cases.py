@@ -176,6 +176,11 @@ ALLOWED = (
         "the curve of each layer, which is not kept",
     ),
     Allowed(
+        "analysis/attention.py _on_host: copies to the host",
+        10,
+        "the map and the estimate at each noise level, which are not kept on the device",
+    ),
+    Allowed(
         "analysis/trajectories.py _power: copies to the host",
         1,
         "trajectories whose spectrum is taken in float64, once a batch",

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import helpers
+from overtone.analysis.attention import Query, Watch
 from overtone.analysis.fourier import spectra_of
 from overtone.analysis.trajectories import temporal_spectrum
 from overtone.data import ArrayData
@@ -278,6 +279,17 @@ def measures() -> Iterator[Case]:
 
         return call
 
+    def attention(device: torch.device) -> Call:
+        pipe = at_full_precision(diffit()).to(device)
+        x, labels = normal(3, 1, 8, 8).to(device), torch.tensor((0, 1, 2)).to(device)
+        watch = Watch(pipe.denoiser, Query(2, 5, 8, 8))
+
+        def call() -> Any:
+            found = watch.along([(3.0, x), (0.5, x)], labels)
+            return [[one.weights for one in maps.values()] for maps in found.maps]
+
+        return call
+
     def over_time(device: torch.device) -> Call:
         teacher = teacher_of(at_full_precision(diffit()).to(device), "teacher")
         return lambda: temporal_spectrum(teacher, range(3), 5, "quad").energy
@@ -300,6 +312,7 @@ def measures() -> Iterator[Case]:
 
     for name, make in {
         "spectra of states and features": spectra,
+        "attention maps": attention,
         "a spectrum over time": over_time,
         "a classifier's features": features,
         "latents of a data set": latents,

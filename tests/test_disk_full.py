@@ -39,6 +39,7 @@ COMMANDS = {
     " --real-images 64 --out {disk}/report.json",
     "snr": "analyze snr builtin:glyphs --resolution 16 --factor 2 --images 8 --out {disk}/snr.png",
     "spectrum": "analyze spectrum {place}/unconditional --seeds 0-1 --out {disk}/spectrum.png",
+    "attention": "analyze attention {place}/unconditional --seeds 0-1 --out {disk}/attention.png",
     "trajectory": "analyze trajectory {place}/unconditional --seeds 0-1 --times 4 --out"
     " {disk}/trajectory.png",
     "guidance": "analyze guidance {place}/digits-model --data builtin:digits --scales 1 2 --seeds"

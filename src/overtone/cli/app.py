@@ -27,7 +27,7 @@ COMMANDS = {
     "merge": "experts, trained one by one, as one model",
     "evaluate": "scores with intervals: Frechet distance, precision, recall, class accuracy, ...",
     "compare": "models on the same seeds: differences with intervals, at equal budgets",
-    "analyze": "figures: analyze guidance | spectrum | trajectory MODEL, analyze snr DATA",
+    "analyze": "figures: analyze attention | spectrum | trajectory | guidance | eta | split MODEL",
     "convert": "published weights as a pipeline, with a certificate of what was done",
 }
 

@@ -40,13 +40,13 @@ class FirstStageOptions:
     """The first stage of a relay."""
 
     sampler: SamplingLoop = AS_SAVED
-    """settings of the first stage's sampler, instead of those saved with it"""
+    """The settings of the first stage's sampler, instead of those saved with it."""
     steps: Steps | None = None
-    """number of noise levels that the first stage's sampler takes"""
+    """The number of noise levels that the first stage's sampler takes."""
     guidance_scale: Finite | None = None
-    """scale of the first stage's classifier-free guidance; 1 for none"""
+    """The scale of the first stage's classifier-free guidance. 1 is none."""
     guidance_interval: tuple[LevelOrZero, LevelOrInfinity] | None = None
-    """lowest and highest sigma at which the first stage's guidance acts"""
+    """The lowest and the highest sigma at which the first stage's guidance acts."""
 
     def apply(self, pipe: Pipeline) -> None:
         """Give a relay's first stage these settings. Raises `OvertoneError` if it has none."""
@@ -72,25 +72,25 @@ class ModelOptions:
     """How a model is opened."""
 
     sampler: SamplingLoop = AS_SAVED
-    """settings of the sampler, instead of those saved with the model"""
+    """The settings of the sampler, instead of those saved with the model."""
     first_stage: FirstStageOptions = field(default_factory=FirstStageOptions)
     scheduler: str | None = None
     """A scheduler of diffusers' that takes the place of the sampler saved with the model, with 50
     steps if --steps says nothing. DDIMScheduler, DPMSolverMultistepScheduler and the like are for
     models of discrete steps, FlowMatchEulerDiscreteScheduler is for any model."""
     vae: str | None = None
-    """what decodes the latents of a model that was saved without a VAE"""
+    """The VAE that decodes the latents of a model that was saved without one."""
     scaling_factor: Positive | None = None
-    """of that VAE, where its config.json has none"""
+    """The scaling factor of the VAE, where its config.json has none."""
     first: str | None = None
-    """what a relay's second stage goes on from: a model, a run, or images (folder, zip, hf:, ...),
-    of which seed k continues image k, modulo their number"""
+    """The first stage that a relay's second stage goes on from: a model, a run, or images (folder,
+    zip, hf:, ...). Seed k continues image k, modulo the number of images."""
     resident: Whole | None = None
-    """of a model of experts: at most so many on the device at a time; all, if left out"""
+    """The number of experts that are on the device at a time, at most. If left out, all are."""
     compile: bool = False
-    """torch.compile the network first; pays for many images on a GPU"""
+    """Compile the network first, by torch.compile. It pays for many images on a GPU."""
     checkpoint: str = "last"
-    """of a run's directory: last or best"""
+    """The checkpoint of a run's directory that is opened: last or best."""
 
     def open(self, model: str) -> Pipeline:
         """The pipeline, where it runs fastest, with the parts asked for."""

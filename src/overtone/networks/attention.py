@@ -43,16 +43,45 @@ def attend(
         # There the backward of fused attention is 5x slower in bfloat16 than in float32, and
         # without tile instructions the forward 1.4x (docs/log.md).
         qkv = precise(qkv)
+    q, k, v, bias = unpacked(qkv, heads, bias, memory)
+    with without_autocast(q):
+        mask = None if bias is None else bias.to(q.dtype).expand(batch, -1, -1, -1)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return out.transpose(1, 2).reshape(batch, tokens, width)
+
+
+def unpacked(
+    qkv: Float[Tensor, "batch tokens triple_width"],
+    heads: int,
+    bias: Float[Tensor, "*some heads tokens tokens"] | None = None,
+    memory: Float[Tensor, "batch more double_width"] | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """q (batch, heads, tokens, d), k and v, with the memory's behind the tokens', and their bias,
+    which is 0 for the memory."""
+    batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     q, k, v = qkv.view(batch, tokens, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
     if memory is not None:
         more = memory.to(qkv.dtype).view(batch, -1, 2, heads, width // heads)
         more_k, more_v = more.permute(2, 0, 3, 1, 4)
         k, v = torch.cat((k, more_k), dim=2), torch.cat((v, more_v), dim=2)
         bias = None if bias is None else F.pad(bias, (0, memory.shape[1]))
-    with without_autocast(q):
-        mask = None if bias is None else bias.to(q.dtype).expand(batch, -1, -1, -1)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return out.transpose(1, 2).reshape(batch, tokens, width)
+    return q, k, v, bias
+
+
+class Attend(nn.Module):
+    """`attend` as a part of a layer: whoever hooks it sees what the layer attends with."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(
+        self,
+        qkv: Float[Tensor, "batch tokens triple_width"],
+        bias: Float[Tensor, "*some heads tokens tokens"] | None = None,
+        memory: Float[Tensor, "batch more double_width"] | None = None,
+    ) -> Float[Tensor, "batch tokens width"]:
+        return attend(qkv, self.heads, bias, memory)
 
 
 class SelfAttention(nn.Module):
@@ -70,17 +99,17 @@ class SelfAttention(nn.Module):
         groups: int | None = None,
     ) -> None:
         super().__init__()
-        self.heads = heads
         self.skip_scale = skip_scale
         self.norm = GroupNorm(channels, eps, activation=False, groups=groups)
         self.qkv = nn.Linear(channels, 3 * channels)
+        self.attend = Attend(heads)
         self.proj = zero(nn.Linear(channels, channels))
 
     def forward(
         self, x: Float[Tensor, "batch channels height width"], embedding: Tensor | None = None
     ) -> Float[Tensor, "batch channels height width"]:
         tokens = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
-        out = self.proj(attend(self.qkv(tokens), self.heads))
+        out = self.proj(self.attend(self.qkv(tokens)))
         out = x + out.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
         return out if self.skip_scale == 1.0 else out * self.skip_scale
 
@@ -204,11 +233,11 @@ class TMSA(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} does not divide into {heads} heads")
-        self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.qkv_time = nn.Linear(token_width, 3 * width) if time_in == "tmsa" else None
         self.kv_time = nn.Linear(token_width, 2 * width) if time_in == "separate" else None
         self.bias = RelativePositionBias(size, heads, token_width if time_in == "bias" else 0)
+        self.attend = Attend(heads)
         self.proj = zero(nn.Linear(width, width))
 
     def forward(
@@ -227,7 +256,7 @@ class TMSA(nn.Module):
         memory = None
         if self.kv_time is not None:
             memory = self.kv_time(token)[:, None].repeat_interleave(windows, 0)
-        out = attend(qkv.flatten(0, 1), self.heads, bias, memory)
+        out = self.attend(qkv.flatten(0, 1), bias, memory)
         return self.proj(out).view(x.shape)
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from overtone.networks.attention import attend
+from overtone.networks.attention import Attend
 from overtone.networks.layers import Features, zero
 
 EPS = 1e-6
@@ -50,6 +50,7 @@ class InceptionMixer(nn.Module):
         self.conv = nn.Conv2d(high, high, 3, padding=1, groups=high, bias=False)
         self.pool_in = nn.Conv2d(high // 2, high, 1)
         self.qkv = nn.Linear(low, 3 * low)
+        self.attention = Attend(low_heads)
         both = 2 * high + low
         self.fuse = nn.Conv2d(both, both, 3, padding=1, groups=both, bias=False)
         self.proj = nn.Conv2d(both, channels, 1)
@@ -67,7 +68,7 @@ class InceptionMixer(nn.Module):
         if self.pool > 1:
             low = F.avg_pool2d(low, self.pool, ceil_mode=True)
         tokens = low.permute(0, 2, 3, 1)
-        out = attend(self.qkv(tokens.flatten(1, 2)), self.low_heads).view(tokens.shape)
+        out = self.attention(self.qkv(tokens.flatten(1, 2))).view(tokens.shape)
         low = out.permute(0, 3, 1, 2)
         if self.pool > 1:
             low = F.interpolate(low, scale_factor=float(self.pool))[:, :, :height, :width]

@@ -52,9 +52,9 @@ clean:
 	touch $@
 
 # torch-fidelity, and the torchvision it wants, beside the environment: no torchvision matches a CPU
-# build of torch, and one that does not match breaks what looks for it. tests/test_inception.py
-# knows how to use them.
+# build of torch, and one that does not match breaks what looks for it. So does transformers, which
+# diffusers imports where it finds it. tests/beside.py knows how to use them.
 .venv/fid/installed: .venv/developing
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt --no-deps --upgrade \
-	  --target .venv/fid torch-fidelity torchvision
+	  --target .venv/fid torch-fidelity torchvision transformers tokenizers
 	touch $@

@@ -1,40 +1,22 @@
 """Inception's features and the scores on them, against torch-fidelity itself.
 
-torch-fidelity wants a torchvision, and none matches a CPU build of torch: `make test` puts both
-beside the environment, in .venv/fid, and the operators that torchvision's own library would have
-registered are declared here. The weights are random: what is compared is the computation.
+The weights are random: what is compared is the computation.
 """
 
-import re
-import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import beside
 from overtone.errors import OvertoneError
 from overtone.metrics import InceptionExtractor, frechet_distance, kernel_distance
-
-BESIDE = Path(sys.prefix) / "fid"
 
 
 @pytest.fixture(scope="module")
 def fidelity():
-    try:
-        import torch_fidelity
-    except (ImportError, RuntimeError):
-        if not BESIDE.exists():
-            pytest.skip("torch-fidelity is not there: `make test` installs it")
-        sys.path.append(str(BESIDE))
-        source = (BESIDE / "torchvision" / "_meta_registrations.py").read_text()
-        names = re.findall(r'@register_meta\("(\w+)"|register_fake\("torchvision::(\w+)"', source)
-        library = torch.library.Library("torchvision", "DEF")
-        for pair in names:
-            library.define(f"{pair[0] or pair[1]}(Tensor input) -> Tensor")
-        import torch_fidelity
-
-        torch_fidelity.operators = library  # declared for as long as the module lives
-    return torch_fidelity
+    return beside.fidelity()
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +64,7 @@ def test_scores_are_torch_fidelitys(fidelity, weights):
         feature_extractor_weights_path=str(weights),
     )  # fmt: skip
     extractor = InceptionExtractor(weights)
+    assert sorted(extractor(fake[:2])._asdict()) == ["logits", "spatial", "vectors"]
     ours = [torch.cat([extractor(p).vectors for p in x.split(10)]) for x in (real, fake)]
     assert ours[0].shape == (40, 2048)
     fid, kid = frechet_distance(*ours), kernel_distance(*ours, subset_size=20)
@@ -114,3 +97,95 @@ def test_weights_that_execute_code_or_do_not_fit_are_refused(fidelity, tmp_path)
         InceptionExtractor(tmp_path / "other.pth")
     with pytest.raises(OvertoneError, match="can't be read"):
         InceptionExtractor(tmp_path / "absent.pth")
+
+
+def test_class_scores_and_spatial_features_are_those_of_their_layers(fidelity, weights):
+    """The logits are the pooled features times the last layer's weights, without its bias. ADM's
+    spatial features are what the first branch of the fourth 17 x 17 block makes of the block
+    before, run by hand here."""
+    extractor = InceptionExtractor(weights)
+    pixels = images(3, 1)
+    found = extractor(pixels)
+    network = extractor.network
+    assert torch.allclose(found.logits, found.vectors @ network.fc.weight.T, rtol=1e-4, atol=1e-3)
+    assert found.logits.shape == (3, 1008)
+    assert found.spatial.shape == (3, 7 * 17 * 17)
+    blocks = {}
+    hooks = [
+        getattr(network, name).register_forward_hook(
+            lambda module, inputs, output, name=name: blocks.update({name: output})
+        )
+        for name in ("Mixed_6c",)
+    ]
+    extractor(pixels)
+    for hook in hooks:
+        hook.remove()
+    branch = network.Mixed_6d.branch1x1
+    with torch.no_grad():
+        expected = torch.relu(branch.bn(branch.conv(blocks["Mixed_6c"])))[:, :7]
+    assert torch.allclose(found.spatial.view(3, 7, 17, 17), expected, rtol=1e-5, atol=1e-6)
+    assert float(found.spatial.std()) > 0
+
+
+def adm_evaluator(real, fake):
+    """What ADM's evaluator computes of two sets of (features, spatial features, class scores),
+    written again from its description: the Fréchet distances by the matrix square root, the
+    Inception Score over splits of 5,000, precision and recall within third neighbours."""
+    import scipy.linalg
+
+    def frechet(a, b):
+        means, covariances = (a.mean(0), b.mean(0)), (np.cov(a.T), np.cov(b.T))
+        root = scipy.linalg.sqrtm(covariances[0] @ covariances[1])
+        spread = np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * np.trace(root.real)
+        return ((means[0] - means[1]) ** 2).sum() + spread
+
+    def radii(points):
+        away = np.linalg.norm(points[:, None] - points[None], axis=2)
+        return np.sort(away, axis=1)[:, 3]  # the first is itself
+
+    def within(points, others):
+        away = np.linalg.norm(points[:, None] - others[None], axis=2)
+        return (away <= radii(others)[None]).any(axis=1).mean()
+
+    scores = []
+    for start in range(0, len(fake[2]), 5000):
+        p = scipy.special.softmax(fake[2][start : start + 5000], axis=1)
+        scores.append(np.exp((p * (np.log(p) - np.log(p.mean(0)))).sum(1).mean()))
+    return {
+        "frechet_distance": frechet(real[0], fake[0]),
+        "spatial_frechet_distance": frechet(real[1], fake[1]),
+        "inception_score": np.mean(scores),
+        "precision": within(fake[0], real[0]),
+        "recall": within(real[0], fake[0]),
+    }
+
+
+def test_scores_are_those_of_adms_evaluator():
+    """On features of 5,200 images, so that the Inception Score has two splits."""
+    from overtone.data import ArrayData
+    from overtone.metrics import Evaluation
+    from overtone.metrics.features import Extractor, Features
+
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(64, n, generator=generator) / 2 for n in (6, 10, 5)]
+
+    class Linear(Extractor):
+        name, digest, dims = "linear", "l", 6
+
+        def __call__(self, pixels):
+            x = pixels.flatten(1).float() / 128 - 1
+            return Features(x @ maps[0], x @ maps[2], x @ maps[1])
+
+    real, fake = (
+        np.random.RandomState(n).randint(0, 256 - 30 * n, (count, 1, 8, 8), np.uint8)
+        for n, count in ((0, 300), (1, 5200))
+    )
+    report = Evaluation(Linear(), ArrayData("real", real), replicates=4)(
+        [(torch.from_numpy(fake), None)], {}
+    )
+    features = [
+        [tensor.double().numpy() for tensor in (f.vectors, f.spatial, f.logits)]
+        for f in (Linear()(torch.from_numpy(pixels)) for pixels in (real, fake))
+    ]
+    for name, value in adm_evaluator(*features).items():
+        assert report.value(name) == pytest.approx(value, rel=1e-4), name

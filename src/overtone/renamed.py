@@ -33,6 +33,7 @@ ARGUMENTS = {"denoiser": "preconditioning"}
 OPTIONS = {
     "--denoiser.kind": "a recipe file chooses another preconditioning",
     "--denoiser": "--preconditioning",
+    "--inception-weights": "--extractor-weights",
     "--network.kind": "a recipe file chooses another network",
     "--process.kind": "a recipe file chooses another process",
     "--sampler.kind": "a recipe file chooses another sampler",

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from overtone.data.images import Pixels
 from overtone.errors import OvertoneError
 from overtone.metrics.evaluate import Evaluation, Report
+from overtone.metrics.extractors import features_by_name
 from overtone.metrics.halves import difference
 from overtone.metrics.scores import measures, scores_by_name
 from overtone.pipelines.evaluations import evaluations_of, request_within
@@ -261,7 +262,7 @@ def compare(
         len(seeds),
         first.num_classes,
         first.class_names,
-        extractor=extractor,
+        extractor=features_by_name(extractor),
         real_images=real_images,
         scores=scores_by_name(scores) if scores else None,
         replicates=replicates,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -39,11 +39,13 @@ class Judging:
     Overtone's own."""
     skip_bad_images: bool = False
     """Leave out images that can't be read or are too small, instead of stopping."""
-    extractor: Literal["classifier", "inception"] = "classifier"
-    """The network whose features are compared: a classifier trained on the data, or Inception, as
-    for the FID (needs the extra fid)."""
-    inception_weights: Path | None = None
-    """The file of torch-fidelity's weights of Inception, which are downloaded if it is left out."""
+    extractor: str = "classifier"
+    """The network whose features are compared: a classifier that is trained on the data; inception,
+    as for the FID (needs the extra fid); dinov2 (needs the extra dinov2); or random, an untrained
+    network, as a last resort."""
+    extractor_weights: str | None = None
+    """The weights of Inception (torch-fidelity's file) or of DINOv2 (a directory, repository or
+    file), which are downloaded if this is left out."""
     real_images: Count = 10_000
     """The number of real images to compare with, at most."""
     scores: tuple[str, ...] = ()
@@ -104,6 +106,7 @@ class Judging:
         class_names: Sequence[str] = (),
     ) -> Evaluation:
         """The evaluation of `asked` images of some size."""
+        from overtone.metrics.extractors import features_by_name
         from overtone.training.judging import open_evaluation
 
         return open_evaluation(
@@ -113,8 +116,7 @@ class Judging:
             asked,
             num_classes,
             class_names,
-            extractor=self.extractor,
-            weights=self.inception_weights,
+            extractor=features_by_name(self.extractor, self.extractor_weights),
             real_images=self.real_images,
             scores=self.chosen(),
             replicates=self.replicates,

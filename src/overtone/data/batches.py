@@ -50,6 +50,14 @@ def is_batch(name: str) -> bool:
     return path.suffix.lower() in SUFFIXES and os.path.isfile(path)
 
 
+def holds_images(name: str) -> bool:
+    """Whether there are images in what a name is that of: not in a file of statistics alone."""
+    if not is_batch(name):
+        return True
+    with reading(path_of(name)):
+        return IMAGES in ArrayFile(path_of(name))
+
+
 def open_batch(name: str, resolution: int, channels: int, *, skip_bad: bool = False) -> ImageData:
     """The images of a file of arrays as `open_data` opens them."""
     batch = Batch.of(name)

@@ -3,6 +3,12 @@
 from overtone import renamed
 
 KINDS = {
+    "extractor": {
+        "classifier": "extractors",
+        "inception": "extractors",
+        "dinov2": "extractors",
+        "random": "extractors",
+    },
     "score": {
         "frechet": "scores",
         "spatial-frechet": "scores",

@@ -1,11 +1,13 @@
+from .classifier import ClassifierExtractor as ClassifierExtractor
+from .dinov2 import DinoExtractor as DinoExtractor
 from .evaluate import Evaluation as Evaluation
 from .evaluate import Report as Report
-from .features import ClassifierExtractor as ClassifierExtractor
+from .extractors import FeatureSettings as FeatureSettings
 from .features import Extractor as Extractor
 from .features import Features as Features
-from .features import InceptionExtractor as InceptionExtractor
 from .frechet import frechet_distance as frechet_distance
 from .halves import Measured as Measured
+from .inception import InceptionExtractor as InceptionExtractor
 from .kernel import kernel_distance as kernel_distance
 from .neighbours import density_coverage as density_coverage
 from .neighbours import precision_recall as precision_recall
@@ -14,3 +16,4 @@ from .reference import load_reference as load_reference
 from .reference import save_reference as save_reference
 from .scores import Measure as Measure
 from .scores import Score as Score
+from .untrained import RandomExtractor as RandomExtractor

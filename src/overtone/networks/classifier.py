@@ -33,7 +33,11 @@ class Classifier(Network):
 
     def features(self, x: Features) -> Float[Tensor, "batch features"]:
         """The feature vector of images in [-1, 1]."""
-        return F.silu(self.feature_layer(self.body(x).mean(dim=(2, 3))))
+        return self.features_of(self.body(x))
+
+    def features_of(self, maps: Features) -> Float[Tensor, "batch features"]:
+        """The feature vector of the last feature map."""
+        return F.silu(self.feature_layer(maps.mean(dim=(2, 3))))
 
     def forward(self, x: Features) -> Float[Tensor, "batch classes"]:
         """Logits of images in [-1, 1]."""

@@ -22,7 +22,7 @@ from overtone.data.open import held_out, open_data
 from overtone.denoisers.denoiser import Images
 from overtone.errors import OvertoneError
 from overtone.launch import processes
-from overtone.metrics.features import ClassifierExtractor
+from overtone.metrics.classifier import ClassifierExtractor
 from overtone.networks.classifier import Classifier
 from overtone.networks.configs.classifier import ClassifierConfig
 from overtone.processes.noise import SeededNoise
@@ -73,7 +73,8 @@ def check_classes(images: ImageData, name: str) -> None:
     if not images.num_classes:
         raise OvertoneError(
             f"{name} has no classes, and the metrics are computed on a classifier of the data:"
-            " evaluate with data that is sorted into sub-folders, or with --extractor inception."
+            " evaluate with data that is sorted into sub-folders, or with --extractor inception"
+            " or dinov2, or, as a last resort, random."
         )
     if images.num_classes == 1:
         raise OvertoneError(

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from overtone import storage
+from overtone.data.batches import holds_images
 from overtone.data.images import ImageData
 from overtone.data.latents import is_latents
 from overtone.data.names import is_known
 from overtone.data.open import held_out, open_data
 from overtone.errors import OvertoneError
 from overtone.launch import processes
-from overtone.metrics.features import Extractor
-from overtone.metrics.real import check_counts
+from overtone.metrics.extractors import ClassifierFeatures, FeatureSettings
+from overtone.metrics.real import LEAST_REAL, check_counts
+from overtone.metrics.reference import is_reference, load_reference
 from overtone.metrics.scores import Score
 from overtone.pipelines.pipeline import Pipeline
 from overtone.runs import RECIPE_FILE
@@ -30,44 +32,56 @@ def open_evaluation(
     num_classes: int = 0,
     class_names: Sequence[str] = (),
     *,
-    extractor: str = "classifier",
-    weights: Path | None = None,
+    extractor: FeatureSettings | None = None,
     real_images: int = 10_000,
     scores: Sequence[Score] | None = None,
     replicates: int | None = None,
     skip_bad: bool = False,
 ) -> Any:
-    """The evaluation of `asked` images of some size beside the images of `data`.
+    """The evaluation of `asked` images of some size beside those of `data`, which may be a file of
+    published statistics.
 
     Raises `OvertoneError`, before a classifier is trained, for data that it can't be.
     """
-    from overtone.metrics import Evaluation, InceptionExtractor
+    from overtone.metrics import Evaluation
 
-    own = "overtone.training.classifier"
-    check_classes, classifier_of = (
-        pkgutil.resolve_name(f"{own}:{name}") for name in ("check_classes", "classifier_of")
-    )
-
-    among = processes()
-    real = open_data(data, resolution, channels, skip_bad=skip_bad)
+    among, extractor = processes(), extractor or ClassifierFeatures()
+    reference = load_reference(data) if is_reference(data) else None
+    shape = resolution, channels
+    if reference is not None and not holds_images(data):
+        if extractor.needs_classes:
+            raise OvertoneError(
+                f"{data} holds statistics of features, and no images that a classifier could be"
+                " trained on: choose the extractor that they are of (--extractor inception, say)."
+            )
+        check_counts(LEAST_REAL, asked)
+        found = extractor.open(data, *shape)
+        return Evaluation(
+            found, None, None, real_images, among, scores=scores, replicates=replicates,
+            reference=reference, shape=shape,
+        )  # fmt: skip
+    real = open_data(data, *shape, skip_bad=skip_bad)
     _check_classes(data, real, num_classes, class_names)
     used = min(len(real), real_images)
-    found: Extractor
-    if extractor == "inception":
-        found, test = InceptionExtractor(weights), None
-        check_counts(used, asked, scores or ())
-        if asked < found.dims and among.is_main:
-            print(
-                f"{asked} images are fewer than the {found.dims} features: distances of so few mean"
-                " little. Published FIDs are of 50,000 (--seeds 0-49999 --real-images 50000).",
-                file=sys.stderr,
-            )
-    else:
-        check_classes(real, data)
-        check_counts(used, asked, scores or ())
-        found = classifier_of(data, resolution, channels, skip_bad=skip_bad)
-        test = held_out(data, resolution, channels, skip_bad=skip_bad)
-    return Evaluation(found, real, test, real_images, among, scores=scores, replicates=replicates)
+    if extractor.needs_classes:
+        pkgutil.resolve_name("overtone.training.classifier:check_classes")(real, data)
+    check_counts(used, asked, scores or ())
+    found = extractor.open(data, *shape, skip_bad=skip_bad)
+    if reference is not None and len(reference.mean) != found.dims:
+        reference = None  # of other features than those that its images are compared by
+    test = None
+    if extractor.needs_classes:
+        test = held_out(data, *shape, skip_bad=skip_bad)
+    elif asked < found.dims and among.is_main:
+        print(
+            f"{asked} images are fewer than the {found.dims} features: distances of so few mean"
+            " little. Published FIDs are of 50,000 (--seeds 0-49999 --real-images 50000).",
+            file=sys.stderr,
+        )
+    return Evaluation(
+        found, real, test, real_images, among, scores=scores, replicates=replicates,
+        reference=reference,
+    )  # fmt: skip
 
 
 def data_of(pipe: Pipeline, model: str) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 from overtone.errors import OvertoneError
 from overtone.launch import ALONE
 from overtone.metrics.evaluate import Evaluation
+from overtone.metrics.extractors import features_by_name
 from overtone.metrics.parts import SQUARED_ERRORS
 from overtone.metrics.scores import scores_by_name
 from overtone.pipelines.request import Request
@@ -51,7 +52,7 @@ class Scoring:
             pipe.channels,
             reporting.scored_images,
             pipe.num_classes,
-            extractor=reporting.score_extractor,
+            extractor=features_by_name(reporting.score_extractor),
             scores=scores,
         )
         self.evaluation.among = ALONE

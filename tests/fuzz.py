@@ -31,7 +31,6 @@ from PIL import Image
 
 from helpers import TINY_DIFFIT, TINY_TRANSFORMER
 from overtone import settings as stored
-from overtone.cli.sample import parse_seeds
 from overtone.convert.unpickle import read_checkpoint
 from overtone.convert.weights import read_weights
 from overtone.data.archives import zip_layout
@@ -41,6 +40,7 @@ from overtone.errors import OvertoneError
 from overtone.networks import DiffiTTransformer, DiffiTUNet
 from overtone.networks.network import load_network
 from overtone.pipelines import DiffiTPipeline, load_pipeline
+from overtone.pipelines.seeds import seeds_of
 from overtone.runs import lines_until, read_log
 from overtone.samplers import Sampler
 from overtone.training.configs.recipe import Recipe
@@ -275,7 +275,7 @@ def logs(draw, examples):
 
 
 def seeds(draw, _):
-    parse_seeds(draw(st.text(alphabet="0123456789-, +ex٣", max_size=30)))
+    seeds_of(draw(st.text(alphabet="0123456789-, +ex٣", max_size=30)))
 
 
 TARGETS = (

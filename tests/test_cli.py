@@ -12,10 +12,11 @@ from helpers import TINY_DIFFIT, awake
 from overtone import storage
 from overtone.cli.app import COMMANDS, main
 from overtone.cli.evaluate import Judging
-from overtone.cli.sample import Sampling, columns_of, parse_seeds
+from overtone.cli.sample import Sampling, columns_of
 from overtone.errors import OvertoneError
 from overtone.networks import DiffiTUNet
 from overtone.pipelines import DiffiTPipeline, load_pipeline
+from overtone.pipelines.seeds import seeds_of
 from overtone.samplers import Sampler
 
 
@@ -192,9 +193,9 @@ def test_grids_are_png(capsys, model, tmp_path):
 
 
 def test_seeds_are_parsed():
-    assert parse_seeds("3,5,8-12") == [3, 5, 8, 9, 10, 11, 12]
+    assert seeds_of("3,5,8-12") == [3, 5, 8, 9, 10, 11, 12]
     with pytest.raises(OvertoneError):
-        parse_seeds("")
+        seeds_of("")
 
 
 def test_seeds_out_of_order_or_range_are_refused(capsys, model):

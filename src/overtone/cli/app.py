@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "train a recipe; goes on by itself where it was interrupted",
     "distill": "a model made an operator: distill collect RECIPE, then distill train RECIPE",
     "sample": "images from a trained model",
+    "replay": "an image made again from its receipt, and compared",
     "edit": "a picture of your own, changed by a model: in part, or where a mask leaves it free",
     "info": "what a directory holds: a run, a pipeline, a network",
     "data": "data inspect NAME: what is in a data set; data encode NAME: its latents under a VAE",

@@ -53,8 +53,10 @@ def main(arguments: Sequence[str]) -> None:
         raise OvertoneError(f"--out is a .png file, not {options.out}.")
     if options.sampling.finish is not None:
         raise OvertoneError("--finish changes whole images, also what is kept: leave it out.")
-    from overtone import storage
+    from overtone.pipelines.batches import SampleBatch
     from overtone.pipelines.pictures import grid, pixels_of
+    from overtone.pipelines.receipt import Edit
+    from overtone.pipelines.receipt_files import save_png
 
     pipe = options.sampling.open(options.model)
     request = options.sampling.request(pipe)
@@ -62,8 +64,17 @@ def main(arguments: Sequence[str]) -> None:
         raise OvertoneError(
             f"this model has {pipe.num_classes} classes: say which the picture is of, --classes."
         )
-    picture = _opened(options.picture, pipe.resolution, options.fit)
-    mask = None if options.mask is None else _opened(options.mask, pipe.resolution, options.fit)
+    picture = opened_picture(options.picture, pipe.resolution, options.fit)
+    mask = (
+        None if options.mask is None else opened_picture(options.mask, pipe.resolution, options.fit)
+    )
+    edit = Edit(
+        picture=_digest(picture, pipe.channels),
+        mask=None if mask is None else _digest(mask, 1),
+        strength=options.strength,
+        resamples=options.resamples,
+    )
+    receipts = options.sampling.receipts(pipe, options.model, request, edit)
     images = pipe.edit(
         picture,
         options.strength,
@@ -77,15 +88,23 @@ def main(arguments: Sequence[str]) -> None:
         batch_size=request.batch_size,
         guide=request.guide,
     )
-    with storage.new_file(options.out) as file:
-        if len(images) == 1:
-            images[0].save(file)
-        else:
-            grid(pixels_of(images, pipe.channels), min(len(images), 8), gap=1).save(file)
+    pixels, labels = pixels_of(images, pipe.channels), pipe.labels(request)
+    if len(images) == 1:
+        batch = SampleBatch(list(request.seeds), labels, pixels, pixels)
+        save_png(images[0], options.out, receipts.of_image(batch, 0))
+    else:
+        save_png(grid(pixels, min(len(images), 8), gap=1), options.out, receipts.whole)
     print(f"{counted(len(images), 'image')}: {options.out}", file=sys.stderr)
 
 
-def _opened(path: Path, resolution: int, fit: bool) -> Image:
+def _digest(picture: Image, channels: int) -> str:
+    from overtone.pipelines.pictures import pixels_of
+    from overtone.pipelines.receipt import digest_of_pixels
+
+    return digest_of_pixels(pixels_of([picture], channels)[0])
+
+
+def opened_picture(path: Path, resolution: int, fit: bool) -> Image:
     """A picture from a file, of the model's size."""
     from PIL import Image, ImageOps
 

@@ -13,9 +13,10 @@ import tyro
 
 from overtone.cli.model import check_first, is_images, of_recipe, saved_options
 from overtone.cli.options import parse
-from overtone.cli.sample import Sampling, parse_seeds
+from overtone.cli.sample import Sampling
 from overtone.errors import OvertoneError
 from overtone.launch import processes
+from overtone.pipelines.seeds import seeds_of
 from overtone.ranges import Channels, Count, Replicates, Size
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Judging:
             self.data or data_of(pipe, model),
             pipe.resolution,
             pipe.channels,
-            len(parse_seeds(sampling.seeds)),
+            len(seeds_of(sampling.seeds)),
             pipe.num_classes,
             pipe.class_names,
         )

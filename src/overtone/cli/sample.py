@@ -17,11 +17,13 @@ from overtone.cli.options import parse
 from overtone.errors import OvertoneError, counted, unknown
 from overtone.launch import processes
 from overtone.leftovers import TEMPORARY, sweep
-from overtone.ranges import MOST_SEEDS, Columns, Count, Finite, LevelOrInfinity, LevelOrZero, Steps
+from overtone.pipelines.seeds import seeds_of
+from overtone.ranges import Columns, Count, Finite, LevelOrInfinity, LevelOrZero, Steps
 
 if TYPE_CHECKING:
     from overtone.pipelines.batches import SampleBatch
     from overtone.pipelines.pipeline import Pipeline
+    from overtone.pipelines.receipt import Edit, Receipts
     from overtone.pipelines.request import Request
 
 GRID_LIMIT = 1024
@@ -58,7 +60,7 @@ class Sampling:
         """What all processes together are asked for."""
         from overtone.pipelines.request import Request, class_number
 
-        seeds, classes = parse_seeds(self.seeds), self.classes
+        seeds, classes = seeds_of(self.seeds), self.classes
         labels = None
         if classes and pipe.num_classes:
             numbers = [class_number(c, pipe.num_classes, pipe.class_names) for c in classes]
@@ -100,19 +102,41 @@ class Sampling:
         return track(batches, "sampling", total, disable=not shown, console=console)
 
     def facts(self, pipe: Pipeline, model: str, request: Request) -> dict[str, Any]:
-        """What images are made with: what was asked for, and the pipeline's account."""
-        from overtone import __version__
+        """The receipt of all images that are asked for."""
+        return self.receipts(pipe, model, request).whole.as_json()
 
-        asked = {
-            "model": model,
-            "overtone": __version__,
-            "training": pipe.training,
-            "seeds": self.seeds,
-            "classes": list(self.classes),
-            "finish": self.finish,
-            "batch_size": self.batch_size,
-        }
-        return asked | pipe.made_with(request)
+    def _remember(self, account: dict[str, Any], model: str) -> None:
+        from overtone.pipelines.known import remember, weights_of
+
+        remember(weights_of(account), model, self.opening.checkpoint)
+        if self.guide is not None:
+            remember(weights_of(account, "guide"), self.guide)
+        if self.opening.vae is not None:
+            remember(weights_of(account, "vae"), self.opening.vae)
+        first = account["start"].get("first_stage") or {}
+        if self.opening.first is not None and "weights" in first:
+            remember(weights_of(first), self.opening.first)
+
+    def receipts(
+        self, pipe: Pipeline, model: str, request: Request, edit: Edit | None = None
+    ) -> Receipts:
+        """The receipts of a request's images. Where the model is on this machine is kept in the
+        cache, for `overtone replay`; a receipt does not say it."""
+        from overtone.pipelines.load import public_model
+        from overtone.pipelines.receipt import Receipts
+
+        receipts = Receipts(
+            pipe,
+            request,
+            model=public_model(model),
+            processes=processes(),
+            finish=self.finish,
+            compile=self.opening.compile,
+            edit=edit,
+        )
+        if processes().is_main:
+            self._remember(receipts.whole.account, model)
+        return receipts
 
 
 @dataclass(frozen=True)
@@ -135,16 +159,16 @@ def main(arguments: Sequence[str]) -> None:
     pipe = sampling.open(options.model)
     import torch
 
-    from overtone import storage
     from overtone.data.names import SUFFIXES
     from overtone.pipelines.pictures import grid, to_pil
+    from overtone.pipelines.receipt_files import save_png
 
     suffix = options.out.suffix.lower()
     if suffix in SUFFIXES - {".png"}:
         raise OvertoneError(f"--out is a .png file or a directory, not {options.out}.")
     single = suffix != ".png"
     among = processes()
-    wanted = {f"{seed:06d}.png" for seed in parse_seeds(sampling.seeds)}
+    wanted = {f"{seed:06d}.png" for seed in seeds_of(sampling.seeds)}
     if not single and len(wanted) > GRID_LIMIT:
         raise OvertoneError(
             f"a grid shows {GRID_LIMIT:,} images at most, and {len(wanted):,} are asked for: name a"
@@ -160,11 +184,13 @@ def main(arguments: Sequence[str]) -> None:
                 " --out, so that what is evaluated is what was asked for."
             )
     images, count = [], 0
-    for batch in sampling.stream(pipe, sampling.request(pipe)):
+    request = sampling.request(pipe)
+    receipts = sampling.receipts(pipe, options.model, request)
+    for batch in sampling.stream(pipe, request):
         if single:
-            for seed, image in zip(batch.seeds, batch.images, strict=True):
-                with storage.new_file(options.out / f"{seed:06d}.png") as file:
-                    to_pil(image).save(file)
+            for place, (seed, image) in enumerate(zip(batch.seeds, batch.images, strict=True)):
+                path = options.out / f"{seed:06d}.png"
+                save_png(to_pil(image), path, receipts.of_image(batch, place))
         # A grid shows at most this many; a directory of more is not kept in memory.
         images += [batch.images] if count < GRID_LIMIT // among.count else []
         count += len(batch.seeds)
@@ -178,8 +204,7 @@ def main(arguments: Sequence[str]) -> None:
     # Beside the directory, not in it: its images may be evaluated.
     path = options.out.with_name(f"{options.out.name}.png") if single else options.out
     columns = min(options.columns or columns_of(pipe.num_classes, len(sheet)), len(sheet))
-    with storage.new_file(path) as file:
-        grid(sheet, columns, gap=1).save(file)
+    save_png(grid(sheet, columns, gap=1), path, receipts.whole)
     shown = "" if len(sheet) == count else f", of which {path} shows {len(sheet):,}"
     print(f"{counted(count, 'image')}: {options.out}{shown}", file=sys.stderr)
 
@@ -188,31 +213,6 @@ def _finished(name: str, batch: SampleBatch) -> SampleBatch:
     from overtone.pipelines.pictures import finished
 
     return batch._replace(images=finished(batch.images, name))
-
-
-def parse_seeds(text: str) -> list[int]:
-    """'3,5,8-12' as [3, 5, 8, 9, 10, 11, 12]; refuses what is not a seed, repetitions, and more
-    than `MOST_SEEDS`."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise OvertoneError(f"--seeds is like 0-63 or 3,5,8-12, not '{text:.80}'.")
-        ends = (first, last or first)
-        if max(map(len, ends)) > 10 or not int(ends[0]) <= int(ends[1]) < 2**32:
-            raise OvertoneError(
-                f"--seeds {text:.80}: seeds are in 0..{2**32 - 1}, first before last."
-            )
-        count = len(seeds) + int(ends[1]) - int(ends[0]) + 1
-        if count > MOST_SEEDS:
-            raise OvertoneError(
-                f"--seeds {text:.80} names {count:,} seeds, and {MOST_SEEDS:,} are the most: take"
-                " them in several commands."
-            )
-        seeds += range(int(ends[0]), int(ends[1]) + 1)
-    if len(set(seeds)) < len(seeds):
-        raise OvertoneError(f"--seeds {text:.80} names a seed twice.")
-    return seeds
 
 
 def columns_of(num_classes: int, count: int) -> int:

@@ -270,3 +270,31 @@ def scheduler_of(name: str, row: Preconditioning, *, learned_variance: bool = Fa
 
 def _learns_variance(scheduler: Any) -> bool:
     return getattr(scheduler.config, "variance_type", "") in ("learned", "learned_range")
+
+
+MOST_TIMESTEPS = 100_000
+"""a scheduler of more is refused: it would compute as many noise levels"""
+
+
+def scheduler_sampler(facts: Any) -> SchedulerSampler:
+    """The sampler that `SchedulerSampler.facts` describes. Raises `OvertoneError` for what is no
+    such description."""
+    import diffusers
+
+    facts = facts if isinstance(facts, dict) else {}
+    name, config = str(facts.get("kind", "")), facts.get("config")
+    known = [n for n in dir(diffusers) if n.endswith("Scheduler") and not n.startswith("Flax")]
+    if name not in known:
+        raise unknown("sampler", name, [*SamplingLoop.family.built_in, *known])
+    steps = config.get("num_train_timesteps", 0) if isinstance(config, dict) else None
+    if not isinstance(steps, int) or not 0 <= steps <= MOST_TIMESTEPS:
+        raise OvertoneError(f"the settings of a {name} are an object, of at most"
+                            f" {MOST_TIMESTEPS:,} timesteps.")  # fmt: skip
+    try:
+        scheduler = getattr(diffusers, name).from_config(config)
+        more = {key: facts[key] for key in ("sigma_max", "skipped") if key in facts}
+        return SchedulerSampler(scheduler, facts.get("num_steps", 50), **more)
+    except OvertoneError:
+        raise
+    except Exception as error:  # whatever it raises of settings that are not its own
+        raise OvertoneError(f"a {name} can't be made of its settings: {said(error)}.") from error

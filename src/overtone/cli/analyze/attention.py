@@ -13,8 +13,8 @@ from overtone.cli.analyze.opening import open_beside, opened_with
 from overtone.cli.analyze.path import spread, states_of
 from overtone.cli.model import ModelOptions
 from overtone.cli.options import parse
-from overtone.cli.sample import parse_seeds
 from overtone.errors import OvertoneError, counted
+from overtone.pipelines.seeds import seeds_of
 from overtone.ranges import Steps, Whole
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def asked(arguments: Sequence[str]) -> Options:
 def draw(options: Options) -> None:
     from overtone.data.open import public_name
 
-    seeds = parse_seeds(options.seeds)
+    seeds = seeds_of(options.seeds)
     if len(seeds) > MOST_SEEDS:
         raise OvertoneError(f"--seeds names {len(seeds)} seeds: a figure has {MOST_SEEDS} at most.")
     if options.opening.compile:

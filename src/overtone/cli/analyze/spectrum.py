@@ -14,8 +14,8 @@ from overtone.cli.analyze.opening import open_beside, opened_with
 from overtone.cli.analyze.path import spread, states_of
 from overtone.cli.model import ModelOptions
 from overtone.cli.options import parse
-from overtone.cli.sample import parse_seeds
 from overtone.errors import OvertoneError
+from overtone.pipelines.seeds import seeds_of
 from overtone.ranges import Steps
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def draw(options: Options) -> None:
     from overtone.analysis.figures.spectra import spectra_figure
     from overtone.data.open import public_name
 
-    seeds = parse_seeds(options.seeds)
+    seeds = seeds_of(options.seeds)
     pipe = options.opening.open(options.model)
     pipes = [(public_name(options.model), pipe)]
     if options.beside is not None:

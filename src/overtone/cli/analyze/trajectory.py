@@ -12,8 +12,8 @@ import tyro
 from overtone.cli.analyze.opening import opened_with
 from overtone.cli.model import ModelOptions
 from overtone.cli.options import parse
-from overtone.cli.sample import parse_seeds
 from overtone.errors import OvertoneError
+from overtone.pipelines.seeds import seeds_of
 from overtone.ranges import Finite, Steps
 from overtone.training.configs.distillation import Solver
 
@@ -54,7 +54,7 @@ def asked(arguments: Sequence[str]) -> Options:
 
 
 def draw(options: Options) -> None:
-    seeds = parse_seeds(options.seeds)
+    seeds = seeds_of(options.seeds)
     pipe = options.opening.open(options.model)
     if pipe.sampler.is_operator:
         _beside_solver(options, pipe, seeds)

@@ -243,8 +243,8 @@ def models(tmp_path_factory):
 
 
 WRONG = [
-    ("eta {root}/ancestral", "a AncestralSampler has no eta"),
-    ("eta {root}/operator", "a OperatorSampler has no eta"),
+    ("eta {root}/ancestral", "the model's sampler, AncestralSampler, has no eta"),
+    ("eta {root}/operator", "the model's sampler, OperatorSampler, has no eta"),
     ("eta {root}/model --etas 0.5", "--etas takes two different etas or more"),
     ("eta {root}/model --etas 0 1.5", "--etas must be in [0, 1], not 1.5"),
     ("eta {root}/model --sampler.eta 0.3", "--sampler.eta: the values of this figure are --etas"),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
 
 
-class Path(NamedTuple):
+class Passed(NamedTuple):
     """Some states of a batch, and its labels, where the model is."""
 
     states: list[tuple[float, Tensor]]
@@ -21,7 +21,7 @@ class Path(NamedTuple):
     class_labels: Tensor | None
 
 
-def states_of(pipe: Pipeline, seeds: Sequence[int], model: str) -> Path:
+def states_of(pipe: Pipeline, seeds: Sequence[int], model: str) -> Passed:
     """All states that the sampler passes, the start among them and the image not.
 
     Raises `OvertoneError` for an operator, which makes the path in one evaluation.
@@ -36,7 +36,7 @@ def states_of(pipe: Pipeline, seeds: Sequence[int], model: str) -> Path:
     begun = pipe.begin(Request(seeds))
     states = [(begun.sigma, begun.start)]
     states += [(step.sigma, step.x) for step in begun.steps if step.sigma]
-    return Path(states, begun.class_labels)
+    return Passed(states, begun.class_labels)
 
 
 def spread(states: Sequence[tuple[float, Tensor]], count: int, option: str) -> list[int]:

@@ -81,8 +81,8 @@ def _with_eta(pipe: Pipeline, eta: float) -> Any:
     own: Any = pipe.sampler
     if not hasattr(own, "eta"):
         raise OvertoneError(
-            f"the model's sampler, {own.kind or 'a scheduler'}, has no eta, the share of the noise that"
-            " is drawn anew at every step: Overtone's Sampler has."
+            f"the model's sampler, {own.kind or 'a scheduler'}, has no eta, the share of the noise"
+            " that is drawn anew at every step: Overtone's Sampler has."
         )
     return dataclasses.replace(own, eta=eta)
 

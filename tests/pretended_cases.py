@@ -361,12 +361,19 @@ GROUPS = {
 }
 
 
+ON_THE_HOST = "score"
+"""the family that computes on features which extractors have brought to the host"""
+EXTRAS = (("extractor", "inception"), ("extractor", "dinov2"))
+"""kinds whose networks other packages bring"""
+
+
 def kinds_without_a_case() -> list[str]:
     """The built-in kinds of the registry that no case is of."""
     parts = [part for group in GROUPS.values() for case in group() for part in case.parts]
     covered = {(part.family.name, part.kind) for part in parts}
     built_in = [(family.name, kind) for family in FAMILIES.values() for kind in family.built_in]
-    return [f"{family} {kind}" for family, kind in built_in if (family, kind) not in covered]
+    missing = [(f, kind) for f, kind in built_in if f != ON_THE_HOST and (f, kind) not in covered]
+    return [f"{family} {kind}" for family, kind in missing if (family, kind) not in EXTRAS]
 
 
 def tried(case: Case, kind: str, trace: bool) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from overtone.denoisers import (
     GuidanceSettings,
     OperatorPreconditioning,
 )
-from overtone.metrics import ClassifierExtractor
+from overtone.metrics import ClassifierExtractor, RandomExtractor
+from overtone.metrics.extractors import ClassifierFeatures, RandomFeatures
 from overtone.networks import Experts, foreign_config, temporalize
 from overtone.pipelines import ImageStart, NoiseStart, Pipeline, RelayStart
 from overtone.pipelines.merge import merged
@@ -299,6 +300,10 @@ def measures() -> Iterator[Case]:
         pixels = images().fetch(range(8))[0]
         return lambda: extractor(pixels)
 
+    def random_features(device: torch.device) -> Call:
+        extractor, pixels = RandomExtractor(1), images().fetch(range(8))[0]
+        return lambda: extractor(pixels)
+
     def latents(device: torch.device) -> Call:
         vae, data = helpers.tiny_vae(), images(16, 3)
         index = latents_index(data, vae)
@@ -314,10 +319,11 @@ def measures() -> Iterator[Case]:
         "spectra of states and features": spectra,
         "attention maps": attention,
         "a spectrum over time": over_time,
-        "a classifier's features": features,
         "latents of a data set": latents,
     }.items():
         yield Case(name, make, tolerance=1e-3)
+    yield Case("a classifier's features", features, (ClassifierFeatures(),), tolerance=1e-3)
+    yield Case("random features", random_features, (RandomFeatures(),), tolerance=1e-3)
 
 
 def images(resolution: int = 8, channels: int = 1) -> ArrayData:

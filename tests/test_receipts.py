@@ -81,7 +81,7 @@ def latent():
 def discrete():
     torch.manual_seed(9)
     row = VPPreconditioning(schedule=DiscreteSchedule())
-    return DiffiTPipeline(awake(ADMUNet(TINY_ADM)), Sampler(num_steps=3), preconditioning=row)
+    return DiffiTPipeline(awake(DiffiTUNet(TINY_DIFFIT)), Sampler(num_steps=3), preconditioning=row)
 
 
 MODELS = {

@@ -68,7 +68,7 @@ def test_scores_take_their_share_of_the_time_and_no_more(tmp_path, monkeypatch, 
     [
         (scored(TINY, images=3), "3 images are too few to evaluate"),
         (scored(TINY, scores=("frechets",)), "did you mean 'frechet'"),
-        (scored(TINY, scores=("spatial-frechet",)), "gives no features that keep the place"),
+        (scored(TINY, score_extractor="random"), "does not know the classes of the data"),
         (scored(TINY, scores=("solver-error",)), "is not computed at checkpoints"),
         (scored(replace(TINY, data="python:mine")), "given to train"),
     ],

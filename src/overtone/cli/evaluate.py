@@ -184,7 +184,11 @@ def show(report: Report) -> None:
             "too few images" if ends is None else " to ".join(map(measure.shown, ends)),
             "" if not bias else measure.shown(bias),
         )
-    Console(stderr=True, highlight=False, soft_wrap=True).print(table)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(table)
+    evaluations = report.made_with.get("evaluations")
+    if evaluations is not None:
+        console.print(f" {report.images:,} images of {evaluations:g} function evaluations each")
 
 
 def _show_nearest(nearest: Nearest, path: Path) -> None:

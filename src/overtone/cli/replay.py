@@ -161,7 +161,8 @@ def _shown(path: Path, receipt: Receipt, pipe: Pipeline, seed: int) -> Any:
     from overtone.pipelines.seeds import seeds_of
 
     try:
-        with Image.open(path, formats=("PNG",)) as picture:
+        with Image.open(path, formats=("PNG",)) as opened:
+            picture: Image.Image = opened
             if receipt.seed is None:
                 side, place = pipe.resolution + 1, seeds_of(receipt.seeds).index(seed)
                 columns = (picture.width + 1) // side

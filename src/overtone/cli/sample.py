@@ -206,7 +206,9 @@ def main(arguments: Sequence[str]) -> None:
     columns = min(options.columns or columns_of(pipe.num_classes, len(sheet)), len(sheet))
     save_png(grid(sheet, columns, gap=1), path, receipts.whole)
     shown = "" if len(sheet) == count else f", of which {path} shows {len(sheet):,}"
-    print(f"{counted(count, 'image')}: {options.out}{shown}", file=sys.stderr)
+    evaluations = receipts.whole.evaluations
+    each = "" if evaluations is None else f", {evaluations:g} function evaluations each"
+    print(f"{counted(count, 'image')}{each}: {options.out}{shown}", file=sys.stderr)
 
 
 def _finished(name: str, batch: SampleBatch) -> SampleBatch:

@@ -242,7 +242,9 @@ def _state(state: dict[str, Tensor], network: DSNOUNet) -> dict[str, Tensor]:
             if module.startswith("NIN"):
                 tensor = tensor.mT if kind == "weight" else tensor
             if module == "NINs":
-                tensor = tensor.unflatten(0, (network.get_submodule(place).heads, 3, -1))
+                tensor = tensor.unflatten(
+                    0, (network.get_submodule(f"{place}.attend").heads, 3, -1)
+                )
                 tensor = tensor.transpose(0, 1).flatten(0, 2)
             ours[f"{place}.{_ATTENTION[module]}.{kind}"] = tensor
         elif module:

@@ -28,8 +28,9 @@ from overtone.errors import OvertoneError
 from overtone.launch import Processes
 from overtone.pipelines.batches import SampleBatch
 from overtone.pipelines.environment import Environment, environment
+from overtone.pipelines.evaluations import expected_evaluations
 from overtone.pipelines.seeds import seeds_of, text_of
-from overtone.ranges import Count, Seed, Share, Whole, check_fields
+from overtone.ranges import Count, NotNegative, Seed, Share, Whole, check_fields
 
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
@@ -81,6 +82,8 @@ class Receipt:
     """the seed of the image"""
     pixels: str | None = None
     """SHA-256 of the image's bytes, channels first"""
+    evaluations: NotNegative | None = None
+    """network calls that an image took, guidance and first stages included"""
     finish: str | None = None
     compile: bool = False
     edit: Edit | None = None
@@ -159,6 +162,7 @@ class Receipts:
             class_labels=() if labels is None else _in_turn(labels.tolist()),
             processes=1 if processes is None else processes.count,
             model=model,
+            evaluations=None if edit else expected_evaluations(pipe, request).total,
             finish=finish,
             compile=compile,
             edit=edit,

@@ -63,10 +63,11 @@ def open_evaluation(
     real = open_data(data, *shape, skip_bad=skip_bad)
     _check_classes(data, real, num_classes, class_names)
     used = min(len(real), real_images)
-    if extractor.needs_classes:
+    if extractor.needs_classes:  # before it is trained
         pkgutil.resolve_name("overtone.training.classifier:check_classes")(real, data)
-    check_counts(used, asked, scores or ())
+        check_counts(used, asked, scores or ())
     found = extractor.open(data, *shape, skip_bad=skip_bad)
+    check_counts(used, asked, scores or ())
     if reference is not None and len(reference.mean) != found.dims:
         reference = None  # of other features than those that its images are compared by
     test = None

@@ -12,6 +12,7 @@ from overtone.cli.evaluate import Judging
 from overtone.cli.sample import Sampling
 from overtone.errors import OvertoneError, unknown
 from overtone.launch import processes
+from overtone.ranges import Finite
 
 if TYPE_CHECKING:
     from overtone.metrics.evaluate import Evaluation, Report
@@ -26,13 +27,13 @@ def _nothing(pipe: Pipeline) -> None:
 class Point:
     """One value of the setting."""
 
-    value: float
+    value: Finite
     """where it stands on the figure's axis"""
     words: str
     """what is said of it, "eta 0.2" say"""
     sampling: Sampling
     """what is asked of the pipeline"""
-    prepare: Callable[[Pipeline], None] = _nothing
+    prepare: Callable[[Any], None] = _nothing
     """what is changed in the pipeline before it is asked"""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """what else is known, as JSON"""

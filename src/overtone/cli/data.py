@@ -1,7 +1,8 @@
-"""`overtone data`: what is in a data set, and its latents.
+"""`overtone data`: what is in a data set, its latents, its statistics.
 
 overtone data inspect NAME      what is in it, and what of it could not be used
 overtone data encode NAME       its latents under a VAE, encoded once, to train on
+overtone data statistics NAME   statistics of its features, to compare images with
 """
 
 from __future__ import annotations
@@ -59,6 +60,26 @@ class EncodeOptions:
     """leave out images that can't be read or are too small, instead of stopping"""
 
 
+@dataclass(frozen=True)
+class StatisticsOptions:
+    data: tyro.conf.Positional[str]
+    """The data set: a name, a folder, a zip, an .npz, a parquet file, hf:..."""
+    resolution: Size
+    """The height and width of the images."""
+    out: Path
+    """The .npz file that is written, which `overtone evaluate --data` takes."""
+    channels: Literal[1, 3] = 3
+    """The number of channels; 1 reads the images as grey."""
+    extractor: str = "inception"
+    """The network whose features these are: inception, dinov2 or random."""
+    extractor_weights: str | None = None
+    """Its weights, as for `overtone evaluate`."""
+    images: Count | None = None
+    """The number of images, spread over the data; all of them if left out."""
+    skip_bad_images: bool = False
+    """Leave out images that can't be read or are too small, instead of stopping."""
+
+
 def main(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
@@ -105,6 +126,29 @@ def encode(arguments: Sequence[str]) -> None:
         held = "" if test is None else f", and {len(test):,} of held-out images"
         said = f"{counted(len(data), 'latent')} of {data.resolution} x {data.resolution} px"
         print(plain(f"{options.out}: {said} with {data.channels} channels{held}"))
+
+
+def statistics(arguments: Sequence[str]) -> None:
+    about = "Statistics of its features, as EDM's fid.py and ADM's evaluator read them."
+    options = parse(StatisticsOptions, "data statistics", about, arguments)
+    if options.out.suffix.lower() != ".npz":
+        raise OvertoneError(f"--out is an .npz file, not {options.out}.")
+    from overtone.launch import processes
+    from overtone.metrics.extractors import features_by_name
+    from overtone.metrics.reference import save_reference
+    from overtone.training.judging import statistics_of
+
+    found = statistics_of(
+        options.data,
+        options.resolution,
+        options.channels,
+        features_by_name(options.extractor, options.extractor_weights),
+        images=options.images,
+        skip_bad=options.skip_bad_images,
+    )
+    if processes().is_main:
+        save_reference(options.out, found)
+        print(plain(f"{options.out}: {found.count:,} images, {found.extractor}"))
 
 
 def inspect(arguments: Sequence[str]) -> None:
@@ -172,4 +216,4 @@ def _by(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
 
 
-_SUBCOMMANDS = {"inspect": inspect, "encode": encode}
+_SUBCOMMANDS = {"inspect": inspect, "encode": encode, "statistics": statistics}

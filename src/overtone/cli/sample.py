@@ -145,7 +145,8 @@ class Options:
     """a saved pipeline, a run's directory, or a repository of the Hub"""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")]
     out: Path = Path("samples")
-    """FILE.png for a grid; or a directory for single images, and a grid in DIRECTORY.png"""
+    """Where the images go: FILE.png takes a grid; FILE.npz all images in one array, as ADM's
+    evaluator reads them; a directory single images, with a grid in DIRECTORY.png beside it."""
     columns: Columns | None = None
     """number of the grid's columns; if left out, a column for each class where there are up to 16,
     or two or more where the grid would be a strip, else 8"""
@@ -155,41 +156,83 @@ def main(arguments: Sequence[str]) -> None:
     check_first(arguments, "sample")
     default = Options(tyro.MISSING, Sampling(opening=saved_options(arguments)))
     options = parse(Options, "sample", __doc__, arguments, default=default)
-    sampling = options.sampling
+    sampling, suffix = options.sampling, options.out.suffix.lower()
+    _check_out(options.out, seeds_of(sampling.seeds))
     pipe = sampling.open(options.model)
-    import torch
+    request = sampling.request(pipe)
+    receipts = sampling.receipts(pipe, options.model, request)
+    if suffix == ".npz":
+        shown, count = _as_array(options, pipe, request, receipts)
+    else:
+        shown, count = _as_pictures(options, pipe, request, receipts)
+    if processes().is_main:
+        evaluations = receipts.whole.evaluations
+        each = "" if evaluations is None else f", {evaluations:g} function evaluations each"
+        print(f"{counted(count, 'image')}{each}: {options.out}{shown}", file=sys.stderr)
 
+
+def _check_out(out: Path, seeds: Sequence[int]) -> None:
+    """Raises `OvertoneError` for a place where the images can't go."""
     from overtone.data.names import SUFFIXES
-    from overtone.pipelines.pictures import grid, to_pil
-    from overtone.pipelines.receipt_files import save_png
 
-    suffix = options.out.suffix.lower()
+    suffix = out.suffix.lower()
     if suffix in SUFFIXES - {".png"}:
-        raise OvertoneError(f"--out is a .png file or a directory, not {options.out}.")
-    single = suffix != ".png"
-    among = processes()
-    wanted = {f"{seed:06d}.png" for seed in seeds_of(sampling.seeds)}
-    if not single and len(wanted) > GRID_LIMIT:
+        raise OvertoneError(f"--out is a .png or .npz file or a directory, not {out}.")
+    if suffix == ".npz" and processes().count > 1:
         raise OvertoneError(
-            f"a grid shows {GRID_LIMIT:,} images at most, and {len(wanted):,} are asked for: name a"
+            f"--out {out}: one process writes a file of all images: name a directory, or start the"
+            " command without a launcher."
+        )
+    if suffix == ".png" and len(seeds) > GRID_LIMIT:
+        raise OvertoneError(
+            f"a grid shows {GRID_LIMIT:,} images at most, and {len(seeds):,} are asked for: name a"
             " directory, --out DIRECTORY, which holds them all."
         )
-    if single and options.out.is_dir():
-        sweep(options.out, days=1)
-        there = {f.name for f in options.out.iterdir()}
+    if suffix not in (".png", ".npz") and out.is_dir():
+        sweep(out, days=1)
+        wanted = {_file_of(seed) for seed in seeds}
+        there = {f.name for f in out.iterdir()}
         strangers = sorted(n for n in there - wanted if not n.startswith(TEMPORARY))
         if strangers:
             raise OvertoneError(
-                f"{options.out} holds other files ({', '.join(strangers[:3])}): choose another"
-                " --out, so that what is evaluated is what was asked for."
+                f"{out} holds other files ({', '.join(strangers[:3])}): choose another --out, so"
+                " that what is evaluated is what was asked for."
             )
+
+
+def _file_of(seed: int) -> str:
+    return f"{seed:06d}.png"
+
+
+def _as_array(
+    options: Options, pipe: Pipeline, request: Request, receipts: Receipts
+) -> tuple[str, int]:
+    """All images in one .npz file, as ADM's evaluator reads them, and their receipt beside it."""
+    from overtone import storage
+    from overtone.data.batches import write_batch
+
+    batches = ((b.images, b.class_labels) for b in options.sampling.stream(pipe, request))
+    write_batch(options.out, batches, len(request.seeds))
+    beside = options.out.with_suffix(".json")
+    storage.write_json(beside, receipts.whole.as_json())
+    return f", and their receipt: {beside}", len(request.seeds)
+
+
+def _as_pictures(
+    options: Options, pipe: Pipeline, request: Request, receipts: Receipts
+) -> tuple[str, int]:
+    """A grid, or single images and a grid beside their directory."""
+    import torch
+
+    from overtone.pipelines.pictures import grid, to_pil
+    from overtone.pipelines.receipt_files import save_png
+
+    single, among = options.out.suffix.lower() != ".png", processes()
     images, count = [], 0
-    request = sampling.request(pipe)
-    receipts = sampling.receipts(pipe, options.model, request)
-    for batch in sampling.stream(pipe, request):
+    for batch in options.sampling.stream(pipe, request):
         if single:
             for place, (seed, image) in enumerate(zip(batch.seeds, batch.images, strict=True)):
-                path = options.out / f"{seed:06d}.png"
+                path = options.out / _file_of(seed)
                 save_png(to_pil(image), path, receipts.of_image(batch, place))
         # A grid shows at most this many; a directory of more is not kept in memory.
         images += [batch.images] if count < GRID_LIMIT // among.count else []
@@ -197,7 +240,7 @@ def main(arguments: Sequence[str]) -> None:
     parts = among.gather(torch.cat(images))
     count = sum(among.gather(count))
     if not among.is_main:
-        return
+        return "", count
     # Process r holds images r, r + processes, ...: deal them out again.
     dealt = [image for row in zip_longest(*parts) for image in row if image is not None]
     sheet = torch.stack(dealt[:GRID_LIMIT])
@@ -205,10 +248,7 @@ def main(arguments: Sequence[str]) -> None:
     path = options.out.with_name(f"{options.out.name}.png") if single else options.out
     columns = min(options.columns or columns_of(pipe.num_classes, len(sheet)), len(sheet))
     save_png(grid(sheet, columns, gap=1), path, receipts.whole)
-    shown = "" if len(sheet) == count else f", of which {path} shows {len(sheet):,}"
-    evaluations = receipts.whole.evaluations
-    each = "" if evaluations is None else f", {evaluations:g} function evaluations each"
-    print(f"{counted(count, 'image')}{each}: {options.out}{shown}", file=sys.stderr)
+    return "" if len(sheet) == count else f", of which {path} shows {len(sheet):,}", count
 
 
 def _finished(name: str, batch: SampleBatch) -> SampleBatch:

@@ -16,9 +16,12 @@ from overtone.data.names import is_known
 from overtone.data.open import held_out, open_data
 from overtone.errors import OvertoneError
 from overtone.launch import processes
+from overtone.metrics.cache import features_of, parts_of
 from overtone.metrics.extractors import ClassifierFeatures, FeatureSettings
+from overtone.metrics.parts import SPATIAL, VECTORS
 from overtone.metrics.real import LEAST_REAL, check_counts
-from overtone.metrics.reference import is_reference, load_reference
+from overtone.metrics.reference import Reference, is_reference, load_reference
+from overtone.metrics.sample import Sample
 from overtone.metrics.scores import Score
 from overtone.pipelines.pipeline import Pipeline
 from overtone.runs import RECIPE_FILE
@@ -83,6 +86,51 @@ def open_evaluation(
         found, real, test, real_images, among, scores=scores, replicates=replicates,
         reference=reference,
     )  # fmt: skip
+
+
+def statistics_of(
+    data: str,
+    resolution: int,
+    channels: int,
+    extractor: FeatureSettings,
+    *,
+    images: int | None = None,
+    skip_bad: bool = False,
+) -> Reference:
+    """The statistics of a data set's features, of `images` of them if given.
+
+    Raises `OvertoneError` for data without an end, and for a classifier, which is trained on the
+    very data and would have to come with them.
+    """
+    if extractor.needs_classes:
+        raise OvertoneError(
+            f"--extractor: a {extractor.kind} is trained on the data, and their statistics are of"
+            " no use without it: choose inception, dinov2 or random."
+        )
+    real = open_data(data, resolution, channels, skip_bad=skip_bad)
+    if real.endless and images is None:
+        raise OvertoneError(f"{data} has no end: say of how many images, --images.")
+    found = extractor.open(data, resolution, channels, skip_bad=skip_bad)
+    chosen = real.spread(min(images or len(real), len(real)))
+    if len(chosen) < 2:
+        raise OvertoneError(f"{data} has {len(chosen)} images: a covariance takes 2 or more.")
+    there = parts_of(found, resolution, channels)
+    parts = [part for part in (VECTORS, SPATIAL) if part in there]
+    sample = Sample(features_of(found, real, chosen, parts, processes()), 0)
+    moments = {part: sample.whole(part) for part in parts}
+    spatial = moments.get(SPATIAL)
+    return Reference(
+        moments[VECTORS].mean[0],
+        moments[VECTORS].covariance[0],
+        None if spatial is None else spatial.mean[0],
+        None if spatial is None else spatial.covariance[0],
+        count=len(chosen),
+        extractor=found.name,
+        digest=found.digest,
+        real=real.name,
+        real_digest=real.fingerprint,
+        resize_rule=real.resize_rule,
+    )
 
 
 def data_of(pipe: Pipeline, model: str) -> str:

@@ -257,7 +257,9 @@ BAD = {
     ),
     "another width": (lambda s: s | {"pos_embed": drawn(1, 26, 100)}, "heads of 64 channels"),
     "no positions": (lambda s: s | {"pos_embed": drawn(1, 1, WIDTH)}, "0 positions|heads of 64"),
-    "positions of no square": (lambda s: s | {"pos_embed": drawn(1, 28, WIDTH)}, "27 positions fill no square"),
+    "positions of no square": (
+        lambda s: s | {"pos_embed": drawn(1, 28, WIDTH)}, "27 positions fill no square",
+    ),
     "a scalar": (lambda s: s | {"blocks.0.attn.qkv.weight": torch.tensor(1.0)}, "DINOv2"),
     "whole numbers": (
         lambda s: s | {"norm.bias": torch.zeros(WIDTH, dtype=torch.int64)}, "of floats",
@@ -286,6 +288,10 @@ def test_weights_that_are_none_are_refused_in_one_line(transformers, tmp_path, c
         ({"model_type": "vit"}, "model_type"),
         ({"use_swiglu_ffn": True}, "use_swiglu_ffn"),
         ({"layer_norm_eps": 1e-5}, "layer_norm_eps"),
+        ({"hidden_size": 10**6}, "hidden_size of these weights is 128, not '1000000'"),
+        ({"mlp_ratio": 20_000}, "mlp_ratio"),
+        ({"num_hidden_layers": 10**5}, "num_hidden_layers"),
+        ({"num_attention_heads": [1] * 10**5}, "num_attention_heads"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, None),
     ],
 )

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -100,17 +101,19 @@ def load_weights(place: str | Path) -> tuple[dict[str, Tensor], Sizes]:
     Nothing is executed, and memory is bounded by the file. Raises `OvertoneError` for weights that
     are not DINOv2's.
     """
-    path = Path(place).expanduser()
+    path, config = Path(place).expanduser(), None
     if path.is_file():
         state, where = read_state(path, "DINOv2", ADVICE), str(path)
     else:
         folder, where = _located(place), str(place)
-        _check_config(folder / FILES[0])
+        config = folder / FILES[0], storage.read_json(folder / FILES[0], dict)
         state = storage.load_tensors(folder / FILES[1])
         check_numbers(state, where)
     state = in_hub_names(state, where)
     sizes = _sizes(state, where)
     _check(state, sizes.shapes, where)
+    if config is not None:
+        _check_config(*config, sizes)
     return {name: tensor.float() for name, tensor in state.items()}, sizes
 
 
@@ -121,15 +124,21 @@ def _located(place: str | Path) -> Path:
         raise OvertoneError(f"DINOv2's weights: {str(error).rstrip('.')}: {ADVICE}.") from None
 
 
-def _check_config(file: Path) -> None:
-    """Raises `OvertoneError` for settings of a network that would not compute as DINOv2 does."""
-    config = storage.read_json(file, dict)
-    wanted = {"model_type": "dinov2", "hidden_act": "gelu", "use_swiglu_ffn": False}
-    wanted |= {"qkv_bias": True, "layer_norm_eps": 1e-6}
-    for key, value in wanted.items():
-        if config.get(key, value) != value or (key == "model_type" and key not in config):
+def _check_config(file: Path, config: Mapping[str, Any], own: Sizes) -> None:
+    """Raises `OvertoneError` for settings of another network than DINOv2 of these sizes."""
+    wanted = {"hidden_act": "gelu", "use_swiglu_ffn": False, "qkv_bias": True}
+    wanted |= {"layer_norm_eps": 1e-6, "hidden_size": own.width, "patch_size": PATCH}
+    wanted |= {"num_hidden_layers": own.depth, "num_attention_heads": own.width // HEAD}
+    wanted |= {"mlp_ratio": own.hidden // own.width}
+    given = {
+        "model_type": config.get("model_type"),
+        **{k: config.get(k, wanted[k]) for k in wanted},
+    }
+    for key, value in {"model_type": "dinov2", **wanted}.items():
+        if given[key] != value:
             raise OvertoneError(
-                f"{file}: DINOv2 has the {key} {value!r}, not {config.get(key)!r:.40}: {ADVICE}."
+                f"{file}: the {key} of these weights is {value!r}, not {str(given[key])[:40]!r}:"
+                f" {ADVICE}."
             )
 
 

@@ -9,10 +9,17 @@ import torch.nn.functional as F
 import beside
 from overtone import storage
 from overtone.cli.app import main
+from overtone.data import open_data
 from overtone.errors import OvertoneError
-from overtone.metrics import ClassifierExtractor, DinoExtractor, RandomExtractor
+from overtone.metrics import (
+    ClassifierExtractor,
+    DinoExtractor,
+    RandomExtractor,
+    frechet_distance,
+)
 from overtone.metrics.dinov2 import DEVIATION, MEAN, SIZE, _prepared
 from overtone.metrics.extractors import FeatureSettings, RandomFeatures, features_by_name
+from overtone.metrics.features import place_features
 from overtone.networks import Classifier, ClassifierConfig
 
 WIDTH, DEPTH, PATCH, GRID = 128, 2, 14, 3
@@ -69,7 +76,9 @@ def vit(state, images):
     side = x.shape[2]
     tokens = x.flatten(2).transpose(1, 2)
     grid = state["pos_embed"][:, 1:].view(1, GRID, GRID, WIDTH).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid, (side, side), mode="bicubic").flatten(2).transpose(1, 2)
+    scale = (side + 0.1) / GRID  # as torch.hub's code has it
+    grid = F.interpolate(grid, scale_factor=(scale, scale), mode="bicubic")
+    grid = grid.flatten(2).transpose(1, 2)
     first = (state["cls_token"] + state["pos_embed"][:, :1]).expand(len(x), -1, -1)
     x = torch.cat((first, tokens + grid), dim=1)
 
@@ -101,10 +110,9 @@ def test_dinov2_of_torch_hub_is_the_vit_of_its_paper(transformers, tmp_path):
     assert (extractor.dims, found.logits, found.spatial) == (WIDTH, None, None)
     prepared = torch.stack([_prepared(image) for image in images])
     assert torch.allclose(found.vectors, vit(state, prepared), rtol=1e-3, atol=1e-4)
-    # The same weights as a repository of transformers' holds them.
+    # The network as transformers writes it, whose positions are those of 16 x 16 patches.
     extractor.network.save_pretrained(tmp_path / "repository")
     again = DinoExtractor(tmp_path / "repository")
-    assert again.digest == extractor.digest
     assert torch.equal(again(images).vectors, found.vectors)
 
 
@@ -196,11 +204,72 @@ def test_spatial_features_of_a_classifier_keep_the_place():
     image = torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
     image[..., 2:5, 9:14] = 255
     found, turned = extractor(image), extractor(image.flip(-1))
-    maps = found.spatial.view(7, 8, 8)
+    maps = found.spatial.view(8, 8, 7).movedim(-1, 0)
     network = extractor.network
     assert torch.allclose(maps, network.body(image / 127.5 - 1)[0, :7], atol=1e-5)
-    assert not torch.allclose(maps, turned.spatial.view(7, 8, 8), atol=1e-2)
+    assert not torch.allclose(maps, turned.spatial.view(8, 8, 7).movedim(-1, 0), atol=1e-2)
     assert extractor.knows_classes
+
+
+def test_spatial_features_have_the_channel_last():
+    maps = torch.randn(2, 9, 3, 4)
+    said = place_features(maps)
+    assert said.shape == (2, 3 * 4 * 7)
+    for row, column, channel in ((0, 0, 0), (0, 1, 2), (2, 3, 6), (1, 0, 5)):
+        at = (row * 4 + column) * 7 + channel
+        assert torch.equal(said[:, at], maps[:, channel, row, column])
+    wide = torch.randn(1, 7, 34, 34)  # averaged to 17 x 17
+    mean = wide.unflatten(3, (17, 2)).unflatten(2, (17, 2)).mean((3, 5))
+    torch.testing.assert_close(place_features(wide), place_features(mean))
+
+
+def test_random_weights_are_hes_and_the_same_on_every_machine():
+    """A uniform number in +- a has the variance a^2 / 3, which He's is 2 / fan-in of."""
+    extractor = RandomExtractor(3)
+    assert extractor.digest == "e42e96cabc0d950b"
+    for layer in extractor.layers:
+        weight = layer.weight.double()
+        fan_in, count = weight[0].numel(), weight.numel()
+        # The variance of a uniform number's square is 4 / 5 of the square of its mean; 5 sigma.
+        assert (weight.square().mean() * fan_in / 2 - 1).abs() < 5 * (0.8 / count) ** 0.5
+        assert weight.abs().max() <= (6 / fan_in) ** 0.5
+        assert layer.bias.abs().max() <= 0.1
+
+
+def test_random_features_tell_classes_apart():
+    data = open_data("builtin:digits", 8, 1)
+    images, labels = data.fetch(range(len(data)))
+    extractor = RandomExtractor(1)
+    ones, sevens = (extractor(images[labels == n]).vectors for n in (1, 7))
+    between = frechet_distance(ones, sevens)
+    assert between > 5 * frechet_distance(ones[0::2], ones[1::2])
+    assert between > 5 * frechet_distance(sevens[0::2], sevens[1::2])
+
+
+@pytest.mark.parametrize("kind", ["classifier", "random"])
+def test_features_are_float32_and_do_not_depend_on_the_batch(kind):
+    config = ClassifierConfig(resolution=16, channels=3, widths=(8, 16), num_features=6)
+    extractor = {"classifier": lambda: ClassifierExtractor(Classifier(config), "d"),
+                 "random": lambda: RandomExtractor(3)}[kind]()  # fmt: skip
+    images = pixels(70)
+    whole = extractor(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = extractor(images)
+    batches = [extractor(block) for block in images.split(9)]
+    for place, tensor in enumerate(whole):
+        if tensor is not None:
+            assert tensor.dtype == torch.float32
+            assert not tensor.requires_grad
+            assert torch.equal(inside[place], tensor)
+            joined = torch.cat([batch[place] for batch in batches])
+            torch.testing.assert_close(joined, tensor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["inception", "dinov2"])
+def test_no_file_says_which_file_is_read(kind):
+    with pytest.raises(ValueError, match="'weights' is nothing that a file can say"):
+        FeatureSettings.load({"kind": kind, "weights": "/etc/passwd"})
+    assert FeatureSettings.load({"kind": kind}) == features_by_name(kind)
 
 
 def test_a_kind_of_ones_own(tmp_path):

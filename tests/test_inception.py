@@ -123,8 +123,33 @@ def test_class_scores_and_spatial_features_are_those_of_their_layers(fidelity, w
     branch = network.Mixed_6d.branch1x1
     with torch.no_grad():
         expected = torch.relu(branch.bn(branch.conv(blocks["Mixed_6c"])))[:, :7]
-    assert torch.allclose(found.spatial.view(3, 7, 17, 17), expected, rtol=1e-5, atol=1e-6)
+    expected = expected.movedim(1, -1)  # TensorFlow's order, in which ADM's statistics are
+    assert torch.allclose(found.spatial.view(3, 17, 17, 7), expected, rtol=1e-5, atol=1e-6)
     assert float(found.spatial.std()) > 0
+
+
+def test_features_are_float32_and_do_not_depend_on_the_batch(fidelity, weights, monkeypatch):
+    extractor, pixels = InceptionExtractor(weights), images(5, 1)
+    whole = extractor(pixels)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = extractor(pixels)
+    monkeypatch.setattr("overtone.metrics.inception.BLOCK", 2)
+    for one, other, split in zip(whole, inside, extractor(pixels), strict=True):
+        assert one.dtype == torch.float32
+        assert torch.equal(one, other)
+        torch.testing.assert_close(split, one, rtol=1e-4, atol=1e-4)
+    with pytest.raises(OvertoneError, match="not 2 channels"):
+        extractor(pixels[:, :2])
+
+
+def test_files_that_hold_no_weights_are_told_apart(fidelity, weights, tmp_path):
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html><html></html>")
+    (tmp_path / "cut.pth").write_bytes(weights.read_bytes()[:100_000])
+    torch.save({"fc.weight": torch.zeros(1).expand(10**6, 10**5)}, tmp_path / "wide.pth")
+    for name, said in (("page", "a web page: download"), ("cut", "damaged"), ("wide", "storage")):
+        with pytest.raises(OvertoneError, match=said) as refused:
+            InceptionExtractor(tmp_path / f"{name}.pth")
+        assert "\n" not in str(refused.value)
 
 
 def adm_evaluator(real, fake):

@@ -10,16 +10,11 @@ import hashlib
 from pathlib import Path
 from typing import Self
 
-import torch
-
 from overtone import precision
 from overtone.data.images import Pixels, to_unit
-from overtone.metrics.features import Extractor, Features
+from overtone.metrics.features import Extractor, Features, exactly, place_features
 from overtone.networks.classifier import Classifier
 from overtone.networks.network import WEIGHTS_FILE
-
-SPATIAL_CHANNELS = 7
-"""channels of the last feature map that are kept with their places, as many as sFID has"""
 
 
 class ClassifierExtractor(Extractor):
@@ -41,10 +36,10 @@ class ClassifierExtractor(Extractor):
         digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
         return cls(network, digest[:16])
 
-    @torch.no_grad()
     def __call__(self, pixels: Pixels) -> Features:
         device = next(self.network.parameters()).device
-        maps = self.network.body(to_unit(pixels.to(device)))
-        vectors = self.network.features_of(maps)
-        spatial = maps[:, :SPATIAL_CHANNELS].flatten(1)
-        return Features(vectors.cpu(), self.network.head(vectors).cpu(), spatial.cpu())
+        with exactly(device):
+            maps = self.network.body(to_unit(pixels.to(device)))
+            vectors = self.network.features_of(maps)
+            logits, spatial = self.network.head(vectors), place_features(maps)
+        return Features(vectors.cpu(), logits.cpu(), spatial.cpu())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pkgutil
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from overtone.errors import OvertoneError
@@ -65,7 +65,8 @@ class InceptionFeatures(FeatureSettings, kind="inception"):
 
     takes_weights: ClassVar = True
 
-    weights: str | None = None
+    # No file may say which file is read.
+    weights: str | None = field(default=None, metadata={"saved": False})
     """a file of torch-fidelity's weights; downloaded if left out"""
 
     def open(
@@ -84,7 +85,8 @@ class DinoFeatures(FeatureSettings, kind="dinov2"):
 
     takes_weights: ClassVar = True
 
-    weights: str | None = None
+    # No file may say which file is read.
+    weights: str | None = field(default=None, metadata={"saved": False})
     """a directory, repository or file of weights; the repository of ViT-L/14 if left out"""
 
     def open(

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from overtone.data.images import Pixels
+from overtone.errors import OvertoneError
+
+PLACE_CHANNELS, PLACE_SIDE = 7, 17
+"""channels and pixels a side of the features that keep the place: 2023 numbers at most, as ADM's
+evaluator has them"""
 
 
 class Features(NamedTuple):
@@ -35,3 +44,48 @@ class Extractor(ABC):
 
     @abstractmethod
     def __call__(self, pixels: Pixels) -> Features: ...
+
+
+def place_features(maps: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch n"]:
+    """The first 7 channels of feature maps, flattened with the channel last, as ADM's evaluator has
+    them. Maps of more than 17 pixels a side, which its are, are averaged to as many."""
+    kept = maps[:, :PLACE_CHANNELS]
+    height, width = kept.shape[2:]
+    if max(height, width) > PLACE_SIDE:
+        kept = F.adaptive_avg_pool2d(kept, (min(height, PLACE_SIDE), min(width, PLACE_SIDE)))
+    return kept.permute(0, 2, 3, 1).flatten(1)
+
+
+def as_rgb(pixels: Pixels, whose: str) -> Pixels:
+    """Grey images as RGB, and RGB as it is. Raises `OvertoneError` for two channels."""
+    if pixels.shape[1] not in (1, 3):
+        raise OvertoneError(f"{whose} takes grey images and RGB, not {pixels.shape[1]} channels.")
+    return pixels.expand(-1, 3, -1, -1)
+
+
+@contextlib.contextmanager
+def exactly(device: torch.device) -> Iterator[None]:
+    """Features are computed in float32, without gradients, whatever the caller computes in."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
+
+
+@contextlib.contextmanager
+def output_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """A list of what a module returns within the block."""
+    seen: list[Tensor] = []
+    handle = module.register_forward_hook(lambda _, __, output: seen.append(output))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def by_blocks(extract: Callable[[Pixels], Features], pixels: Pixels, size: int) -> Features:
+    """The features of so many images at a time, so that large networks take bounded memory."""
+    said: list[Any] = [extract(block) for block in pixels.split(size)]
+    vectors, logits, spatial = (
+        None if part[0] is None else torch.cat(part) for part in zip(*said, strict=True)
+    )
+    assert vectors is not None
+    return Features(vectors, logits, spatial)

@@ -1,4 +1,4 @@
-"""Features of the Inception network that published FIDs are computed on."""
+"""Features of the Inception network that FID, KID, the Inception Score and sFID are defined on."""
 
 from __future__ import annotations
 
@@ -9,40 +9,55 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overtone import precision, storage
+from overtone import precision
 from overtone.data.images import Pixels
 from overtone.errors import OvertoneError
-from overtone.metrics.features import Extractor, Features
+from overtone.metrics.features import (
+    Extractor,
+    Features,
+    as_rgb,
+    by_blocks,
+    exactly,
+    output_of,
+    place_features,
+)
+from overtone.metrics.foreign import library, read_state
 from overtone.networks.network import digest_of
 
-SPATIAL_CHANNELS = 7
-"""of 192, in sFID"""
+BLOCK = 64
+"""images at a time: the first feature maps of one are 22 MB"""
+ADVICE = "pass --extractor-weights FILE with torch-fidelity's weights"
 
 
 class InceptionExtractor(Extractor):
-    """The Inception network that FID is defined on (torch-fidelity's port of the original weights,
-    with TensorFlow's resizing to 299 px). Grey images become RGB.
+    """Features of torch-fidelity's port of the original network, with TensorFlow's resizing to
+    299 px. Grey images become RGB. Needs the extra `fid`.
 
-    Vectors are the 2048 pooled features of FID and KID, class scores the 1008 logits without their
-    bias that the Inception Score is of. Spatial features are sFID's: the first 7 channels, on
-    17 x 17 places, of the first branch of the block that TensorFlow's graph calls mixed_6.
+    - vectors: the 2048 features after the pooling;
+    - logits: the 1008 class scores without the bias, of whose softmax the Inception Score is made;
+    - spatial: as ADM's evaluator has them for sFID, the first 7 channels of the graph's
+      `mixed_6/conv`, which is the 1x1 branch of the block called Mixed_6d here, behind its ReLU:
+      17 x 17 x 7 numbers, the channel last.
 
-    `weights` is a file of its state dictionary (.pth or .safetensors); None downloads the original
-    one, whose hash is checked. Needs the extra `fid`.
+    `weights` is a file of its state dictionary (.pth or .safetensors), of which nothing is
+    executed; None downloads the original one, whose hash is checked.
     """
 
     dims = 2048
 
     def __init__(self, weights: Path | None = None) -> None:
-        module = _fidelity()
-        state = _inception_weights(weights, module.URL_INCEPTION_V3)
+        place = "torch_fidelity.feature_extractor_inceptionv3"
+        network_class = library(place, "FeatureExtractorInceptionV3", "fid", "Inception")
+        if weights is None:
+            state = _published(library(place, "URL_INCEPTION_V3", "fid", "Inception"))
+        else:
+            state = read_state(weights, "Inception", ADVICE)
         with tempfile.TemporaryDirectory() as folder:
             # torch-fidelity unpickles whatever it is given: it gets a file that was made here.
-            torch.save(state, Path(folder) / "weights.pth")
+            file = Path(folder) / "weights.pth"
+            torch.save({name: _as_float(tensor) for name, tensor in state.items()}, file)
             try:
-                network = module.FeatureExtractorInceptionV3(
-                    "inception", ["2048", "logits_unbiased"], str(Path(folder) / "weights.pth")
-                )
+                network = network_class("inception", ["2048", "logits_unbiased"], str(file))
             except RuntimeError as error:
                 first = str(error).splitlines()[0]
                 raise OvertoneError(
@@ -51,50 +66,32 @@ class InceptionExtractor(Extractor):
         self.digest = digest_of(network)
         self.network = network.to(precision.default_device())
         self.name = "Inception (torch-fidelity), 2048 features"
-        self._spatial: Tensor | None = None
-        network.Mixed_6d.branch1x1.register_forward_hook(self._keep)
 
-    @torch.no_grad()
     def __call__(self, pixels: Pixels) -> Features:
+        return by_blocks(self._extract, as_rgb(pixels, "Inception"), BLOCK)
+
+    def _extract(self, pixels: Pixels) -> Features:
         device = next(self.network.parameters()).device
-        pixels = pixels.to(device)
-        if pixels.shape[1] == 1:
-            pixels = pixels.expand(-1, 3, -1, -1)
-        vectors, logits = self.network(pixels)
-        assert self._spatial is not None
-        return Features(vectors.cpu(), logits.cpu(), self._spatial.flatten(1).cpu())
-
-    def _keep(self, module: Any, inputs: Any, output: Tensor) -> None:
-        self._spatial = output[:, :SPATIAL_CHANNELS].float()
+        branch: Any = self.network.Mixed_6d
+        with exactly(device), output_of(branch.branch1x1) as maps:
+            vectors, logits = self.network(pixels.to(device))
+            spatial = place_features(maps[0])
+        return Features(vectors.cpu(), logits.cpu(), spatial.cpu())
 
 
-def _fidelity() -> Any:
-    try:
-        from torch_fidelity import feature_extractor_inceptionv3
-    except (ImportError, RuntimeError) as error:
-        # RuntimeError: a torchvision whose operators were built for another torch.
-        raise OvertoneError(
-            "Inception's features need an extra: in Overtone's source, pip install -c"
-            f" constraints.txt '.[fid]' ({error})."
-        ) from None
-    return feature_extractor_inceptionv3
+def _as_float(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _inception_weights(file: Path | None, url: str) -> dict[str, Tensor]:
+def _published(url: str) -> dict[str, Tensor]:
     import pickle
 
     try:
-        if file is None:
-            return torch.hub.load_state_dict_from_url(
-                url, progress=False, check_hash=True, weights_only=True, map_location="cpu"
-            )
-        if Path(file).suffix == ".safetensors":
-            return storage.load_tensors(Path(file))
-        return torch.load(file, weights_only=True, map_location="cpu")
+        return torch.hub.load_state_dict_from_url(
+            url, progress=False, check_hash=True, weights_only=True, map_location="cpu"
+        )
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        where = file or url
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OvertoneError(
-            f"Inception's weights can't be read from {where} ({reason}): pass --extractor-weights"
-            " FILE with torch-fidelity's weights."
+            f"Inception's weights can't be read from {url} ({reason}): {ADVICE}."
         ) from None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
@@ -124,6 +125,12 @@ class Golden:
     def state(self) -> dict[str, Tensor]:
         names = (n for n in self.file.keys() if n.startswith("state."))  # noqa: SIM118
         return {n.removeprefix("state."): self[n].float() for n in names}
+
+
+def pixels(path):
+    """The pixels of a picture on the disk, whatever else is in the file: a receipt, say."""
+    with Image.open(path) as picture:
+        return picture.mode, picture.size, picture.tobytes()
 
 
 def deviation(out: Tensor, reference: Tensor) -> float:

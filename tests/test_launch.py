@@ -137,6 +137,13 @@ def test_two_processes_evaluate_as_one(alone, tmp_path):
         run(launcher, "evaluate", alone, *arguments)
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
     assert one["images"] == two["images"] == 41
+    # A report says how many processes made it, and with how many threads each.
+    assert [report["made_with"].pop("processes") for report in (one, two)] == [1, 2]
+    assert all(report["made_with"]["environment"].pop("threads") for report in (one, two))
+    for kind in ("intervals", "biases"):
+        own, other = (report.pop(kind) for report in (one, two))
+        for name, value in own.items():
+            assert other[name] == pytest.approx(value, rel=5e-2, abs=5e-3), name
     for key, value in one.items():
         if isinstance(value, float):
             assert two[key] == pytest.approx(value, rel=1e-2, abs=1e-3), key

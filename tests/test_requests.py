@@ -6,9 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from helpers import TINY_ADM, TINY_DIFFIT, awake
+from helpers import TINY_ADM, TINY_DIFFIT, awake, pixels
 from overtone import settings
 from overtone.cli.app import main
 from overtone.denoisers import EDMPreconditioning, GuidanceSettings, OperatorPreconditioning
@@ -71,12 +70,6 @@ def distilled():
     )
     pipe.first = a_pipe()
     return pipe
-
-
-def pixels(file):
-    """The pixels of a PNG, whose receipt names its model."""
-    with Image.open(file) as picture:
-        return picture.tobytes()
 
 
 def bytes_of(images):

@@ -91,6 +91,8 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
         "analyze spectrum MODEL --help",
         "analyze trajectory MODEL --help",
         "merge --help",
+        "replay --help",
+        "compare --help",
         "convert --help",
         "info --help",
         "data inspect --help",

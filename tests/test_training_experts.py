@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from helpers import TINY_ADM, TINY_DIFFIT, TINY_IUNET
+from helpers import TINY_ADM, TINY_DIFFIT, TINY_IUNET, pixels
 from overtone import settings, storage
 from overtone.cli.app import main
 from overtone.errors import OvertoneError
@@ -220,7 +220,7 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     )
     main(["merge", "runs/tiny", "--out", "models/tiny"])
     main(["sample", "models/tiny", "--seeds", "0-3", "--steps", "4", "--out", "b.png"])
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert pixels(tmp_path / "a.png") == pixels(tmp_path / "b.png")
     main(
         ["merge", *(f"runs/tiny/expert-{n}" for n in (1, 3)), "--boundaries", "1.5", "--out", "two"]
     )

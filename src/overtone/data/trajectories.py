@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -56,6 +56,8 @@ class TrajectoriesIndex:
     dtype: Literal["float16", "float32"] = "float16"
     block: Count = 1024
     """trajectories a file"""
+    environment: dict[str, Any] = field(default_factory=dict)
+    """the code, versions, hardware and threads with which the directory was begun"""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -73,7 +75,7 @@ class TrajectoriesIndex:
 def fingerprint_of(index: TrajectoriesIndex) -> str:
     """Changes with anything that a file depends on; not with how many there are."""
     facts = settings.dump(index)
-    del facts["teacher"], facts["count"]
+    del facts["teacher"], facts["count"], facts["environment"]
     return settings.fingerprint(facts)
 
 

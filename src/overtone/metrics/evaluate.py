@@ -151,8 +151,11 @@ class Evaluation:
         self.scores = there.default() if scores is None else tuple(scores)
         there.check(self.scores)
         self._check_training()
-        few = FEW if extractor.dims >= WIDE else REPLICATES
-        self.replicates = few if replicates is None else replicates
+        widest = max(
+            (dims.get(part, 0) for score in self.scores for part in score.needs), default=0
+        )
+        usual = FEW if widest >= WIDE else REPLICATES
+        self.replicates = usual if replicates is None else replicates
         self._real: RealImages | RealStatistics
         if data is not None:
             self._real = RealImages(extractor, data, limit, self.scores, among)

@@ -6,7 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from overtone import settings
+from overtone.networks.network import digest_of
 from overtone.pipelines.account import settings_of
+from overtone.pipelines.environment import code_digest, version_of
 
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
@@ -51,8 +53,9 @@ The directory holds data only (JSON and safetensors): loading it executes nothin
 """
 
 
-def model_card(pipe: Pipeline, data: str, version: str) -> str:
-    """The text of the card; `data` is what the model was trained on, as it may be published."""
+def model_card(pipe: Pipeline, data: str, version: str, dtype: Any = None) -> str:
+    """The text of the card; `data` is what the model was trained on, as it may be published. The
+    digest of weights that are saved in another type is not told: they are other weights."""
     network, classes = pipe.network.config.kind, list(pipe.class_names)
     classes = classes or [str(i) for i in range(pipe.num_classes)]
     guided = pipe.guidance.scale != 1.0
@@ -63,7 +66,8 @@ def model_card(pipe: Pipeline, data: str, version: str) -> str:
         "process": settings.brief(pipe.process),
         "sampler": settings.brief(pipe.sampler),
         "guidance": settings.brief(pipe.guidance) if guided else "",
-        "written by": f"overtone {version}",
+        "digest of the weights": digest_of(pipe.network) if dtype is None else "",
+        "written by": f"overtone {version} (code {code_digest()}), torch {version_of('torch')}",
     }
     if classes:
         shown = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")

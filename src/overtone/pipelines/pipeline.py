@@ -325,7 +325,7 @@ class Pipeline(Parts):
         )
         storage.write_json(folder / INDEX_FILE, settings.dump(index))
         with storage.new_file(folder / CARD_FILE) as file:
-            file.write_text(model_card(self, data, __version__), "utf-8", "backslashreplace")
+            file.write_text(model_card(self, data, __version__, dtype), "utf-8", "backslashreplace")
         self.denoiser.recall()
         (folder / NETWORK_FOLDER).mkdir()
         self.network.write_into(folder / NETWORK_FOLDER, dtype)

@@ -29,6 +29,7 @@ from overtone.data.trajectories import (
 )
 from overtone.errors import OvertoneError
 from overtone.launch import Processes, processes
+from overtone.pipelines.environment import environment
 from overtone.processes.vp_frame import FLOW_TIME, to_vp
 from overtone.progress import Display
 from overtone.training.configs.distillation import DistillationRecipe
@@ -84,6 +85,7 @@ def index_of(
             num_classes=teacher.num_classes,
             dtype=recipe.dtype,
             block=max(min(FILE_ROWS, FILE_BYTES // each) // BATCH, 1) * BATCH,
+            environment=settings.dump(environment(teacher.pipe)),
         )
     except ValueError as error:
         raise OvertoneError(f"{error}.") from None
@@ -177,7 +179,7 @@ def differences(there: TrajectoriesIndex, here: TrajectoriesIndex) -> list[str]:
     What a former version did not write is not compared.
     """
     old, new = settings.dump(there), settings.dump(here)
-    for free in ("teacher", "count", "block", "dtype", "first_seed"):
+    for free in ("teacher", "count", "block", "dtype", "first_seed", "environment"):
         del old[free], new[free]
     facts = former.made_with(old["made_with"])
     if facts is not old["made_with"]:
@@ -199,12 +201,13 @@ def _alike(facts: Any, like: Any) -> Any:
 
 
 def continued(folder: Path, index: TrajectoriesIndex) -> TrajectoriesIndex:
-    """The index, saying as a former version said what the trajectories are made with, if that
-    version began the directory: its files carry a mark of it."""
+    """The index with the environment in which the directory was begun; saying as a former version
+    said what the trajectories are made with, if that was one: its files carry a mark of it."""
     file = folder / INDEX_FILE
     if not file.exists():
         return index
     there = settings.load(TrajectoriesIndex, storage.read_json(file), str(file))
+    index = dataclasses.replace(index, environment=there.environment)
     if "preconditioning" in there.made_with or differences(there, index):
         return index
     return dataclasses.replace(index, made_with=there.made_with)

@@ -136,13 +136,14 @@ class DenoisingTask(Task):
         """The pipeline of a denoiser as it is saved."""
         recipe, training = self.recipe, self.recipe.training
         conditional = bool(self.num_classes)
-        trained = {
+        trained: dict[str, int | float | str] = {
             "images seen": progress.images,
             "batch size": training.batch_size,
             "learning rate": training.lr,
             "label dropout": recipe.label_dropout,
             "EMA half-life in images": training.ema_halflife_images,
             "seed": training.seed,
+            "data digest": self.data.fingerprint,
         }
         relay = recipe.process.upscale != 1
         return Pipeline(

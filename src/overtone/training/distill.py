@@ -221,6 +221,7 @@ class DistillationTask(Task):
                 "learning rate": training.lr,
                 "EMA half-life in images": training.ema_halflife_images,
                 "seed": training.seed,
+                "data digest": self.data.fingerprint,
             },
             precision=training.precision,
         )

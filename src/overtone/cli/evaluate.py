@@ -174,7 +174,7 @@ def show(report: Report) -> None:
     from overtone.metrics.scores import measures
 
     table = Table(box=None, header_style="bold")
-    for title in ("score", "value", "95 % interval", "bias of so few images"):
+    for title in ("score", "value", "95 % interval", "bias of N"):
         table.add_column(title, justify="left" if title == "score" else "right")
     for name, score in report.scores.items():
         measure, ends, bias = measures()[name], score.interval, score.bias

@@ -130,11 +130,13 @@ class Measured(NamedTuple):
         """The interval that holds the score of as many images with a probability of 95 %."""
         if self.error is None:
             return None
-        bias, reach = self.bias or 0.0, student(self.degrees)
-        score, lean = self.value - bias, reach**2 * self.growth / 2
+        reach = student(self.degrees)
+        lean = reach**2 * self.growth / 2
         half = math.hypot(reach * self.error, lean)
-        low, high = score + lean - half, score + lean + half
-        return max(low, self.lowest) + bias, min(high, self.highest) + bias
+        low, high = self.value + lean - half, self.value + lean + half
+        # The value itself, which may lie beyond by its scatter, is always within.
+        ends = min(self.lowest, self.value), max(self.highest, self.value)
+        return max(low, ends[0]), min(high, ends[1])
 
     def extrapolated(self) -> Measured:
         """The score of infinitely many images, where its bias is known."""

@@ -18,3 +18,7 @@ from .systems import MEMEPipeline as MEMEPipeline
 from .systems import RelayPipeline as RelayPipeline
 
 KINDS: dict[str, dict[str, str]]
+from .receipt import Receipt as Receipt
+from .receipt import Receipts as Receipts
+from .receipt_files import read_receipt as read_receipt
+from .receipt_files import save_png as save_png

@@ -50,6 +50,7 @@ def model(tmp_path):
     return tmp_path / "model"
 
 
+@pytest.mark.slow
 def test_one_set_of_images_in_every_form(tmp_path, model, capsys):
     """A model's images score the same from the model, a folder, a zip, an .npz and a parquet
     file."""
@@ -241,6 +242,7 @@ def test_data_that_never_repeat_are_not_memorised(tmp_path, capsys):
         Evaluation(RandomExtractor(1), glyphs, limit=20, scores=(Memorisation(),))
 
 
+@pytest.mark.slow
 def test_the_solver_error_falls_with_the_steps_at_the_order_of_the_solver(model):
     """Heun's is of second order: twice the steps, a quarter of the error. The error that is left in
     the converged images is told."""

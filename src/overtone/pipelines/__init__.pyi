@@ -7,6 +7,10 @@ from .evaluations import request_within as request_within
 from .load import load_pipeline as load_pipeline
 from .merge import merged as merged
 from .pipeline import Pipeline as Pipeline
+from .receipt import Receipt as Receipt
+from .receipt import Receipts as Receipts
+from .receipt_files import read_receipt as read_receipt
+from .receipt_files import save_png as save_png
 from .request import Request as Request
 from .starts import NoiseStart as NoiseStart
 from .starts import RelayStart as RelayStart
@@ -18,7 +22,3 @@ from .systems import MEMEPipeline as MEMEPipeline
 from .systems import RelayPipeline as RelayPipeline
 
 KINDS: dict[str, dict[str, str]]
-from .receipt import Receipt as Receipt
-from .receipt import Receipts as Receipts
-from .receipt_files import read_receipt as read_receipt
-from .receipt_files import save_png as save_png

@@ -299,18 +299,66 @@ CHANGES = {
         ("return process.mean(x_0, self.level).add(noise, alpha=self.level)", "return process.mean(x_0, self.level).add(noise)"),
         ("return torch.where(mask, images.to(pixels.device), pixels)", "return pixels"),
     ],
-    ("metrics/scores.py", "metrics inception"): [
+    ("metrics/kernel.py", "metrics inception intervals"): [
         ("x.shape[1] + 1) ** 3", "x.shape[1] + 1) ** 2"),
         ("own / (size * (size - 1))", "own / size**2"),
-        ("kthvalue(neighbours + 1, dim=1)", "kthvalue(neighbours, dim=1)"),
-        ("_share_within(fake, real, neighbours), _share_within(real, fake, neighbours)",
-         "_share_within(real, fake, neighbours), _share_within(fake, real, neighbours)"),
+        ("total / (sample.numbers * (sample.numbers - 1))", "total / sample.numbers**2"),
+        ("_within(fake) + _within(real) - 2 * _across(real, fake)",
+         "_within(fake) + _within(real) - _across(real, fake)"),
     ],
-    ("metrics/evaluate.py", "metrics"): [
-        ("recall=recall,", "recall=precision / 2,"),
-        ("hits / asked if asked else None", "hits / len(fake) if asked else None"),
-        ("sum(self.among.gather(hits)) / len(data)", "sum(self.among.gather(hits)) / len(data) / 2"),
-        ("by_class[0::2]], self.real[by_class[1::2]]", "by_class[0::2]], self.real[by_class[0::2]]"),
+    ("metrics/neighbours.py", "metrics inception intervals"): [
+        ("share_within(fake, real, neighbours), share_within(real, fake, neighbours)",
+         "share_within(real, fake, neighbours), share_within(fake, real, neighbours)"),
+        ("reached = passed >= neighbours", "reached = passed >= neighbours - 1"),
+        ("held_in_all / (neighbours * fake.numbers)", "held_in_all / fake.numbers"),
+        ("covered / real.numbers", "covered / fake.numbers"),
+        ("here[rows, own[rows]] = torch.inf", "pass"),
+    ],
+    ("metrics/frechet.py", "metrics inception intervals"): [
+        ("out -= 2 * trace_of_root", "out -= trace_of_root"),
+        ("torch.where(out < ROUNDING * scale, 0.0, out)", "out"),
+    ],
+    ("metrics/classes.py", "inception metrics"): [
+        ("divergence = means[:, 0] - torch.xlogy", "divergence = means[:, 0] + torch.xlogy"),
+        ("return hits / asked", "return hits / fake.numbers"),
+    ],
+    ("metrics/halves.py", "intervals"): [
+        ("float(halves.mean()) - value", "value - float(halves.mean())"),
+        ("(first - second) / 2, (first + second) / 2", "first - second, (first + second) / 2"),
+        ("max(by_first - by_second, by_first / 2)", "max(by_first + 4 * by_second, by_first / 2)"),
+        ("order < count // 2 + more", "order < count // 3 + more"),
+    ],
+    ("metrics/sample.py", "intervals"): [
+        ("torch.cat((own, of_all - own))", "torch.cat((own, of_all))"),
+        ("spread / (number - 1)[:, None, None]", "spread / number[:, None, None]"),
+    ],
+    ("metrics/memorisation.py", "evaluate"): [
+        ("MEMORISED = 1 / 3", "MEMORISED = 1.1"),
+        ("nearest == 0, 0.0, nearest / second", "nearest == 0, 0.0, second / nearest"),
+    ],
+    ("metrics/solver.py", "evaluate"): [
+        ('estimate="averaged_slopes"', 'estimate="single"'),
+        (".mean().sqrt()) / 3", ".mean().sqrt()) * 3"),
+    ],
+    ("metrics/real.py", "metrics"): [
+        ("sum(among.gather(hits)) / len(data)", "sum(among.gather(hits)) / len(data) / 2"),
+        ("by_class[0::2]], self.vectors[by_class[1::2]]", "by_class[0::2]], self.vectors[by_class[0::2]]"),
+    ],
+    ("pipelines/receipt.py", "receipts"): [
+        ("place // self.processes // self.batch_size", "place // self.batch_size"),
+        ("labels[i % len(labels)]", "labels[0]"),
+    ],
+    ("pipelines/replay.py", "receipts"): [
+        ("if own != wanted:", "if False:"),
+        ("torch.set_num_threads(receipt.environment.threads or threads)", "pass"),
+    ],
+    ("analysis/comparison.py", "comparison"): [
+        ("difference(columns, base.report.columns[name], biased=biased)",
+         "difference(base.report.columns[name], columns, biased=biased)"),
+        ("clock.seconds / max(clock.images, 1)", "clock.seconds * 0"),
+    ],
+    ("training/scoring.py", "scoring"): [
+        ("spent > share * (progress.seconds + spent)", "False"),
     ],
     ("ranges.py", "ranges"): [
         ("low = value > self.low if self.open_low else value >= self.low", "low = value >= self.low"),
@@ -331,9 +379,6 @@ CHANGES = {
     ],
     ("data/splits.py", "layouts"): [
         ('split, order = ("train", TRAINING) if word in TRAINING', 'split, order = ("train", TRAINING) if word in HELD_OUT'),
-    ],
-    ("metrics/scores.py", "metrics"): [
-        ("return 0.0 if distance < ROUNDING * self._scale() else distance", "return distance"),
     ],
     ("errors.py", "bad_input hostile_models names"): [
         ('return text if text.isprintable() else "".join(map(_visible, text))', "return text"),

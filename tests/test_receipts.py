@@ -277,7 +277,8 @@ def test_no_receipt_holds_a_path_or_a_name_of_the_machine(tmp_path, capsys):
 
     place = tmp_path / SECRET
     second_stage().save_pretrained(place / "second")
-    pixel_model(data=f"{place}/data").save_pretrained(place / "first")
+    trained = {"distilled from": f"{place}/teacher"}
+    pixel_model(data=f"{place}/data", training=trained).save_pretrained(place / "first")
     main(["sample", f"{place}/second", "--first", f"{place}/first", "--seeds", "0-1",
           "--out", f"{place}/images"])  # fmt: skip
     main(["sample", f"{place}/second", "--first", f"{_folder(place)}", "--classes", "0",
@@ -384,6 +385,7 @@ DAMAGED = {
     "precision of no name": (changed(precision="fp8"), "precision is auto, bf16 or fp32"),
     "another finish": (changed(finish="oil"), "unknown finish"),
     "threads below none": (changed(environment={"threads": -1}), "threads must be"),
+    "threads without end": (changed(environment={"threads": 10**12}), "threads must be"),
     "an environment of more": (changed(environment={"host": "x"}), "host"),
     "other weights": (changed(weights="0" * 16), "was not opened on this machine yet"),
     "weights that are a path": (changed(weights="../../etc"), "was not opened on this machine yet"),

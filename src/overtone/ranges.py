@@ -136,6 +136,7 @@ Columns = Annotated[int, within(1, 10_000)]
 Tap = Annotated[int, within(-1000, 1000)]
 Degrees = Annotated[float, within(0, 180)]
 Workers = Annotated[int, within(0, 1024)]
+Threads = Annotated[int, within(0, 1024)]
 
 
 def must_be(name: str) -> str:

@@ -168,7 +168,7 @@ def main(arguments: Sequence[str]) -> None:
     if processes().is_main:
         evaluations = receipts.whole.evaluations
         each = "" if evaluations is None else f", {evaluations:g} function evaluations each"
-        print(f"{counted(count, 'image')}{each}: {options.out}{shown}", file=sys.stderr)
+        print(f"{counted(count, 'image')}: {options.out}{each}{shown}", file=sys.stderr)
 
 
 def _check_out(out: Path, seeds: Sequence[int]) -> None:
@@ -177,7 +177,7 @@ def _check_out(out: Path, seeds: Sequence[int]) -> None:
 
     suffix = out.suffix.lower()
     if suffix in SUFFIXES - {".png"}:
-        raise OvertoneError(f"--out is a .png or .npz file or a directory, not {out}.")
+        raise OvertoneError(f"--out is a .png file or a directory, or an .npz file, not {out}.")
     if suffix == ".npz" and processes().count > 1:
         raise OvertoneError(
             f"--out {out}: one process writes a file of all images: name a directory, or start the"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from overtone.ranges import Whole, check_fields
+from overtone.ranges import Threads, check_fields
 from overtone.registry import Kind
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Environment:
     """the kind of device"""
     hardware: str = ""
     """the processor, or the GPU, and what torch uses of it"""
-    threads: Whole = 0
+    threads: Threads = 0
     """threads of torch's"""
 
     def __post_init__(self) -> None:

@@ -21,13 +21,14 @@ MOST = 1000
 
 def remember(digest: str, model: str, checkpoint: str = "last") -> None:
     """Keep where the model with these weights is: a directory, of a run the checkpoint that was
-    opened, or a repository's name."""
+    opened."""
     path = Path(model).expanduser()
     with contextlib.suppress(OvertoneError, OSError):  # a cache that can't be written is no reason
         if is_run(path):
             path = find_checkpoint(path, checkpoint)
-        place = str(path.absolute()) if path.exists() else model
-        storage.write_json(_folder() / f"{digest}.json", {"model": place})
+        if not path.exists():  # a repository, which nobody downloads without being asked
+            return
+        storage.write_json(_folder() / f"{digest}.json", {"model": str(path.absolute())})
         kept = sorted(_folder().glob("*.json"), key=lambda file: file.stat().st_mtime)
         for file in kept[:-MOST]:
             file.unlink(missing_ok=True)
@@ -42,7 +43,7 @@ def known_place(digest: Any) -> str | None:
         place = storage.read_json(file, dict).get("model")
     except OvertoneError:
         return None
-    return place if isinstance(place, str) else None
+    return place if isinstance(place, str) and Path(place).exists() else None
 
 
 def _folder() -> Path:

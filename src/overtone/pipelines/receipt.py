@@ -29,6 +29,7 @@ from overtone.launch import Processes
 from overtone.pipelines.batches import SampleBatch
 from overtone.pipelines.environment import Environment, environment
 from overtone.pipelines.evaluations import expected_evaluations
+from overtone.pipelines.load import public_model
 from overtone.pipelines.seeds import seeds_of, text_of
 from overtone.ranges import Count, NotNegative, Seed, Share, Whole, check_fields
 
@@ -166,7 +167,7 @@ class Receipts:
             finish=finish,
             compile=compile,
             edit=edit,
-            training=pipe.training,
+            training={name: _published(value) for name, value in pipe.training.items()},
             environment=environment(pipe),
         )
 
@@ -182,6 +183,13 @@ class Receipts:
             seed=batch.seeds[place],
             pixels=digest_of_pixels(batch.images[place]),
         )
+
+
+def _published(value: Any) -> Any:
+    """A fact about the training as it may be published: of a path the last part."""
+    if not isinstance(value, str) or "/" not in value:
+        return value
+    return public_model(value) if not value.startswith(("/", "~")) else value.rpartition("/")[2]
 
 
 def digest_of_pixels(image: Tensor) -> str:

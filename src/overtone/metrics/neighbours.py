@@ -141,7 +141,7 @@ def _nearest(centres: Tensor, start: int, vectors: Vectors, count: int) -> tuple
     """The distances and numbers of the nearest vectors of each, itself left out, rising."""
     away = torch.empty(len(centres), 0, dtype=torch.float64)
     who = torch.empty(len(centres), 0, dtype=torch.int64)
-    for at, end in blocks(len(vectors), 4 * BLOCK):
+    for at, end in blocks(len(vectors)):
         here = torch.cdist(centres, vectors.read(at, end).double())
         own = torch.arange(start, start + len(centres)) - at
         rows = ((own >= 0) & (own < end - at)).nonzero()[:, 0]

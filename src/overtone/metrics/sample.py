@@ -13,7 +13,7 @@ from overtone.metrics.halves import Halves
 from overtone.metrics.parts import CLASSES, VECTORS
 from overtone.metrics.vectors import Held, Vectors, blocks
 
-NUMBERS = 2**21
+NUMBERS = 2**19
 """numbers that a sum over halves holds at a time, outside of its result"""
 
 

@@ -236,6 +236,13 @@ def test_random_weights_are_hes_and_the_same_on_every_machine():
         assert layer.bias.abs().max() <= 0.1
 
 
+def test_settings_open_the_network_of_their_seed_and_channels():
+    opened = RandomFeatures(seed=1).open("builtin:digits", 16, 1)
+    assert opened.digest == RandomExtractor(1, seed=1).digest != RandomExtractor(1).digest
+    assert "seed 1:" in opened.name
+    assert opened(pixels(channels=1)).vectors.shape == (3, opened.dims)
+
+
 def test_random_features_tell_classes_apart():
     data = open_data("builtin:digits", 8, 1)
     images, labels = data.fetch(range(len(data)))

@@ -394,9 +394,10 @@ def test_with_and_without_tmsa_side_by_side(tmp_path):
     none = dataclasses.replace(TINY_DIFFIT, time_in="none", num_classes=0)
     third = save(DiffiTUNet(none), tmp_path / "none")
     facts, arrays = figure_of(
-        tmp_path, own, "--beside", other, "--heads", "0", "1", "--times", "3",
+        tmp_path, own, "--beside", other, "--heads", "0", "1", "0", "--times", "3",
         "--layers", "0", "unet.middle.0",
     )  # fmt: skip
+    assert facts["heads"] == [0, 1], "each once, as layers are"
     first, second = facts["models"]
     assert first["sigmas"] == second["sigmas"]
     assert len(first["sigmas"]) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,7 @@ def asked(arguments: Sequence[str]) -> Options:
 def draw(options: Options) -> None:
     from overtone.data.open import public_name
 
+    options = dataclasses.replace(options, heads=tuple(dict.fromkeys(options.heads)))
     seeds = seeds_of(options.seeds)
     if len(seeds) > MOST_SEEDS:
         raise OvertoneError(f"--seeds names {len(seeds)} seeds: a figure has {MOST_SEEDS} at most.")

@@ -31,7 +31,8 @@ CHECKED = [
     *(f"overtone.processes.{name}" for name in ("posterior", "relay", "schedule", "vp_frame")),
     *(f"overtone.samplers.{name}" for name in ("ancestral", "estimates", "operator", "sampler")),
     "overtone.samplers.schedulers",
-    "overtone.metrics.scores",
+    *(f"overtone.metrics.{name}" for name in ("classes", "frechet", "halves", "kernel")),
+    *(f"overtone.metrics.{name}" for name in ("memorisation", "neighbours")),
     "overtone.training.augment",
     "overtone.training.ema",
     "overtone.training.objectives",
@@ -39,7 +40,7 @@ CHECKED = [
 LATER = [f"overtone.analysis.{name}" for name in ("fourier", "trajectories")]
 
 # What those import of others, first: only Overtone's own modules are to see the flag set below.
-for name in ("accelerate", "datasets", "matplotlib", "pydantic", "torchmetrics", "typecheck"):
+for name in ("accelerate", "datasets", "matplotlib", "pydantic", "typecheck"):
     importlib.import_module(name)
 
 with install_import_hook([*CHECKED, *LATER], "typecheck.check"):

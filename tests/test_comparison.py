@@ -92,6 +92,20 @@ def test_a_model_does_not_differ_from_itself():
     assert torch.equal(first.images, second.images)
 
 
+def test_the_solver_error_is_compared_and_refused_early():
+    pipes = {"a": model(0), "b": model(0)}
+    pipes["b"].sampler = Sampler(num_steps=16)
+    found = overtone.compare(pipes, "x", range(4), scores=("solver-error",))
+    coarse, fine = (entry.report.solver_error for entry in found.entries)
+    assert fine < coarse / 3
+    pipes["b"].sampler = Sampler(num_steps=4, eta=0.5)
+    made = []
+    pipes["a"].stream = lambda *_: made.append(1)  # nothing is made before the second is refused
+    with pytest.raises(OvertoneError, match="this Sampler draws noise on the way"):
+        overtone.compare(pipes, "x", range(4), scores=("solver-error",))
+    assert not made
+
+
 def test_guidance_is_counted():
     pipes = {"a": model(0), "b": model(1)}
     found = overtone.compare(pipes, "x", range(32), scores=("frechet",), guidance_scale=2.0)

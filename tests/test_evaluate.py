@@ -14,6 +14,7 @@ from overtone import storage
 from overtone.cli.app import main
 from overtone.data import ArrayData
 from overtone.errors import OvertoneError
+from overtone.launch import Processes
 from overtone.metrics import Evaluation, RandomExtractor, frechet_distance
 from overtone.metrics.memorisation import nearest_of, reduced
 from overtone.metrics.scores import Memorisation, all_scores, scores_by_name
@@ -159,13 +160,24 @@ def test_what_is_refused_before_any_work(tmp_path, capsys, arguments, message):
     assert message in said, said
 
 
-def test_too_few_for_a_score_and_too_few_for_an_interval(tmp_path, capsys):
+def test_too_few_for_a_score_and_too_few_for_an_interval(tmp_path, capsys, monkeypatch):
     real, few = pictures(tmp_path / "real", 24, 0), pictures(tmp_path / "few", 5, 1)
     given = ["--data", str(real), "--extractor", "random", *SIZE]
     with pytest.raises(SystemExit):
         main(["evaluate", str(few), *given])
     said = capsys.readouterr().err
     assert "5 images are too few for density and coverage: 6 are the least" in said
+    # A model's images are not even made.
+    main_model = tmp_path / "untrained"
+    DiffiTPipeline(DiffiTUNet(TINY_DIFFIT)).save_pretrained(main_model)
+    real_of_three = pictures(tmp_path / "three", 24, 0, ("a", "b", "c"))
+    asked = ["--data", str(real_of_three), "--seeds", "0-4", "--extractor", "random"]
+    monkeypatch.setattr(
+        "overtone.networks.diffit.DiffiTUNet.forward", lambda *_, **__: pytest.fail("made")
+    )
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(main_model), *asked])
+    assert "5 images are too few for density and coverage" in capsys.readouterr().err
     found = evaluated(capsys, few, "--data", real, *SIZE, "--scores", "frechet", "precision-recall")
     assert found["intervals"] == {"frechet_distance": None, "precision": None, "recall": None}
 
@@ -232,6 +244,28 @@ def test_copies_of_training_images_are_found():
     picture = nearest.picture(2)
     assert picture.size == (3 * 65 - 1, 2 * 65 - 1)
     assert nearest_of(Held(small[:3]), data).distances.shape == (3, 2)
+
+
+def test_a_report_of_memorisation_goes_to_other_processes():
+    """Without what is open files; the process that draws the picture keeps that."""
+    import pickle
+    from dataclasses import replace
+
+    images = np.random.RandomState(0).randint(0, 256, (30, 1, 8, 8), np.uint8)
+    sent = []
+
+    class Gathering(Processes):
+        def gather(self, value):
+            sent.append(pickle.loads(pickle.dumps(value)))
+            return [sent[-1]]
+
+    data = ArrayData("training", images)
+    evaluation = Evaluation(RandomExtractor(1), data, among=Gathering(), scores=(Memorisation(),))
+    report = evaluation([(torch.from_numpy(images), None)], {})
+    assert report.nearest is not None
+    assert sent[-1].nearest is None
+    assert sent[-1].scores == report.scores
+    assert replace(report, nearest=None).memorised == 1.0
 
 
 def test_data_that_never_repeat_are_not_memorised(tmp_path, capsys):

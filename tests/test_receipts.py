@@ -369,6 +369,7 @@ DAMAGED = {
     "a seed that is none of them": (changed(seed=7), "its seed 7 is none of its seeds"),
     "a negative seed": (changed(seed=-1), "seed must be"),
     "a batch of none": (changed(batch_size=0), "batch_size must be"),
+    "a batch without end": (changed(batch_size=10**6), "batch_size must be"),
     "a batch of nan": (changed(batch_size=float("nan")), "batch_size"),
     "labels of another type": (changed(class_labels=["cat"]), "class_labels"),
     "negative labels": (changed(class_labels=[-1]), "class_labels"),

@@ -80,3 +80,21 @@ def test_what_can_not_be_scored_is_refused_before_training(tmp_path, recipe, mes
     with pytest.raises(OvertoneError, match=message):
         trained.run(tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_curve_shows_the_scores(tmp_path):
+    from PIL import Image
+
+    from overtone.analysis.plots import training_curve
+
+    loss = [{"images": n, "loss": 1 / n} for n in (32, 64, 96)]
+    scored = [
+        {"images": n, "frechet_distance": 3 / n, "frechet_distance_low": 2 / n,
+         "frechet_distance_high": 5 / n, "class_accuracy": n / 200}
+        for n in (32, 96)
+    ]  # fmt: skip
+    training_curve(loss, tmp_path / "plain.png")
+    training_curve(loss + scored, tmp_path / "scored.png")
+    with Image.open(tmp_path / "plain.png") as one, Image.open(tmp_path / "scored.png") as two:
+        assert two.width == 2 * one.width  # two panels more, of half its width
+        assert two.height == one.height

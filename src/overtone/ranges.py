@@ -122,6 +122,8 @@ Decay = Annotated[float, below(1)]
 """the share of a running mean that is kept at a step"""
 Steps = Annotated[int, within(1, 100_000)]
 """noise levels of a sampler or a schedule: more is not obeyed"""
+Batch = Annotated[int, within(1, 65_536)]
+"""images at a time: more of a receipt's is not made"""
 Replicates = Annotated[int, within(0, 10_000)]
 """random halves of images"""
 Neighbours = Annotated[int, within(1, 7)]

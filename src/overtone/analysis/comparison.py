@@ -26,6 +26,7 @@ from overtone.metrics.evaluate import Evaluation, Report
 from overtone.metrics.extractors import features_by_name
 from overtone.metrics.halves import difference
 from overtone.metrics.scores import measures, scores_by_name
+from overtone.metrics.solver import evaluated
 from overtone.pipelines.evaluations import evaluations_of, request_within
 from overtone.pipelines.load import load_pipeline, public_model
 from overtone.pipelines.pipeline import Pipeline
@@ -165,15 +166,14 @@ def compared_models(
     """
     _check_alike(models)
     asked = [
-        (name, budget, request)
+        (name, budget, request, evaluated(evaluation.scores, pipe, request))
         for name, pipe in models.items()
         for budget, request in _requests(pipe, request_of(pipe), budgets)
     ]
     entries = []
-    for name, budget, request in asked:
-        pipe = models[name]
-        clock = _Clock()
-        batches = ((b.images, b.class_labels) for b in clock.timed(stream(pipe, request)))
+    for name, budget, request, taken in asked:
+        pipe, clock = models[name], _Clock()
+        batches = taken(clock.timed(stream(pipe, request)))
         report = evaluation(batches, pipe.made_with(request))
         entry = Entry(
             name,

@@ -112,18 +112,13 @@ def show(found: Comparison) -> None:
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    differences = found.differences().to_dict("records")
+    differences = list(found.paired())
     for budget in dict.fromkeys(entry.budget for entry in found.entries):
         here = [entry for entry in found.entries if entry.budget == budget]
-        console.print(_table(here, [row for row in differences if _is(row["budget"], budget)]))
+        console.print(_table(here, [row for row in differences if row["budget"] == budget]))
 
 
-def _is(value: Any, budget: int | None) -> bool:
-    """Whether a data frame's number, nan for None, is this budget."""
-    return value == budget or (budget is None and value != value)
-
-
-def _table(entries: list[Entry], differences: list[dict[Any, Any]]) -> Any:
+def _table(entries: list[Entry], differences: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
     from overtone.metrics.scores import measures
@@ -145,8 +140,8 @@ def _table(entries: list[Entry], differences: list[dict[Any, Any]]) -> Any:
             cells.append("" if score is None else _cell(shown, score.value, score.interval))
         for entry in others:
             row = [r for r in differences if (r["model"], r["score"]) == (entry.model, name)]
-            ends = [(r["low"], r["high"]) for r in row]
-            cells.append(_cell(shown, row[0]["difference"], ends[0]) if row else "")
+            ends = (row[0]["low"], row[0]["high"]) if row else None
+            cells.append(_cell(shown, row[0]["difference"], ends) if row else "")
         table.add_row(measures()[name].title, *cells)
     return table
 

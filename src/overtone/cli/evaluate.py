@@ -85,13 +85,10 @@ class Judging:
     ) -> Iterable[tuple[Any, ...]]:
         """The images of a model as an evaluation takes them. Raises `OvertoneError` where a score
         needs more of them than there is."""
-        from overtone.metrics.parts import SQUARED_ERRORS
-        from overtone.metrics.solver import Converged
+        from overtone.metrics.solver import evaluated
 
-        if any(SQUARED_ERRORS in score.needs for score in self.chosen() or ()):
-            converged = Converged(pipe, request)
-            return converged.batches(sampling.stream(pipe, request))
-        return ((b.images, b.class_labels) for b in sampling.stream(pipe, request))
+        taken = evaluated(self.chosen() or (), pipe, request)
+        return taken(sampling.stream(pipe, request))
 
     def report(self, report: Report) -> Report:
         """A report as it was asked for."""
@@ -139,7 +136,7 @@ class Options:
     channels: Channels | None = None
     """The number of channels of a folder of images, 3 if left out. A model has its own."""
     out: Path | None = None
-    """a JSON file to write the result to"""
+    """A JSON file that the result is written to."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -34,22 +34,22 @@ class Sampling:
     """What is asked of a pipeline; shared by `sample` and `evaluate`."""
 
     seeds: str = "0-63"
-    """like 0-63 or 3,5,8-12: one image each"""
+    """The seeds, like 0-63 or 3,5,8-12. Each gives one image."""
     classes: tuple[str, ...] = ()
-    """class names or numbers, taken in turn by the seeds; none: seed k gets class k mod classes"""
+    """Class names or numbers, taken in turn. If left out, seed k gets class k mod classes."""
     guidance_scale: Finite | None = None
-    """classifier-free guidance; 1: none; the scale saved with the model if left out"""
+    """The scale of classifier-free guidance; 1 is none. If left out, it is the model's own."""
     guidance_interval: tuple[LevelOrZero, LevelOrInfinity] | None = None
-    """lowest and highest sigma at which guidance acts"""
+    """The lowest and the highest sigma at which guidance acts."""
     guide: str | None = None
-    """a weaker model to guide with (autoguidance), instead of the model asked for no class"""
+    """A weaker model to guide with (autoguidance), in the place of the model asked for no class."""
     steps: Steps | None = None
-    """noise levels, instead of those saved with the model"""
+    """The number of noise levels that the sampler takes. If left out, it is the model's own."""
     finish: str | None = None
-    """change colours as the published generators of relay diffusion do before they save an image:
-    relay-imagenet (brightness), relay-celebahq (contrast, brightness, colour)"""
+    """Change colours as the published generators of relay diffusion do before they save an image:
+    relay-imagenet (brightness) or relay-celebahq (contrast, brightness, colour)."""
     batch_size: Count = 64
-    """images at a time"""
+    """The number of images that are made at a time."""
     opening: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
 
     def open(self, model: str) -> Pipeline:
@@ -142,14 +142,14 @@ class Sampling:
 @dataclass(frozen=True)
 class Options:
     model: tyro.conf.Positional[str]
-    """a saved pipeline, a run's directory, or a repository of the Hub"""
+    """A saved pipeline, a run's directory, or a repository of the Hub."""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")]
     out: Path = Path("samples")
     """Where the images go: FILE.png takes a grid; FILE.npz all images in one array, as ADM's
     evaluator reads them; a directory single images, with a grid in DIRECTORY.png beside it."""
     columns: Columns | None = None
-    """number of the grid's columns; if left out, a column for each class where there are up to 16,
-    or two or more where the grid would be a strip, else 8"""
+    """The number of the grid's columns. If left out, there is a column for each class where there
+    are up to 16 of them, two or more where the grid would be a strip, and else 8."""
 
 
 def main(arguments: Sequence[str]) -> None:

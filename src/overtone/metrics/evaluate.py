@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -81,7 +81,7 @@ class Report:
         """The report with the scores that are biased by the number of images extrapolated to
         infinitely many."""
         scores = {name: score.extrapolated() for name, score in self.scores.items()}
-        return Report(**{**vars(self), "scores": scores})
+        return replace(self, scores=scores)
 
     def as_json(self) -> dict[str, Any]:
         """All of it as JSON; scores that were not computed are null."""
@@ -116,6 +116,8 @@ class Evaluation:
         reference: published statistics of real images, which the Fréchet distances are computed
             from, in the place of the images if there are both.
         shape: (resolution, channels) of the images, where no data say it.
+        asked: how many images will be evaluated, where that is known: too few for a score are
+            refused before any work.
         training: what memorisation is looked for in; `data` if left out.
 
     Raises `OvertoneError` for too few real images, and for a score that can't be computed.
@@ -134,6 +136,7 @@ class Evaluation:
         training: ImageData | None = None,
         reference: Reference | None = None,
         shape: tuple[int, int] = (32, 3),
+        asked: int | None = None,
     ) -> None:
         if data is not None:
             check_counts(min(len(data), limit))
@@ -151,6 +154,9 @@ class Evaluation:
         self.scores = there.default() if scores is None else tuple(scores)
         there.check(self.scores)
         self._check_training()
+        if asked is not None:
+            there_are = LEAST_REAL + asked if data is None else min(len(data), limit)
+            check_counts(there_are, asked, self.scores)
         widest = max(
             (dims.get(part, 0) for score in self.scores for part in score.needs), default=0
         )
@@ -259,12 +265,11 @@ class Evaluation:
         count = len(next(iter(parts.values()), ()))
         self._check_counts(count)
         self._check_parts({*parts})
-        report = None
-        if self.among.is_main:
-            report = self._computed(count, parts, made_with)
-        report = self.among.gather(report)[0]
+        own = self._computed(count, parts, made_with) if self.among.is_main else None
+        # What the nearest training images are drawn from is open files, and stays where it is.
+        report = self.among.gather(own and replace(own, nearest=None))[0]
         assert report is not None
-        return report
+        return own or report
 
     def _computed(
         self, count: int, parts: dict[str, Vectors], made_with: Mapping[str, Any]

@@ -12,7 +12,7 @@ place, sFID (Nash et al. 2021, arXiv 2103.03841); on DINOv2's, FD-DINOv2 (Stein 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,7 @@ ROUNDING = 1e-7
 """of the vectors' mean square: a distance below is what rounding makes of equal sets"""
 
 
+@runtime_checkable
 class HasMoments(Protocol):
     """A side of which means and covariances are known: a sample, or published statistics."""
 

@@ -171,7 +171,7 @@ def measured(
 
 
 def difference(
-    first: Float[Tensor, " columns"], second: Float[Tensor, " columns"], *, biased: bool = False
+    first: Float[Tensor, " columns"], second: Float[Tensor, " others"], *, biased: bool = False
 ) -> Measured:
     """The first score minus the second, of images from the same seeds beside the same real ones.
 

@@ -11,7 +11,7 @@ third of the difference between the two says how far from it the converged ones 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from overtone.errors import OvertoneError
 from overtone.metrics.parts import SQUARED_ERRORS
+from overtone.metrics.scores import Score
 from overtone.samplers.sampler import Sampler, sigma_grid
 
 if TYPE_CHECKING:
@@ -33,6 +34,17 @@ CONVERGED = 128
 """noise levels of the solver whose images are taken for converged"""
 LOWEST = 0.002
 """the last of them, unless the sampler goes lower"""
+
+
+def evaluated(
+    scores: Sequence[Score], pipe: Pipeline, request: Request
+) -> Callable[[Iterable[SampleBatch]], Iterator[tuple[Any, ...]]]:
+    """What makes of a request's batches what an evaluation with these scores takes. Raises
+    `OvertoneError`, before anything is made, where the solver error is among them and can't be
+    told."""
+    if any(SQUARED_ERRORS in score.needs for score in scores):
+        return Converged(pipe, request).batches
+    return lambda batches: ((batch.images, batch.class_labels) for batch in batches)
 
 
 class Converged:

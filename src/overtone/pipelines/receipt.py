@@ -31,7 +31,7 @@ from overtone.pipelines.environment import Environment, environment
 from overtone.pipelines.evaluations import expected_evaluations
 from overtone.pipelines.load import public_model
 from overtone.pipelines.seeds import seeds_of, text_of
-from overtone.ranges import Count, NotNegative, Seed, Share, Whole, check_fields
+from overtone.ranges import Batch, Count, NotNegative, Seed, Share, Whole, check_fields
 
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
@@ -71,7 +71,7 @@ class Receipt:
     """`pipelines.account`: settings of every part, digests of all weights, precision"""
     seeds: str
     """the seeds that were asked for together, like "0-63" or "3,5,8-12\""""
-    batch_size: Count
+    batch_size: Batch
     receipt: Count = VERSION
     class_labels: tuple[Whole, ...] = ()
     """the classes of the seeds, taken in turn; none for a model without classes"""

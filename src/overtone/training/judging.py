@@ -61,7 +61,7 @@ def open_evaluation(
         found = extractor.open(data, *shape)
         return Evaluation(
             found, None, None, real_images, among, scores=scores, replicates=replicates,
-            reference=reference, shape=shape,
+            reference=reference, shape=shape, asked=asked,
         )  # fmt: skip
     real = open_data(data, *shape, skip_bad=skip_bad)
     _check_classes(data, real, num_classes, class_names)
@@ -84,7 +84,7 @@ def open_evaluation(
         )
     return Evaluation(
         found, real, test, real_images, among, scores=scores, replicates=replicates,
-        reference=reference,
+        reference=reference, asked=asked,
     )  # fmt: skip
 
 

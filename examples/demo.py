@@ -26,6 +26,7 @@ from overtone.analysis.plots import denoising_path, training_curve  # noqa: E402
 from overtone.data import held_out  # noqa: E402
 from overtone.errors import OvertoneError  # noqa: E402
 from overtone.metrics import Evaluation, Report  # noqa: E402
+from overtone.metrics.scores import measures  # noqa: E402
 from overtone.pipelines import Pipeline, Request  # noqa: E402
 from overtone.pipelines.pictures import grid  # noqa: E402
 from overtone.runs import find_checkpoint, read_log  # noqa: E402
@@ -68,9 +69,10 @@ def main() -> None:
     write_json(DEMO / "scores.json", {"before": before.as_json(), "after": after.as_json()})
     write_page(pipe, before, after, progress.seconds, seconds)
     console.print(
-        f"Fréchet distance {before.frechet_distance:.3f} -> {after.frechet_distance:.3f}"
+        f"Fréchet distance {known(before, 'frechet_distance')} ->"
+        f" {known(after, 'frechet_distance')}"
         f" ({after.real_frechet_distance:.3f} between two halves of the real images),"
-        f" class accuracy {after.class_accuracy:.1%}.\n"
+        f" class accuracy {known(after, 'class_accuracy')}.\n"
         f"{seconds / 60:.1f} minutes in all. Open {DEMO / 'index.html'}"
     )
 
@@ -98,19 +100,16 @@ def write_page(
         with new_file(DEMO / f"{name}.png") as file:
             image.resize((image.width * 6, image.height * 6), Image.Resampling.NEAREST).save(file)
     training_curve(read_log(DEMO / "run"), DEMO / "curve.png")
+    real = {
+        "frechet_distance": f"{after.real_frechet_distance:.3f} (two halves)",
+        "class_accuracy": f"{after.classifier_accuracy:.1%} (test split)",
+        "recall": f"{after.real_recall:.1%} (two halves)",
+    }
     table = "".join(
-        f"<tr><td>{html.escape(name)}<td>{old}<td>{new}<td>{real}"
-        for name, old, new, real in (
-            ("Fréchet distance, lower is better", f"{before.frechet_distance:.3f}",
-             f"<b>{after.frechet_distance:.3f}</b>",
-             f"{after.real_frechet_distance:.3f} (two halves)"),
-            ("class accuracy", f"{before.class_accuracy:.1%}",
-             f"<b>{after.class_accuracy:.1%}</b>", f"{after.classifier_accuracy:.1%} (test split)"),
-            ("precision", f"{before.precision:.2f}", f"<b>{after.precision:.2f}</b>", ""),
-            ("recall", f"{before.recall:.2f}", f"<b>{after.recall:.2f}</b>",
-             f"{after.real_recall:.2f} (two halves)"),
-        )
-    )  # fmt: skip
+        f"<tr><td>{html.escape(measures()[name].title)}<td>{known(before, name)}"
+        f"<td><b>{known(after, name)}</b><td>{real.get(name, '')}"
+        for name in ("frechet_distance", "class_accuracy", "precision", "recall")
+    )
     page = PAGE.format(
         samples=embedded(grid(samples, 10, gap=1)),
         real=embedded(grid(pixels[rows], 10, gap=1)),
@@ -127,6 +126,13 @@ def write_page(
     )
     with new_file(DEMO / "index.html") as file:
         file.write_text(page)
+
+
+def known(report: Report, name: str) -> str:
+    """A score with its 95 % interval."""
+    shown, ends = measures()[name].shown, report.interval(name)
+    assert ends is not None
+    return f"{shown(report.value(name))} ({shown(ends[0])} to {shown(ends[1])})"
 
 
 def embedded(image: Image.Image) -> str:
@@ -159,7 +165,7 @@ guidance {guidance}, seeds 0 to 79</figcaption></figure>
 <figure><img class="pixels" src="{path}" alt=""><figcaption>Six samples at ten of their eighteen
 steps, from sigma = 10 on, scaled to the variance of the data</figcaption></figure>
 <h2>How good they are</h2>
-<table><tr><th><th>before training<th>after<th>real images{table}</table>
+<table><tr><th>score (95 % interval)<th>before training<th>after<th>real images{table}</table>
 <p>{images} samples (seeds 0 to 499, guidance {guidance}, 18 steps) against 1,500 real images,
 on the features of a {extractor}.
 <div class="row">

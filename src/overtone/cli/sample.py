@@ -177,7 +177,10 @@ def _check_out(out: Path, seeds: Sequence[int]) -> None:
 
     suffix = out.suffix.lower()
     if suffix in SUFFIXES - {".png"}:
-        raise OvertoneError(f"--out is a .png file or a directory, or an .npz file, not {out}.")
+        raise OvertoneError(
+            f"--out is a .png file or a directory, not {out}. A name that ends in .npz is possible"
+            " as well: it holds the images as one array."
+        )
     if suffix == ".npz" and processes().count > 1:
         raise OvertoneError(
             f"--out {out}: one process writes a file of all images: name a directory, or start the"

@@ -186,14 +186,14 @@ ALLOWED = (
         "trajectories whose spectrum is taken in float64, once a batch",
     ),
     Allowed(
-        "metrics/features.py ClassifierExtractor.__call__: copies from the host",
+        "metrics/features.py by_blocks: copies from the host",
         1,
         "images that are judged, once a batch",
     ),
     Allowed(
-        "metrics/features.py ClassifierExtractor.__call__: copies to the host",
-        2,
-        "their features and classes, once a batch",
+        "metrics/features.py by_blocks: copies to the host",
+        1,
+        "their features, class scores and features that keep the place, once a batch",
     ),
     Allowed(
         "data/latents.py _encode_block: copies from the host",

@@ -124,7 +124,13 @@ def test_a_grid_and_its_images_from_one_receipt(tmp_path, capsys):
     assert lines == [f"seed {seed}: the very same image" for seed in range(5, 17)]
     with Image.open(grid) as one, Image.open(tmp_path / "again.png") as other:
         assert np.array_equal(np.asarray(one), np.asarray(other))
-    main(["replay", str(grid), "--seed", "9"])
+    assert read_receipt(tmp_path / "again.png") == read_receipt(grid)
+    nine = tmp_path / "nine.png"
+    main(["replay", str(grid), "--seed", "9", "--out", str(nine)])
+    assert capsys.readouterr().out == "seed 9: the very same image\n"
+    # The first batch is of the seeds 5 to 9.
+    assert (read_receipt(nine).seed, read_receipt(nine).seeds) == (9, "5-9")
+    main(["replay", str(nine)])
     assert capsys.readouterr().out == "seed 9: the very same image\n"
 
 
@@ -247,6 +253,8 @@ def test_a_report_is_a_receipt(tmp_path, capsys, monkeypatch):
     expected = next(pipe.stream(range(12, 18))).images[1]
     with Image.open(tmp_path / "13.png") as made:
         assert np.array_equal(np.asarray(made), expected[0].numpy())
+    main(["replay", f"{tmp_path}/13.png"])  # which has its own receipt
+    assert "seed 13: the very same image" in capsys.readouterr().out
 
 
 def _folder(tmp_path):

@@ -4,14 +4,15 @@ Every image that `overtone sample` and `overtone edit` write, every grid, and ev
 `overtone evaluate` holds a receipt. The image is made in the batch in which it was made, with as
 many threads and in the same precision: on the same hardware it is the very same. Elsewhere it is
 expected to differ by at most one grey level, and what differs there is said. The exit status is 0
-where it is the same or within one grey level, and 1 elsewhere.
+where it is the same or within one grey level, or where the receipt holds nothing to compare it
+with, as a report does; elsewhere it is 1.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from overtone.ranges import Seed
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
     from overtone.pipelines.receipt import Receipt
+    from overtone.pipelines.replay import Replay, Replayer
 
 MOST = 64
 """images that are made again where no seed is named"""
@@ -49,7 +51,7 @@ class Options:
     mask: Path | None = None
     """The mask that was given with it."""
     out: Path | None = None
-    """A .png file that the image is written to: one image, or a grid."""
+    """A .png file that the image is written to, with its receipt: one image, or a grid."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     replays = [replayer.of(seed, _shown(options.receipt, receipt, pipe, seed)) for seed in seeds]
     if options.out is not None:
-        _write(replays, pipe, receipt, options.out)
+        _write(replays, replayer, options.out)
     for replay in replays:
         print(_said(replay))
     for difference in replayer.differences:
@@ -175,7 +177,7 @@ def _shown(path: Path, receipt: Receipt, pipe: Pipeline, seed: int) -> Any:
         return None
 
 
-def _said(replay: Any) -> str:
+def _said(replay: Replay) -> str:
     if replay.equal:
         return f"seed {replay.seed}: the very same image"
     if replay.greys is not None:
@@ -186,14 +188,14 @@ def _said(replay: Any) -> str:
     return f"seed {replay.seed}: another image than the receipt is of"
 
 
-def _write(replays: list[Any], pipe: Pipeline, receipt: Receipt, out: Path) -> None:
+def _write(replays: list[Replay], replayer: Replayer, out: Path) -> None:
     import torch
 
-    from overtone import storage
     from overtone.cli.sample import columns_of
     from overtone.pipelines.pictures import grid
+    from overtone.pipelines.receipt_files import save_png
 
     images = torch.stack([replay.image for replay in replays])
-    columns = min(columns_of(pipe.num_classes, len(images)), len(images))
-    with storage.new_file(out) as file:
-        grid(images, columns, gap=1).save(file, "PNG")
+    columns = min(columns_of(replayer.pipe.num_classes, len(images)), len(images))
+    of_all = replace(replayer.receipt, environment=replayer.environment)
+    save_png(grid(images, columns, gap=1), out, of_all if len(replays) > 1 else replays[0].receipt)

@@ -12,9 +12,12 @@ from typing import Self
 
 from overtone import precision
 from overtone.data.images import Pixels, to_unit
-from overtone.metrics.features import Extractor, Features, exactly, place_features
+from overtone.metrics.features import Extractor, Features, by_blocks, place_features
 from overtone.networks.classifier import Classifier
 from overtone.networks.network import WEIGHTS_FILE
+
+BLOCK = 512
+"""images at a time"""
 
 
 class ClassifierExtractor(Extractor):
@@ -37,9 +40,9 @@ class ClassifierExtractor(Extractor):
         return cls(network, digest[:16])
 
     def __call__(self, pixels: Pixels) -> Features:
-        device = next(self.network.parameters()).device
-        with exactly(device):
-            maps = self.network.body(to_unit(pixels.to(device)))
-            vectors = self.network.features_of(maps)
-            logits, spatial = self.network.head(vectors), place_features(maps)
-        return Features(vectors.cpu(), logits.cpu(), spatial.cpu())
+        return by_blocks(self.network, self._extract, pixels, BLOCK)
+
+    def _extract(self, pixels: Pixels) -> Features:
+        maps = self.network.body(to_unit(pixels))
+        vectors = self.network.features_of(maps)
+        return Features(vectors, self.network.head(vectors), place_features(maps))

@@ -27,7 +27,7 @@ from overtone.metrics.dinov2_weights import (
     load_weights,
     positions_at,
 )
-from overtone.metrics.features import Extractor, Features, as_rgb, by_blocks, exactly
+from overtone.metrics.features import Extractor, Features, as_rgb, by_blocks
 from overtone.metrics.foreign import library
 from overtone.networks.network import digest_of_tensors
 
@@ -63,13 +63,15 @@ class DinoExtractor(Extractor):
         self.name = f"DINOv2, {self.dims} features"
 
     def __call__(self, pixels: Pixels) -> Features:
-        return by_blocks(self._extract, as_rgb(pixels, "DINOv2"), BLOCK)
+        rgb = as_rgb(pixels.cpu(), "DINOv2")
+        return by_blocks(self.network, self._extract, rgb, BLOCK, _all_prepared)
 
-    def _extract(self, pixels: Pixels) -> Features:
-        device = next(self.network.parameters()).device
-        images = torch.stack([_prepared(image) for image in pixels.cpu()]).to(device)
-        with exactly(device):
-            return Features(self.network(images).pooler_output.cpu())
+    def _extract(self, images: Tensor) -> Features:
+        return Features(self.network(images).pooler_output)
+
+
+def _all_prepared(pixels: Pixels) -> Tensor:
+    return torch.stack([_prepared(image) for image in pixels])
 
 
 def _prepared(image: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -64,13 +64,6 @@ def as_rgb(pixels: Pixels, whose: str) -> Pixels:
 
 
 @contextlib.contextmanager
-def exactly(device: torch.device) -> Iterator[None]:
-    """Features are computed in float32, without gradients, whatever the caller computes in."""
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        yield
-
-
-@contextlib.contextmanager
 def output_of(module: nn.Module) -> Iterator[list[Tensor]]:
     """A list of what a module returns within the block."""
     seen: list[Tensor] = []
@@ -81,11 +74,26 @@ def output_of(module: nn.Module) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def by_blocks(extract: Callable[[Pixels], Features], pixels: Pixels, size: int) -> Features:
-    """The features of so many images at a time, so that large networks take bounded memory."""
-    said: list[Any] = [extract(block) for block in pixels.split(size)]
-    vectors, logits, spatial = (
-        None if part[0] is None else torch.cat(part) for part in zip(*said, strict=True)
-    )
-    assert vectors is not None
-    return Features(vectors, logits, spatial)
+def by_blocks(
+    network: nn.Module,
+    extract: Callable[[Tensor], Features],
+    pixels: Pixels,
+    size: int,
+    prepare: Callable[[Pixels], Tensor] = lambda pixels: pixels,
+) -> Features:
+    """The features of images on the host, computed where the network is, so many images at a time:
+    a large network takes bounded memory.
+
+    They are computed in float32 and without gradients, whatever the caller computes in. `prepare`
+    is what is done to a block on the host.
+    """
+    device, said = next(network.parameters()).device, []
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        for block in pixels.split(size):
+            found = extract(prepare(block).to(device))
+            sizes = [0 if part is None else part.shape[1] for part in found]
+            # One copy brings all of them to the host.
+            said.append(torch.cat([part for part in found if part is not None], dim=1).cpu())
+    parts = torch.cat(said).split(sizes, dim=1)
+    vectors, *others = (part.contiguous() for part in parts)
+    return Features(vectors, *(part if part.shape[1] else None for part in others))

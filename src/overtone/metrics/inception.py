@@ -17,7 +17,6 @@ from overtone.metrics.features import (
     Features,
     as_rgb,
     by_blocks,
-    exactly,
     output_of,
     place_features,
 )
@@ -68,15 +67,13 @@ class InceptionExtractor(Extractor):
         self.name = "Inception (torch-fidelity), 2048 features"
 
     def __call__(self, pixels: Pixels) -> Features:
-        return by_blocks(self._extract, as_rgb(pixels, "Inception"), BLOCK)
+        return by_blocks(self.network, self._extract, as_rgb(pixels, "Inception"), BLOCK)
 
     def _extract(self, pixels: Pixels) -> Features:
-        device = next(self.network.parameters()).device
         branch: Any = self.network.Mixed_6d
-        with exactly(device), output_of(branch.branch1x1) as maps:
-            vectors, logits = self.network(pixels.to(device))
-            spatial = place_features(maps[0])
-        return Features(vectors.cpu(), logits.cpu(), spatial.cpu())
+        with output_of(branch.branch1x1) as maps:
+            vectors, logits = self.network(pixels)
+        return Features(vectors, logits, place_features(maps[0]))
 
 
 def _as_float(tensor: Tensor) -> Tensor:

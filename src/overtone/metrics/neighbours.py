@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -81,28 +82,21 @@ def densities_coverages(
 
 def share_within(points: Sample, manifold: Sample, neighbours: int) -> Float[Tensor, " columns"]:
     """The share of the points that lie in a ball of the manifold, in each column."""
-    # What is kept in memory is of the smaller side, so that the larger one may be of any size.
-    if len(manifold) <= len(points):
-        all_balls = list(balls_of(manifold, neighbours))
-        found = torch.zeros(points.columns, dtype=torch.float64)
-        for vectors, among in points.blocks(VECTORS, BLOCK):
-            counts = torch.zeros(among.shape)
-            for balls in all_balls:
-                _count(counts, vectors, among, balls)
-            found += (counts > 0).sum(dim=0)
-        return found / points.numbers
-    everywhere = list(points.blocks(VECTORS, BLOCK))
-    in_balls = [torch.zeros(among.shape) for _, among in everywhere]
+    # A bit for each point and column is all that grows with the number of images.
+    found = np.zeros((len(points), -(-points.columns // 8)), np.uint8)
     for balls in balls_of(manifold, neighbours):
-        for counts, (vectors, among) in zip(in_balls, everywhere, strict=True):
-            _count(counts, vectors, among, balls)
-    return (torch.cat(in_balls) > 0).sum(dim=0) / points.numbers
-
-
-def _count(counts: Tensor, points: Tensor, among: Tensor, balls: Balls) -> None:
-    """Count the balls in which a point lies."""
-    for point, _, hits in _hits(points, among, balls):
-        counts.index_add_(0, point, hits)
+        for (start, stop), (vectors, among) in zip(
+            blocks(len(points)), points.blocks(VECTORS, BLOCK), strict=True
+        ):
+            counts = torch.zeros(among.shape)
+            for point, _, hits in _hits(vectors, among, balls):
+                counts.index_add_(0, point, hits)
+            found[start:stop] |= np.packbits(counts.numpy() > 0, axis=1)
+    inside = torch.zeros(points.columns, dtype=torch.float64)
+    for start, stop in blocks(len(points)):
+        bits = np.unpackbits(found[start:stop], axis=1, count=points.columns)
+        inside += torch.from_numpy(bits).sum(dim=0)
+    return inside / points.numbers
 
 
 def _hits(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from overtone import precision
 from overtone.data.images import Pixels, to_unit
-from overtone.metrics.features import Extractor, Features, by_blocks, exactly, place_features
+from overtone.metrics.features import Extractor, Features, by_blocks, place_features
 from overtone.networks.network import digest_of
 
 WIDTHS = (16, 32, 64)
@@ -49,16 +49,14 @@ class RandomExtractor(Extractor):
         self.layers = layers.eval().to(precision.default_device())
 
     def __call__(self, pixels: Pixels) -> Features:
-        return by_blocks(self._extract, pixels, BLOCK)
+        return by_blocks(self.layers, self._extract, pixels, BLOCK)
 
     def _extract(self, pixels: Pixels) -> Features:
-        device = next(self.layers.parameters()).device
-        with exactly(device):
-            x: Tensor = to_unit(pixels.to(device))
-            found = []
-            for number, layer in enumerate(self.layers):
-                if number and min(x.shape[2:]) > 1:
-                    x = F.avg_pool2d(x, 2)
-                x = layer(x).relu()
-                found += [x.mean(dim=(2, 3)), x.flatten(2).std(dim=2, correction=0)]
-            return Features(torch.cat(found, dim=1).cpu(), None, place_features(x).cpu())
+        x: Tensor = to_unit(pixels)
+        found = []
+        for number, layer in enumerate(self.layers):
+            if number and min(x.shape[2:]) > 1:
+                x = F.avg_pool2d(x, 2)
+            x = layer(x).relu()
+            found += [x.mean(dim=(2, 3)), x.flatten(2).std(dim=2, correction=0)]
+        return Features(torch.cat(found, dim=1), None, place_features(x))

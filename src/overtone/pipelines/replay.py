@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from overtone.pipelines.pictures import finished, pixels_of
 from overtone.pipelines.pipeline import Pipeline
 from overtone.pipelines.receipt import Receipt, account_differences, digest_of_pixels
 from overtone.pipelines.request import Request
+from overtone.pipelines.seeds import text_of
 from overtone.samplers.loop import SamplingLoop
 from overtone.samplers.schedulers import scheduler_sampler
 
@@ -38,6 +39,8 @@ class Replay:
     """the largest difference in grey levels, where the pixels are there"""
     differences: tuple[str, ...]
     """what of the code, the packages and the hardware is not as it was, one sentence each"""
+    receipt: Receipt
+    """the receipt of the image as it was made now"""
 
     @property
     def succeeded(self) -> bool:
@@ -68,7 +71,8 @@ class Replayer:
         self._check_picture()
         if receipt.compile:
             pipe.compile()
-        self.differences = tuple(receipt.environment.differences(environment(pipe)))
+        self.environment = environment(pipe)
+        self.differences = tuple(receipt.environment.differences(self.environment))
 
     def of(self, seed: int, shown: Pixels | None = None) -> Replay:
         """The image of a seed, made in the batch in which it was made. `shown` is the image as it
@@ -86,6 +90,7 @@ class Replayer:
         if receipt.finish is not None:
             images = finished(images, receipt.finish)
         image, equal, greys = images[seeds.index(seed)], None, None
+        made = self._receipt(seeds, labels, seed, image)
         if shown is not None:
             if shown.shape != image.shape:
                 raise OvertoneError(
@@ -96,7 +101,22 @@ class Replayer:
             equal = greys == 0
         elif receipt.pixels is not None:
             equal = digest_of_pixels(image) == receipt.pixels
-        return Replay(seed, image, equal, greys, self.differences)
+        return Replay(seed, image, equal, greys, self.differences, made)
+
+    def _receipt(
+        self, seeds: list[int], labels: list[int] | None, seed: int, image: Tensor
+    ) -> Receipt:
+        """The receipt of an image that was made now, which holds no more than its batch."""
+        return replace(
+            self.receipt,
+            seeds=text_of(seeds),
+            class_labels=tuple(labels or ()),
+            batch_size=len(seeds),
+            processes=1,
+            seed=seed,
+            pixels=digest_of_pixels(image),
+            environment=self.environment,
+        )
 
     def _made(self, request: Request) -> Pixels:
         edit = self.receipt.edit

@@ -21,15 +21,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from overtone.metrics.parts import VECTORS
 from overtone.metrics.sample import Sample, held
-from overtone.metrics.vectors import BLOCK, Vectors, blocks
+from overtone.metrics.vectors import Vectors, blocks
 
 SEARCHED = 32
-PAIRS = 2**13
+PAIRS = 2**11
 """pairs of a vector and a ball that are looked at at a time"""
 
 
@@ -37,8 +37,8 @@ class Balls(NamedTuple):
     """Balls about some of the vectors of a sample."""
 
     centres: Float[Tensor, "block dims"]
-    inside: Float[Tensor, "block columns"]
-    """1 where the vector is in a column"""
+    inside: Bool[Tensor, "block columns"]
+    """whether the vector is in a column"""
     radii: Float[Tensor, "block columns"]
 
 
@@ -72,8 +72,8 @@ def densities_coverages(
     held_in_all, covered = torch.zeros(2, real.columns, dtype=torch.float64)
     for balls in balls_of(real, neighbours):
         held_in = torch.zeros(balls.radii.shape)
-        for points, among in fake.blocks(VECTORS, BLOCK):
-            for _, ball, hits in _hits(points, among, balls):
+        for start, stop in blocks(len(fake)):
+            for _, ball, hits in _hits(*_points(fake, start, stop), balls):
                 held_in.index_add_(0, ball, hits)
         held_in_all += held_in.sum(dim=0)
         covered += (held_in > 0).sum(dim=0)
@@ -85,11 +85,9 @@ def share_within(points: Sample, manifold: Sample, neighbours: int) -> Float[Ten
     # A bit for each point and column is all that grows with the number of images.
     found = np.zeros((len(points), -(-points.columns // 8)), np.uint8)
     for balls in balls_of(manifold, neighbours):
-        for (start, stop), (vectors, among) in zip(
-            blocks(len(points)), points.blocks(VECTORS, BLOCK), strict=True
-        ):
-            counts = torch.zeros(among.shape)
-            for point, _, hits in _hits(vectors, among, balls):
+        for start, stop in blocks(len(points)):
+            counts = torch.zeros(stop - start, points.columns)
+            for point, _, hits in _hits(*_points(points, start, stop), balls):
                 counts.index_add_(0, point, hits)
             found[start:stop] |= np.packbits(counts.numpy() > 0, axis=1)
     inside = torch.zeros(points.columns, dtype=torch.float64)
@@ -99,8 +97,14 @@ def share_within(points: Sample, manifold: Sample, neighbours: int) -> Float[Ten
     return inside / points.numbers
 
 
+def _points(sample: Sample, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    """Some vectors of a sample in float64, and whether each is in a column."""
+    vectors = sample.parts[VECTORS].read(start, stop).double()
+    return vectors, sample.halves.of(torch.arange(start, stop)).bool()
+
+
 def _hits(
-    points: Float[Tensor, "points dims"], among: Float[Tensor, "points columns"], balls: Balls
+    points: Float[Tensor, "points dims"], among: Bool[Tensor, "points columns"], balls: Balls
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Pairs of a point and a ball, some at a time: the number of each, and by column 1 where both
     are in it and the point lies in the ball."""
@@ -108,10 +112,8 @@ def _hits(
     point, ball = (away <= balls.radii.amax(dim=1)).nonzero(as_tuple=True)
     for start, stop in blocks(len(point), PAIRS):
         p, b = point[start:stop], ball[start:stop]
-        hits = (away[p, b][:, None] <= balls.radii[b]).float() * (
-            among[p] * balls.inside[b]
-        ).float()
-        yield p, b, hits
+        hits = (away[p, b][:, None] <= balls.radii[b]) & among[p] & balls.inside[b]
+        yield p, b, hits.float()
 
 
 def balls_of(sample: Sample, neighbours: int) -> Iterator[Balls]:
@@ -119,7 +121,7 @@ def balls_of(sample: Sample, neighbours: int) -> Iterator[Balls]:
     there is."""
     vectors = sample.parts[VECTORS]
     for start, stop in blocks(len(sample)):
-        centres = vectors.read(start, stop).double()
+        centres, inside = _points(sample, start, stop)
         away, who = _nearest(centres, start, vectors, max(SEARCHED, neighbours))
         radii = torch.empty(len(centres), sample.columns, dtype=torch.float64)
         for at, end in blocks(len(centres), 128):
@@ -128,7 +130,7 @@ def balls_of(sample: Sample, neighbours: int) -> Iterator[Balls]:
             reached = passed >= neighbours
             reached[:, -1] = True
             radii[at:end] = away[at:end].gather(1, reached.to(torch.int8).argmax(dim=1))
-        yield Balls(centres, sample.halves.block(start, stop), radii)
+        yield Balls(centres, inside, radii)
 
 
 def _nearest(centres: Tensor, start: int, vectors: Vectors, count: int) -> tuple[Tensor, Tensor]:
@@ -140,8 +142,9 @@ def _nearest(centres: Tensor, start: int, vectors: Vectors, count: int) -> tuple
         own = torch.arange(start, start + len(centres)) - at
         rows = ((own >= 0) & (own < end - at)).nonzero()[:, 0]
         here[rows, own[rows]] = torch.inf
-        numbers = torch.arange(at, end).expand(len(centres), -1)
-        away, who = torch.cat((away, here), dim=1), torch.cat((who, numbers), dim=1)
+        # Those of the block first: what is put together is small.
+        here, numbers = here.topk(min(count, end - at), largest=False, dim=1)
+        away, who = torch.cat((away, here), dim=1), torch.cat((who, at + numbers), dim=1)
         away, order = away.topk(min(count, away.shape[1]), largest=False, dim=1)
         who = who.gather(1, order)
     if len(vectors) <= count:  # itself, at an infinite distance, is among them

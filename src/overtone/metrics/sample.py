@@ -109,7 +109,8 @@ class Sample:
         number = torch.zeros(count, dtype=torch.float64)
         total = torch.zeros(count, dims, dtype=torch.float64)
         outer = torch.zeros(count, dims, dims, dtype=torch.float64)
-        for vectors, inside in self.blocks(part, max(16, NUMBERS // (count * dims))):
+        held_at_a_time = max(16, NUMBERS // (count * dims + 2 * self.columns))
+        for vectors, inside in self.blocks(part, held_at_a_time):
             vectors, inside = vectors - centre, inside[:, columns]
             number += inside.sum(dim=0)
             total += inside.T @ vectors

@@ -18,7 +18,7 @@ from overtone.errors import OvertoneError
 from overtone.metrics import Evaluation
 from overtone.metrics.features import Extractor, Features
 from overtone.networks import DiffiTUNet
-from overtone.pipelines import DiffiTPipeline
+from overtone.pipelines import DiffiTPipeline, counting
 from overtone.samplers import Sampler
 
 
@@ -104,6 +104,23 @@ def test_the_solver_error_is_compared_and_refused_early():
     with pytest.raises(OvertoneError, match="this Sampler draws noise on the way"):
         overtone.compare(pipes, "x", range(4), scores=("solver-error",))
     assert not made
+
+
+def test_converged_images_are_made_once_for_all_budgets():
+    pipes = {"a": model(0), "b": model(1)}
+    with counting(pipes["a"]) as counter:
+        found = overtone.compare(
+            pipes, "x", range(6), evaluations=(3, 9), guidance_scale=1.0, batch_size=4,
+            scores=("solver-error",),
+        )  # fmt: skip
+    # Beside 128 steps of Heun's method, each budget, and the images that are shown.
+    assert counter.an_image(6).own == 255 + 2 * (3 + 9)
+    for entry in found.of("b"):
+        alone = overtone.compare(
+            pipes, "x", range(6), evaluations=(entry.budget,), guidance_scale=1.0, batch_size=4,
+            scores=("solver-error",),
+        )  # fmt: skip
+        assert entry.report.solver_error == alone.of("b")[0].report.solver_error
 
 
 def test_guidance_is_counted():

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from overtone.data.images import Pixels
 from overtone.errors import OvertoneError
 from overtone.metrics.evaluate import Evaluation, Report
@@ -165,11 +167,12 @@ def compared_models(
     budget that a model can't keep.
     """
     _check_alike(models)
-    asked = [
-        (name, budget, request, evaluated(evaluation.scores, pipe, request))
-        for name, pipe in models.items()
-        for budget, request in _requests(pipe, request_of(pipe), budgets)
-    ]
+    asked = []
+    for name, pipe in models.items():
+        kept: Any = {} if len(budgets) > 1 else None
+        for budget, request in _requests(pipe, request_of(pipe), budgets):
+            taken = evaluated(evaluation.scores, pipe, request, kept)
+            asked.append((name, budget, request, taken))
     entries = []
     for name, budget, request, taken in asked:
         pipe, clock = models[name], _Clock()
@@ -216,7 +219,8 @@ def _check_alike(models: Mapping[str, Pipeline]) -> None:
 
 def _first_images(pipe: Pipeline, request: Request) -> Pixels:
     few = slice(0, SHOWN)
-    return next(iter(pipe.stream(request.part(few, _labels(pipe, request, few))))).images
+    part = request.part(few, _labels(pipe, request, few))
+    return torch.cat([batch.images for batch in pipe.stream(part)])
 
 
 def _labels(pipe: Pipeline, request: Request, few: slice) -> Any:

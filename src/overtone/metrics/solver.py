@@ -20,8 +20,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from overtone.errors import OvertoneError
+from overtone.metrics.cache import folder
 from overtone.metrics.parts import SQUARED_ERRORS
 from overtone.metrics.scores import Score
+from overtone.metrics.vectors import FeatureFile, Vectors
 from overtone.samplers.sampler import Sampler, sigma_grid
 
 if TYPE_CHECKING:
@@ -37,13 +39,19 @@ LOWEST = 0.002
 
 
 def evaluated(
-    scores: Sequence[Score], pipe: Pipeline, request: Request
+    scores: Sequence[Score],
+    pipe: Pipeline,
+    request: Request,
+    kept: dict[SamplingLoop, Vectors] | None = None,
 ) -> Callable[[Iterable[SampleBatch]], Iterator[tuple[Any, ...]]]:
-    """What makes of a request's batches what an evaluation with these scores takes. Raises
-    `OvertoneError`, before anything is made, where the solver error is among them and can't be
-    told."""
+    """What makes of a request's batches what an evaluation with these scores takes.
+
+    `kept` keeps converged images, for the same request with other numbers of steps. Raises
+    `OvertoneError`, before anything is made, where the solver error is among the scores and can't
+    be told.
+    """
     if any(SQUARED_ERRORS in score.needs for score in scores):
-        return Converged(pipe, request).batches
+        return Converged(pipe, request, kept=kept).batches
     return lambda batches: ((batch.images, batch.class_labels) for batch in batches)
 
 
@@ -54,7 +62,13 @@ class Converged:
     starts, and for an operator, which takes no steps.
     """
 
-    def __init__(self, pipe: Pipeline, request: Request, steps: int = CONVERGED) -> None:
+    def __init__(
+        self,
+        pipe: Pipeline,
+        request: Request,
+        steps: int = CONVERGED,
+        kept: dict[SamplingLoop, Vectors] | None = None,
+    ) -> None:
         own: Any = pipe.sampler_of(request)
         if own.draws_noise or own.is_operator:
             why = "asks an operator" if own.is_operator else "draws noise on the way"
@@ -62,7 +76,7 @@ class Converged:
                 f"the solver error is that of an ODE's steps, and this {own.kind or 'sampler'}"
                 f" {why}: leave solver-error out of --scores."
             )
-        self.pipe, self.request = pipe, request
+        self.pipe, self.request, self.kept = pipe, request, kept
         lowest = min(getattr(own, "sigmas", (LOWEST,))[:-1] or (LOWEST,))
         self.finest, self.coarser = (
             _heun(count, min(lowest, LOWEST), own.sigma_start) for count in (steps, steps // 2)
@@ -71,9 +85,30 @@ class Converged:
     def batches(self, batches: Iterable[SampleBatch]) -> Iterator[tuple[Any, ...]]:
         """Batches of the request as an evaluation takes them, with the squared error of each
         image."""
+        known = {} if self.kept is None else self.kept
+        if self.finest in known or self.kept is None:
+            yield from self._compared(batches, known.get(self.finest), None)
+            return
+        dims = self.pipe.channels * self.pipe.resolution**2
+        with FeatureFile(folder(), dims) as file:
+            yield from self._compared(batches, None, file)
+            known[self.finest] = file.vectors()
+
+    def _compared(
+        self, batches: Iterable[SampleBatch], known: Vectors | None, file: FeatureFile | None
+    ) -> Iterator[tuple[Any, ...]]:
+        """`batches`, with the converged images of a file or new ones, which may go into one."""
+        at = 0
         for batch in batches:
-            converged = self._images(self.finest, batch)
-            errors = _mean_square(batch.unrounded, converged)
+            made = batch.unrounded
+            if known is None:
+                converged = self._images(self.finest, batch)
+            else:
+                converged = known.read(at, at + len(made)).view(made.shape).to(made.device)
+            if file is not None:
+                file.add(converged.flatten(1).cpu())
+            at += len(made)
+            errors = _mean_square(made, converged)
             yield batch.images, batch.class_labels, {SQUARED_ERRORS: errors[:, None].cpu()}
 
     def remaining(self, batch: SampleBatch) -> float:

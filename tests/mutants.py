@@ -300,7 +300,7 @@ CHANGES = {
         ("return torch.where(mask, images.to(pixels.device), pixels)", "return pixels"),
     ],
     ("metrics/kernel.py", "metrics inception intervals"): [
-        ("x.shape[1] + 1) ** 3", "x.shape[1] + 1) ** 2"),
+        (".add_(1).pow_(3)", ".add_(1).pow_(2)"),
         ("own / (size * (size - 1))", "own / size**2"),
         ("total / (sample.numbers * (sample.numbers - 1))", "total / sample.numbers**2"),
         ("_within(fake) + _within(real) - 2 * _across(real, fake)",
@@ -339,6 +339,9 @@ CHANGES = {
     ("metrics/solver.py", "evaluate"): [
         ('estimate="averaged_slopes"', 'estimate="single"'),
         (".mean().sqrt()) / 3", ".mean().sqrt()) * 3"),
+    ],
+    ("metrics/solver.py", "comparison"): [
+        ("known.read(at, at + len(made))", "known.read(0, len(made))"),
     ],
     ("metrics/real.py", "metrics"): [
         ("sum(among.gather(hits)) / len(data)", "sum(among.gather(hits)) / len(data) / 2"),

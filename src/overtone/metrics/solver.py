@@ -1,7 +1,7 @@
 """Solver error: how far a sampler's images are from those that its steps converge to.
 
 The probability-flow ODE takes each start to one image. A sampler with few steps misses it, and may
-even look better for it to features: a coarse solver sharpens. So images are compared with the
+even look better for it to features, as it can sharpen images. So images are compared with the
 converged ones of the same seeds, pixel by pixel, before they are rounded.
 
 The converged image is computed in float32, from the same start, by `CONVERGED` steps of Heun's

@@ -18,6 +18,10 @@ from overtone import storage
 from overtone.errors import OvertoneError
 from overtone.leftovers import TEMPORARY
 from overtone.pipelines import DiffiTPipeline, load_pipeline
+from overtone.pipelines.pictures import pixels_of
+from overtone.pipelines.receipt_files import read_receipt
+from overtone.pipelines.replay import Replayer
+from overtone.pipelines.seeds import seeds_of
 from overtone.runs import checkpoints_of, find_checkpoint, read_log
 from overtone.training.loop import Trainer
 from overtone.training.rundir import RunDirectory
@@ -80,6 +84,11 @@ def test_a_run_leaves_log_grids_and_checkpoints(tmp_path):
         "000000128.png",
         "000000256.png",
     ]
+    receipt = read_receipt(tmp_path / "run" / "grids" / "000000256.png")
+    replayer = Replayer(load_pipeline(find_checkpoint(tmp_path / "run")), receipt)
+    with Image.open(tmp_path / "run" / "grids" / "000000256.png") as grid:
+        first = pixels_of([grid.crop((0, 0, 8, 8))], 1)[0]
+    assert replayer.of(seeds_of(receipt.seeds)[0], first).succeeded
     best = min(held_out, key=held_out.get)
     assert {int(c.name) for c in checkpoints_of(tmp_path / "run")} == {best, 256}
     assert find_checkpoint(tmp_path / "run", "best").name == f"{best:09d}"

@@ -20,10 +20,11 @@ LARGEST = 2**24
 """bytes of a receipt"""
 
 
-def save_png(image: Image.Image, path: Path, receipt: Receipt) -> None:
-    """Write a PNG file with its receipt in it, whole or not at all."""
+def save_png(image: Image.Image, path: Path, receipt: Receipt | None) -> None:
+    """Write a PNG file with its receipt in it, if there is one, whole or not at all."""
     text = PngImagePlugin.PngInfo()
-    text.add_text(KEY, json.dumps(receipt.as_json(), separators=(",", ":")), zip=True)
+    if receipt is not None:
+        text.add_text(KEY, json.dumps(receipt.as_json(), separators=(",", ":")), zip=True)
     with storage.new_file(path) as file:
         image.save(file, "PNG", pnginfo=text)
 

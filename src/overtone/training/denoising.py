@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL.Image import Image
 from torch import nn
 
 from overtone.data.images import to_unit
@@ -22,6 +21,8 @@ from overtone.networks.network import build
 from overtone.pipelines.load import load_pipeline
 from overtone.pipelines.pictures import grid
 from overtone.pipelines.pipeline import Pipeline
+from overtone.pipelines.receipt import Receipts
+from overtone.pipelines.request import Request
 from overtone.pipelines.starts import NoiseStart, RelayStart
 from overtone.training.augment import CONDITIONS
 from overtone.training.configs.denoising import DenoisingRecipe, Expert
@@ -29,7 +30,7 @@ from overtone.training.material import Material, encoded, material_of
 from overtone.training.objectives import DenoisingObjective
 from overtone.training.open import check_made
 from overtone.training.progress import Progress
-from overtone.training.task import Task
+from overtone.training.task import Picture, Task
 
 GRID_ROWS = 8
 
@@ -164,7 +165,7 @@ class DenoisingTask(Task):
     def export(self, average: nn.Module, folder: Path, progress: Progress) -> None:
         self.pipeline(average, progress).write_into(folder)
 
-    def picture(self, average: nn.Module, progress: Progress) -> Image | None:
+    def picture(self, average: nn.Module, progress: Progress) -> Picture | None:
         """Samples at fixed seeds, a class a column. By itself an expert makes no images: it knows
         its own interval, or hardly more."""
         if self.alone:
@@ -177,8 +178,11 @@ class DenoisingTask(Task):
         if self._needs_first:
             labels = self._give_first(pipe, len(seeds))
             seeds = list(range(len(seeds)))
-        parts = [batch.images for batch in pipe.stream(seeds, labels)]
-        return grid(torch.cat(parts), columns, gap=1)
+        request = Request(seeds, labels)
+        parts = [batch.images for batch in pipe.stream(request)]
+        # Real images in the place of a first stage are in no receipt.
+        receipt = None if self._needs_first else Receipts(pipe, request).whole
+        return Picture(grid(torch.cat(parts), columns, gap=1), receipt)
 
     @property
     def scored_beside(self) -> str:  # type: ignore[override]

@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from PIL.Image import Image
 from torch import Tensor, nn
 
 from overtone import precision as precisions
@@ -41,7 +40,7 @@ from overtone.training.configs.distillation import DistillationRecipe
 from overtone.training.objectives import Batch, Objective
 from overtone.training.perceptual import perceptual_distance
 from overtone.training.progress import Progress
-from overtone.training.task import Task
+from overtone.training.task import Picture, Task
 from overtone.training.teacher import Teacher
 
 MOST_WEIGHT = 1e4
@@ -229,7 +228,7 @@ class DistillationTask(Task):
     def export(self, average: nn.Module, folder: Path, progress: Progress) -> None:
         self.pipeline(average, progress).write_into(folder)
 
-    def picture(self, average: nn.Module, progress: Progress) -> Image | None:
+    def picture(self, average: nn.Module, progress: Progress) -> Picture | None:
         """Rows of the teacher's images, each above the student's of the same noise."""
         if self.teacher.is_latent and self.teacher.pipe.vae is None:
             return None
@@ -244,7 +243,7 @@ class DistillationTask(Task):
             made = operator(states[:, 0], self.index.sigmas[1:], labels, last_only=True)[:, 0]
         both = zip(states[:, -1].split(columns), made.split(columns), strict=True)
         rows = torch.cat([row for pair in both for row in pair])
-        return grid(self.pipeline(operator, progress).pixels(rows).cpu(), columns, 1)
+        return Picture(grid(self.pipeline(operator, progress).pixels(rows).cpu(), columns, 1))
 
     @property
     def scored_beside(self) -> str:  # type: ignore[override]

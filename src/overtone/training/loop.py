@@ -24,6 +24,7 @@ from overtone import settings, storage
 from overtone.errors import OvertoneError, RunInterruptedError
 from overtone.launch import ALONE, lost_connection, processes, whole
 from overtone.networks.network import Network, compile_network
+from overtone.pipelines.receipt_files import save_png
 from overtone.processes.noise import mix
 from overtone.progress import Display
 from overtone.runs import RECIPE_FILE
@@ -340,9 +341,8 @@ class Trainer:
         if progress.images and self.processes.is_main:
             picture = self.task.picture(self.ema.module, progress)
         if picture is not None:
-            with storage.new_file(self._picture_of(run)) as file:
-                picture.save(file)
-            self.trackers.picture(picture, progress.images)
+            save_png(picture.image, self._picture_of(run), picture.receipt)
+            self.trackers.picture(picture.image, progress.images)
         self.processes.wait()  # here, and not in a step's sum, which is given up after some minutes
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from PIL.Image import Image
 from torch import nn
@@ -15,6 +15,15 @@ from overtone.training.progress import Progress
 
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
+    from overtone.pipelines.receipt import Receipt
+
+
+class Picture(NamedTuple):
+    """What a run shows at a checkpoint."""
+
+    image: Image
+    receipt: Receipt | None = None
+    """what the image can be made again from; None where it shows more than seeds' images"""
 
 
 class Task(ABC):
@@ -55,7 +64,7 @@ class Task(ABC):
     def export(self, average: nn.Module, folder: Path, progress: Progress) -> None:
         """Write the averaged model as users load it, into a directory that exists."""
 
-    def picture(self, average: nn.Module, progress: Progress) -> Image | None:
+    def picture(self, average: nn.Module, progress: Progress) -> Picture | None:
         """A picture of what the averaged model makes; None for models that make none."""
         return None
 

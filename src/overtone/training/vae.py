@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from PIL.Image import Image
 from torch import Tensor, nn
 
 from overtone.data.images import to_pixels
@@ -20,7 +19,7 @@ from overtone.training.configs.vae import VAERecipe
 from overtone.training.material import Material, material_of
 from overtone.training.objectives import Batch, Objective
 from overtone.training.progress import Progress
-from overtone.training.task import Task
+from overtone.training.task import Picture, Task
 
 SCALE_IMAGES = 1024  # images whose latents' standard deviation makes the scaling factor
 PICTURES = 40  # of the grid, above their reconstructions
@@ -84,7 +83,7 @@ class VAETask(Task):
         (folder / FOLDER).mkdir()
         vae.write_into(folder / FOLDER)
 
-    def picture(self, average: nn.Module, progress: Progress) -> Image:
+    def picture(self, average: nn.Module, progress: Progress) -> Picture:
         """Rows of images, each above the row of their reconstructions."""
         vae: Any = average
         shown = self._images(PICTURES).to(next(vae.parameters()).device)
@@ -92,7 +91,7 @@ class VAETask(Task):
         with torch.no_grad():
             made = vae.model(shown).sample
         rows = [row for pair in zip(shown.split(10), made.split(10), strict=True) for row in pair]
-        return grid(to_pixels(torch.cat(rows).float()).cpu(), 10, gap=1)
+        return Picture(grid(to_pixels(torch.cat(rows).float()).cpu(), 10, gap=1))
 
     def opened(self, checkpoint: Path) -> VAE:
         return VAE.from_pretrained(checkpoint)

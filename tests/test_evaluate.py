@@ -295,6 +295,8 @@ def test_the_solver_error_falls_with_the_steps_at_the_order_of_the_solver(model)
         remaining = converged.remaining(batches[0])
     assert 2.5 < errors[0] / errors[1] < 6
     assert remaining < errors[1] / 4
+    coarser = Converged(pipe, Request(range(3)), steps=32).remaining(batches[0])
+    assert 3 < coarser / remaining < 6  # of second order as well, where Euler's would be 2
     report = Evaluation(
         RandomExtractor(1),
         ArrayData("real", np.random.RandomState(0).randint(0, 256, (20, 1, 8, 8), np.uint8)),

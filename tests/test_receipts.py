@@ -34,6 +34,7 @@ from overtone.pipelines import (
 from overtone.pipelines.pictures import to_pil
 from overtone.pipelines.receipt import Receipt, Receipts
 from overtone.pipelines.receipt_files import read_receipt, save_png
+from overtone.pipelines.replay import Replayer
 from overtone.pipelines.seeds import seeds_of, text_of
 from overtone.processes import DiscreteSchedule, QuantileSchedule, RelayProcess
 from overtone.samplers import AncestralSampler, OperatorSampler, Sampler
@@ -196,6 +197,20 @@ def test_a_run_that_went_on_is_searched_for_the_checkpoint(tmp_path, capsys):
     assert re.search(
         r"later has other weights than the receipt is of: \w{16}, and not \w{16}", said
     )
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_image_is_made_again_with_as_many_threads(threads):
+    pipe, seen = pixel_model(), []
+    receipt = Receipts(pipe, Request([3])).whole
+    environment = dataclasses.replace(receipt.environment, threads=threads)
+    replayer = Replayer(pipe, dataclasses.replace(receipt, environment=environment))
+    stream = pipe.stream
+    pipe.stream = lambda request: seen.append(torch.get_num_threads()) or stream(request)
+    before = torch.get_num_threads()
+    replayer.of(3)
+    assert seen == [threads]
+    assert torch.get_num_threads() == before
 
 
 def test_what_was_changed_is_told(tmp_path, capsys):

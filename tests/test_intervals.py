@@ -160,3 +160,20 @@ def test_intervals_stay_within_the_range_of_a_score():
     assert measured(torch.tensor([1.0, math.nan, 1.0])).interval is None
     with pytest.raises(OvertoneError, match="different numbers of halves"):
         difference(columns, columns[:3])
+
+
+def test_the_kernel_distance_of_each_half_is_that_of_its_pairs_of_images():
+    generator = torch.Generator().manual_seed(8)
+    real, fake = (torch.randn(n, 3, generator=generator).double() for n in (19, 17))
+    sides = held(real, replicates=8), held(fake, replicates=8)
+    found = of_all_pairs(*sides)
+    within = [side.halves.block(0, len(side)).bool() for side in sides]
+    for column in range(sides[0].columns):
+        x, y = real[within[0][:, column]], fake[within[1][:, column]]
+        own = 0.0
+        for a in (x, y):
+            kernel = (a @ a.T / 3 + 1) ** 3
+            different = ~torch.eye(len(a), dtype=torch.bool)
+            own += float(kernel[different].mean())
+        expected = own - 2 * float(((x @ y.T / 3 + 1) ** 3).mean())
+        assert float(found[column]) == pytest.approx(expected, rel=1e-9)

@@ -353,7 +353,7 @@ CHANGES = {
     ],
     ("pipelines/replay.py", "receipts"): [
         ("if own != wanted:", "if False:"),
-        ("torch.set_num_threads(receipt.environment.threads or threads)", "pass"),
+        ("torch.set_num_threads(self.environment.threads)", "pass"),
     ],
     ("analysis/comparison.py", "comparison"): [
         ("difference(columns, base.report.columns[name], biased=biased)",

@@ -208,9 +208,20 @@ def test_an_image_is_made_again_with_as_many_threads(threads):
     stream = pipe.stream
     pipe.stream = lambda request: seen.append(torch.get_num_threads()) or stream(request)
     before = torch.get_num_threads()
-    replayer.of(3)
+    made = replayer.of(3)
     assert seen == [threads]
+    assert made.receipt.environment.threads == threads  # those that it was made with
+    assert made.differences == ()
     assert torch.get_num_threads() == before
+
+
+def test_a_batch_is_no_larger_than_its_seeds(tmp_path, capsys):
+    pipe = pixel_model()
+    assert Receipts(pipe, Request(range(3), batch_size=10**9)).whole.batch_size == 3
+    pipe.save_pretrained(tmp_path / "model")
+    with pytest.raises(SystemExit):
+        main(["sample", f"{tmp_path}/model", "--batch-size", "70000"])
+    assert "--batch-size must be at most 65,536, not 70000" in capsys.readouterr().err
 
 
 def test_what_was_changed_is_told(tmp_path, capsys):

@@ -98,3 +98,16 @@ def test_the_curve_shows_the_scores(tmp_path):
     with Image.open(tmp_path / "plain.png") as one, Image.open(tmp_path / "scored.png") as two:
         assert two.width == 2 * one.width  # two panels more, of half its width
         assert two.height == one.height
+
+
+def test_the_curve_shows_scores_that_are_not_positive():
+    from matplotlib.figure import Figure
+
+    from overtone.analysis.plots import _scored
+
+    for low, scale in ((0.1, "log"), (-0.1, "linear")):
+        axes = Figure().subplots()
+        entry = {"images": 32, "kernel_distance": 0.2, "kernel_distance_low": low,
+                 "kernel_distance_high": 0.5}  # fmt: skip
+        _scored(axes, [entry], "kernel_distance")
+        assert axes.get_yscale() == scale

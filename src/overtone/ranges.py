@@ -123,7 +123,7 @@ Decay = Annotated[float, below(1)]
 Steps = Annotated[int, within(1, 100_000)]
 """noise levels of a sampler or a schedule: more is not obeyed"""
 Batch = Annotated[int, within(1, 65_536)]
-"""images at a time: more of a receipt's is not made"""
+"""images at a time: more are not made, whoever asks"""
 Replicates = Annotated[int, within(0, 10_000)]
 """random halves of images"""
 Neighbours = Annotated[int, within(1, 7)]

@@ -45,7 +45,9 @@ def _scored(axes: Any, entries: Sequence[dict[str, Any]], name: str) -> None:
         low, high = zip(*ends, strict=True)
         places = [entry["images"] for entry in known]
         axes.fill_between(places, low, high, color="C3", alpha=0.2, linewidth=0)
-    axes.set_yscale("linear" if measures()[name].share else "log")
+    lowest = min([*values, *(low for low, _ in ends)])
+    # A logarithm would leave out what is not positive, as a kernel distance may be.
+    axes.set_yscale("linear" if measures()[name].share or lowest <= 0 else "log")
 
 
 def distance_curve(

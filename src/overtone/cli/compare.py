@@ -22,7 +22,7 @@ from overtone.cli.options import parse
 from overtone.cli.sample import Sampling
 from overtone.errors import OvertoneError
 from overtone.launch import processes
-from overtone.ranges import Count, Finite, LevelOrInfinity, LevelOrZero
+from overtone.ranges import Batch, Count, Finite, LevelOrInfinity, LevelOrZero
 
 if TYPE_CHECKING:
     from overtone.analysis.comparison import Comparison, Entry
@@ -45,7 +45,7 @@ class Options:
     evaluations: tuple[Count, ...] = ()
     """The function evaluations that an image may take, guidance and first stages included: each
     model is compared at each of these budgets. If left out, each keeps its own settings."""
-    batch_size: Count = 64
+    batch_size: Batch = 64
     """The number of images that are made at a time."""
     judging: Annotated[Judging, tyro.conf.arg(name="")] = field(default_factory=Judging)
     out: Path = Path("compare.png")

@@ -18,7 +18,7 @@ from overtone.errors import OvertoneError, counted, unknown
 from overtone.launch import processes
 from overtone.leftovers import TEMPORARY, sweep
 from overtone.pipelines.seeds import seeds_of
-from overtone.ranges import Columns, Count, Finite, LevelOrInfinity, LevelOrZero, Steps
+from overtone.ranges import Batch, Columns, Finite, LevelOrInfinity, LevelOrZero, Steps
 
 if TYPE_CHECKING:
     from overtone.pipelines.batches import SampleBatch
@@ -48,7 +48,7 @@ class Sampling:
     finish: str | None = None
     """Change colours as the published generators of relay diffusion do before they save an image:
     relay-imagenet (brightness) or relay-celebahq (contrast, brightness, colour)."""
-    batch_size: Count = 64
+    batch_size: Batch = 64
     """The number of images that are made at a time."""
     opening: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
 

@@ -159,7 +159,7 @@ class Receipts:
         self.whole = Receipt(
             account=pipe.made_with(request),
             seeds=text_of(request.seeds),
-            batch_size=request.batch_size,
+            batch_size=max(1, min(request.batch_size, len(request.seeds))),
             class_labels=() if labels is None else _in_turn(labels.tolist()),
             processes=1 if processes is None else processes.count,
             model=model,

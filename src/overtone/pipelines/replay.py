@@ -71,7 +71,9 @@ class Replayer:
         self._check_picture()
         if receipt.compile:
             pipe.compile()
-        self.environment = environment(pipe)
+        # Of the threads there are as many as there were, whatever this process has.
+        now = environment(pipe)
+        self.environment = replace(now, threads=receipt.environment.threads or now.threads)
         self.differences = tuple(receipt.environment.differences(self.environment))
 
     def of(self, seed: int, shown: Pixels | None = None) -> Replay:
@@ -82,7 +84,7 @@ class Replayer:
         request = Request(seeds, labels, batch_size=len(seeds), guide=self.guide)
         self._check_account(request)
         threads = torch.get_num_threads()
-        torch.set_num_threads(receipt.environment.threads or threads)
+        torch.set_num_threads(self.environment.threads)
         try:
             images = self._made(request)
         finally:

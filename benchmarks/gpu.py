@@ -260,7 +260,7 @@ def trained(results: Results, seconds: float) -> dict[str, Any]:
         "recipe": name,
         "images": progress.images,
         "images_per_second": round(progress.images / took, 1),
-        "held_out_loss": round(progress.best_loss, 4),
+        "held_out_loss": round(progress.best_value, 4),
         "weights": results.model.name,
     }
 

@@ -112,7 +112,7 @@ def test_the_best_checkpoint_is_one_that_is_there(run, capsys):
     """Where the last one was the best, and is skipped, the one before does not know of another."""
     one_bit(run / LAST / STATE[0])
     file = run / BEFORE / "training/progress.json"
-    known = json.loads(file.read_text()) | {"best_images": 16, "best_loss": 0.0}
+    known = json.loads(file.read_text()) | {"best_images": 16, "best_value": 0.0}
     file.write_text(json.dumps(known))
     Trainer.of(WHOLE, show=False).run(run, skip_bad=True)
     said = capsys.readouterr().err

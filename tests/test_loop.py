@@ -92,7 +92,7 @@ def test_a_run_leaves_log_grids_and_checkpoints(tmp_path):
     best = min(held_out, key=held_out.get)
     assert {int(c.name) for c in checkpoints_of(tmp_path / "run")} == {best, 256}
     assert find_checkpoint(tmp_path / "run", "best").name == f"{best:09d}"
-    assert trainer.progress.best_loss == held_out[best]
+    assert trainer.progress.best_value == held_out[best]
     pipe = load_pipeline(find_checkpoint(tmp_path / "run"))
     assert isinstance(pipe, DiffiTPipeline)
     ema = trainer.ema.module.network.state_dict()

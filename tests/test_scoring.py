@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from overtone.cli import app
 from overtone.errors import OvertoneError
 from overtone.metrics import ClassifierExtractor
 from overtone.networks import Classifier, ClassifierConfig
-from overtone.runs import find_checkpoint, read_log
+from overtone.runs import best_told, find_checkpoint, read_log
 from overtone.training import scoring
 from overtone.training.loop import Trainer
 from runs import TINY
@@ -111,3 +112,52 @@ def test_the_curve_shows_scores_that_are_not_positive():
                  "kernel_distance_high": 0.5}  # fmt: skip
         _scored(axes, [entry], "kernel_distance")
         assert axes.get_yscale() == scale
+
+
+def test_the_best_checkpoint_is_that_of_the_best_score(tmp_path, monkeypatch, capsys):
+    """Scores that rise and fall as they are told to, the loss saying otherwise."""
+    values = iter([0.2, 0.9, 0.4, 0.5])
+    real = scoring.Scoring.__call__
+
+    def told(self, average, progress, *, show):
+        return real(self, average, progress, show=show) | {"class_accuracy": next(values)}
+
+    monkeypatch.setattr(scoring.Scoring, "__call__", told)
+    recipe = scored(TINY, score_share=1.0, best="class-accuracy", checkpoint_images=64)
+    progress = Trainer.of(recipe, show=False).run(tmp_path / "run")
+    assert (progress.best_images, progress.best_value) == (128, 0.9)
+    assert progress.best_by == "class accuracy"
+    assert find_checkpoint(tmp_path / "run", "best").name == "000000128"
+    assert best_told(tmp_path / "run") == "000000128, by class accuracy (0.9)"
+    app.main(["info", str(tmp_path / "run")])
+    assert "best checkpoint: 000000128, by class accuracy (0.9)" in capsys.readouterr().out
+    # Where it goes on by another criterion, those that are still there are ranked by that.
+    loss = replace(recipe, reporting=replace(TINY.reporting, keep=3))
+    progress = Trainer.of(loss, show=False).run(tmp_path / "run")
+    log = {
+        e["images"]: e["held_out_loss"] for e in read_log(tmp_path / "run") if "held_out_loss" in e
+    }
+    kept = {images: log[images] for images in (128, 256)}
+    assert progress.best_by == "held-out loss"
+    assert progress.best_images == min(kept, key=kept.get)
+
+
+def test_before_a_score_there_is_no_best_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring.Scoring, "__call__", lambda *_, **__: {})
+    recipe = scored(TINY, best="frechet-distance")
+    Trainer.of(recipe, show=False).run(tmp_path / "run")
+    with pytest.raises(OvertoneError, match="has been ranked by Fréchet distance yet"):
+        find_checkpoint(tmp_path / "run", "best")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (scored(TINY, images=0, best="frechet-distance"), "needs scores at each checkpoint"),
+        (scored(TINY, best="kernel-distance"), "is not among the scores of a checkpoint"),
+        (scored(TINY, best="frechet"), "did you mean 'frechet-distance'"),
+    ],
+)
+def test_what_can_not_choose_the_best_is_refused(recipe, message):
+    with pytest.raises(OvertoneError, match=message):
+        Trainer.of(recipe, show=False)

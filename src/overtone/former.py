@@ -102,6 +102,23 @@ def run_identity(data: dict[str, Any]) -> dict[str, Any]:
     return new
 
 
+def progress(data: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's progress.json. The best checkpoint was always that of the lowest loss once."""
+    if "best_loss" not in data:
+        return data
+    new = {key: value for key, value in data.items() if key != "best_loss"}
+    return new | {"best_by": "held-out loss", "best_value": data["best_loss"]}
+
+
+def run_recipe(data: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of a run, which has all of its settings: of a run that was begun before images
+    were held out by themselves, none are."""
+    new = recipe(data)
+    if new.get("kind") in ("denoising", "vae"):
+        new.setdefault("held_out_share", 0.0)
+    return new
+
+
 def made_with(data: dict[str, Any]) -> dict[str, Any]:
     """What trajectories were made with, their weights aside."""
     if "preconditioning" in data:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from overtone import storage
+from overtone import former, storage
 from overtone.errors import OvertoneError
 from overtone.regular import read_regular
 
@@ -110,7 +110,13 @@ def find_checkpoint(run: str | Path, which: str = "last") -> Path:
         raise OvertoneError(f"{run} has no checkpoint yet.")
     if which == "best":
         file = folders[-1] / PROGRESS_FILE
-        number = storage.read_json(file, dict).get("best_images")
+        progress = former.progress(storage.read_json(file, dict))
+        number = progress.get("best_images")
+        if number == 0 and progress.get("best_value") is None:
+            raise OvertoneError(
+                f"no checkpoint of {run} has been ranked by {progress.get('best_by')} yet: leave"
+                " --checkpoint out to take the last one."
+            )
         best = [folder for folder in folders if int(folder.name) == number]
         if not best:
             raise OvertoneError(
@@ -118,3 +124,15 @@ def find_checkpoint(run: str | Path, which: str = "last") -> Path:
             )
         return best[0]
     return folders[-1]
+
+
+def best_told(run: str | Path) -> str:
+    """Which checkpoint of a run is its best, and by what, in a few words; "" if none is known."""
+    folders = checkpoints_of(Path(run).expanduser())
+    if not folders:
+        return ""
+    progress = former.progress(storage.read_json(folders[-1] / PROGRESS_FILE, dict))
+    number, value = progress.get("best_images"), progress.get("best_value")
+    if type(number) is not int or not isinstance(value, int | float):
+        return ""
+    return f"{number:09d}, by {progress.get('best_by')} ({value:.4g})"

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from overtone.cli.options import parse
+from overtone.data.splits import HELD_OUT_SHARE
 from overtone.errors import OvertoneError, counted, plain, unknown
-from overtone.ranges import Count, Positive, Size
+from overtone.ranges import Count, Positive, Share, Size
 
 if TYPE_CHECKING:
     from overtone.data.inspect import Inspection
@@ -54,6 +55,9 @@ class EncodeOptions:
     """encode every image flipped left to right as well"""
     images: Count | None = None
     """only so many images, spread over the data; endless data needs it"""
+    held_out_share: Share = HELD_OUT_SHARE
+    """The share of the images, at most 2,000 of them, whose latents go into a directory of their
+    own, to measure on, where the data have no test split. 0 keeps all images for training."""
     scaling_factor: Positive | None = None
     """of the VAE's latents, where its config.json has none: 0.18215 for Stable Diffusion's"""
     skip_bad_images: bool = False
@@ -106,6 +110,7 @@ def encode(arguments: Sequence[str]) -> None:
         options.data,
         options.resolution,
         vae.image_channels,
+        share=options.held_out_share,
         skip_bad=options.skip_bad_images,
         show=show,
     )

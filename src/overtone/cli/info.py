@@ -11,7 +11,7 @@ from typing import Any
 
 import tyro
 
-from overtone import settings, storage
+from overtone import former, settings, storage
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError, plain
 
@@ -67,7 +67,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    from overtone.runs import PROGRESS_FILE, checkpoints_of, read_log
+    from overtone.runs import PROGRESS_FILE, best_told, checkpoints_of, read_log
     from overtone.training.progress import Progress
 
     recipe = storage.read_json(folder / "recipe.json", dict)
@@ -78,14 +78,14 @@ def _run(folder: Path) -> dict[str, Any]:
     log, checkpoints = read_log(folder), checkpoints_of(folder)
     if checkpoints:
         file = checkpoints[-1] / PROGRESS_FILE
-        progress = settings.load(Progress, storage.read_json(file, dict), str(file))
+        data = former.progress(storage.read_json(file, dict))
+        progress = settings.load(Progress, data, str(file))
         plan = recipe.get("training")
         found |= {
             "images seen": progress.images,
             "of": plan.get("total_images") if isinstance(plan, dict) else None,
             "hours trained": round(progress.seconds / 3600, 3),
-            "lowest held-out loss": progress.best_loss,
-            "at image": progress.best_images,
+            "best checkpoint": best_told(folder),
         }
     found["loss"] = next((e["loss"] for e in reversed(log) if "loss" in e), None)
     found["checkpoints"] = [path.name for path in checkpoints]

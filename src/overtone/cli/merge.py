@@ -24,7 +24,7 @@ class Options:
     """noise levels of the sampler in the interval of each expert; the sampler's own grid, if left
     out"""
     checkpoint: str = "last"
-    """of runs: last, or best by held-out loss"""
+    """The checkpoint that is taken of each run: last or best."""
     out: Path | None = None
     """directory of the pipeline; RUN/merged, where sample and evaluate look, if left out"""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -9,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from overtone import storage
-from overtone.errors import OvertoneError
+from overtone.errors import OvertoneError, plain
 from overtone.launch import processes
 from overtone.pipelines.index import is_diffusers, is_pipeline, read_index
 from overtone.ranges import Finite, LevelOrInfinity, LevelOrZero, Positive, Steps, Whole
-from overtone.runs import find_checkpoint, is_run, open_checkpoint
+from overtone.runs import best_told, find_checkpoint, is_run, open_checkpoint
 from overtone.samplers.loop import SamplingLoop
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ class ModelOptions:
     compile: bool = False
     """Compile the network first, by torch.compile. It pays for many images on a GPU."""
     checkpoint: str = "last"
-    """The checkpoint of a run's directory that is opened: last or best."""
+    """The checkpoint of a run's directory that is opened: last, or best by what the run ranks its
+    checkpoints by, which is said."""
 
     def open(self, model: str) -> Pipeline:
         """The pipeline, where it runs fastest, with the parts asked for."""
@@ -195,9 +197,10 @@ def open_model(name: str, checkpoint: str = "last", resident: int | None = None)
     processes()  # which gives each its own device, where there are several
     if checkpoint not in ("last", "best"):
         raise OvertoneError(f"--checkpoint is last or best, not '{checkpoint}'.")
-    return load_pipeline(name, checkpoint=checkpoint).to(
-        precision.default_device(), resident=resident
-    )
+    pipe = load_pipeline(name, checkpoint=checkpoint)
+    if checkpoint == "best" and processes().is_main:
+        print(plain(f"{name}: checkpoint {best_told(name)}"), file=sys.stderr)
+    return pipe.to(precision.default_device(), resident=resident)
 
 
 def of_recipe(name: str) -> str:

@@ -67,7 +67,7 @@ def rehearse(trainer: Trainer, name: str = "dry run") -> None:
 
 def run(trainer: Trainer, out: Path, command: Sequence[str], skip_bad: bool) -> None:
     """Train to the end and say where the result is; `command` goes on after an interruption."""
-    from overtone.runs import find_checkpoint
+    from overtone.runs import best_told, find_checkpoint
 
     try:
         progress = trainer.run(out, skip_bad=skip_bad)
@@ -75,7 +75,9 @@ def run(trainer: Trainer, out: Path, command: Sequence[str], skip_bad: bool) -> 
         raise _goes_on(error, command) from None
     if trainer.processes.is_main:
         seen = f"{progress.images:,} {trainer.task.what} in {progress.seconds:,.0f} s"
-        print(f"{seen}: {find_checkpoint(out)}")
+        print(plain(f"{seen}: {find_checkpoint(out)}"))
+        if best := best_told(out):
+            print(plain(f"The best checkpoint is {best}; --checkpoint best opens it."))
 
 
 def _goes_on(error: RunInterruptedError, command: Sequence[str]) -> RunInterruptedError:

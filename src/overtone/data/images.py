@@ -37,6 +37,9 @@ class ImageData(ABC):
     conversions: Mapping[str, int] = {}  # what was done to how many images to read them
     resized: int = 0  # images that had another size, and were cropped or made smaller
     notes: Sequence[str] = ()  # sentences on what was passed over
+    contents: np.ndarray | None = (
+        None  # (count,) uint64: digests of the pictures as they were stored
+    )
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -123,9 +126,11 @@ class ArrayData(ImageData):
         conversions: Mapping[str, int] | None = None,
         resized: int = 0,
         notes: Sequence[str] = (),
+        contents: np.ndarray | None = None,
     ) -> None:
         self.name = name
         self.images = images
+        self.contents = contents
         self.labels = np.zeros(len(images), np.int64) if labels is None else labels
         self.channels, self.resolution = images.shape[1:3]
         self.class_names = tuple(class_names)
@@ -176,6 +181,15 @@ def to_unit(pixels: Pixels) -> Float[Tensor, "batch channels height width"]:
 def to_pixels(images: Float[Tensor, "batch channels height width"]) -> Pixels:
     """[-1, 1] to uint8, rounded and clipped; the inverse of `to_unit`."""
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def digest_of_array(image: np.ndarray) -> int:
+    """64 bits that tell an image, (height, width, channels) uint8, from others. They are those of
+    `reading.digest_of_picture` of the same image."""
+    height, width = image.shape[:2]
+    digest = hashlib.blake2b(f"{width} x {height}".encode(), digest_size=8)
+    digest.update(np.ascontiguousarray(image).tobytes())
+    return int.from_bytes(digest.digest(), "big")
 
 
 def _fingerprint(*parts: bytes) -> str:

@@ -74,7 +74,7 @@ def inspect_data(
             )
             continue
         found.count += 1
-        found.conversions.update(result[1])
+        found.conversions.update(result.done)
         if item.label is not None:
             labels[item.label] += 1
         if number % every == 0 and len(shown) < SHOWN:

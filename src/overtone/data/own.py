@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from overtone.data.images import RESIZE_RULE, ArrayData, ImageData
-from overtone.data.reading import Item, read_all
+from overtone.data.reading import Item, Picture, read_all
 from overtone.errors import OvertoneError
 from overtone.registry import said
 
@@ -267,19 +267,19 @@ class _Reader:
     done: Counter[str] = field(default_factory=Counter)
 
     def read(self, resolution: int, channels: int, *, skip_bad: bool) -> ArrayData:
-        pixels, numbers, bad = [], [], []
+        pictures, numbers, bad = list[Picture](), list[int | None](), list[str]()
         count = len(self.rows)
         for item, result in read_all(self.items(), resolution, channels, count):
             if isinstance(result, OvertoneError):
                 bad.append(str(result))
                 continue
-            pixels.append(result[0])
+            pictures.append(result)
             numbers.append(item.label)
-            self.done.update(result[1])
-        if bad and not (skip_bad and pixels):
+            self.done.update(result.done)
+        if bad and not (skip_bad and pictures):
             more = f" {len(bad) - 3} more like it." if len(bad) > 3 else ""
             raise OvertoneError(f"{' '.join(bad[:3])}{more} Mend or remove them.")
-        images, labels = np.stack(pixels), self.numbered(numbers)
+        images, labels = np.stack([p.pixels for p in pictures]), self.numbered(numbers)
         digest = hashlib.sha256(images.tobytes())
         if labels is not None:
             digest.update(labels.tobytes())
@@ -292,6 +292,7 @@ class _Reader:
             digest.hexdigest()[:16],
             bad,
             dict(self.done),
+            contents=np.array([p.contents for p in pictures], np.uint64),
         )
 
     def numbered(self, numbers: list[int | None]) -> np.ndarray | None:

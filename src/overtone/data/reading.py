@@ -30,8 +30,8 @@ from overtone.errors import OvertoneError
 from overtone.launch import processes
 from overtone.leftovers import sweep
 
-FORMAT = 4
-"""what the cache holds: 4 says of 16 bits a channel that they were cut to 8"""
+FORMAT = 5
+"""what the cache holds: 5 has digests of the pictures as they were stored"""
 FREE_PIXELS, DENSEST = 2**24, 500
 """pixels of a picture, and pixels for a byte of its file: more of both is refused"""
 MOST_PIXELS = 2**27
@@ -40,6 +40,8 @@ MOST_PIXELS = 2**27
 LARGE = 2**24
 """pixels above which images are decoded one at a time, for the memory that takes"""
 _LARGE = Lock()
+STRIP = 256
+"""rows of a picture whose bytes are copied at a time"""
 
 # Formats by content, whatever the file is called: EPS, for one, would be handed to another program.
 FORMATS = (
@@ -127,6 +129,7 @@ def decode(source: Source, resolution: int, channels: int, *, skip_bad: bool = F
         index["conversions"],
         index["resized"],
         source.notes,
+        np.fromfile(folder / "contents.bin", np.uint64),
     )
 
 
@@ -136,7 +139,7 @@ def _is_whole(folder: Path, resolution: int, channels: int) -> bool:
     try:
         index = storage.read_json(folder / "index.json", dict)
         count = index["count"]
-        sizes = {"images.bin": channels * resolution**2, "labels.bin": 8}
+        sizes = {"images.bin": channels * resolution**2, "labels.bin": 8, "contents.bin": 8}
         files = [(folder / name, size * count) for name, size in sizes.items()]
         known = {"fingerprint", "bad", "conversions", "resized"} <= index.keys()
         return known and all(f.is_file() and f.stat().st_size == size for f, size in files)
@@ -144,15 +147,26 @@ def _is_whole(folder: Path, resolution: int, channels: int) -> bool:
         return False
 
 
-def read_item(item: Item, resolution: int, channels: int) -> tuple[np.ndarray, list[str]]:
-    """An image as (channels, resolution, resolution) uint8, and what was done to read it.
+class Picture(NamedTuple):
+    """An image that was read."""
+
+    pixels: np.ndarray
+    """(channels, resolution, resolution) uint8"""
+    done: list[str]
+    """what was done to read it"""
+    contents: int
+    """a digest of the picture as it was stored"""
+
+
+def read_item(item: Item, resolution: int, channels: int) -> Picture:
+    """An image, read, cropped to a square and resized.
 
     Raises `OvertoneError`, naming the image, if it can't be read or is too small.
     """
     try:
         image = item.read()
         with _LARGE if image.width * image.height > LARGE else contextlib.nullcontext():
-            image, conversions = _converted(image, "RGB" if channels == 3 else "L")
+            image, conversions, contents = _converted(image, "RGB" if channels == 3 else "L")
     except Exception as error:  # damaged files make Pillow raise almost anything
         unknown = isinstance(error, UnidentifiedImageError)
         reason = f"not {', '.join(FORMATS)}" if unknown else str(error)
@@ -170,29 +184,49 @@ def read_item(item: Item, resolution: int, channels: int) -> tuple[np.ndarray, l
     else:
         image = image.crop(box)
     pixels = np.asarray(image)
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), conversions
+    pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return Picture(pixels, conversions, contents)
 
 
-def _converted(image: Image.Image, mode: str) -> tuple[Image.Image, list[str]]:
-    """The image upright and in a mode, and what that took."""
+def digest_of_picture(image: Image.Image) -> int:
+    """64 bits that tell a picture from others, whatever file it is in. It is read strip by strip,
+    for the memory that a copy takes."""
+    check_pixels(image)
+    if image.mode == "P":  # the same numbers mean other colours under another palette
+        image = image.convert("RGBA")
+    digest = hashlib.blake2b(f"{image.width} x {image.height}".encode(), digest_size=8)
+    for top in range(0, image.height, STRIP):
+        box = (0, top, image.width, min(top + STRIP, image.height))
+        digest.update(image.crop(box).tobytes())
+    return int.from_bytes(digest.digest(), "big")
+
+
+def _converted(image: Image.Image, mode: str) -> tuple[Image.Image, list[str], int]:
+    """The image upright and in a mode, what that took, and a digest of it as it was."""
     done = ["first of several frames"] if getattr(image, "is_animated", False) else []
     # Of several channels with 16 bits Pillow keeps the upper 8, and tells of them before that.
     cut = re.search(r"'(?!I;)\w+;16|SGI16", str(getattr(image, "tile", "")))
+    contents = digest_of_picture(image)
     image, conversions = to_mode(upright(image), mode)
     if cut is not None:
         extrema: Any = image.getextrema()
         high = max(extrema if mode == "L" else (pair[1] for pair in extrema))
         done.append("16 bits cut to 8" + _dark(high.bit_length() + 8))
-    return image, done + conversions
+    return image, done + conversions, contents
 
 
 def upright(image: Image.Image) -> Image.Image:
     """The image turned as its camera says. Raises `ValueError` for a picture that would take far
     more memory than its file, or more than is sensible."""
+    check_pixels(image)
+    return ImageOps.exif_transpose(image)
+
+
+def check_pixels(image: Image.Image) -> None:
+    """Raises `ValueError` for a picture of more pixels than is sensible, before it is decoded."""
     pixels = image.width * image.height
     if pixels > MOST_PIXELS:
         raise ValueError(f"{pixels:,} pixels, and {MOST_PIXELS:,} are the most")
-    return ImageOps.exif_transpose(image)
 
 
 def to_mode(image: Image.Image, mode: str) -> tuple[Image.Image, list[str]]:
@@ -231,12 +265,12 @@ def _dark(bits: int) -> str:
 
 def read_all(
     items: Iterable[Item], resolution: int, channels: int, count: int | None = None
-) -> Iterator[tuple[Item, tuple[np.ndarray, list[str]] | OvertoneError]]:
+) -> Iterator[tuple[Item, Picture | OvertoneError]]:
     """Read in a few threads (Pillow works outside Python's lock), in order, some ahead."""
     from rich.console import Console
     from rich.progress import track
 
-    def read(item: Item) -> tuple[np.ndarray, list[str]] | OvertoneError:
+    def read(item: Item) -> Picture | OvertoneError:
         try:
             return read_item(item, resolution, channels)
         except OvertoneError as error:
@@ -264,6 +298,7 @@ def _decode_into(
     folder: Path, source: Source, resolution: int, channels: int, skip_bad: bool
 ) -> None:
     labels: list[int] = []
+    contents: list[int] = []
     bad: list[str] = []
     conversions: Counter[str] = Counter()
     digest = hashlib.sha256()
@@ -276,8 +311,9 @@ def _decode_into(
             if isinstance(result, OvertoneError):
                 bad.append(str(result))
                 continue
-            pixels, done = result
-            conversions.update(done)
+            pixels = result.pixels
+            contents.append(result.contents)
+            conversions.update(result.done)
             resized += size != (resolution, resolution)
             labels.append(item.label or 0)
             file.write(pixels.tobytes())
@@ -291,6 +327,7 @@ def _decode_into(
         raise OvertoneError(f"{source.name} has no images.")
     numbers = np.array(labels, np.int64)
     numbers.tofile(folder / "labels.bin")
+    np.array(contents, np.uint64).tofile(folder / "contents.bin")
     digest.update(numbers.tobytes())
     index = {"count": len(labels), "bad": bad, "conversions": dict(conversions)}
     index |= {"resized": resized}

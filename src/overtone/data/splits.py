@@ -12,6 +12,8 @@ HELD_OUT = (
     *("holdout", "heldout"),
 )
 """What splits are called, the first that is there being taken."""
+HELD_OUT_SHARE, MOST_HELD_OUT = 0.05, 2_000
+"""The share of images, and the most of them, that `heldout` holds out where there is no split."""
 
 _AROUND = "images|image|imgs|img|pictures|data|split|set"
 

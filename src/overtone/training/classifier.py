@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from overtone import storage
 from overtone.data.images import ImageData
-from overtone.data.open import held_out, open_data
 from overtone.denoisers.denoiser import Images
 from overtone.errors import OvertoneError
 from overtone.launch import processes
@@ -42,7 +41,7 @@ def classifier_of(
 
     Raises `OvertoneError` for data of no class, or of one.
     """
-    images = open_data(data, resolution, channels, skip_bad=skip_bad)
+    images, test = images_of(data, resolution, channels, skip_bad=skip_bad, show=False)
     check_classes(images, data)
     config = ClassifierConfig(
         resolution=resolution,
@@ -55,7 +54,6 @@ def classifier_of(
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     name = Path(data).name.replace(":", "-")
     folder = storage.cache_directory() / "classifiers" / f"{name}-{resolution}px-{digest}"
-    test = held_out(data, resolution, channels, skip_bad=skip_bad)
     among = processes()
     if not folder.exists() and among.is_main:
         print(f"training the classifier of {data} that images are judged by", file=sys.stderr)
@@ -105,6 +103,7 @@ class ClassifierTask(Task):
                 recipe.data,
                 config.resolution,
                 config.channels,
+                share=recipe.held_out_share,
                 skip_bad=recipe.skip_bad_images,
                 show=show,
             ),

@@ -13,7 +13,7 @@ from overtone.data.batches import holds_images
 from overtone.data.images import ImageData
 from overtone.data.latents import is_latents
 from overtone.data.names import is_known
-from overtone.data.open import held_out, open_data
+from overtone.data.open import open_data
 from overtone.errors import OvertoneError
 from overtone.launch import processes
 from overtone.metrics.cache import features_of, parts_of
@@ -25,6 +25,7 @@ from overtone.metrics.sample import Sample
 from overtone.metrics.scores import Score
 from overtone.pipelines.pipeline import Pipeline
 from overtone.runs import RECIPE_FILE
+from overtone.training.material import images_of
 
 
 def open_evaluation(
@@ -75,7 +76,7 @@ def open_evaluation(
         reference = None  # of other features than those that its images are compared by
     test = None
     if extractor.needs_classes:
-        test = held_out(data, *shape, skip_bad=skip_bad)
+        _, test = images_of(data, *shape, skip_bad=skip_bad, show=False)
     elif asked < found.dims and among.is_main:
         print(
             f"{asked} images are fewer than the {found.dims} features: distances of so few mean"

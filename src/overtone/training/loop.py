@@ -28,6 +28,7 @@ from overtone.pipelines.receipt_files import save_png
 from overtone.processes.noise import mix
 from overtone.progress import Display
 from overtone.runs import RECIPE_FILE
+from overtone.training.best import criterion_of
 from overtone.training.configs.recipe import Recipe
 from overtone.training.ema import EMA
 from overtone.training.interrupt import asked_to_stop
@@ -70,6 +71,7 @@ class Trainer:
         )
         self.stream = TrainingStream(task.data, self.objective, training.seed)
         self.progress = Progress()
+        self.criterion = criterion_of(self.reporting, held_out=task.held_out is not None)
         self.trackers = Trackers((), Path(), {}, 0)
         self.scoring: Scoring | None = None
         self.stop_asked = False
@@ -116,6 +118,7 @@ class Trainer:
         with RunDirectory(directory, identity, self.processes) as run:
             model = self._prepared()
             self.progress = run.restore(self.model, self.ema, self.optimizer, skip_bad=skip_bad)
+            self.criterion.judge_again(self.progress, run.read_log(), run.kept())
             self._say_what_differs()
             recipe = settings.dump(self.recipe.anywhere())
             if self.processes.is_main:
@@ -307,13 +310,11 @@ class Trainer:
         """Held-out loss, grid of samples, and the state to go on from."""
         progress = self.progress
         self.ema.gather()
-        loss = self.held_out_loss()
-        # Without a test split there are only training images to measure on; say so.
+        # Without held-out images there are only training images to measure on; say so.
         key = "averaged_loss" if self.task.held_out is None else "held_out_loss"
-        self._log(run, {"images": progress.images, key: loss})
-        self._score(run)
-        if progress.best_loss is None or loss < progress.best_loss:
-            progress.best_loss, progress.best_images = loss, progress.images
+        entry = {"images": progress.images, key: self.held_out_loss()}
+        self._log(run, entry)
+        self.criterion.judge(progress, entry | self._score(run))
         run.save(
             progress,
             lambda folder: self.task.export(self.ema.module, folder, progress),
@@ -324,13 +325,16 @@ class Trainer:
         )
         self._picture(run)
 
-    def _score(self, run: RunDirectory) -> None:
-        """The scores of a checkpoint's images, of which there are none before the first step."""
+    def _score(self, run: RunDirectory) -> dict[str, Any]:
+        """The scores of a checkpoint's images, of which there are none before the first step, as
+        the first process knows them."""
+        scores: dict[str, Any] = {}
         if self.scoring is not None and self.progress.images and self.processes.is_main:
             scores = self.scoring(self.ema.module, self.progress, show=self.show)
             if scores:
                 self._log(run, {"images": self.progress.images} | scores)
         self.processes.wait()
+        return scores
 
     def _picture_of(self, run: RunDirectory) -> Path:
         return run.path / "grids" / f"{self.progress.images:09d}.png"

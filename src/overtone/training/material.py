@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from overtone import precision, storage
+from overtone.data.heldout import hold_out
 from overtone.data.images import ImageData
 from overtone.data.latents import LatentData, encode, fingerprint_of, is_latents, latents_index
 from overtone.data.open import held_out, open_data
 from overtone.data.own import lowest_of, own_data
 from overtone.data.shards import TEST_FOLDER
+from overtone.data.splits import HELD_OUT_SHARE
 from overtone.errors import OvertoneError, plain
 from overtone.launch import processes
 from overtone.networks.vae import VAE
@@ -46,14 +48,27 @@ def material_of(recipe: Any, given: Given | None = None, *, show: bool = True) -
 
 
 def images_of(
-    name: str, resolution: int, channels: int, *, skip_bad: bool = False, show: bool = True
+    name: str,
+    resolution: int,
+    channels: int,
+    *,
+    share: float = HELD_OUT_SHARE,
+    skip_bad: bool = False,
+    show: bool = True,
 ) -> tuple[ImageData, ImageData | None]:
-    """The images of `name` and its held-out ones, and a word on what was done to read them."""
+    """The images of `name` and its held-out ones, and a word on what was done to read them. Where
+    there is no test split, a `share` of the images is held out."""
     if is_latents(name):
         raise OvertoneError(f"{name} holds latents: pass --vae, the VAE that they were made with.")
     data = open_data(name, resolution, channels, skip_bad=skip_bad)
     test = held_out(name, resolution, channels, skip_bad=skip_bad)
-    return _checked(name, data, test, show=show)
+    return _checked(name, *_with_held_out(data, test, share), show=show)
+
+
+def _with_held_out(
+    data: ImageData, test: ImageData | None, share: float
+) -> tuple[ImageData, ImageData | None]:
+    return hold_out(data, share) if test is None else (data, test)
 
 
 def _checked(
@@ -85,7 +100,12 @@ def _tell(data: ImageData, test: ImageData | None) -> None:
     """Say what there is, once where it is the same of both."""
     lines = list(data.told())
     held_out = [line for line in test.told() if line not in lines] if test is not None else []
-    for line in (*lines, *(f"held out: {line}" for line in held_out)):
+    lines += [f"held out: {line}" for line in held_out]
+    if test is None and not data.endless:
+        lines += [
+            f"{data.name}: no images are held out, and the loss is measured on training images"
+        ]
+    for line in lines:
         print(plain(line), file=sys.stderr)
 
 
@@ -109,8 +129,16 @@ def data_of(
             return _checked(recipe.data, *_latents_in(recipe, vae, size), show=show)
     if given is not None:
         data, test = _given(given, size, channels, skip_bad=recipe.skip_bad_images)
-        return _checked(data.name, data, test, show=show)
-    return images_of(recipe.data, size, channels, skip_bad=recipe.skip_bad_images, show=show)
+        parts = _with_held_out(data, test, recipe.held_out_share)
+        return _checked(data.name, *parts, show=show)
+    return images_of(
+        recipe.data,
+        size,
+        channels,
+        share=recipe.held_out_share,
+        skip_bad=recipe.skip_bad_images,
+        show=show,
+    )
 
 
 def _given(

@@ -21,8 +21,11 @@ class Progress:
     scoring_seconds: NotNegative = 0.0
     """time spent on the scores of its checkpoints"""
     best_images: Whole = 0
-    """where the held-out loss was lowest"""
-    best_loss: float | None = None
+    """the images seen by the best checkpoint"""
+    best_by: str = ""
+    """what the best checkpoint was chosen by, as people read it"""
+    best_value: float | None = None
+    """the value of that there; none: no checkpoint was ranked yet"""
     computed: str = ""
     """on what and how the last part was computed, which the weights depend on by rounding only"""
     files: dict[str, str] = field(default_factory=dict)

@@ -9,7 +9,7 @@
         training/             what is needed to go on: weights, averages, optimizer, counters
 
 Checkpoints appear whole (see `overtone.storage`); the newest is where a run resumes, once its files
-are seen to be those that were written. The best one by held-out loss and the newest few are kept.
+are seen to be those that were written. The best one, as `best` says, and the newest few are kept.
 """
 
 from __future__ import annotations
@@ -123,6 +123,10 @@ class RunDirectory:
         folders = checkpoints_of(self.path)
         return folders[-1] if folders else None
 
+    def kept(self) -> list[int]:
+        """The images seen by each checkpoint that is there."""
+        return [int(folder.name) for folder in checkpoints_of(self.path)]
+
     def save(
         self,
         progress: Progress,
@@ -194,9 +198,9 @@ class RunDirectory:
         if name is None:
             return None
         folder = self.checkpoints / name
-        progress = _progress_in(folder)
-        if progress.best_images not in (int(f.name) for f in checkpoints_of(self.path)):
-            progress.best_images, progress.best_loss = progress.images, None
+        progress = progress_in(folder)
+        if progress.best_images not in self.kept():
+            progress.best_images, progress.best_value = progress.images, None
         return folder, progress
 
     def _looked_for(self, skip_bad: bool) -> tuple[str | None, str]:
@@ -267,10 +271,11 @@ def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
 
 
-def _progress_in(folder: Path) -> Progress:
+def progress_in(folder: Path) -> Progress:
     """How far a checkpoint had come, as it says."""
     file = folder / PROGRESS_FILE
-    progress = settings.load(Progress, storage.read_json(file, dict), str(file))
+    data = former.progress(storage.read_json(file, dict))
+    progress = settings.load(Progress, data, str(file))
     if progress.images != int(folder.name):
         raise OvertoneError(f"{file} is of image {progress.images:,}, not of {folder.name}.")
     return progress
@@ -279,7 +284,7 @@ def _progress_in(folder: Path) -> Progress:
 def _wrong_in(folder: Path) -> str:
     """What keeps a checkpoint from being as it was written; "" for nothing."""
     try:
-        return difference_in(folder, _progress_in(folder).files)
+        return difference_in(folder, progress_in(folder).files)
     except OvertoneError as error:
         return str(error).rstrip(".")
 

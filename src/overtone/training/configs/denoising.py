@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 
 from overtone import settings
+from overtone.data.splits import HELD_OUT_SHARE
 from overtone.denoisers.guidance import GuidanceSettings
 from overtone.denoisers.intervals import intervals_of
 from overtone.denoisers.preconditioning import EDMPreconditioning, Preconditioning
@@ -81,6 +82,9 @@ class DenoisingRecipe(Recipe, kind="denoising"):
     """probability of each of EDM's non-leaking augmentations, which the network is told of"""
     skip_bad_images: bool = False
     """leave out images that can't be read or are too small, instead of stopping"""
+    held_out_share: Share = HELD_OUT_SHARE
+    """The share of the images, at most 2,000 of them, that is not trained on where the data have no
+    test split: the held-out loss is measured on it. 0 trains on all images."""
     preconditioning: Preconditioning = field(default_factory=EDMPreconditioning)
     """how the network becomes a denoiser: EDM's preconditioning, or a VP or VE network's"""
     schedule: Schedule = field(default_factory=QuantileSchedule)
@@ -179,6 +183,7 @@ class DenoisingRecipe(Recipe, kind="denoising"):
             "sampler",
             "guidance",
             "skip_bad_images",
+            "held_out_share",
             "data",
             "first",
             "experts",

@@ -11,6 +11,7 @@ from overtone.ranges import Count, Decay, Positive, Seed, Share, Whole, Workers,
 Precision = Literal["auto", "bf16", "fp32"]
 TrackerName = Literal["tensorboard", "wandb"]
 
+BEST_BY_LOSS = "loss"
 
 ROUNDING = ("micro_batch", "precision", "compile", "gradient_checkpointing")
 """settings that change how numbers are rounded, and what dropout drops: they may change when a run
@@ -92,6 +93,9 @@ class Reporting:
     score_share: Share = 0.1
     """The share of the run's time that scores may take. The first is always computed; later ones
     wait until the run has lasted long enough."""
+    best: str = BEST_BY_LOSS
+    """What the best checkpoint is chosen by: loss, the averaged model's loss on held-out images, or
+    a number among the scores of a checkpoint, such as frechet-distance or class-accuracy."""
     keep: Count = 2
     """checkpoints kept, besides the best"""
     workers: Workers = 0

@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar
 import tyro
 
 from overtone import settings
+from overtone.data.splits import HELD_OUT_SHARE
 from overtone.networks.configs.vae import VAEConfig
-from overtone.ranges import NotNegative
+from overtone.ranges import NotNegative, Share
 from overtone.training.configs.recipe import Recipe
 from overtone.training.configs.training import Reporting, Training
 
@@ -27,6 +28,9 @@ class VAERecipe(Recipe, kind="vae"):
     """builtin:glyphs, fashion-mnist, a folder or zip of images, or hf:..."""
     skip_bad_images: bool = False
     """leave out images that can't be read or are too small, instead of stopping"""
+    held_out_share: Share = HELD_OUT_SHARE
+    """The share of the images, at most 2,000 of them, that is not trained on where the data have no
+    test split: the held-out loss is measured on it. 0 trains on all images."""
     kl_weight: NotNegative = 1e-6
     """of the latents' divergence from N(0, 1), summed, against the error of the values, averaged"""
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
@@ -36,6 +40,6 @@ class VAERecipe(Recipe, kind="vae"):
         """The settings that the weights depend on: a run goes on only with the same ones. The data
         are known by their contents, not by their name."""
         recipe = settings.dump(self) | {"training": self.training.identity()}
-        for free in ("about", "kind", "reporting", "skip_bad_images", "data"):
+        for free in ("about", "kind", "reporting", "skip_bad_images", "held_out_share", "data"):
             del recipe[free]
         return recipe

@@ -87,8 +87,8 @@ def find_recipe(name: str) -> Recipe:
     run = run_named(name)
     path = Path(name).expanduser() if run is None else run / RECIPE_FILE
     if path.suffix == ".json":
-        data = former.recipe(storage.read_json(path, dict))
-        return settings.load(Recipe, data, str(path))
+        read = former.recipe if run is None else former.run_recipe
+        return settings.load(Recipe, read(storage.read_json(path, dict)), str(path))
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     module = importlib.import_module(f"overtone.training.recipes.{RECIPES[name]}")

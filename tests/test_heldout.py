@@ -143,10 +143,12 @@ def test_what_can_not_be_held_out_says_what_can():
         hold_out(few, 1.0)
     same = data_of(np.zeros((40, 4, 4), np.uint8))
     with pytest.raises(OvertoneError, match=r"there more than 2 times. Pass --held-out-share 0"):
-        hold_out(same)
+        hold_out(same, 0.06)
+    assert hold_out(same) == (same, None)
     own = data_of(pictures(40), np.arange(40), tuple(map(str, range(40))))
     with pytest.raises(OvertoneError, match="each is the last of its class"):
-        hold_out(own)
+        hold_out(own, 0.1)
+    assert hold_out(own) == (own, None)
 
 
 def test_a_run_measures_on_what_it_does_not_train_on(tmp_path, capsys):

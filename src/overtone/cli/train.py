@@ -53,6 +53,12 @@ def introduce(trainer: Trainer, name: str = "") -> None:
         f" {trainer.device if among.count == 1 else where}; {count} {task.of}"
     )
     print(plain(told), file=sys.stderr)
+    held_out = f"no {task.what} are held out"
+    if task.held_out is not None:
+        held_out = f"{counted(len(task.held_out), task.one, task.what)} held out"
+    order = "lowest" if trainer.criterion.lower_is_better else "highest"
+    best = f"the best checkpoint is that of the {order} {trainer.criterion.title}"
+    print(f"{held_out}; {best}", file=sys.stderr)
 
 
 def rehearse(trainer: Trainer, name: str = "dry run") -> None:
@@ -140,7 +146,7 @@ def main(arguments: Sequence[str]) -> None:
         raise OvertoneError("--expert: this recipe has one network, and no experts.")
     from overtone.training.loop import Trainer
 
-    trainer = Trainer.of(options.recipe)
+    trainer = Trainer.of(options.recipe, out=None if options.dry_run else out)
     introduce(trainer)
     if options.dry_run:
         rehearse(trainer)

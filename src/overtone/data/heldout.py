@@ -66,12 +66,12 @@ class Subset(ImageData):
 
 def hold_out(data: ImageData, share: float = HELD_OUT_SHARE) -> tuple[ImageData, ImageData | None]:
     """The data without a share of its images, and that share: at most `MOST_HELD_OUT` of them.
-    Data without an end, a share of 0, and data of which the usual share is less than one image are
-    returned as they are, beside None.
 
-    The images whose digests are lowest are held out, but for the last one of a class. Raises
-    `OvertoneError` for another share that is less than one image, for one that leaves nothing to
-    train on, and where no image can be held out.
+    The images whose digests are lowest are held out, but for the last one of a class. Data without
+    an end and a share of 0 are returned as they are, beside None, and so are data of which the
+    usual share is less than one image, or can't be held out because every image is the last of its
+    class or is there too often. Raises `OvertoneError` where any other share has these faults, and
+    for one that leaves nothing to train on.
     """
     if data.endless or not share:
         return data, None
@@ -90,6 +90,8 @@ def hold_out(data: ImageData, share: float = HELD_OUT_SHARE) -> tuple[ImageData,
         )
     labels = data.classes(range(len(data))).numpy() if data.class_names else None
     chosen = _lowest(contents_of(data), labels, count)
+    if not len(chosen) and share == HELD_OUT_SHARE:
+        return data, None
     if not len(chosen):
         raise OvertoneError(
             f"no image of {data.name} can be held out: each is the last of its class, or is there"

@@ -7,7 +7,7 @@ a stack of the same blocks on patches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -240,6 +240,10 @@ class DiffiTTransformer(Network):
 
     def repeated_blocks(self) -> list[nn.Module]:
         return list(self.blocks)
+
+    def output_tensors(self) -> Mapping[str, int]:
+        groups = self.config.patch**2
+        return {"head.weight": groups, "head.bias": groups}
 
     def temporal_spots(self) -> Iterator[Spot]:
         for number in range(len(self.blocks)):

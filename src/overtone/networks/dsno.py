@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ from overtone.networks.cells import ResidualCell
 from overtone.networks.configs.dsno import DSNOConfig, TemporalConfig
 from overtone.networks.foreign import DiffusersNetwork
 from overtone.networks.layers import ClassEmbedding, Features, Resample, precise, sinusoids
-from overtone.networks.network import Network
+from overtone.networks.network import ClassTable, Network
 from overtone.networks.spectral import TemporalCell, TemporalTokens, TimeAxis
 from overtone.networks.unet import Cells, Place, UNet
 
@@ -88,6 +89,10 @@ class TemporalNetwork(OperatorNetwork):
             cell = kind(inner, spot.channels, config.modes, self.axis, config.groups)
             spot.parent[spot.number] = cell
         cell.is_last = not spots or self.network.ends_alone
+
+    def class_tables(self) -> Iterator[ClassTable]:
+        for table in self.network.class_tables():
+            yield table._replace(name=f"network.{table.name}")
 
     def at_times(self, x: Tensor, times: Tensor, class_labels: Tensor | None) -> Tensor:
         out = self.network(x, times, class_labels)

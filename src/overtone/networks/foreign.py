@@ -17,7 +17,7 @@ from overtone.errors import OvertoneError
 from overtone.networks.bounds import check_floats, check_numbers, within
 from overtone.networks.configs.foreign import DiffusersConfig, check_sizes, foreign_config
 from overtone.networks.layers import Features
-from overtone.networks.network import Network, Spot
+from overtone.networks.network import ClassTable, Network, Spot
 from overtone.registry import said
 
 
@@ -144,6 +144,19 @@ class DiffusersNetwork(Network):
             more["class_labels"] = class_labels
         dtype = next(self.model.parameters()).dtype
         return self.model(x.to(dtype), time, **more, return_dict=False)[0]
+
+    def class_tables(self) -> Iterator[ClassTable]:
+        for name, _ in self.named_parameters():
+            if name.endswith(("model.class_embedding.weight", ".embedding_table.weight")):
+                yield ClassTable(name)
+
+    def output_tensors(self) -> Mapping[str, int]:
+        names = {"conv_out": 1, "proj_out_2": self.config.model.get("patch_size") or 1}
+        return {
+            f"model.{name}.{kind}": groups**2
+            for name, groups in names.items()
+            for kind in ("weight", "bias")
+        }
 
     @property
     def ends_alone(self) -> bool:

@@ -16,6 +16,7 @@ from overtone import settings, storage
 from overtone.errors import OvertoneError
 from overtone.networks.bounds import TooLargeError, check_numbers, check_tensors, stored, within
 from overtone.networks.configs.network import NetworkConfig
+from overtone.networks.layers import ClassEmbedding
 from overtone.registry import check_registered, said
 
 CONFIG_FILE = "config.json"
@@ -68,6 +69,15 @@ class Spot(NamedTuple):
     channels: int
     tokens: bool = False
     """whether features are (batch, windows, tokens, channels), a transformer's"""
+
+
+class ClassTable(NamedTuple):
+    """A tensor with a vector for each class along `axis`, and perhaps one behind them for none.
+    What the network adds is `scale` times the vector."""
+
+    name: str
+    axis: int = 0
+    scale: float = 1.0
 
 
 class Network(nn.Module):
@@ -224,6 +234,17 @@ class Network(nn.Module):
         """Whether what is behind the last of these is computed for one time without the others:
         nothing from before the spot is added to it there. It saves time; False is always right."""
         return not self.config.is_foreign
+
+    def class_tables(self) -> Iterable[ClassTable]:
+        """The tensors with a vector for each class."""
+        for name, module in self.named_modules():
+            if isinstance(module, ClassEmbedding):
+                yield ClassTable(f"{name}.weight")
+
+    def output_tensors(self) -> Mapping[str, int]:
+        """The names of the last layer's tensors, whose rows are output channels, and in how many
+        groups of all channels their rows come: one, or one for each pixel of a patch."""
+        return {}
 
     @property
     def num_parameters(self) -> int:

@@ -14,7 +14,7 @@ from overtone.networks.attention import SelfAttention, TimeAttention
 from overtone.networks.cells import ResidualCell
 from overtone.networks.configs.song import SongConfig
 from overtone.networks.layers import Features, FourierFeatures, Output, Resample, sinusoids
-from overtone.networks.network import Network, Spot
+from overtone.networks.network import ClassTable, Network, Spot
 from overtone.networks.unet import Cells, Place, UNet
 
 EPS = 1e-6
@@ -169,6 +169,10 @@ class SongUNet(Network):
         augment_labels: Float[Tensor, "batch conditions"] | None = None,
     ) -> Output:
         return self.unet(x, self.embedding(time, class_labels, augment_labels))
+
+    def class_tables(self) -> Iterator[ClassTable]:
+        if self.config.num_classes:
+            yield ClassTable("embedding.classes.weight", 1, math.sqrt(self.config.num_classes))
 
     def temporal_spots(self) -> Iterator[Spot]:
         return self.unet.spots()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from overtone.data.images import to_unit
 from overtone.data.latents import is_latents
 from overtone.data.names import GIVEN
 from overtone.denoisers.network import NetworkDenoiser
-from overtone.errors import OvertoneError, counted
+from overtone.errors import OvertoneError, counted, plain
 from overtone.launch import processes
-from overtone.networks.network import build
+from overtone.networks.network import Network, build
 from overtone.pipelines.load import load_pipeline
 from overtone.pipelines.pictures import grid
 from overtone.pipelines.pipeline import Pipeline
@@ -26,6 +27,7 @@ from overtone.pipelines.request import Request
 from overtone.pipelines.starts import NoiseStart, RelayStart
 from overtone.training.augment import CONDITIONS
 from overtone.training.configs.denoising import DenoisingRecipe, Expert
+from overtone.training.initial import begin_with, difference_told, open_initial
 from overtone.training.material import Material, encoded, material_of
 from overtone.training.objectives import DenoisingObjective
 from overtone.training.open import check_made
@@ -35,11 +37,34 @@ from overtone.training.task import Picture, Task
 GRID_ROWS = 8
 
 
+def initialised(
+    recipe: DenoisingRecipe,
+    network: Network,
+    class_names: Sequence[str],
+    expert: tuple[int, int] | None = None,
+    *,
+    show: bool = True,
+) -> dict[str, Any]:
+    """Give a network the weights of the model that a recipe begins with, if there is one, and say
+    which; returns what is written down of it. `expert` is the number of an expert and how many
+    there are."""
+    if not recipe.init:
+        return {}
+    initial = open_initial(recipe.init, *(expert or ()))
+    copied = begin_with(network, initial, class_names)
+    if show:
+        other = difference_told(initial, recipe.preconditioning)
+        for line in (*copied.told(), *filter(None, [other])):
+            print(plain(line), file=sys.stderr)
+    return initial.facts(copied)
+
+
 class DenoisingTask(Task):
     """Training a denoiser, or expert `number` of a recipe of experts.
 
     Data are opened and checked, the network is built; `material` is there if the data were opened
-    before. An expert trains in this process alone.
+    before, `begun` what a run that goes on says of the model it began with. An expert trains in
+    this process alone.
     """
 
     def __init__(
@@ -48,6 +73,7 @@ class DenoisingTask(Task):
         number: int | None = None,
         *,
         material: Material | None = None,
+        begun: dict[str, Any] | None = None,
         show: bool = True,
     ) -> None:
         data, test, vae = material or material_of(recipe, show=show)
@@ -61,6 +87,7 @@ class DenoisingTask(Task):
                 if recipe.experts is None
                 else "this recipe trains experts: say which, --expert 1, or none for all of them."
             )
+        count = recipe.num_experts
         if number is not None:
             recipe, own = self._expert(recipe, number)
         self.recipe = recipe
@@ -78,6 +105,9 @@ class DenoisingTask(Task):
             _warn(recipe)
         self.num_classes = data.num_classes if recipe.class_conditional else 0
         self.model = denoiser = self._model(recipe)
+        names = data.class_names if recipe.class_conditional else ()
+        at = None if number is None else (number, count)
+        self.facts |= begun or initialised(recipe, denoiser.network, names, at, show=show)
         self.first = _first_of(recipe)
         self.identity = recipe.identity() | self.facts
         if vae is not None:

@@ -27,7 +27,7 @@ from overtone.data.shards import TEST_FOLDER
 from overtone.data.trajectories import Trajectories, TrajectoriesIndex, TrajectoryData
 from overtone.denoisers.operator import SolutionOperator
 from overtone.denoisers.preconditioning import OperatorPreconditioning
-from overtone.errors import OvertoneError
+from overtone.errors import OvertoneError, plain
 from overtone.launch import processes
 from overtone.networks.dsno import DSNOUNet, OperatorNetwork, temporalize
 from overtone.pipelines.load import load_pipeline
@@ -37,6 +37,7 @@ from overtone.processes.noise import SeededNoise
 from overtone.samplers.operator import OperatorSampler
 from overtone.training.collect import OnlineTrajectories, differences, index_of
 from overtone.training.configs.distillation import DistillationRecipe
+from overtone.training.initial import begin_with, open_initial
 from overtone.training.objectives import Batch, Objective
 from overtone.training.perceptual import perceptual_distance
 from overtone.training.progress import Progress
@@ -153,7 +154,7 @@ def check_student(recipe: DistillationRecipe, teacher: Teacher) -> None:
 class DistillationTask(Task):
     """Training an operator on the trajectories in a directory, or online."""
 
-    what = "trajectories"
+    what, one = "trajectories", "trajectory"
 
     def __init__(
         self,
@@ -161,6 +162,7 @@ class DistillationTask(Task):
         *,
         teacher: Teacher,
         folder: Path | None = None,
+        begun: dict[str, Any] | None = None,
         show: bool = True,
     ) -> None:
         self.recipe, self.teacher = recipe, teacher
@@ -168,6 +170,7 @@ class DistillationTask(Task):
         self.data, self.held_out = _trajectories(recipe, teacher, self.index, folder)
         torch.manual_seed(recipe.training.seed)
         student = student_of(recipe, teacher)
+        self.facts = begun or self._initialised(student.network, show)
         student.network.to_fast_layout()
         self.model = student
         own = teacher.pipe.network
@@ -186,10 +189,20 @@ class DistillationTask(Task):
         self.objective = TrajectoryObjective(
             self.index.sigmas, recipe.weighting, perceptual, teacher.num_classes
         )
-        self.identity = recipe.identity() | {"teacher": teacher.digest}
+        self.identity = recipe.identity() | {"teacher": teacher.digest} | self.facts
         # Online, trajectories are solved in this process: no other has its device.
         self.loads_here = recipe.online
         self.pipeline(student, Progress())  # what it can't be saved with is told of now
+
+    def _initialised(self, network: OperatorNetwork, show: bool) -> dict[str, Any]:
+        """Give the student the weights that the recipe begins with; what is written down of it."""
+        if not self.recipe.init:
+            return {}
+        initial = open_initial(self.recipe.init)
+        copied = begin_with(network, initial, self.teacher.pipe.class_names)
+        if show and processes().is_main:
+            print(*map(plain, copied.told()), sep="\n", file=sys.stderr)
+        return initial.facts(copied)
 
     @property
     def of(self) -> str:
@@ -221,6 +234,7 @@ class DistillationTask(Task):
                 "EMA half-life in images": training.ema_halflife_images,
                 "seed": training.seed,
                 "data digest": self.data.fingerprint,
+                **self.facts,
             },
             precision=training.precision,
         )

@@ -154,9 +154,10 @@ def _train(
     skip_bad: bool,
 ) -> None:
     assert recipe.experts is not None
-    trainer = Trainer.of(recipe, number, show=show, material=material)
+    out = expert_folder(run, number)
+    trainer = Trainer.of(recipe, number, out=out, show=show, material=material)
     started(trainer, f"expert {number} of {recipe.experts.count}")
-    trainer.run(expert_folder(run, number), skip_bad=skip_bad)
+    trainer.run(out, skip_bad=skip_bad)
 
 
 def _check(recipe: DenoisingRecipe, data_classes: int) -> None:

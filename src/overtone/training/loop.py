@@ -31,6 +31,7 @@ from overtone.runs import RECIPE_FILE
 from overtone.training.best import criterion_of
 from overtone.training.configs.recipe import Recipe
 from overtone.training.ema import EMA
+from overtone.training.initial import known_facts
 from overtone.training.interrupt import asked_to_stop
 from overtone.training.meter import Meter
 from overtone.training.objectives import Batch
@@ -78,10 +79,19 @@ class Trainer:
 
     @classmethod
     def of(
-        cls, recipe: Recipe, number: int | None = None, *, show: bool = True, **given: Any
+        cls,
+        recipe: Recipe,
+        number: int | None = None,
+        *,
+        out: Path | None = None,
+        show: bool = True,
+        **given: Any,
     ) -> Trainer:
         """The trainer of a recipe, or of expert `number` of one: data opened and checked, the model
-        built. `given` are further arguments of the recipe's task."""
+        built. `out` is where it will run, and may have begun; `given` are further arguments of the
+        recipe's task."""
+        if begun := known_facts(out, recipe.begins_with):
+            given["begun"] = begun
         return cls(recipe.task(number, show=show, **given), recipe, show=show)
 
     def _check_batch(self) -> None:

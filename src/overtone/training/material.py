@@ -101,10 +101,6 @@ def _tell(data: ImageData, test: ImageData | None) -> None:
     lines = list(data.told())
     held_out = [line for line in test.told() if line not in lines] if test is not None else []
     lines += [f"held out: {line}" for line in held_out]
-    if test is None and not data.endless:
-        lines += [
-            f"{data.name}: no images are held out, and the loss is measured on training images"
-        ]
     for line in lines:
         print(plain(line), file=sys.stderr)
 

@@ -49,6 +49,8 @@ class Task(ABC):
     """whether its data can be loaded by the training process only"""
     what: ClassVar[str] = "images"
     """what the data are, in the plural"""
+    one: ClassVar[str] = "image"
+    """and in the singular"""
 
     @property
     def name(self) -> str:

@@ -108,7 +108,7 @@ def train_model(
         # What it was trained on is written down by the data's own name.
         recipe = replace(recipe, data=given_name(material.data.name))
         more["material"] = material
-    trainer = Trainer.of(recipe, show=show, **more)
+    trainer = Trainer.of(recipe, out=run, show=show, **more)
     trainer.run(run, skip_bad=skip_bad)
     return trainer.task.opened(find_checkpoint(run))
 

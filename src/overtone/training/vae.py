@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from torch import Tensor, nn
 
 from overtone.data.images import to_pixels
 from overtone.denoisers.denoiser import Images
+from overtone.errors import plain
+from overtone.launch import processes
 from overtone.networks.vae import FOLDER, VAE
 from overtone.pipelines.pictures import grid
 from overtone.processes.noise import SeededNoise
 from overtone.training.configs.vae import VAERecipe
+from overtone.training.initial import begin_vae_with, open_initial_vae
 from overtone.training.material import Material, material_of
 from overtone.training.objectives import Batch, Objective
 from overtone.training.progress import Progress
@@ -55,7 +59,12 @@ class VAETask(Task):
     """Training a VAE. A checkpoint's folder `vae` is what diffusers saves, scaled."""
 
     def __init__(
-        self, recipe: VAERecipe, *, material: Material | None = None, show: bool = True
+        self,
+        recipe: VAERecipe,
+        *,
+        material: Material | None = None,
+        begun: dict[str, Any] | None = None,
+        show: bool = True,
     ) -> None:
         self.data, self.held_out, _ = material or material_of(recipe, show=show)
         self.recipe = recipe
@@ -66,7 +75,17 @@ class VAETask(Task):
         side = config.resolution // vae.factor
         shape = (config.latent_channels, side, side)
         self.objective = VAEObjective(shape, recipe.kl_weight)
-        self.identity = recipe.identity()
+        self.identity = recipe.identity() | (begun or self._initialised(vae, show))
+
+    def _initialised(self, vae: VAE, show: bool) -> dict[str, Any]:
+        """Give the VAE the weights that the recipe begins with; what is written down of it."""
+        if not self.recipe.init:
+            return {}
+        initial = open_initial_vae(self.recipe.init)
+        copied = begin_vae_with(vae, initial)
+        if show and processes().is_main:
+            print(*map(plain, copied.told()), sep="\n", file=sys.stderr)
+        return initial.facts(copied)
 
     @property
     def of(self) -> str:

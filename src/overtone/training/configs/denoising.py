@@ -72,6 +72,10 @@ class DenoisingRecipe(Recipe, kind="denoising"):
     data: str = ""
     """builtin:digits, builtin:glyphs, fashion-mnist, a folder or zip of images, hf:..., or a
     directory of latents"""
+    init: str = ""
+    """The model whose weights training begins with, where they fit: a pipeline, a run, one of its
+    checkpoints, a diffusers pipeline or a file of published weights. If left out, weights are
+    random."""
     class_conditional: bool = False
     """train with the data's classes"""
     label_dropout: Share = 0.0
@@ -185,6 +189,7 @@ class DenoisingRecipe(Recipe, kind="denoising"):
             "skip_bad_images",
             "held_out_share",
             "data",
+            "init",
             "first",
             "experts",
         ):

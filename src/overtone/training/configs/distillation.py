@@ -42,6 +42,9 @@ class DistillationRecipe(Recipe, kind="distillation"):
     teacher: str = ""
     """the model to distil: a saved pipeline, a run's directory, a repository of the Hub, or a
     diffusers pipeline of a U-Net or DiT"""
+    init: str = ""
+    """The model whose weights the student begins with, where they fit: an operator, or a model of
+    the teacher's kind. If left out, they are the teacher's, or random for a network of its own."""
     count: Count = 20_000
     """trajectories to collect; of more than these, training takes the first"""
     held_out: Whole = 256

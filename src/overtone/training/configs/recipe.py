@@ -35,10 +35,17 @@ class Recipe(Kind, family="recipe", home="overtone.training"):
         """These settings with absolute paths in the place of those that are relative to where the
         command was given."""
         places = {
-            n: getattr(self, n) for n in ("data", "vae", "first", "teacher") if hasattr(self, n)
+            n: getattr(self, n)
+            for n in ("data", "vae", "first", "teacher", "init")
+            if hasattr(self, n)
         }
         changes = {name: absolute(place) for name, place in places.items()}
         return replace(self, **changes)  # type: ignore[type-var]
+
+    @property
+    def begins_with(self) -> str:
+        """The model whose weights it begins with; "" for random ones."""
+        return getattr(self, "init", "")
 
     @property
     def num_experts(self) -> int:

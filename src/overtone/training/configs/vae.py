@@ -26,6 +26,9 @@ class VAERecipe(Recipe, kind="vae"):
     network: VAEConfig
     data: str = ""
     """builtin:glyphs, fashion-mnist, a folder or zip of images, or hf:..."""
+    init: str = ""
+    """The VAE whose weights training begins with, where they fit: a directory, the run of a VAE's
+    recipe, or a repository of the Hub. If left out, weights are random."""
     skip_bad_images: bool = False
     """leave out images that can't be read or are too small, instead of stopping"""
     held_out_share: Share = HELD_OUT_SHARE
@@ -40,6 +43,14 @@ class VAERecipe(Recipe, kind="vae"):
         """The settings that the weights depend on: a run goes on only with the same ones. The data
         are known by their contents, not by their name."""
         recipe = settings.dump(self) | {"training": self.training.identity()}
-        for free in ("about", "kind", "reporting", "skip_bad_images", "held_out_share", "data"):
+        for free in (
+            "about",
+            "kind",
+            "reporting",
+            "skip_bad_images",
+            "held_out_share",
+            "data",
+            "init",
+        ):
             del recipe[free]
         return recipe

@@ -326,7 +326,7 @@ def test_a_function_makes_as_many_images_as_it_is_asked_for(pipe):
 def test_classes_of_images_are_read_without_the_images(tmp_path, monkeypatch):
     pipe = second()
     data = ArrayData("low", np.zeros((4, 1, 8, 8), np.uint8), np.array([0, 1, 2, 1]), tuple("abc"))
-    monkeypatch.setattr("overtone.pipelines.stages.open_data", lambda *_: data)
+    monkeypatch.setattr("overtone.pipelines.stages.open_data", lambda *_, **__: data)
     pipe.first = "low"
     monkeypatch.setattr(ArrayData, "fetch", lambda *_: pytest.fail("read"))
     assert pipe.labels(Request([0, 1, 2, 7])).tolist() == [0, 1, 2, 1]

@@ -14,6 +14,7 @@ from helpers import TINY_TRANSFORMER, tiny_vae
 from overtone.cli.app import main
 from overtone.data import open_data
 from overtone.data.inspect import inspect_data
+from overtone.data.rules import Reading
 from overtone.training.material import images_of
 from test_latents import LATENT
 from trees import parsed, png, write_folder, write_zip
@@ -44,7 +45,7 @@ def test_classes_and_counts_are_shown_before_training_and_by_inspection(tmp_path
 def test_held_out_images_are_told_of_too(tmp_path, capsys):
     tree = "train/0.png test/1.png test/2.png test/bad.png val/3.png"
     root = write_folder(tmp_path / "it", parsed(tree) | {"test/bad.png": b"none"})
-    images_of(str(root), 8, 3, skip_bad=True)
+    images_of(str(root), 8, 3, reading=Reading(skip_bad=True))
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         f"{root}/train: grey made RGB: 1 image",

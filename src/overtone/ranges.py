@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+SQUARE_OR_PAIR = "square or pair"
+"""marks a number that stands for two that are alike, or a pair of others (`overtone.sizes`)"""
 LARGEST_WHOLE = 2**53
 """up to here every whole number is a float as well"""
 FAR = 10_000
@@ -199,6 +201,8 @@ def _check_of(hint: Any, limits: Range = FINITE) -> Check | None:
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
         inner, *more = parts
+        if SQUARE_OR_PAIR in more:
+            return _pair_check(inner)
         return _check_of(inner, next((m for m in more if isinstance(m, Range)), limits))
     if hint is int:
         return lambda begin, value: _whole(begin, value, limits)
@@ -215,6 +219,21 @@ def _check_of(hint: Any, limits: Range = FINITE) -> Check | None:
         if inner is not None:
             return lambda begin, value: None if value is None else inner(begin, value)
     return None
+
+
+def _pair_check(hint: Any) -> Check | None:
+    one, pair = (_check_of(part) for part in get_args(hint))
+    assert one is not None and pair is not None  # noqa: PT018
+
+    def check(begin: str, value: Any) -> Any:
+        if not isinstance(value, tuple | list):
+            return one(begin, value)
+        height, width = pair(begin, value)
+        if height == width:
+            return height
+        return value if isinstance(value, tuple) else (height, width)
+
+    return check
 
 
 def _tuple_check(parts: tuple[Any, ...], limits: Range) -> Check | None:

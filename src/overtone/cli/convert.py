@@ -22,6 +22,7 @@ from overtone import storage
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError, plain
 from overtone.ranges import Positive
+from overtone.sizes import shown
 
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
@@ -119,7 +120,7 @@ def _rdm(options: Options, files: list[Path]) -> Result:
         name: stage.certificate("edm") for name, stage in (("first", first), ("second", second))
     }
     pipe = relay_pipeline(first, second)
-    said = f"{pipe.first.resolution} px, then {pipe.resolution} px"
+    said = f"{shown(pipe.first.resolution)} px, then {shown(pipe.resolution)} px"
     return pipe, proof, said
 
 

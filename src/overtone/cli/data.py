@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from overtone.cli.options import parse
+from overtone.data.rules import Reading
 from overtone.data.splits import HELD_OUT_SHARE
 from overtone.errors import OvertoneError, counted, plain, unknown
 from overtone.ranges import Count, Positive, Share, Size
+from overtone.sizes import Resolution, by
 
 if TYPE_CHECKING:
     from overtone.data.inspect import Inspection
@@ -47,8 +49,8 @@ class EncodeOptions:
     """builtin:glyphs, fashion-mnist, a folder or zip of images, or hf:..."""
     vae: str
     """a directory, the run of a VAE's recipe, or a repository of the Hub"""
-    resolution: Size
-    """height and width of the images"""
+    resolution: Resolution
+    """The height and width of the images: one number for squares, or two."""
     out: Path
     """directory of the latents, which `overtone train ... --data` takes; what is there is kept"""
     mirror: bool = False
@@ -68,8 +70,8 @@ class EncodeOptions:
 class StatisticsOptions:
     data: tyro.conf.Positional[str]
     """The data set: a name, a folder, a zip, an .npz, a parquet file, hf:..."""
-    resolution: Size
-    """The height and width of the images."""
+    resolution: Resolution
+    """The height and width of the images: one number for squares, or two."""
     out: Path
     """The .npz file that is written, which `overtone evaluate --data` takes."""
     channels: Literal[1, 3] = 3
@@ -111,7 +113,7 @@ def encode(arguments: Sequence[str]) -> None:
         options.resolution,
         vae.image_channels,
         share=options.held_out_share,
-        skip_bad=options.skip_bad_images,
+        reading=Reading(options.skip_bad_images),
         show=show,
     )
     index = latents.latents_index(images, vae, mirror=options.mirror, images=options.images)
@@ -129,7 +131,7 @@ def encode(arguments: Sequence[str]) -> None:
     data = latents.encode(images, vae, options.out, index, show=show)
     if show:
         held = "" if test is None else f", and {len(test):,} of held-out images"
-        said = f"{counted(len(data), 'latent')} of {data.resolution} x {data.resolution} px"
+        said = f"{counted(len(data), 'latent')} of {by(data.resolution)} px"
         print(plain(f"{options.out}: {said} with {data.channels} channels{held}"))
 
 
@@ -149,7 +151,7 @@ def statistics(arguments: Sequence[str]) -> None:
         options.channels,
         features_by_name(options.extractor, options.extractor_weights),
         images=options.images,
-        skip_bad=options.skip_bad_images,
+        reading=Reading(options.skip_bad_images),
     )
     if processes().is_main:
         save_reference(options.out, found)

@@ -15,6 +15,7 @@ from overtone.cli.options import parse
 from overtone.cli.sample import Sampling
 from overtone.errors import OvertoneError, counted
 from overtone.ranges import Repeats, Share
+from overtone.sizes import sides
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -104,7 +105,7 @@ def _digest(picture: Image, channels: int) -> str:
     return digest_of_pixels(pixels_of([picture], channels)[0])
 
 
-def opened_picture(path: Path, resolution: int, fit: bool) -> Image:
+def opened_picture(path: Path, resolution: int | tuple[int, int], fit: bool) -> Image:
     """A picture from a file, of the model's size."""
     from PIL import Image, ImageOps
 
@@ -118,12 +119,13 @@ def opened_picture(path: Path, resolution: int, fit: bool) -> Image:
     except Exception as error:  # damaged files make Pillow raise almost anything
         reason = str(error).strip().splitlines()
         raise OvertoneError(f"{path} can't be read ({(reason or ['no image'])[0]}).") from None
+    size = sides(resolution)[::-1]
     if fit:
-        return ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
-    if picture.size != (resolution, resolution):
+        return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+    if picture.size != size:
         raise OvertoneError(
             f"{path} is {picture.width} x {picture.height} px, and the model's images are"
-            f" {resolution} x {resolution} px: resize it, or pass --fit, which crops it to a square"
-            " and resizes it."
+            f" {size[0]} x {size[1]} px: resize it, or pass --fit, which crops it to"
+            f" {'a square' if size[0] == size[1] else 'these proportions'} and resizes it."
         )
     return picture

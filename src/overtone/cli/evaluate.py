@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +14,12 @@ import tyro
 from overtone.cli.model import check_first, is_images, of_recipe, saved_options
 from overtone.cli.options import parse
 from overtone.cli.sample import Sampling
+from overtone.data.rules import Crop, Reading
 from overtone.errors import OvertoneError
 from overtone.launch import processes
 from overtone.pipelines.seeds import seeds_of
 from overtone.ranges import Channels, Count, Replicates, Size
+from overtone.sizes import Resolution
 
 if TYPE_CHECKING:
     from overtone.metrics.evaluate import Evaluation, Report
@@ -40,6 +42,12 @@ class Judging:
     Overtone's own."""
     skip_bad_images: bool = False
     """Leave out images that can't be read or are too small, instead of stopping."""
+    background: str | None = None
+    """The colour that transparent pictures are laid on. If left out, it is that of the run, or
+    white."""
+    crop: Crop | None = None
+    """What of a picture becomes an image: square, fit or none, as in training. If left out, it is
+    as it was for the run, or square."""
     extractor: str = "classifier"
     """The network whose features are compared: a classifier that is trained on the data; inception,
     as for the FID (needs the extra fid); dinov2 (needs the extra dinov2); or random, an untrained
@@ -60,6 +68,14 @@ class Judging:
     """Report scores that are biased by the number of images as infinitely many images would have
     them."""
 
+    @property
+    def reading(self) -> Reading:
+        """How the real images are read."""
+        try:
+            return Reading(self.skip_bad_images, self.background or "white", self.crop or "square")
+        except ValueError as error:
+            raise OvertoneError(f"{error}.") from None
+
     def chosen(self) -> tuple[Any, ...] | None:
         """The scores by their names; None for those that the features allow. Raises
         `OvertoneError` for a name that is none."""
@@ -69,9 +85,16 @@ class Judging:
 
     def evaluation_of(self, pipe: Pipeline, model: str, sampling: Sampling) -> Evaluation:
         """The evaluation of a model's images."""
-        from overtone.training.judging import data_of
+        from overtone.training.judging import data_of, reading_of
 
-        return self.evaluation(
+        usual = reading_of(model)
+        own = replace(
+            self,
+            background=self.background or usual.background,
+            crop=self.crop or usual.crop,
+            skip_bad_images=self.skip_bad_images or usual.skip_bad,
+        )
+        return own.evaluation(
             self.data or data_of(pipe, model),
             pipe.resolution,
             pipe.channels,
@@ -97,7 +120,7 @@ class Judging:
     def evaluation(
         self,
         data: str,
-        resolution: int,
+        resolution: Resolution,
         channels: int,
         asked: int,
         num_classes: int = 0,
@@ -118,7 +141,7 @@ class Judging:
             real_images=self.real_images,
             scores=self.chosen(),
             replicates=self.replicates,
-            skip_bad=self.skip_bad_images,
+            reading=self.reading,
         )
 
 
@@ -212,7 +235,7 @@ def evaluate(options: Options) -> Report:
             )
         size = options.resolution
         channels = 3 if options.channels is None else options.channels
-        fakes = open_data(options.model, size, channels, skip_bad=judging.skip_bad_images)
+        fakes = open_data(options.model, size, channels, reading=judging.reading)
         made: dict = {"images": public_name(options.model), "resize_rule": fakes.resize_rule}
         made["digest"] = fakes.fingerprint
         evaluation = judging.evaluation(judging.data, size, channels, len(fakes))

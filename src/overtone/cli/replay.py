@@ -21,6 +21,7 @@ import tyro
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError
 from overtone.ranges import Seed
+from overtone.sizes import sides
 
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
@@ -166,12 +167,12 @@ def _shown(path: Path, receipt: Receipt, pipe: Pipeline, seed: int) -> Any:
         with Image.open(path, formats=("PNG",)) as opened:
             picture: Image.Image = opened
             if receipt.seed is None:
-                side, place = pipe.resolution + 1, seeds_of(receipt.seeds).index(seed)
-                columns = (picture.width + 1) // side
-                x, y = place % columns * side, place // columns * side
-                if y + pipe.resolution > picture.height:  # of more images than a grid shows
+                (high, wide), place = sides(pipe.resolution), seeds_of(receipt.seeds).index(seed)
+                columns = (picture.width + 1) // (wide + 1)
+                x, y = place % columns * (wide + 1), place // columns * (high + 1)
+                if y + high > picture.height:  # of more images than a grid shows
                     return None
-                picture = picture.crop((x, y, x + pipe.resolution, y + pipe.resolution))
+                picture = picture.crop((x, y, x + wide, y + high))
             return pixels_of([picture], pipe.channels)[0]
     except OSError:  # a JSON file
         return None

@@ -20,6 +20,7 @@ from overtone.networks.network import digest_of
 from overtone.networks.vae import VAE
 from overtone.pipelines.pipeline import Pipeline
 from overtone.pipelines.systems import LatentDiffiTPipeline
+from overtone.sizes import scaled
 
 # What the published configuration calls the settings that are read off the tensors.
 SETTINGS = {
@@ -92,13 +93,13 @@ def config_of(state: Mapping[str, Tensor]) -> DiffiTTransformerConfig:
 def pipeline_of(network: DiffiTTransformer, vae: VAE | None = None) -> Pipeline:
     """The published way to sample: ADM's diffusion in 250 steps, guidance by the size of the
     latents, images eight times as large."""
+    size = network.config.resolution
+    guidance = LATENT_GUIDANCE.get(size) if isinstance(size, int) else None
     return LatentDiffiTPipeline(
         network,
-        guidance=LATENT_GUIDANCE.get(network.config.resolution)
-        if network.config.num_classes
-        else None,
+        guidance=guidance if network.config.num_classes else None,
         vae=vae,
-        image_resolution=8 * network.config.resolution,
+        image_resolution=scaled(size, 8),
     )
 
 
@@ -118,7 +119,7 @@ def certificate(file: Path, converted: Converted) -> dict[str, Any]:
 
 def _check_constants(state: Mapping[str, Tensor], network: DiffiTTransformer) -> None:
     """The positions and the index of the bias table are computed here: theirs have to agree."""
-    size, width = network.size, network.config.width
+    (size, _), width = network.size, network.config.width
     own = positions(width, (size, size), size)
     given = state.get("pos_embed")
     if given is not None and not (

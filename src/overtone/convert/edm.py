@@ -19,6 +19,7 @@ from overtone.errors import OvertoneError, unknown
 from overtone.networks.network import Network, digest_of
 from overtone.pipelines.pipeline import Pipeline
 from overtone.pipelines.systems import RelayPipeline
+from overtone.sizes import sides
 
 MOST_SETTINGS = 1000
 
@@ -90,7 +91,7 @@ def edm_pipeline(converted: Converted, sampler: str | None = None) -> Pipeline:
     published one for its resolution and classes."""
     config: Any = converted.network.config
     if sampler is None:
-        small = "cifar10" if config.resolution <= 32 else "ffhq64"
+        small = "cifar10" if max(sides(config.resolution)) <= 32 else "ffhq64"
         sampler = "imagenet64" if config.num_classes >= 1000 else small
     if sampler not in SAMPLERS:
         raise unknown("sampler", sampler, SAMPLERS)

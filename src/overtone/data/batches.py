@@ -26,15 +26,17 @@ from torch import Tensor
 
 from overtone import storage
 from overtone.data.files import file_key
-from overtone.data.images import RESIZE_RULE, ImageData, Pixels
+from overtone.data.images import ImageData, Pixels
 from overtone.data.labels import MOST_CLASSES
 from overtone.data.names import path_of
 from overtone.data.npz import ArrayFile, StoredArray, reading, write_arrays
-from overtone.data.reading import MOST_PIXELS, Item, Source, decode
+from overtone.data.reading import MOST_PIXELS, PLAIN, Item, Source, decode
+from overtone.data.rules import Reading
 from overtone.errors import OvertoneError
 from overtone.launch import processes
 from overtone.leftovers import sweep
 from overtone.regular import open_regular
+from overtone.sizes import Resolution, sides
 
 SUFFIXES = (".npz", ".npy")
 IMAGES, LABELS = "arr_0", "arr_1"
@@ -58,13 +60,15 @@ def holds_images(name: str) -> bool:
         return IMAGES in ArrayFile(path_of(name))
 
 
-def open_batch(name: str, resolution: int, channels: int, *, skip_bad: bool = False) -> ImageData:
+def open_batch(
+    name: str, resolution: Resolution, channels: int, reading: Reading = PLAIN
+) -> ImageData:
     """The images of a file of arrays as `open_data` opens them."""
     batch = Batch.of(name)
     _, height, width, planes = batch.rows.shape
-    if (height, width, planes) == (resolution, resolution, channels):
+    if (height, width, planes) == (*sides(resolution), channels):
         return BatchData(batch)
-    return decode(batch.source(), resolution, channels, skip_bad=skip_bad)
+    return decode(batch.source(), resolution, channels, reading)
 
 
 def batch_source(name: str) -> Source:
@@ -147,12 +151,13 @@ class BatchData(ImageData):
 
     def __init__(self, batch: Batch) -> None:
         self.name, self.rows = batch.name, batch.rows
-        count, self.resolution, _, self.channels = batch.rows.shape
+        count, height, width, self.channels = batch.rows.shape
+        self.resolution = height if height == width else (height, width)
         labels = batch.labels
         self.labels = np.zeros(count, np.int64) if labels is None else labels
         self.class_names = batch.class_names
         self.fingerprint, self.notes = batch.fingerprint, batch.notes
-        self.resize_rule = RESIZE_RULE
+        self.resize_rule = PLAIN.rule(height) if height == width else "none"
 
     def __len__(self) -> int:
         return self.rows.shape[0]

@@ -22,6 +22,7 @@ from torch import Tensor
 from overtone.data.images import ArrayData, ImageData, Pixels
 from overtone.data.reading import decode
 from overtone.errors import OvertoneError
+from overtone.sizes import Resolution, shown, sides
 
 DIGITS_TEST = 297
 
@@ -41,11 +42,11 @@ FASHION_CLASSES = (
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
-def open_digits(resolution: int, channels: int, split: str) -> ArrayData:
+def open_digits(resolution: Resolution, channels: int, split: str) -> ArrayData:
     """scikit-learn's 1,797 handwritten digits, 8x8 and grey; the last 297 are the test split."""
     if (resolution, channels) != (8, 1):
         raise OvertoneError(
-            f"builtin:digits is 8 px and grey, not {resolution} px with {channels} channels:"
+            f"builtin:digits is 8 px and grey, not {shown(resolution)} px with {channels} channels:"
             " ask for that, or choose builtin:glyphs."
         )
     from sklearn.datasets import load_digits
@@ -69,8 +70,10 @@ class Glyphs(ImageData):
     class_names = tuple(string.ascii_uppercase)
     endless = True
 
-    def __init__(self, resolution: int, channels: int = 3, split: str = "train", seed: int = 0):
-        if resolution < 8 or channels not in (1, 3):
+    def __init__(
+        self, resolution: Resolution, channels: int = 3, split: str = "train", seed: int = 0
+    ) -> None:
+        if min(sides(resolution)) < 8 or channels not in (1, 3):
             raise OvertoneError("builtin:glyphs needs at least 8 px, and 1 or 3 channels.")
         self.name = "builtin:glyphs"
         self.resolution = resolution
@@ -87,11 +90,13 @@ class Glyphs(ImageData):
         return torch.from_numpy(images), torch.tensor([int(i) % 26 for i in indices])
 
     def draw(self, index: int) -> np.ndarray:
-        """Image `index` as (channels, resolution, resolution) uint8."""
+        """Image `index` as (channels, height, width) uint8, the letter in the middle."""
         # Only random(), whose sequence Python keeps from version to version.
         draw = random.Random(f"{self.seed} {self.split} {index}").random
-        scale = max(2, math.ceil(64 / self.resolution))
-        side = self.resolution * scale
+        rows, columns = sides(self.resolution)
+        square = min(rows, columns)
+        scale = max(2, math.ceil(64 / square))
+        side = square * scale
         font = _font(FONTS[int(draw() * len(FONTS))], side * 3 // 4)
         mask = Image.new("L", (side, side))
         middle = (side / 2, side / 2)
@@ -111,7 +116,8 @@ class Glyphs(ImageData):
             (a, b, offset[0], c, d, offset[1]),
             Image.Resampling.BILINEAR,
         )
-        cover = np.asarray(mask.reduce(scale), np.float32)[None] / 255
+        around = [(n // 2, n - n // 2) for n in (rows - square, columns - square)]
+        cover = np.pad(np.asarray(mask.reduce(scale), np.float32), around)[None] / 255
 
         while True:
             ink, paper = ([draw() for _ in range(self.channels)] for _ in range(2))
@@ -135,7 +141,7 @@ def _font(name: str, size: int) -> Any:
 FASHION_HUB = "hf:zalando-datasets/fashion_mnist"
 
 
-def open_fashion_mnist(resolution: int, channels: int, split: str) -> ArrayData:
+def open_fashion_mnist(resolution: Resolution, channels: int, split: str) -> ArrayData:
     """Zalando's 70,000 grey pictures of clothes, 28 px; 32 px with two black pixels around.
 
     The four IDX files, gzipped or not, are looked for in $OVERTONE_DATA/fashion-mnist,
@@ -144,8 +150,8 @@ def open_fashion_mnist(resolution: int, channels: int, split: str) -> ArrayData:
     """
     if resolution not in (28, 32) or channels != 1:
         raise OvertoneError(
-            f"fashion-mnist is grey, and 28 px or padded to 32 px, not {resolution} px with"
-            f" {channels} channels."
+            f"fashion-mnist is grey, and 28 px or padded to 32 px, not {shown(resolution)} px"
+            f" with {channels} channels."
         )
     folder = _fashion_folder()
     images, labels = _fashion_hub(split) if folder is None else _fashion_files(folder, split)

@@ -1,4 +1,4 @@
-"""The image data contract: square images of one size, by index, with their classes."""
+"""The image data contract: images of one size, by index, with their classes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from torch import Tensor
 
 from overtone.errors import OvertoneError, counted
 from overtone.processes.noise import SeededNoise
-
-RESIZE_RULE = "centre crop to a square, Lanczos"
-"""how images are made square and of one size"""
+from overtone.sizes import Resolution
 
 SHOWN_CLASSES = 10
 
@@ -24,10 +22,10 @@ Pixels = UInt8[Tensor, "batch channels height width"]
 
 
 class ImageData(ABC):
-    """Square images of one size, by index, with their classes where they have any."""
+    """Images of one size, by index, with their classes where they have any."""
 
     name: str
-    resolution: int
+    resolution: Resolution
     channels: int
     class_names: tuple[str, ...] = ()  # empty: no classes
     resize_rule: str = "none"
@@ -111,7 +109,7 @@ def without_images(names: Sequence[str], counts: Sequence[int]) -> Iterator[str]
 class ArrayData(ImageData):
     """Images held in one array, in memory or mapped from a file.
 
-    `images` is (count, channels, resolution, resolution) uint8, `labels` (count,) or None.
+    `images` is (count, channels, height, width) uint8, `labels` (count,) or None.
     """
 
     def __init__(
@@ -132,7 +130,8 @@ class ArrayData(ImageData):
         self.images = images
         self.contents = contents
         self.labels = np.zeros(len(images), np.int64) if labels is None else labels
-        self.channels, self.resolution = images.shape[1:3]
+        _, self.channels, height, width = images.shape
+        self.resolution = height if height == width else (height, width)
         self.class_names = tuple(class_names)
         self.resize_rule = resize_rule
         self.left_out = left_out

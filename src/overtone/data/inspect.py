@@ -14,6 +14,7 @@ from overtone.data.names import is_known
 from overtone.data.open import open_data, open_source
 from overtone.data.reading import Item, measured, read_all
 from overtone.errors import OvertoneError
+from overtone.sizes import sides
 
 SHOWN = 64
 SHEET_RESOLUTION = 64
@@ -115,7 +116,8 @@ def _known(found: Inspection, resolution: int | None, channels: int) -> ImageDat
 
 def _opened(found: Inspection, data: ImageData) -> Inspection:
     found.count = len(data)
-    found.sizes[data.resolution, data.resolution] = len(data)
+    height, width = sides(data.resolution)
+    found.sizes[width, height] = len(data)
     found.endless = data.endless
     found.conversions.update(data.conversions)
     found.refused += data.left_out

@@ -16,6 +16,7 @@ Encoding goes on where it was interrupted, and is shared among the processes of 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from overtone.networks.vae import DECODED_PIXELS, VAE
 from overtone.processes.noise import SeededNoise
 from overtone.progress import Display
 from overtone.ranges import Count, Finite, Positive, Size, check_fields
+from overtone.sizes import Resolution, divided, divides, shown, sides
 
 INDEX_FILE = "latents.json"
 BLOCK = 1024  # images a file
@@ -52,7 +54,7 @@ class LatentsIndex:
     images: str
     """the name of the data, as it may be published"""
     image_fingerprint: str
-    image_resolution: Size
+    image_resolution: Resolution
     image_channels: Size
     count: Count
     """latents, mirrored ones counted"""
@@ -60,7 +62,7 @@ class LatentsIndex:
     """whether the second half is of the images flipped left to right"""
     vae: str
     """its digest"""
-    resolution: Size
+    resolution: Resolution
     """height and width of the latents"""
     channels: Size
     scaling_factor: Positive
@@ -107,7 +109,7 @@ class LatentData(ImageData):
     def fetch(
         self, indices: Sequence[int]
     ) -> tuple[Float[Tensor, "batch double rows columns"], Int[Tensor, " batch"]]:
-        shape = (len(indices), 2 * self.channels, self.resolution, self.resolution)
+        shape = (len(indices), 2 * self.channels, *sides(self.resolution))
         moments = torch.empty(shape, dtype=torch.float16)
         for place, i in enumerate(indices):
             moments[place] = self.shards.row(i, "moments")
@@ -129,7 +131,7 @@ def shards_of(folder: Path, index: LatentsIndex) -> Shards:
         index.count,
         index.block,
         "moments",
-        (2 * index.channels, index.resolution, index.resolution),
+        (2 * index.channels, *sides(index.resolution)),
         "delete it if it is there, and encode into the same directory again, which makes only what"
         " is missing",
         fingerprint_of(index),
@@ -155,10 +157,10 @@ def latents_index(
 
     Raises `OvertoneError` for images and a VAE that do not fit each other.
     """
-    if data.channels != vae.image_channels or data.resolution % vae.factor:
+    if data.channels != vae.image_channels or not divides(data.resolution, vae.factor):
         raise OvertoneError(
             f"the VAE takes images with {vae.image_channels} channels in multiples of {vae.factor}"
-            f" px, not {data.resolution} px with {data.channels} channels."
+            f" px, not {shown(data.resolution)} px with {data.channels} channels."
         )
     if images is not None and images < 1:
         raise OvertoneError(f"at least one image has to be encoded, not {images}.")
@@ -175,7 +177,7 @@ def latents_index(
         count=min(len(data), images or len(data)) * (2 if mirror else 1),
         mirrored=mirror,
         vae=vae.digest,
-        resolution=data.resolution // vae.factor,
+        resolution=divided(data.resolution, vae.factor),
         channels=vae.channels,
         scaling_factor=vae.scaling_factor,
         shift_factor=vae.shift_factor,
@@ -229,7 +231,7 @@ def _encode_block(
     """Makes a file from the images `sources` of the data; yields the number in each batch of it."""
     device, half = next(vae.parameters()).device, len(sources)
     rows = shards.rows(number)
-    batch = max(1, min(BATCH, DECODED_PIXELS // index.image_resolution**2))
+    batch = max(1, min(BATCH, DECODED_PIXELS // math.prod(sides(index.image_resolution))))
     moments, labels = [], []
     for at in range(0, len(rows), batch):
         part = rows[at : at + batch]

@@ -15,15 +15,24 @@ from overtone.data.layout import Layout
 from overtone.data.names import GIVEN, NAMES, OPENERS, TABLES, in_full, is_known, path_of, text_of
 from overtone.data.own import lowest_of, own_data
 from overtone.data.reading import Source, decode
+from overtone.data.rules import Reading
 from overtone.data.tables import cut
 from overtone.errors import OvertoneError, unknown
 from overtone.registry import said
+from overtone.sizes import Resolution
 
 
 def open_data(
-    name: str, resolution: int, channels: int, *, split: str = "train", skip_bad: bool = False
+    name: str,
+    resolution: Resolution,
+    channels: int,
+    *,
+    split: str = "train",
+    skip_bad: bool = False,
+    reading: Reading | None = None,
 ) -> ImageData:
-    """The images of `name` at `resolution` x `resolution` px with 1 or 3 channels.
+    """The images of `name` with 1 or 3 channels, at a resolution: pixels a side, or height and
+    width.
 
     `name` is one of
 
@@ -33,8 +42,11 @@ def open_data(
         hf:OWNER/NAME, hf:FOLDER (`overtone.data.hub`), FILE.parquet with `hf:` or without
         a name that was registered (`overtone.data.data_set`)
 
-    `split` is 'train' or 'test'. Raises `OvertoneError` for what does not exist or can't be read.
+    `split` is 'train' or 'test'; `reading` says what is done to pictures that are not what is
+    wanted, and `skip_bad` alone that those which can't be read or are too small are left out.
+    Raises `OvertoneError` for what does not exist or can't be read.
     """
+    reading = reading or Reading(skip_bad)
     match name:
         case "builtin:digits":
             return open_digits(resolution, channels, split)
@@ -48,20 +60,20 @@ def open_data(
             " object: that goes on with the run, and --data names other data."
         )
     if name in OPENERS:
-        own = registered(name, resolution, channels, split, skip_bad=skip_bad)
+        own = registered(name, resolution, channels, split, reading)
         if own is None:
             raise OvertoneError(f"{name} has no {split} split.")
         return own
     if is_batch(name) and split == "train":
-        return open_batch(name, resolution, channels, skip_bad=skip_bad)
+        return open_batch(name, resolution, channels, reading)
     source = open_source(name, split)
     if source is None:
         raise OvertoneError(f"{name} has no test split.")
-    return decode(source, resolution, channels, skip_bad=skip_bad)
+    return decode(source, resolution, channels, reading)
 
 
 def registered(
-    name: str, resolution: int, channels: int, split: str, *, skip_bad: bool = False
+    name: str, resolution: Resolution, channels: int, split: str, reading: Reading
 ) -> ImageData | None:
     """A registered data set (`data_set`); None without that split."""
     value = _opened(name, resolution, channels, split)
@@ -70,13 +82,14 @@ def registered(
     lowest = lowest_of(value)
     if split != "train" and lowest == 0:  # floats mean the same in both splits
         lowest = lowest_of(_opened(name, resolution, channels, "train"))
-    return own_data(value, resolution, channels, name, skip_bad=skip_bad, lowest=lowest)
+    return own_data(value, resolution, channels, name, reading=reading, lowest=lowest)
 
 
-def _opened(name: str, resolution: int, channels: int, split: str) -> Any:
+def _opened(name: str, resolution: Resolution, channels: int, split: str) -> Any:
     """What the function that was registered under a name returns."""
+    own: Any = resolution  # of rectangles a pair, which the function may not expect
     try:
-        return OPENERS[name](resolution, channels, split)
+        return OPENERS[name](own, channels, split)
     except OvertoneError:
         raise
     except (Exception, SystemExit) as error:  # whatever a foreign function raises
@@ -125,13 +138,19 @@ def public_name(name: str) -> str:
 
 
 def held_out(
-    name: str, resolution: int, channels: int, *, skip_bad: bool = False
+    name: str,
+    resolution: Resolution,
+    channels: int,
+    *,
+    skip_bad: bool = False,
+    reading: Reading | None = None,
 ) -> ImageData | None:
     """The test split of `name`, or None for images that have none."""
+    reading = reading or Reading(skip_bad)
     if name in OPENERS:
-        return registered(name, resolution, channels, "test", skip_bad=skip_bad)
+        return registered(name, resolution, channels, "test", reading)
     if name in NAMES:
-        return open_data(name, resolution, channels, split="test", skip_bad=skip_bad)
+        return open_data(name, resolution, channels, split="test", reading=reading)
     name = in_full(name)
     if is_batch(name):
         return None
@@ -140,4 +159,4 @@ def held_out(
     else:
         layout = layout_of(name)
         source = layout.source("test") if layout.has_split("test") else None
-    return None if source is None else decode(source, resolution, channels, skip_bad=skip_bad)
+    return None if source is None else decode(source, resolution, channels, reading)

@@ -26,10 +26,12 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 
-from overtone.data.images import RESIZE_RULE, ArrayData, ImageData
-from overtone.data.reading import Item, Picture, read_all
+from overtone.data.images import ArrayData, ImageData
+from overtone.data.reading import PLAIN, Item, Picture, check_bad, read_all, rule_of
+from overtone.data.rules import Reading
 from overtone.errors import OvertoneError
 from overtone.registry import said
+from overtone.sizes import Resolution, shown, sides
 
 MOST_CLASSES = 1_000_000
 """A label above this is the number of something else than a class."""
@@ -39,11 +41,11 @@ LOOKED_AT = 256
 
 def own_data(
     value: Any,
-    resolution: int,
+    resolution: Resolution,
     channels: int,
     name: str = "",
     *,
-    skip_bad: bool = False,
+    reading: Reading = PLAIN,
     lowest: float | None = None,
 ) -> ImageData:
     """Anybody's data as `ImageData` of that size.
@@ -84,7 +86,7 @@ def own_data(
         raise OvertoneError(f"{name} has {count} labels for {len(rows)} images.")
     lowest = lowest_of(value) if lowest is None else lowest
     reader = _Reader(rows, labels, class_names, name, lowest or 0.0)
-    return reader.read(resolution, channels, skip_bad=skip_bad)
+    return reader.read(resolution, channels, reading)
 
 
 def lowest_of(value: Any) -> float | None:
@@ -131,7 +133,7 @@ def _is_batch(value: tuple[Any, ...]) -> bool:
 class Fetched(ImageData):
     """An object of somebody's own with a length, `fetch`, classes and a fingerprint."""
 
-    def __init__(self, value: Any, resolution: int, channels: int, name: str) -> None:
+    def __init__(self, value: Any, resolution: Resolution, channels: int, name: str) -> None:
         missing = [m for m in ("__len__", "fetch", "fingerprint") if not hasattr(value, m)]
         if missing:
             raise OvertoneError(
@@ -174,7 +176,7 @@ class Fetched(ImageData):
                 f"`fetch` of {self.name} returns {kinds}: tensors or arrays are wanted, labels of 0"
                 " where there are no classes."
             ) from None
-        wanted = (len(indices), self.channels, self.resolution, self.resolution)
+        wanted = (len(indices), self.channels, *sides(self.resolution))
         if tuple(images.shape) != wanted or images.dtype != torch.uint8:
             raise OvertoneError(
                 f"`fetch` of {self.name} returns images of shape {tuple(images.shape)} and type"
@@ -195,12 +197,12 @@ class Fetched(ImageData):
         return images, labels
 
 
-def _checked(data: ImageData, resolution: int, channels: int, name: str) -> ImageData:
+def _checked(data: ImageData, resolution: Resolution, channels: int, name: str) -> ImageData:
     """The data, once a first image has been looked at."""
     if (data.resolution, data.channels) != (resolution, channels):
         raise OvertoneError(
-            f"{name} has images of {data.resolution} px with {data.channels} channels, and"
-            f" {resolution} px with {channels} are wanted."
+            f"{name} has images of {shown(data.resolution)} px with {data.channels} channels, and"
+            f" {shown(resolution)} px with {channels} are wanted."
         )
     data.fetch([0, len(data) - 1])
     return data
@@ -266,29 +268,26 @@ class _Reader:
     lowest: float
     done: Counter[str] = field(default_factory=Counter)
 
-    def read(self, resolution: int, channels: int, *, skip_bad: bool) -> ArrayData:
+    def read(self, resolution: Resolution, channels: int, reading: Reading) -> ArrayData:
+        rule = rule_of(reading, resolution)
         pictures, numbers, bad = list[Picture](), list[int | None](), list[str]()
-        count = len(self.rows)
-        for item, result in read_all(self.items(), resolution, channels, count):
+        for item, result in read_all(self.items(), resolution, channels, len(self.rows), reading):
             if isinstance(result, OvertoneError):
                 bad.append(str(result))
                 continue
             pictures.append(result)
             numbers.append(item.label)
             self.done.update(result.done)
-        if bad and not (skip_bad and pictures):
-            more = f" {len(bad) - 3} more like it." if len(bad) > 3 else ""
-            raise OvertoneError(f"{' '.join(bad[:3])}{more} Mend or remove them.")
+        check_bad(bad, len(pictures), reading, "Mend or remove them.")
         images, labels = np.stack([p.pixels for p in pictures]), self.numbered(numbers)
         digest = hashlib.sha256(images.tobytes())
-        if labels is not None:
-            digest.update(labels.tobytes())
+        digest.update(b"" if labels is None else labels.tobytes())
         return ArrayData(
             self.name,
             images,
             labels,
             self.class_names,
-            RESIZE_RULE,
+            rule,
             digest.hexdigest()[:16],
             bad,
             dict(self.done),
@@ -396,5 +395,5 @@ def _channels_last(array: np.ndarray, *, first: bool) -> np.ndarray:
 def _numpy(value: Any) -> np.ndarray:
     if not isinstance(value, Tensor):
         return value
-    value = value.detach().cpu()
-    return (value.float() if value.dtype in (torch.bfloat16, torch.float16) else value).numpy()
+    half = value.dtype in (torch.bfloat16, torch.float16)
+    return (value.float() if half else value).detach().cpu().numpy()

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,11 +26,16 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from overtone import storage
-from overtone.data.images import RESIZE_RULE, ArrayData
+from overtone.data.images import ArrayData
+from overtone.data.rules import Crop, Reading, colour_of
 from overtone.errors import OvertoneError
 from overtone.launch import processes
 from overtone.leftovers import sweep
+from overtone.sizes import Resolution, shown, sides
 
+MADE_GREY = "colour made grey"
+PLAIN = Reading()
+"""how pictures are read where nothing is said"""
 FORMAT = 5
 """what the cache holds: 5 has digests of the pictures as they were stored"""
 FREE_PIXELS, DENSEST = 2**24, 500
@@ -93,16 +99,21 @@ class Source:
     """sentences on what was passed over"""
 
 
-def decode(source: Source, resolution: int, channels: int, *, skip_bad: bool = False) -> ArrayData:
-    """The images of a source, square and of one size, from the cache or read now.
+def decode(
+    source: Source, resolution: Resolution, channels: int, reading: Reading = PLAIN
+) -> ArrayData:
+    """The images of a source, of one size, from the cache or read now.
 
     Raises `OvertoneError` for a source without images, and for images that can't be read or are
-    smaller than the resolution, unless `skip_bad` leaves those out. Every process has to call it.
+    smaller than the resolution, unless `reading` leaves those out. Every process has to call it.
     """
     if channels not in (1, 3):
         raise OvertoneError(f"images are read with 1 or 3 channels, not {channels}.")
-    what = f"{source.key} {resolution} {channels} {RESIZE_RULE} {FORMAT}"
-    if skip_bad:  # what was left out is kept by its name, which is another from another place
+    rule = rule_of(reading, resolution)
+    what = f"{source.key} {resolution} {channels} {rule} {FORMAT}"
+    if (
+        reading.skip_bad
+    ):  # what was left out is kept by its name, which is another from another place
         what = f"{what} {source.name}"
     digest = hashlib.sha256(what.encode(errors="surrogatepass")).hexdigest()[:20]
     folder, among = storage.cache_directory() / "images" / digest, processes()
@@ -114,16 +125,16 @@ def decode(source: Source, resolution: int, channels: int, *, skip_bad: bool = F
         if among.local_index == 0 and not (folder / "index.json").exists():
             sweep(folder.parent, days=1)
             with storage.new_directory(folder, once=True) as temporary:
-                _decode_into(temporary, source, resolution, channels, skip_bad)
+                _decode_into(temporary, source, resolution, channels, reading)
         among.wait()
     index = storage.read_json(folder / "index.json")
-    shape = (index["count"], channels, resolution, resolution)
+    shape = (index["count"], channels, *sides(resolution))
     return ArrayData(
         source.name,
         np.memmap(folder / "images.bin", np.uint8, mode="r", shape=shape),
         np.fromfile(folder / "labels.bin", np.int64) if source.class_names else None,
         source.class_names,
-        RESIZE_RULE,
+        rule,
         index["fingerprint"],
         index["bad"],
         index["conversions"],
@@ -133,13 +144,25 @@ def decode(source: Source, resolution: int, channels: int, *, skip_bad: bool = F
     )
 
 
-def _is_whole(folder: Path, resolution: int, channels: int) -> bool:
+def rule_of(reading: Reading, resolution: Resolution) -> str:
+    """What is done to pictures. Raises `OvertoneError` for a rule that makes no such images."""
+    try:
+        return reading.rule(resolution)
+    except ValueError as error:
+        raise OvertoneError(f"{error}.") from None
+
+
+def _is_whole(folder: Path, resolution: Resolution, channels: int) -> bool:
     """Whether the files of decoded images are there, and as long as they have to be: what a crash
     or a full disk cut short is made again."""
     try:
         index = storage.read_json(folder / "index.json", dict)
         count = index["count"]
-        sizes = {"images.bin": channels * resolution**2, "labels.bin": 8, "contents.bin": 8}
+        sizes = {
+            "images.bin": channels * math.prod(sides(resolution)),
+            "labels.bin": 8,
+            "contents.bin": 8,
+        }
         files = [(folder / name, size * count) for name, size in sizes.items()]
         known = {"fingerprint", "bad", "conversions", "resized"} <= index.keys()
         return known and all(f.is_file() and f.stat().st_size == size for f, size in files)
@@ -158,34 +181,51 @@ class Picture(NamedTuple):
     """a digest of the picture as it was stored"""
 
 
-def read_item(item: Item, resolution: int, channels: int) -> Picture:
-    """An image, read, cropped to a square and resized.
+def read_item(
+    item: Item, resolution: Resolution, channels: int, reading: Reading = PLAIN
+) -> Picture:
+    """An image, read, cropped and resized.
 
     Raises `OvertoneError`, naming the image, if it can't be read or is too small.
     """
     try:
         image = item.read()
         with _LARGE if image.width * image.height > LARGE else contextlib.nullcontext():
-            image, conversions, contents = _converted(image, "RGB" if channels == 3 else "L")
+            image, conversions, contents = _converted(
+                image, "RGB" if channels == 3 else "L", reading.background
+            )
     except Exception as error:  # damaged files make Pillow raise almost anything
         unknown = isinstance(error, UnidentifiedImageError)
         reason = f"not {', '.join(FORMATS)}" if unknown else str(error)
         raise OvertoneError(f"{item.name} can't be read ({reason}).") from None
-    side = min(image.size)
-    if side < resolution:
-        raise OvertoneError(
-            f"{item.name} is {image.width} x {image.height}, smaller than the resolution"
-            f" {resolution}."
-        )
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    if side != resolution:
-        image = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
-    else:
-        image = image.crop(box)
+    image = resized(image, resolution, reading.crop, item.name)
     pixels = np.asarray(image)
     pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     return Picture(pixels, conversions, contents)
+
+
+def resized(image: Image.Image, resolution: Resolution, crop: Crop, name: str) -> Image.Image:
+    """The part of a picture that a rule keeps, made as small as the resolution. Raises
+    `OvertoneError` for a picture that is smaller, or has other proportions where none are cut."""
+    (height, width), (wide, high) = sides(resolution), image.size
+    if wide < width or high < height:
+        raise OvertoneError(
+            f"{name} is {wide} x {high}, smaller than the resolution {shown(resolution)}."
+        )
+    scale = min(wide / width, high / height)  # the largest part of the proportions wanted
+    part = min(wide, round(width * scale)), min(high, round(height * scale))
+    if crop == "none" and (wide - part[0] > scale or high - part[1] > scale):
+        raise OvertoneError(
+            f"{name} is {wide} x {high}, which does not have the proportions of"
+            f" {width} x {height}: --crop fit cuts off what is too much."
+        )
+    if crop == "none":
+        part = image.size
+    left, top = (wide - part[0]) // 2, (high - part[1]) // 2
+    box = (left, top, left + part[0], top + part[1])
+    if part == (width, height):
+        return image.crop(box)
+    return image.resize((width, height), Image.Resampling.LANCZOS, box=box)
 
 
 def digest_of_picture(image: Image.Image) -> int:
@@ -201,13 +241,15 @@ def digest_of_picture(image: Image.Image) -> int:
     return int.from_bytes(digest.digest(), "big")
 
 
-def _converted(image: Image.Image, mode: str) -> tuple[Image.Image, list[str], int]:
+def _converted(
+    image: Image.Image, mode: str, background: str
+) -> tuple[Image.Image, list[str], int]:
     """The image upright and in a mode, what that took, and a digest of it as it was."""
     done = ["first of several frames"] if getattr(image, "is_animated", False) else []
     # Of several channels with 16 bits Pillow keeps the upper 8, and tells of them before that.
     cut = re.search(r"'(?!I;)\w+;16|SGI16", str(getattr(image, "tile", "")))
     contents = digest_of_picture(image)
-    image, conversions = to_mode(upright(image), mode)
+    image, conversions = to_mode(upright(image), mode, background)
     if cut is not None:
         extrema: Any = image.getextrema()
         high = max(extrema if mode == "L" else (pair[1] for pair in extrema))
@@ -229,8 +271,10 @@ def check_pixels(image: Image.Image) -> None:
         raise ValueError(f"{pixels:,} pixels, and {MOST_PIXELS:,} are the most")
 
 
-def to_mode(image: Image.Image, mode: str) -> tuple[Image.Image, list[str]]:
-    """Any image as "RGB" or "L" with 8 bits, and what that took: transparency is laid on white,
+def to_mode(
+    image: Image.Image, mode: str, background: str = "white"
+) -> tuple[Image.Image, list[str]]:
+    """Any image as "RGB" or "L" with 8 bits, and what that took: transparency is laid on a colour,
     16 bits are scaled to 8, CMYK and the like converted, colour made grey or grey colour."""
     conversions = []
     if image.mode == "F":
@@ -246,13 +290,13 @@ def to_mode(image: Image.Image, mode: str) -> tuple[Image.Image, list[str]]:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() != (255, 255):
-            conversions.append("transparency laid on white")
-        paper = Image.new("RGBA", image.size, "white")
+            conversions.append(f"transparency laid on {background}")
+        paper = Image.new("RGBA", image.size, colour_of(background))
         image = Image.alpha_composite(paper, image).convert("RGB")
     if image.mode not in ("1", "L", "P", "RGB"):
         conversions.append(f"{image.mode} converted to RGB")
     if grey != (mode == "L"):
-        conversions.append("grey made RGB" if grey else "colour made grey")
+        conversions.append("grey made RGB" if grey else MADE_GREY)
     return image.convert(mode), conversions
 
 
@@ -264,7 +308,11 @@ def _dark(bits: int) -> str:
 
 
 def read_all(
-    items: Iterable[Item], resolution: int, channels: int, count: int | None = None
+    items: Iterable[Item],
+    resolution: Resolution,
+    channels: int,
+    count: int | None = None,
+    reading: Reading = PLAIN,
 ) -> Iterator[tuple[Item, Picture | OvertoneError]]:
     """Read in a few threads (Pillow works outside Python's lock), in order, some ahead."""
     from rich.console import Console
@@ -272,7 +320,7 @@ def read_all(
 
     def read(item: Item) -> Picture | OvertoneError:
         try:
-            return read_item(item, resolution, channels)
+            return read_item(item, resolution, channels, reading)
         except OvertoneError as error:
             return error
 
@@ -294,8 +342,16 @@ def measured(item: Item, sizes: dict[str, tuple[int, int]]) -> Item:
     return item._replace(read=read)
 
 
+def check_bad(bad: Sequence[str], good: int, reading: Reading, advice: str) -> None:
+    """Raises `OvertoneError` for what could not be read, unless it is left out and something is
+    left."""
+    if bad and not (reading.skip_bad and good):
+        more = f" {len(bad) - 3:,} more like it." if len(bad) > 3 else ""
+        raise OvertoneError(f"{' '.join(bad[:3])}{more} {advice}")
+
+
 def _decode_into(
-    folder: Path, source: Source, resolution: int, channels: int, skip_bad: bool
+    folder: Path, source: Source, resolution: Resolution, channels: int, reading: Reading
 ) -> None:
     labels: list[int] = []
     contents: list[int] = []
@@ -304,9 +360,9 @@ def _decode_into(
     digest = hashlib.sha256()
     sizes: dict[str, tuple[int, int]] = {}
     items = (measured(item, sizes) for item in source.items())
-    resized = 0
+    others = 0
     with (folder / "images.bin").open("wb") as file:
-        for item, result in read_all(items, resolution, channels, source.count):
+        for item, result in read_all(items, resolution, channels, source.count, reading):
             size = sizes.pop(item.name, None)
             if isinstance(result, OvertoneError):
                 bad.append(str(result))
@@ -314,15 +370,11 @@ def _decode_into(
             pixels = result.pixels
             contents.append(result.contents)
             conversions.update(result.done)
-            resized += size != (resolution, resolution)
+            others += size != sides(resolution)[::-1]
             labels.append(item.label or 0)
             file.write(pixels.tobytes())
             digest.update(pixels.tobytes())
-    if bad and not (skip_bad and labels):
-        more = f" {len(bad) - 3:,} more like it." if len(bad) > 3 else ""
-        raise OvertoneError(
-            f"{' '.join(bad[:3])}{more} Mend or remove them, or pass --skip-bad-images."
-        )
+    check_bad(bad, len(labels), reading, "Mend or remove them, or pass --skip-bad-images.")
     if not labels:
         raise OvertoneError(f"{source.name} has no images.")
     numbers = np.array(labels, np.int64)
@@ -330,6 +382,6 @@ def _decode_into(
     np.array(contents, np.uint64).tofile(folder / "contents.bin")
     digest.update(numbers.tobytes())
     index = {"count": len(labels), "bad": bad, "conversions": dict(conversions)}
-    index |= {"resized": resized}
+    index |= {"resized": others}
     fingerprint = {"fingerprint": digest.hexdigest()[:16]}
     storage.write_json(folder / "index.json", index | fingerprint)

@@ -10,6 +10,7 @@ a function of the teacher, the settings and its seeds alone.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from overtone.errors import OvertoneError
 from overtone.processes.noise import SeededNoise
 from overtone.processes.vp_frame import check_levels
 from overtone.ranges import Count, LevelOrZero, Size, SizeOrNone, Whole, check_fields
+from overtone.sizes import Resolution, sides
 
 INDEX_FILE = "trajectories.json"
 
@@ -48,7 +50,7 @@ class TrajectoriesIndex:
     count: Count
     first_seed: Whole
     """trajectory k is that of seed first_seed + k"""
-    resolution: Size
+    resolution: Resolution
     channels: Size
     class_names: tuple[str, ...] = ()
     num_classes: SizeOrNone = 0
@@ -68,7 +70,7 @@ class TrajectoriesIndex:
     @property
     def bytes_each(self) -> int:
         """Of one trajectory on the disk."""
-        values = len(self.sigmas) * self.channels * self.resolution**2
+        values = len(self.sigmas) * self.channels * math.prod(sides(self.resolution))
         return values * (2 if self.dtype == "float16" else 4) + 16
 
 
@@ -86,7 +88,7 @@ def shards_of(folder: Path, index: TrajectoriesIndex) -> Shards:
         index.count,
         index.block,
         "states",
-        (len(index.sigmas), index.channels, index.resolution, index.resolution),
+        (len(index.sigmas), index.channels, *sides(index.resolution)),
         "overtone distill collect into the same directory makes what is missing, and with --repair"
         " what is damaged",
         fingerprint_of(index),

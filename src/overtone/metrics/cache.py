@@ -17,6 +17,7 @@ from overtone.leftovers import sweep
 from overtone.metrics.features import Extractor, Features
 from overtone.metrics.parts import CLASSES, LOGITS, SPATIAL, VECTORS
 from overtone.metrics.vectors import FeatureFile, Vectors
+from overtone.sizes import Resolution, sides
 
 BATCH = 256
 
@@ -26,9 +27,9 @@ def folder() -> Path:
     return storage.cache_directory() / "features"
 
 
-def parts_of(extractor: Extractor, resolution: int, channels: int) -> dict[str, int]:
+def parts_of(extractor: Extractor, resolution: Resolution, channels: int) -> dict[str, int]:
     """The parts of what an extractor says of images of a size, and their numbers of dimensions."""
-    shape = 1, channels, resolution, resolution
+    shape = 1, channels, *sides(resolution)
     said = by_part(extractor(torch.zeros(shape, dtype=torch.uint8)))
     return {part: tensor.shape[1] for part, tensor in said.items()}
 

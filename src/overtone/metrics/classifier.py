@@ -15,6 +15,7 @@ from overtone.data.images import Pixels, to_unit
 from overtone.metrics.features import Extractor, Features, by_blocks, place_features
 from overtone.networks.classifier import Classifier
 from overtone.networks.network import WEIGHTS_FILE
+from overtone.sizes import shown
 
 BLOCK = 512
 """images at a time"""
@@ -30,7 +31,7 @@ class ClassifierExtractor(Extractor):
         self.network = network.eval().to(precision.default_device()).to_fast_layout()
         self.digest = digest
         self.dims = network.config.num_features
-        self.name = f"classifier at {network.config.resolution} px"
+        self.name = f"classifier at {shown(network.config.resolution)} px"
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> Self:

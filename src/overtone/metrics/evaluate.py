@@ -32,6 +32,7 @@ from overtone.metrics.reference import Reference
 from overtone.metrics.sample import Sample
 from overtone.metrics.scores import Measure, Score, measures
 from overtone.metrics.vectors import FeatureFile, Held, Vectors
+from overtone.sizes import Resolution
 
 WIDE, FEW = 512, 40
 """from so many dimensions on, so few halves are drawn: each takes the time of its covariance"""
@@ -135,7 +136,7 @@ class Evaluation:
         replicates: int | None = None,
         training: ImageData | None = None,
         reference: Reference | None = None,
-        shape: tuple[int, int] = (32, 3),
+        shape: tuple[Resolution, int] = (32, 3),
         asked: int | None = None,
     ) -> None:
         if data is not None:

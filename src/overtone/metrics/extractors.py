@@ -11,9 +11,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from overtone.data.rules import Reading
 from overtone.errors import OvertoneError
 from overtone.ranges import Seed
 from overtone.registry import Kind
+from overtone.sizes import Resolution
 
 if TYPE_CHECKING:
     from overtone.metrics.features import Extractor
@@ -33,6 +35,13 @@ class FeatureSettings(Kind, ABC, family="extractor", home="overtone.metrics"):
     ) -> Extractor:
         """The extractor for images of a size, to be compared with those of `data`. Raises
         `OvertoneError` where it can't be had."""
+
+    def open_for(
+        self, data: str, resolution: Resolution, channels: int, reading: Reading
+    ) -> Extractor:
+        """The same, told how the data's pictures are read; most extractors do not look at them."""
+        own: Any = resolution
+        return self.open(data, own, channels, skip_bad=reading.skip_bad)
 
 
 def features_by_name(name: str, weights: str | None = None) -> FeatureSettings:
@@ -55,8 +64,13 @@ class ClassifierFeatures(FeatureSettings, kind="classifier"):
     def open(
         self, data: str, resolution: int, channels: int, *, skip_bad: bool = False
     ) -> Extractor:
+        return self.open_for(data, resolution, channels, Reading(skip_bad))
+
+    def open_for(
+        self, data: str, resolution: Resolution, channels: int, reading: Reading
+    ) -> Extractor:
         own = pkgutil.resolve_name("overtone.training.classifier:classifier_of")
-        return own(data, resolution, channels, skip_bad=skip_bad)
+        return own(data, resolution, channels, reading)
 
 
 @dataclass(frozen=True)

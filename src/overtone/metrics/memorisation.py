@@ -23,6 +23,7 @@ from overtone.metrics.parts import NEAREST
 from overtone.metrics.sample import Sample
 from overtone.metrics.vectors import Vectors, blocks
 from overtone.pipelines.pictures import grid
+from overtone.sizes import sides
 
 MEMORISED = 1 / 3
 LARGEST = 64
@@ -51,12 +52,12 @@ class Nearest:
         """The images with the lowest ratios, one a row, each beside its nearest and its second
         nearest training image."""
         chosen = self.ratios.argsort(stable=True)[:count].tolist()
-        side, channels = min(self.data.resolution, LARGEST), self.data.channels
+        size = self.data.channels, *_compared(sides(self.data.resolution))
         found = self.data.fetch(self.indices[chosen].flatten().tolist())[0]
         rows = torch.stack(
             (
-                self.images.rows(chosen).view(-1, channels, side, side),
-                *reduced(found).view(-1, 2, channels, side, side).unbind(dim=1),
+                self.images.rows(chosen).view(-1, *size),
+                *reduced(found).view(-1, 2, *size).unbind(dim=1),
             ),
             dim=1,
         )
@@ -82,9 +83,16 @@ def memorised(fake: Sample) -> Sequence[Float[Tensor, " columns"]]:
 def reduced(pixels: Pixels) -> Float[Tensor, "batch numbers"]:
     """Images as they are compared: in [0, 1], at most 64 px a side, flattened."""
     images = pixels.float() / 255
-    if images.shape[-1] > LARGEST:
-        images = F.interpolate(images, (LARGEST, LARGEST), mode="area")
+    size = _compared((images.shape[2], images.shape[3]))
+    if size != images.shape[2:]:
+        images = F.interpolate(images, size, mode="area")
     return images.flatten(1)
+
+
+def _compared(size: tuple[int, int]) -> tuple[int, int]:
+    """The height and width at which images are compared."""
+    scale = min(1.0, LARGEST / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def check_training(data: ImageData) -> None:

@@ -11,6 +11,7 @@ third of the difference between the two says how far from it the converged ones 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from overtone.metrics.parts import SQUARED_ERRORS
 from overtone.metrics.scores import Score
 from overtone.metrics.vectors import FeatureFile, Vectors
 from overtone.samplers.sampler import Sampler, sigma_grid
+from overtone.sizes import sides
 
 if TYPE_CHECKING:
     from overtone.pipelines.batches import SampleBatch
@@ -89,7 +91,7 @@ class Converged:
         if self.finest in known or self.kept is None:
             yield from self._compared(batches, known.get(self.finest), None)
             return
-        dims = self.pipe.channels * self.pipe.resolution**2
+        dims = self.pipe.channels * math.prod(sides(self.pipe.resolution))
         with FeatureFile(folder(), dims) as file:
             yield from self._compared(batches, None, file)
             known[self.finest] = file.vectors()

@@ -14,6 +14,8 @@ there because the published network has it, and does nothing. Time acts through 
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 
 from overtone.networks.configs.diffit import TimeIn
 from overtone.networks.layers import GroupNorm, precise, without_autocast, zero
+from overtone.sizes import sides
 
 _CPU_HAS_AMX = torch.cpu._is_amx_tile_supported()
 
@@ -122,7 +125,7 @@ class TimeAttention(nn.Module):
         channels: int,
         heads: int,
         embedding_width: int,
-        window: int,
+        window: int | tuple[int, int],
         eps: float = 1e-5,
         skip_scale: float = 1.0,
     ) -> None:
@@ -142,18 +145,18 @@ class TimeAttention(nn.Module):
 
 
 class RelativePositionBias(nn.Module):
-    """B[head, query, key] = table[(dy + s - 1)(2s - 1) + dx + s - 1, head] on s x s tokens,
+    """B[head, query, key] = table[(dy + h - 1)(2w - 1) + dx + w - 1, head] on h x w tokens,
 
-    (dy, dx) = query - key. Another grid of tokens is taken to cover the same image: offsets are
-    scaled, and the table is interpolated between them. In eval mode B is formed once and kept until
-    the table or the grid changes, unless it is large. With a `token_width` the table moves with the
-    time, table + W x_t, and there is one B an image.
+    (dy, dx) = query - key; `size` is h and w, or one number for both. Another grid of tokens is
+    taken to cover the same image: offsets are scaled, and the table is interpolated between them.
+    In eval mode B is formed once and kept until the table or the grid changes, unless it is large.
+    With a `token_width` the table moves with the time, table + W x_t, and there is one B an image.
     """
 
-    def __init__(self, size: int, heads: int, token_width: int = 0) -> None:
+    def __init__(self, size: int | tuple[int, int], heads: int, token_width: int = 0) -> None:
         super().__init__()
-        rows = (2 * size - 1) ** 2
-        self.size = size
+        self.size = sides(size)
+        rows = math.prod(2 * side - 1 for side in self.size)
         self.table = nn.Parameter(torch.randn(rows, heads) * 0.02)
         self.time = zero(nn.Linear(token_width, rows * heads)) if token_width else None
         self._kept: tuple[tuple[int, int, tuple[int, int]], Tensor] | None = None
@@ -163,7 +166,7 @@ class RelativePositionBias(nn.Module):
         token: Float[Tensor, "batch token_width"] | None = None,
         grid: tuple[int, int] | None = None,
     ) -> Float[Tensor, "*some heads tokens tokens"]:
-        grid = grid or (self.size, self.size)
+        grid = grid or self.size
         if self.time is not None:
             table = self.table + self.time(token).unflatten(1, self.table.shape)
             return spread(table, self.size, grid)
@@ -187,15 +190,18 @@ class RelativePositionBias(nn.Module):
 
 
 def spread(
-    table: Float[Tensor, "*some rows heads"], size: int, grid: tuple[int, int]
+    table: Float[Tensor, "*some rows heads"],
+    size: int | tuple[int, int],
+    grid: tuple[int, int],
 ) -> Float[Tensor, "*some heads tokens tokens"]:
-    """The bias of each (query, key) pair on a grid of tokens, from a table for size x size of them.
+    """The bias of each (query, key) pair on a grid of tokens, from a table for `size` of them.
 
     B is a Toeplitz matrix of Toeplitz matrices. Made of sliding windows over the table, it needs no
     index, and its gradient, their sum, is 20 times faster than that of a gather.
     """
-    offsets = table.transpose(-1, -2).unflatten(-1, (2 * size - 1, 2 * size - 1))
-    if grid != (size, size):
+    size = sides(size)
+    offsets = table.transpose(-1, -2).unflatten(-1, (2 * size[0] - 1, 2 * size[1] - 1))
+    if grid != size:
         offsets = resampled(offsets, size, grid)
     # Window y of the rows holds the offsets y - (height - 1) ... y, of keys from the last to first.
     windows = offsets.unfold(-2, grid[0], 1).unfold(-2, grid[1], 1)
@@ -203,14 +209,16 @@ def spread(
 
 
 def resampled(
-    offsets: Float[Tensor, "*some rows columns"], size: int, grid: tuple[int, int]
+    offsets: Float[Tensor, "*some rows columns"],
+    size: int | tuple[int, int],
+    grid: tuple[int, int],
 ) -> Float[Tensor, "*some new_rows new_columns"]:
-    """A table over the offsets of size x size tokens, linearly interpolated for those of a grid."""
+    """A table over the offsets of `size` tokens, linearly interpolated for those of a grid."""
     lines, dtype = [], torch.promote_types(offsets.dtype, torch.float32)
-    for count in grid:
-        # Offset d of count tokens a side is d size / count of size tokens, the last ones held.
+    for count, side in zip(grid, sides(size), strict=True):
+        # Offset d of count tokens a side is d side / count of side tokens, the last ones held.
         offset = torch.arange(1 - count, count, device=offsets.device, dtype=dtype)
-        lines.append((offset * (size / count) / max(size - 1, 1)).clamp(-1, 1))
+        lines.append((offset * (side / count) / max(side - 1, 1)).clamp(-1, 1))
     y, x = torch.meshgrid(*lines, indexing="ij")
     places = torch.stack((x, y), -1)[None]
     flat = offsets.reshape(1, -1, *offsets.shape[-2:])
@@ -219,16 +227,21 @@ def resampled(
 
 
 class TMSA(nn.Module):
-    """Time-dependent self-attention within windows of `size` x `size` tokens.
+    """Time-dependent self-attention within windows of `size` tokens a side, or height and width.
 
     Takes x (batch, windows, tokens, width), the windows of each image, and its time token
     (batch, token_width). The time's projection is the same in all windows of an image. A window of
-    another shape than size x size says so by its `grid` (rows, columns of tokens). `time_in` other
+    another shape says so by its `grid` (rows, columns of tokens). `time_in` other
     than "tmsa" takes the time out of q, k and v (see `DiffiTBlock`).
     """
 
     def __init__(
-        self, width: int, heads: int, token_width: int, size: int, time_in: TimeIn = "tmsa"
+        self,
+        width: int,
+        heads: int,
+        token_width: int,
+        size: int | tuple[int, int],
+        time_in: TimeIn = "tmsa",
     ) -> None:
         super().__init__()
         if width % heads:
@@ -281,7 +294,7 @@ class DiffiTBlock(nn.Module):
         width: int,
         heads: int,
         token_width: int,
-        size: int,
+        size: int | tuple[int, int],
         mlp_ratio: float = 4.0,
         time_in: TimeIn = "tmsa",
     ) -> None:
@@ -307,25 +320,27 @@ class DiffiTBlock(nn.Module):
 
 
 def to_windows(
-    x: Float[Tensor, "batch channels height width"], size: int
+    x: Float[Tensor, "batch channels height width"], size: int | tuple[int, int]
 ) -> Float[Tensor, "batch windows tokens channels"]:
-    """Non-overlapping `size` x `size` windows of tokens, row by row."""
+    """Windows of tokens that do not overlap, row by row, of `size` a side or height and width."""
     batch, channels, height, width = x.shape
-    if height % size or width % size:
-        raise ValueError(f"{height} x {width} features do not divide into {size} x {size} windows")
+    high, wide = sides(size)
+    if height % high or width % wide:
+        raise ValueError(f"{height} x {width} features do not divide into {high} x {wide} windows")
     x = (
         x.permute(0, 2, 3, 1)
-        .unflatten(2, (width // size, size))
-        .unflatten(1, (height // size, size))
+        .unflatten(2, (width // wide, wide))
+        .unflatten(1, (height // high, high))
     )
-    return x.transpose(2, 3).reshape(batch, -1, size * size, channels)
+    return x.transpose(2, 3).reshape(batch, -1, high * wide, channels)
 
 
 def from_windows(
-    x: Float[Tensor, "batch windows tokens channels"], size: int, height: int
+    x: Float[Tensor, "batch windows tokens channels"], size: int | tuple[int, int], height: int
 ) -> Float[Tensor, "batch channels height width"]:
     """The inverse of `to_windows`, for features `height` pixels high."""
     batch, windows, _, channels = x.shape
-    rows = height // size
-    x = x.view(batch, rows, windows // rows, size, size, channels).transpose(2, 3)
+    high, wide = sides(size)
+    rows = height // high
+    x = x.view(batch, rows, windows // rows, high, wide, channels).transpose(2, 3)
     return x.reshape(batch, height, -1, channels).permute(0, 3, 1, 2)

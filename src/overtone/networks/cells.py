@@ -87,7 +87,7 @@ class DiffiTCell(nn.Module):
         out_channels: int,
         token_width: int,
         heads: int,
-        window: int,
+        window: int | tuple[int, int],
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
         time_in: TimeIn = "tmsa",
@@ -123,7 +123,7 @@ class TransformerCell(nn.Module):
         out_channels: int,
         token_width: int,
         heads: int,
-        window: int,
+        window: int | tuple[int, int],
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
     ) -> None:

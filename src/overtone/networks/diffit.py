@@ -30,6 +30,7 @@ from overtone.networks.layers import (
 )
 from overtone.networks.network import Network, Spot
 from overtone.networks.unet import AggregationNet, Cells, Place, UNet
+from overtone.sizes import divided, divides, resolution_of, shown, sides
 
 
 class _DiffiTCells(Cells):
@@ -41,9 +42,10 @@ class _DiffiTCells(Cells):
         if out_channels % config.head_channels:
             raise ValueError(f"width {out_channels} does not divide into heads of"
                              f" {config.head_channels} channels")  # fmt: skip
-        if place.resolution % config.window and config.encoder != "vit":
+        if not divides(place.size, config.window) and config.encoder != "vit":
+            size = shown(resolution_of(*place.size))
             raise ValueError(
-                f"level {place.level} is {place.resolution} pixels wide, which does not divide"
+                f"level {place.level} is {size} pixels wide, which does not divide"
                 f" into windows of {config.window}: choose another resolution or window"
             )
         heads = out_channels // config.head_channels
@@ -60,7 +62,7 @@ class _DiffiTCells(Cells):
                 config.time_in,
             )
         # A plain ViT attends over the whole of its one level.
-        window = place.resolution if half == "vit" else config.window
+        window = resolution_of(*place.size) if half == "vit" else config.window
         return TransformerCell(
             in_channels,
             out_channels,
@@ -194,7 +196,7 @@ class DiffiTTransformer(Network):
     def __init__(self, config: DiffiTTransformerConfig | None = None) -> None:
         config = config or DiffiTTransformerConfig()
         super().__init__(config)
-        width, size = config.width, config.resolution // config.patch
+        width, size = config.width, sides(divided(config.resolution, config.patch))
         self.size = size
         self.embed = nn.Conv2d(config.channels, width, config.patch, stride=config.patch)
         self.token = TimeToken(config.time_features, width, config.num_classes, learned_null=True)
@@ -204,8 +206,7 @@ class DiffiTTransformer(Network):
         )
         self.out_channels = config.channels * (2 if config.learned_variance else 1)
         self.head = zero(nn.Linear(width, config.patch**2 * self.out_channels))
-        grid = (size, size)
-        self.register_buffer("position", positions(width, grid, size), persistent=False)
+        self.register_buffer("position", positions(width, size, size), persistent=False)
         self._other: tuple[tuple[object, ...], Tensor] | None = None  # of the last other grid
 
     def forward(
@@ -221,7 +222,7 @@ class DiffiTTransformer(Network):
             )
         rows, columns = grid = x.shape[2] // patch, x.shape[3] // patch
         position = self.position
-        if grid != (self.size, self.size):
+        if grid != self.size:
             key = grid, position.device, position.dtype
             if self._other is None or self._other[0] != key:
                 self._other = key, positions(self.config.width, grid, self.size).to(position)
@@ -254,13 +255,17 @@ class DiffiTTransformer(Network):
         self._other = None
 
 
-def positions(width: int, grid: tuple[int, int], size: int) -> Float[Tensor, "tokens width"]:
+def positions(
+    width: int, grid: tuple[int, int], size: int | tuple[int, int]
+) -> Float[Tensor, "tokens width"]:
     """2-d positional embedding of a grid of tokens: columns in the first half, rows in the second.
 
     Each half is the sine, then the cosine, of the coordinate times 10000^(-i / (width / 4)), as in
-    DiT (arXiv 2212.09748). Coordinates run over `size` tokens whatever the grid.
+    DiT (arXiv 2212.09748). Coordinates run over
+    the trained `size`, tokens high and wide, whatever the grid.
     """
-    rows, columns = (torch.arange(n, dtype=torch.float64) * (size / n) for n in grid)
+    axes = zip(grid, sides(size), strict=True)
+    rows, columns = (torch.arange(n, dtype=torch.float64) * (side / n) for n, side in axes)
     index = torch.arange(width // 4, dtype=torch.float64)
     frequencies = 10000.0 ** (-index / (width // 4))
     y, x = torch.meshgrid(rows, columns, indexing="ij")

@@ -90,6 +90,18 @@ class TemporalNetwork(OperatorNetwork):
             spot.parent[spot.number] = cell
         cell.is_last = not spots or self.network.ends_alone
 
+    @property
+    def within(self) -> Network:
+        return self.network
+
+    def tensors_of(self, source: Network) -> dict[str, Tensor]:
+        if source.within is not source:
+            return dict(source.state_dict())
+        before = {id(tensor) for tensor in source.state_dict(keep_vars=True).values()}
+        wrapped = TemporalNetwork(self.config, source)  # which moves its parts
+        every = wrapped.state_dict(keep_vars=True).items()
+        return {name: tensor.detach() for name, tensor in every if id(tensor) in before}
+
     def class_tables(self) -> Iterator[ClassTable]:
         for table in self.network.class_tables():
             yield table._replace(name=f"network.{table.name}")

@@ -18,6 +18,7 @@ from overtone.networks.bounds import TooLargeError, check_numbers, check_tensors
 from overtone.networks.configs.network import NetworkConfig
 from overtone.networks.layers import ClassEmbedding
 from overtone.registry import check_registered, said
+from overtone.sizes import sides
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -53,7 +54,7 @@ def multiply_adds(network: Network) -> int:
 
     config = network.config
     shadow = copy.deepcopy(network).to("meta")
-    x = torch.empty(1, config.channels, config.resolution, config.resolution, device="meta")
+    x = torch.empty(1, config.channels, *sides(config.resolution), device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         shadow(x, torch.empty(1, device="meta"))
     counts = counter.get_flop_counts()["Global"]
@@ -125,7 +126,7 @@ class Network(nn.Module):
         """Raises `OvertoneError` if a network with these settings can't make images of their
         resolution. It is tried with tensors without numbers, which costs nothing."""
         own: Any = self.config
-        shape = (own.channels, own.resolution, own.resolution)
+        shape = (own.channels, *sides(own.resolution))
         x = torch.empty(1, *shape, device="meta")
         labels = torch.zeros(1, dtype=torch.int64, device="meta") if own.num_classes else None
         try:
@@ -147,7 +148,7 @@ class Network(nn.Module):
         if not own.is_foreign or own.makes_trajectories:
             return
         first = next(self.parameters(), torch.empty(()))
-        x = torch.zeros(2, own.channels, own.resolution, own.resolution, device=first.device)
+        x = torch.zeros(2, own.channels, *sides(own.resolution), device=first.device)
         labels = torch.zeros(2, dtype=torch.int64, device=x.device) if own.num_classes else None
         training = self.training
         try:
@@ -234,6 +235,15 @@ class Network(nn.Module):
         """Whether what is behind the last of these is computed for one time without the others:
         nothing from before the spot is added to it there. It saves time; False is always right."""
         return not self.config.is_foreign
+
+    @property
+    def within(self) -> Network:
+        """The network itself; of one that was given temporal layers, the one that they are in."""
+        return self
+
+    def tensors_of(self, source: Network) -> dict[str, Tensor]:
+        """The tensors of another network of this kind under the names that they have in this."""
+        return dict(source.state_dict())
 
     def class_tables(self) -> Iterable[ClassTable]:
         """The tensors with a vector for each class."""

@@ -16,6 +16,7 @@ from overtone.networks.configs.song import SongConfig
 from overtone.networks.layers import Features, FourierFeatures, Output, Resample, sinusoids
 from overtone.networks.network import ClassTable, Network, Spot
 from overtone.networks.unet import Cells, Place, UNet
+from overtone.sizes import divides, resolution_of, shown
 
 EPS = 1e-6
 SKIP_SCALE = 0.5**0.5
@@ -36,10 +37,11 @@ class _SongCells(Cells):
         if attends and out_channels % config.heads:
             raise ValueError(f"width {out_channels} does not divide into {config.heads} heads")
         if attends and config.attention == "tmsa":
-            window = config.window or place.resolution
-            if place.resolution % window:
+            window = config.window or resolution_of(*place.size)
+            if config.window and not divides(place.size, config.window):
                 raise ValueError(
-                    f"{place.resolution} pixels do not divide into windows of {window}"
+                    f"{shown(resolution_of(*place.size))} pixels do not divide into windows of"
+                    f" {config.window}"
                 )
             attention = TimeAttention(
                 out_channels, config.heads, config.embedding_width, window, EPS, SKIP_SCALE

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from overtone.networks.layers import GroupNorm, zero
 from overtone.networks.network import Spot
+from overtone.sizes import divided, divides, shown, sides
 
 
 class Place(NamedTuple):
@@ -27,9 +28,14 @@ class Place(NamedTuple):
 
     stage: Literal["encoder", "middle", "decoder"]
     level: int  # 0 is the full resolution
-    resolution: int  # in pixels, at this level
+    size: tuple[int, int]  # height and width in pixels, at this level
     number: int  # counted from 0 within the level
     last: bool  # whether no cell of the level follows
+
+    @property
+    def resolution(self) -> int:
+        """The smaller side, by which settings name a level."""
+        return min(self.size)
 
 
 class Cells(ABC):
@@ -69,8 +75,8 @@ class Encoder(nn.Module):
 
     `widths` and `num_cells` have one entry a level, full resolution first. The resolution halves
     from level to level and must divide accordingly. `patch` > 1 makes the stem a patch embedding,
-    whose resolution counts as the full one. The stem is as wide as the first level if no
-    `stem_width` is given.
+    whose resolution counts as the full one. `resolution` is pixels a side, or height and
+    width. The stem is as wide as the first level if no `stem_width` is given.
 
     With `Cells.pyramid` the input goes down beside the features, and at each level
 
@@ -80,7 +86,7 @@ class Encoder(nn.Module):
     def __init__(
         self,
         cells: Cells,
-        resolution: int,
+        resolution: int | tuple[int, int],
         in_channels: int,
         widths: Sequence[int],
         num_cells: Sequence[int],
@@ -93,10 +99,10 @@ class Encoder(nn.Module):
             raise ValueError(f"{depth} widths, but cells for {len(num_cells)} levels")
         if min(*widths, *num_cells) < 1:
             raise ValueError("every level has at least one channel and one cell")
-        if resolution % (patch * 2 ** (depth - 1)):
+        if not divides(resolution, patch * 2 ** (depth - 1)):
             halvings = depth - 1 + (patch.bit_length() - 1)
-            raise ValueError(f"resolution {resolution} can't be halved {halvings} times")
-        resolution = resolution // patch
+            raise ValueError(f"resolution {shown(resolution)} can't be halved {halvings} times")
+        resolution = divided(resolution, patch)
         width, pyramid_width = stem_width or widths[0], in_channels
         if patch > 1:
             self.stem = nn.Conv2d(in_channels, width, patch, stride=patch)
@@ -115,7 +121,8 @@ class Encoder(nn.Module):
             column = []
             for index in range(num_cells[level]):
                 last = index == num_cells[level] - 1
-                place = Place("encoder", level, resolution >> level, index, last)
+                size = sides(divided(resolution, 2**level))
+                place = Place("encoder", level, size, index, last)
                 column.append(cells.cell(width, widths[level], place))
                 width = widths[level]
                 self.skip_widths.append(width)
@@ -153,7 +160,7 @@ class UNet(Encoder):
     def __init__(
         self,
         cells: Cells,
-        resolution: int,
+        resolution: int | tuple[int, int],
         in_channels: int,
         out_channels: int,
         widths: Sequence[int],
@@ -165,7 +172,7 @@ class UNet(Encoder):
     ) -> None:
         super().__init__(cells, resolution, in_channels, widths, num_cells, stem_width=stem_width)
         depth, skips, width = len(widths), list(self.skip_widths), widths[-1]
-        bottom = resolution >> depth - 1
+        bottom = sides(divided(resolution, 2 ** (depth - 1)))
         self.middle = nn.ModuleList(
             cells.cell(width, width, Place("middle", depth - 1, bottom, i, i == num_middle - 1))
             for i in range(num_middle)
@@ -177,7 +184,8 @@ class UNet(Encoder):
             column = []
             for index in range(num_cells[level] + 1):
                 last = index == num_cells[level]
-                place = Place("decoder", level, resolution >> level, index, last)
+                size = sides(divided(resolution, 2**level))
+                place = Place("decoder", level, size, index, last)
                 column.append(cells.cell(width + skips.pop(), widths[level], place))
                 width = widths[level]
             decoder.append(Level(up, column))
@@ -223,7 +231,7 @@ class AggregationNet(Encoder):
     def __init__(
         self,
         cells: Cells,
-        resolution: int,
+        resolution: int | tuple[int, int],
         in_channels: int,
         out_channels: int,
         widths: Sequence[int],

@@ -17,6 +17,7 @@ from overtone.errors import OvertoneError
 from overtone.networks.configs.vae import VAEConfig
 from overtone.networks.foreign import load_model
 from overtone.networks.network import digest_of
+from overtone.sizes import sides
 
 FOLDER = "vae"
 """where a pipeline or a checkpoint keeps it"""
@@ -83,7 +84,7 @@ class VAE(nn.Module):
             layers_per_block=config.num_cells,
             latent_channels=config.latent_channels,
             norm_num_groups=config.groups,
-            sample_size=config.resolution,
+            sample_size=max(sides(config.resolution)),
             mid_block_add_attention=config.attention,
             scaling_factor=1.0,
         )

@@ -9,6 +9,7 @@ from overtone import settings
 from overtone.networks.network import digest_of
 from overtone.pipelines.account import settings_of
 from overtone.pipelines.environment import code_digest, version_of
+from overtone.sizes import by
 
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
@@ -27,10 +28,11 @@ tags:
 
 # {title}
 
-{kind} of {resolution} x {resolution} px {colours}, {parameters} parameters, made with Overtone.
+{kind} of {resolution} px {colours}, {parameters} parameters, made with Overtone.
 
 ```python
 from overtone import load_pipeline
+from overtone.sizes import by
 
 pipe = load_pipeline("PATH-OR-REPOSITORY")
 images = pipe(seeds=range(16){example})
@@ -79,7 +81,7 @@ def model_card(pipe: Pipeline, data: str, version: str, dtype: Any = None) -> st
         network=network,
         title=f"{network} of {data}" if data else network,
         kind="Class-conditional images" if pipe.num_classes else "Images",
-        resolution=pipe.resolution,
+        resolution=by(pipe.resolution),
         colours="in grey" if pipe.channels == 1 else "in colour",
         parameters=f"{pipe.network.num_parameters / 1e6:.2f} M",
         example=example,

@@ -33,6 +33,7 @@ from overtone.processes.noise import SeededNoise
 from overtone.ranges import Level, Repeats
 from overtone.samplers.loop import SamplingLoop
 from overtone.samplers.repaint import ResamplingSampler
+from overtone.sizes import sides
 
 RESAMPLES = 4
 """Under a mask each step is taken so many times, where nothing else is asked for."""
@@ -83,7 +84,7 @@ class ImageStart(Start, kind="image"):
         if self.images is None:
             raise OvertoneError("an ImageStart begins with pictures: give it images.")
         images = pictures_of(self.images, pipe.channels)
-        wanted = pipe.channels, pipe.resolution, pipe.resolution
+        wanted = pipe.channels, *sides(pipe.resolution)
         if tuple(images.shape[1:]) != wanted:
             raise OvertoneError(
                 f"the pictures are {_size(images)}, and the model's images"
@@ -107,7 +108,7 @@ class ImageStart(Start, kind="image"):
             with torch.no_grad():
                 x_0 = pipe.vae.latents(x_0)
             if kept is not None:  # a latent is kept where all of its pixels are
-                kept = -F.max_pool2d(-kept.float(), pipe.resolution // x_0.shape[-1])
+                kept = -F.max_pool2d(-kept.float(), kept.shape[-1] // x_0.shape[-1])
         return replace(own, x_0=x_0, kept=kept)
 
     @property
@@ -131,7 +132,7 @@ class ImageStart(Start, kind="image"):
             sampler = _going_back(sampler, self.resamples, self.jump)
         return replace(self, level=level), sampler
 
-    def source(self, seeds: Sequence[int], resolution: int) -> SeededNoise:
+    def source(self, seeds: Sequence[int], resolution: int | tuple[int, int]) -> SeededNoise:
         return self.base.source(seeds, resolution)
 
     def __call__(

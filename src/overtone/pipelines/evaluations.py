@@ -337,7 +337,7 @@ class _HollowStart(Start):
         begin, sampler = self.own.begun(sampler)
         return replace(self, level=begin.level), sampler
 
-    def source(self, seeds: Sequence[int], resolution: int) -> SeededNoise:
+    def source(self, seeds: Sequence[int], resolution: int | tuple[int, int]) -> SeededNoise:
         return self.own.source(seeds, resolution)
 
     def labels(

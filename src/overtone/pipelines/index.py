@@ -11,8 +11,9 @@ from overtone.denoisers.guidance import GuidanceSettings
 from overtone.denoisers.preconditioning import EDMPreconditioning, Preconditioning
 from overtone.errors import OvertoneError
 from overtone.processes.gaussian import GaussianProcess, Process
-from overtone.ranges import Size, check_fields
+from overtone.ranges import check_fields
 from overtone.samplers.loop import SamplingLoop
+from overtone.sizes import Resolution
 
 INDEX_FILE = "pipeline.json"
 NETWORK_FOLDER = "network"
@@ -35,7 +36,7 @@ class PipelineIndex:
     process: Process = field(default_factory=GaussianProcess)
     guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
     """where nothing else is asked for"""
-    image_resolution: Size | None = None
+    image_resolution: Resolution | None = None
     """height and width of the images that a VAE decodes; none for a model of pixels"""
     class_names: tuple[str, ...] = ()
     data: str = ""

@@ -21,6 +21,7 @@ from overtone.processes.gaussian import GaussianProcess, Process
 from overtone.renamed import check_arguments
 from overtone.samplers.loop import SamplingLoop
 from overtone.samplers.sampler import Sampler
+from overtone.sizes import scaled, shown
 
 
 class Parts:
@@ -50,7 +51,7 @@ class Parts:
         guidance: GuidanceSettings | None = None,
         start: Start | None = None,
         vae: VAE | None = None,
-        image_resolution: int | None = None,
+        image_resolution: int | tuple[int, int] | None = None,
         class_names: Sequence[str] = (),
         data: str = "",
         training: Mapping[str, int | float | str] | None = None,
@@ -198,7 +199,7 @@ class Parts:
         if self.process.upscale != 1:
             raise OvertoneError(f"a {self.process.kind} blurs pixels, and a VAE is of latents.")
         config = self.network.config
-        size = config.resolution * vae.factor
+        size = scaled(config.resolution, vae.factor)
         if vae.channels != config.channels:
             raise OvertoneError(
                 f"the VAE and the model do not belong together: its latents have {vae.channels}"
@@ -207,14 +208,14 @@ class Parts:
         if self.image_resolution not in (None, size):
             raise OvertoneError(
                 f"the VAE and the model do not belong together: the model is of images of"
-                f" {self.image_resolution} px, the VAE would make {config.resolution} px latents"
-                f" into {size} px."
+                f" {shown(self.image_resolution)} px, the VAE would make"
+                f" {shown(config.resolution)} px latents into {shown(size)} px."
             )
         self.image_resolution, self._vae = size, vae.eval().to(self.device)
 
     @property
-    def resolution(self) -> int:
-        """Height and width of the images in pixels."""
+    def resolution(self) -> int | tuple[int, int]:
+        """The height and width of the images in pixels, one number where they are alike."""
         return self.image_resolution or self.network.config.resolution
 
     @property

@@ -50,6 +50,7 @@ from overtone.pipelines.stages import FirstStage, PipelineStage, stage_of
 from overtone.pipelines.starts import FIRST_FOLDER, Start
 from overtone.processes.vp_frame import to_vp
 from overtone.samplers.loop import SamplingLoop, Step
+from overtone.sizes import sides
 
 FILES = (CARD_FILE, INDEX_FILE, NETWORK_FOLDER, VAE_FOLDER, FIRST_FOLDER)
 
@@ -149,7 +150,7 @@ class Pipeline(Parts):
             raise OvertoneError(f"{error}.") from None
         self.check_sampler(sampler)
         config = self.network.config
-        shape = (len(seeds), config.channels, config.resolution, config.resolution)
+        shape = (len(seeds), config.channels, *sides(config.resolution))
         like = torch.empty(shape, device=self.device)
         sigma = sampler.sigma_start
         start = begin(like, self.process, sigma, seeds, labels, source)
@@ -378,5 +379,5 @@ def _(first: Pipeline) -> FirstStage:
     return PipelineStage(first)
 
 
-def _shape(pipe: Pipeline) -> tuple[int, int]:
+def _shape(pipe: Pipeline) -> tuple[Any, int]:
     return pipe.network.config.resolution, pipe.network.config.channels

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from overtone import settings
 from overtone.data.images import ImageData, to_unit
 from overtone.data.open import open_data, public_name
+from overtone.data.rules import Reading
 from overtone.errors import OvertoneError
 from overtone.networks.network import digest_of
+from overtone.sizes import shown, sides
 
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
@@ -51,7 +53,7 @@ class FirstStage(ABC):
         to the second stage. Raises `OvertoneError` where somebody has to say it."""
         return None
 
-    def opened(self, resolution: int, channels: int) -> FirstStage:
+    def opened(self, resolution: int | tuple[int, int], channels: int) -> FirstStage:
         """The stage at the size that the second one wants, if it has a choice."""
         return self
 
@@ -88,7 +90,7 @@ class PipelineStage(FirstStage):
 
     @property
     def size(self) -> tuple[int, int, int]:
-        return self.pipeline.channels, self.pipeline.resolution, self.pipeline.resolution
+        return self.pipeline.channels, *sides(self.pipeline.resolution)
 
     def images(self, seeds: Sequence[int], class_labels: Tensor | None) -> Tensor:
         """Before they are rounded to bytes."""
@@ -160,14 +162,16 @@ class DataStage(FirstStage):
     def networks(self) -> Mapping[str, nn.Module]:
         return {}
 
-    def opened(self, resolution: int, channels: int) -> FirstStage:
+    def opened(self, resolution: int | tuple[int, int], channels: int) -> FirstStage:
         if not isinstance(self.data, str):
             return self
-        data = open_data(self.data, resolution, channels)
+        reading = Reading(crop="square" if isinstance(resolution, int) else "fit")
+        data = open_data(self.data, resolution, channels, reading=reading)
         if data.resized:
+            cropped = "squares" if isinstance(resolution, int) else "these proportions"
             print(
-                f"{self.data}: {data.resized:,} images of another size are cropped to squares and"
-                f" made {resolution} px, which is what this model enlarges",
+                f"{self.data}: {data.resized:,} images of another size are cropped to {cropped} and"
+                f" made {shown(resolution)} px, which is what this model enlarges",
                 file=sys.stderr,
             )
         return DataStage(data)

@@ -18,6 +18,7 @@ from overtone.errors import OvertoneError
 from overtone.pipelines.stages import FirstStage, stage_of
 from overtone.processes.noise import SeededNoise, mix
 from overtone.registry import Kind
+from overtone.sizes import divided, sides
 
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
@@ -41,11 +42,11 @@ class Holder(Protocol):
     @property
     def channels(self) -> int: ...
     @property
-    def resolution(self) -> int: ...
+    def resolution(self) -> int | tuple[int, int]: ...
     @property
     def vae(self) -> Any: ...
     @property
-    def image_resolution(self) -> int | None: ...
+    def image_resolution(self) -> int | tuple[int, int] | None: ...
 
 
 class Start(Kind, ABC, family="start", home="overtone.pipelines"):
@@ -55,7 +56,7 @@ class Start(Kind, ABC, family="start", home="overtone.pipelines"):
         """The start as part of a pipeline. Raises `OvertoneError` if the two do not fit."""
         return self
 
-    def source(self, seeds: Sequence[int], resolution: int) -> SeededNoise:
+    def source(self, seeds: Sequence[int], resolution: int | tuple[int, int]) -> SeededNoise:
         """Where all noise of the images with these seeds comes from. Raises `ValueError` for a seed
         outside [0, 2^32)."""
         return SeededNoise(seeds)
@@ -183,16 +184,17 @@ class RelayStart(Start, kind="relay"):
         if stage is None:
             return self
         stage.check(pipe.num_classes, pipe.class_names)
-        stage = stage.opened(pipe.resolution // upscale, pipe.channels)
+        stage = stage.opened(divided(pipe.resolution, upscale), pipe.channels)
         if stage.pipeline is not None and stage.size is not None:
-            size = pipe.channels, pipe.resolution, pipe.resolution
+            size = pipe.channels, *sides(pipe.resolution)
             _check_size(stage.size, size, upscale)
         return replace(self, first_stage=stage)
 
-    def source(self, seeds: Sequence[int], resolution: int) -> SeededNoise:
+    def source(self, seeds: Sequence[int], resolution: int | tuple[int, int]) -> SeededNoise:
         SeededNoise(seeds)  # which checks them
         # Another stream than the first stage's, which may be a relay, of another resolution.
-        return SeededNoise(mix(seed, _SECOND, resolution) for seed in seeds)
+        size = (resolution,) if isinstance(resolution, int) else resolution
+        return SeededNoise(mix(seed, _SECOND, *size) for seed in seeds)
 
     def labels(
         self, seeds: Sequence[int], num_classes: int, class_names: Sequence[str]

@@ -58,7 +58,7 @@ class Process(Kind, ABC, family="process", home="overtone.processes"):
         depends on the noise level alone."""
         return None
 
-    def check_size(self, resolution: int) -> None:
+    def check_size(self, resolution: int | tuple[int, int]) -> None:
         """Raises `ValueError` for images of a height and width that it does not take."""
 
     @abstractmethod

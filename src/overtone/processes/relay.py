@@ -16,6 +16,7 @@ from jaxtyping import Float
 from overtone.processes.gaussian import Process
 from overtone.processes.schedule import QuantileSchedule, Schedule
 from overtone.ranges import NotNegative, Share, Size
+from overtone.sizes import divides, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,9 +69,11 @@ class RelayProcess(Process, kind="RelayProcess"):
     def clock(self) -> Schedule:
         return self.schedule
 
-    def check_size(self, resolution: int) -> None:
-        if resolution % self.patch:
-            raise ValueError(f"{resolution} px do not divide into patches of {self.patch} px")
+    def check_size(self, resolution: int | tuple[int, int]) -> None:
+        if not divides(resolution, self.patch):
+            raise ValueError(
+                f"{shown(resolution)} px do not divide into patches of {self.patch} px"
+            )
 
     def mean(self, x_0: Images, sigma: float | Float[Tensor, " batch"]) -> Images:
         from overtone.processes.patches import per_patch

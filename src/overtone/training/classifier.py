@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from overtone import storage
 from overtone.data.images import ImageData
+from overtone.data.reading import PLAIN
+from overtone.data.rules import Reading
 from overtone.denoisers.denoiser import Images
 from overtone.errors import OvertoneError
 from overtone.launch import processes
@@ -26,6 +28,7 @@ from overtone.networks.classifier import Classifier
 from overtone.networks.configs.classifier import ClassifierConfig
 from overtone.processes.noise import SeededNoise
 from overtone.runs import find_checkpoint
+from overtone.sizes import Resolution, shown, sides
 from overtone.training.configs.classifier import ClassifierRecipe, Distortion
 from overtone.training.loop import Trainer
 from overtone.training.material import Material, images_of
@@ -35,25 +38,29 @@ from overtone.training.task import Task
 
 
 def classifier_of(
-    data: str, resolution: int, channels: int, *, skip_bad: bool = False
+    data: str, resolution: Resolution, channels: int, reading: Reading = PLAIN
 ) -> ClassifierExtractor:
     """The classifier trained on `data`: from the cache, or trained now.
 
     Raises `OvertoneError` for data of no class, or of one.
     """
-    images, test = images_of(data, resolution, channels, skip_bad=skip_bad, show=False)
+    images, test = images_of(data, resolution, channels, reading=reading, show=False)
     check_classes(images, data)
     config = ClassifierConfig(
         resolution=resolution,
         channels=channels,
         num_classes=images.num_classes,
-        widths=_widths(resolution),
+        widths=_widths(min(sides(resolution))),
     )
-    recipe = ClassifierRecipe(data, config)
+    recipe = ClassifierRecipe(data, config, reading=reading)
     identity = recipe.identity() | {"images": images.fingerprint}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     name = Path(data).name.replace(":", "-")
-    folder = storage.cache_directory() / "classifiers" / f"{name}-{resolution}px-{digest}"
+    folder = (
+        storage.cache_directory()
+        / "classifiers"
+        / f"{name}-{shown(resolution).replace(' ', '')}px-{digest}"
+    )
     among = processes()
     if not folder.exists() and among.is_main:
         print(f"training the classifier of {data} that images are judged by", file=sys.stderr)
@@ -104,7 +111,7 @@ class ClassifierTask(Task):
                 config.resolution,
                 config.channels,
                 share=recipe.held_out_share,
-                skip_bad=recipe.skip_bad_images,
+                reading=recipe.reading,
                 show=show,
             ),
             None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import sys
 import time
@@ -32,6 +33,7 @@ from overtone.launch import Processes, processes
 from overtone.pipelines.environment import environment
 from overtone.processes.vp_frame import FLOW_TIME, to_vp
 from overtone.progress import Display
+from overtone.sizes import sides
 from overtone.training.configs.distillation import DistillationRecipe
 from overtone.training.teacher import Teacher
 
@@ -71,7 +73,7 @@ def index_of(
     try:
         kept = kept_steps(sigmas, recipe.times_from(float(FLOW_TIME.t(sigmas[0]))))
         count = recipe.held_out if held_out else recipe.count
-        each = len(kept) * teacher.channels * teacher.resolution**2 * 4
+        each = len(kept) * teacher.channels * math.prod(sides(teacher.resolution)) * 4
         return TrajectoriesIndex(
             teacher=teacher.name,
             teacher_digest=teacher.digest,

@@ -92,15 +92,7 @@ class DenoisingTask(Task):
             recipe, own = self._expert(recipe, number)
         self.recipe = recipe
         if recipe.class_conditional and not data.num_classes:
-            if recipe.data.startswith(GIVEN):
-                raise OvertoneError(
-                    f"the data '{recipe.data.removeprefix(GIVEN)}' have no classes: give labels"
-                    " with the images, or set class_conditional=False in the recipe."
-                )
-            raise OvertoneError(
-                f"{recipe.data} has no classes: sort its images into sub-folders,"
-                " or pass --no-class-conditional."
-            )
+            raise _no_classes(recipe.data)
         if show:
             _warn(recipe)
         self.num_classes = data.num_classes if recipe.class_conditional else 0
@@ -258,6 +250,17 @@ def network_of(recipe: DenoisingRecipe, num_classes: int) -> Any:
         return config.with_augmentation(CONDITIONS) if recipe.augmentation else config
     except ValueError as error:
         raise OvertoneError(f"network settings: {error}.") from None
+
+
+def _no_classes(data: str) -> OvertoneError:
+    if data.startswith(GIVEN):
+        return OvertoneError(
+            f"the data '{data.removeprefix(GIVEN)}' have no classes: give labels with the images,"
+            " or set class_conditional=False in the recipe."
+        )
+    return OvertoneError(
+        f"{data} has no classes: sort its images into sub-folders, or pass --no-class-conditional."
+    )
 
 
 def _warn(recipe: DenoisingRecipe) -> None:

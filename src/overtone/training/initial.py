@@ -21,8 +21,6 @@ from overtone.convert.opening import open_published
 from overtone.data.names import text_of
 from overtone.denoisers.preconditioning import Preconditioning
 from overtone.errors import OvertoneError, counted
-from overtone.networks.configs.dsno import TemporalConfig
-from overtone.networks.dsno import TemporalNetwork
 from overtone.networks.network import Network, digest_of
 from overtone.networks.vae import FOLDER, VAE
 from overtone.pipelines.load import load_pipeline
@@ -161,11 +159,7 @@ def begin_with(network: Network, initial: Initial, class_names: Sequence[str] = 
     Raises `OvertoneError` for a network of another kind, and where nothing fits.
     """
     source: Any = initial.module
-    if isinstance(network, TemporalNetwork) and not isinstance(source, TemporalNetwork):
-        given = _through_time(source, network.config)
-    else:
-        given = dict(source.state_dict())
-    own, theirs = _kind(network), _kind(source)
+    own, theirs = network.within.config.kind, source.within.config.kind
     if own != theirs:
         raise OvertoneError(
             f"--init {initial.name} is a {theirs}, and the network to train is a {own}: their"
@@ -175,7 +169,8 @@ def begin_with(network: Network, initial: Initial, class_names: Sequence[str] = 
         )
     rows = _ClassRows(initial, source, network, class_names)
     outputs = network.output_tensors()
-    learned = [bool(_inner(n).config.learns_variance) for n in (source, network)]
+    learned = [bool(n.within.config.learns_variance) for n in (source, network)]
+    given = network.tensors_of(source)
     return _copied(network, given, initial.name, rows, outputs if learned[0] != learned[1] else {})
 
 
@@ -185,30 +180,14 @@ def begin_vae_with(vae: VAE, initial: Initial) -> Copied:
     return _copied(vae.model, given, initial.name, None, {})
 
 
-def _inner(network: Any) -> Any:
-    return network.network if isinstance(network, TemporalNetwork) else network
-
-
-def _kind(network: Any) -> str:
-    return _inner(network).config.kind
-
-
-def _through_time(source: Network, config: TemporalConfig) -> dict[str, Tensor]:
-    """The tensors of a network under the names that they have once temporal layers are in it."""
-    before = {id(tensor): name for name, tensor in source.state_dict(keep_vars=True).items()}
-    wrapped = TemporalNetwork(config, source)
-    every = wrapped.state_dict(keep_vars=True).items()
-    return {name: tensor.detach() for name, tensor in every if id(tensor) in before}
-
-
 class _ClassRows:
     """Which rows of a table with a row for each class are taken from which rows of another."""
 
     def __init__(
         self, initial: Initial, source: Network, network: Network, class_names: Sequence[str]
     ) -> None:
-        there: Any = _inner(source).config
-        here: Any = _inner(network).config
+        there: Any = source.within.config
+        here: Any = network.within.config
         self.tables = {table.name: table for table in network.class_tables()}
         self.scales = {table.name: table.scale for table in source.class_tables()}
         self.counts = there.num_classes, here.num_classes

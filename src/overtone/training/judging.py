@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from overtone import storage
+from overtone import settings, storage
 from overtone.data.batches import holds_images
 from overtone.data.images import ImageData
 from overtone.data.latents import is_latents
 from overtone.data.names import is_known
 from overtone.data.open import open_data
+from overtone.data.reading import PLAIN
+from overtone.data.rules import Reading
 from overtone.errors import OvertoneError
 from overtone.launch import processes
 from overtone.metrics.cache import features_of, parts_of
@@ -25,12 +27,13 @@ from overtone.metrics.sample import Sample
 from overtone.metrics.scores import Score
 from overtone.pipelines.pipeline import Pipeline
 from overtone.runs import RECIPE_FILE
+from overtone.sizes import Resolution
 from overtone.training.material import images_of
 
 
 def open_evaluation(
     data: str,
-    resolution: int,
+    resolution: Resolution,
     channels: int,
     asked: int,
     num_classes: int = 0,
@@ -40,7 +43,7 @@ def open_evaluation(
     real_images: int = 10_000,
     scores: Sequence[Score] | None = None,
     replicates: int | None = None,
-    skip_bad: bool = False,
+    reading: Reading = PLAIN,
 ) -> Any:
     """The evaluation of `asked` images of some size beside those of `data`, which may be a file of
     published statistics.
@@ -59,24 +62,24 @@ def open_evaluation(
                 " trained on: choose the extractor that they are of (--extractor inception, say)."
             )
         check_counts(LEAST_REAL, asked)
-        found = extractor.open(data, *shape)
+        found = extractor.open_for(data, *shape, reading)
         return Evaluation(
             found, None, None, real_images, among, scores=scores, replicates=replicates,
             reference=reference, shape=shape, asked=asked,
         )  # fmt: skip
-    real = open_data(data, *shape, skip_bad=skip_bad)
+    real = open_data(data, *shape, reading=reading)
     _check_classes(data, real, num_classes, class_names)
     used = min(len(real), real_images)
     if extractor.needs_classes:  # before it is trained
         pkgutil.resolve_name("overtone.training.classifier:check_classes")(real, data)
         check_counts(used, asked, scores or ())
-    found = extractor.open(data, *shape, skip_bad=skip_bad)
+    found = extractor.open_for(data, *shape, reading)
     check_counts(used, asked, scores or ())
     if reference is not None and len(reference.mean) != found.dims:
         reference = None  # of other features than those that its images are compared by
     test = None
     if extractor.needs_classes:
-        _, test = images_of(data, *shape, skip_bad=skip_bad, show=False)
+        _, test = images_of(data, *shape, reading=reading, show=False)
     elif asked < found.dims and among.is_main:
         print(
             f"{asked} images are fewer than the {found.dims} features: distances of so few mean"
@@ -91,12 +94,12 @@ def open_evaluation(
 
 def statistics_of(
     data: str,
-    resolution: int,
+    resolution: Resolution,
     channels: int,
     extractor: FeatureSettings,
     *,
     images: int | None = None,
-    skip_bad: bool = False,
+    reading: Reading = PLAIN,
 ) -> Reference:
     """The statistics of a data set's features, of `images` of them if given.
 
@@ -108,10 +111,10 @@ def statistics_of(
             f"--extractor: a {extractor.kind} is trained on the data, and their statistics are of"
             " no use without it: choose inception, dinov2 or random."
         )
-    real = open_data(data, resolution, channels, skip_bad=skip_bad)
+    real = open_data(data, resolution, channels, reading=reading)
     if real.endless and images is None:
         raise OvertoneError(f"{data} has no end: say of how many images, --images.")
-    found = extractor.open(data, resolution, channels, skip_bad=skip_bad)
+    found = extractor.open_for(data, resolution, channels, reading)
     chosen = real.spread(min(images or len(real), len(real)))
     if len(chosen) < 2:
         raise OvertoneError(f"{data} has {len(chosen)} images: a covariance takes 2 or more.")
@@ -137,8 +140,7 @@ def statistics_of(
 def data_of(pipe: Pipeline, model: str) -> str:
     """The images that a model was trained on: those of a run on this machine, as its own recipe
     says, or a data set by its name. Raises `OvertoneError` where they are not known."""
-    file = Path(model).expanduser() / RECIPE_FILE
-    data = storage.read_json(file, dict).get("data") if file.exists() else None
+    data = _recipe_of(model).get("data")
     if data is not None and not is_latents(data):
         return data
     if is_known(pipe.data):
@@ -146,6 +148,20 @@ def data_of(pipe: Pipeline, model: str) -> str:
     # A path that a downloaded file names is not followed.
     known = f"'{pipe.data}'" if pipe.data else "something that was not saved with it"
     raise OvertoneError(f"pass --data: the model was trained on {known}.")
+
+
+def reading_of(model: str) -> Reading:
+    """How the pictures were read that a run on this machine was trained on; of any other model, how
+    pictures are read where nothing is said."""
+    recipe = _recipe_of(model)
+    names = {"background": "background", "crop": "crop", "skip_bad": "skip_bad_images"}
+    found = {own: recipe[there] for own, there in names.items() if there in recipe}
+    return settings.load(Reading, found, f"{model}/{RECIPE_FILE}")
+
+
+def _recipe_of(model: str) -> dict[str, Any]:
+    file = Path(model).expanduser() / RECIPE_FILE
+    return storage.read_json(file, dict) if file.exists() else {}
 
 
 def _check_classes(

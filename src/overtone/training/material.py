@@ -12,11 +12,14 @@ from overtone.data.images import ImageData
 from overtone.data.latents import LatentData, encode, fingerprint_of, is_latents, latents_index
 from overtone.data.open import held_out, open_data
 from overtone.data.own import lowest_of, own_data
+from overtone.data.reading import MADE_GREY, PLAIN
+from overtone.data.rules import Reading
 from overtone.data.shards import TEST_FOLDER
 from overtone.data.splits import HELD_OUT_SHARE
-from overtone.errors import OvertoneError, plain
+from overtone.errors import OvertoneError, counted, plain
 from overtone.launch import processes
 from overtone.networks.vae import VAE
+from overtone.sizes import Resolution, scaled
 from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.open import open_vae
 
@@ -49,20 +52,32 @@ def material_of(recipe: Any, given: Given | None = None, *, show: bool = True) -
 
 def images_of(
     name: str,
-    resolution: int,
+    resolution: Resolution,
     channels: int,
     *,
     share: float = HELD_OUT_SHARE,
-    skip_bad: bool = False,
+    reading: Reading = PLAIN,
+    grey: bool = True,
     show: bool = True,
 ) -> tuple[ImageData, ImageData | None]:
     """The images of `name` and its held-out ones, and a word on what was done to read them. Where
-    there is no test split, a `share` of the images is held out."""
+    there is no test split, a `share` of the images is held out. Raises `OvertoneError` for colour
+    pictures where one channel is asked for, unless they are to be read as `grey`."""
     if is_latents(name):
         raise OvertoneError(f"{name} holds latents: pass --vae, the VAE that they were made with.")
-    data = open_data(name, resolution, channels, skip_bad=skip_bad)
-    test = held_out(name, resolution, channels, skip_bad=skip_bad)
+    data = open_data(name, resolution, channels, reading=reading)
+    test = held_out(name, resolution, channels, reading=reading)
+    _check_colour(data, grey)
     return _checked(name, *_with_held_out(data, test, share), show=show)
+
+
+def _check_colour(data: ImageData, grey: bool) -> None:
+    count = data.conversions.get(MADE_GREY, 0)
+    if count and not grey:
+        raise OvertoneError(
+            f"{data.name}: {counted(count, 'picture')} of {len(data):,} have colours, and the"
+            " network makes grey images: pass --network.channels 3, or --grey to read them as grey."
+        )
 
 
 def _with_held_out(
@@ -112,7 +127,7 @@ def data_of(
     the latents in a directory. Raises `OvertoneError` if they do not fit the network or the VAE."""
     config: Any = recipe.network
     size, channels = config.resolution, config.channels
-    if size < 1:  # of a diffusers model, whose settings may leave it out
+    if size == 0:  # of a diffusers model, whose settings may leave it out
         raise OvertoneError("the network's resolution is not set: a diffusers model's sample_size.")
     if vae is not None:
         if vae.channels != channels:
@@ -120,11 +135,12 @@ def data_of(
                 f"the VAE and the network do not belong together: its latents have {vae.channels}"
                 f" channels, the network {channels} (--network.channels)."
             )
-        size, channels = size * vae.factor, vae.image_channels
+        size, channels = scaled(size, vae.factor), vae.image_channels
         if given is None and is_latents(recipe.data):
             return _checked(recipe.data, *_latents_in(recipe, vae, size), show=show)
     if given is not None:
-        data, test = _given(given, size, channels, skip_bad=recipe.skip_bad_images)
+        data, test = _given(given, size, channels, recipe.reading)
+        _check_colour(data, recipe.grey)
         parts = _with_held_out(data, test, recipe.held_out_share)
         return _checked(data.name, *parts, show=show)
     return images_of(
@@ -132,25 +148,26 @@ def data_of(
         size,
         channels,
         share=recipe.held_out_share,
-        skip_bad=recipe.skip_bad_images,
+        reading=recipe.reading,
+        grey=recipe.grey,
         show=show,
     )
 
 
 def _given(
-    given: Given, resolution: int, channels: int, *, skip_bad: bool
+    given: Given, resolution: Resolution, channels: int, reading: Reading
 ) -> tuple[ImageData, ImageData | None]:
     parts = [part for part in (given.data, given.held_out) if part is not None]
     found = [lowest for lowest in map(lowest_of, parts) if lowest is not None]
     lowest = min(found, default=None)  # floats mean the same in both
     data, *test = (
-        own_data(part, resolution, channels, skip_bad=skip_bad, lowest=lowest) for part in parts
+        own_data(part, resolution, channels, reading=reading, lowest=lowest) for part in parts
     )
     return data, test[0] if test else None
 
 
 def _latents_in(
-    recipe: DenoisingRecipe, vae: VAE, size: int
+    recipe: DenoisingRecipe, vae: VAE, size: Resolution
 ) -> tuple[LatentData, LatentData | None]:
     """The latents in the directory that a recipe names, made as it wants them."""
     data = LatentData(Path(recipe.data).expanduser())

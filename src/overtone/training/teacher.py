@@ -40,8 +40,8 @@ class Teacher:
         return self.pipe.network.config.channels
 
     @property
-    def resolution(self) -> int:
-        """Height and width of the states."""
+    def resolution(self) -> int | tuple[int, int]:
+        """The height and width of the states, one number where they are alike."""
         return self.pipe.network.config.resolution
 
     @property

@@ -18,6 +18,7 @@ from overtone.launch import processes
 from overtone.networks.vae import FOLDER, VAE
 from overtone.pipelines.pictures import grid
 from overtone.processes.noise import SeededNoise
+from overtone.sizes import divided, sides
 from overtone.training.configs.vae import VAERecipe
 from overtone.training.initial import begin_vae_with, open_initial_vae
 from overtone.training.material import Material, material_of
@@ -72,8 +73,7 @@ class VAETask(Task):
         torch.manual_seed(recipe.training.seed)
         vae = config.build().to(memory_format=torch.channels_last)
         self.model = vae
-        side = config.resolution // vae.factor
-        shape = (config.latent_channels, side, side)
+        shape = (config.latent_channels, *sides(divided(config.resolution, vae.factor)))
         self.objective = VAEObjective(shape, recipe.kl_weight)
         self.identity = recipe.identity() | (begun or self._initialised(vae, show))
 

@@ -17,6 +17,7 @@ from overtone.cli.options import parse
 from overtone.errors import OvertoneError, counted
 from overtone.pipelines.seeds import seeds_of
 from overtone.ranges import Steps, Whole
+from overtone.sizes import sides
 
 if TYPE_CHECKING:
     from overtone.analysis.attention import AttentionPath, Query, Watch
@@ -92,9 +93,9 @@ def draw(options: Options) -> None:
 def _query(options: Options, pipe: Pipeline) -> Query:
     from overtone.analysis.attention import Query
 
-    size = pipe.resolution
-    row, column = options.query or (size // 2, size // 2)
-    return Query(row, column, size, size)
+    height, width = sides(pipe.resolution)
+    row, column = options.query or (height // 2, width // 2)
+    return Query(row, column, height, width)
 
 
 def _watch(options: Options, pipe: Pipeline, query: Query, layers: Sequence[str]) -> Watch:
@@ -201,13 +202,13 @@ def _panels(options: Options, name: str, pipe: Pipeline, path: AttentionPath) ->
     """A model's part of the figure."""
     from overtone.analysis.figures.attention import AttentionPanels, shown
 
-    size, rows = pipe.resolution, []
+    (height, width), rows = sides(pipe.resolution), []
     for layer in path.layers:
         grids = {tuple(maps[layer].weights.shape[-2:]) for maps in path.maps}
         grid = ", ".join(f"{rows} x {columns}" for rows, columns in sorted(grids))
         for head in options.heads or (None,):
             label = f"{layer}\n{grid}" + ("" if head is None else f", head {head}")
-            maps = [shown(found[layer], head, size, size) for found in path.maps]
+            maps = [shown(found[layer], head, height, width) for found in path.maps]
             rows.append((label, maps))
     estimates = [pipe.pixels(estimate.to(pipe.device)).cpu() for estimate in path.estimates]
     return AttentionPanels(name, path.sigmas, estimates, rows)

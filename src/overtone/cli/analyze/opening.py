@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from overtone.cli.model import ModelOptions, check_first, open_model, saved_options
 from overtone.errors import OvertoneError
+from overtone.sizes import shown
 
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
@@ -24,7 +25,7 @@ def open_beside(name: str, pipe: Pipeline, model: str) -> Pipeline:
     compared."""
     other = open_model(name)
     shapes = [
-        f"{p.network.config.resolution} px with {p.network.config.channels} channels"
+        f"{shown(p.network.config.resolution)} px with {p.network.config.channels} channels"
         for p in (pipe, other)
     ]
     if shapes[0] != shapes[1]:

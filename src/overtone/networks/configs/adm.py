@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from overtone.networks.configs.network import WithAugmentation
 from overtone.ranges import Depth, Dropout, Size, SizeOrNone
+from overtone.sizes import Resolution
 
 C = TypeVar("C", bound="ADMConfig")
 
@@ -17,7 +18,7 @@ class ADMConfig(WithAugmentation, kind="ADMUNet"):
 
     builds: ClassVar[str] = "overtone.networks.adm:ADMUNet"
 
-    resolution: Size = 32
+    resolution: Resolution = 32
     """image height and width in pixels"""
     channels: Size = 3
     """channels of the image"""

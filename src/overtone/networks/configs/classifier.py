@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from overtone.networks.configs.network import Building
 from overtone.ranges import Dropout, Size
+from overtone.sizes import Resolution
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class ClassifierConfig(Building, family="classifier", kind="Classifier"):
 
     builds: ClassVar[str] = "overtone.networks.classifier:Classifier"
 
-    resolution: Size = 32
+    resolution: Resolution = 32
     """image height and width in pixels"""
     channels: Size = 3
     """channels of the image"""

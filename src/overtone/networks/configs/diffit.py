@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from overtone.networks.configs.network import NetworkConfig, WithAugmentation
 from overtone.ranges import Depth, Dropout, Ratio, Size, SizeOrNone
+from overtone.sizes import Resolution, divides, shown
 
 TimeIn = Literal["tmsa", "separate", "mlp", "bias", "none"]
 """Where the time enters a transformer block: DiffiT's ablations, formulas in `DiffiTBlock`."""
@@ -18,7 +19,7 @@ class DiffiTConfig(WithAugmentation, kind="DiffiTUNet"):
 
     builds: ClassVar[str] = "overtone.networks.diffit:DiffiTUNet"
 
-    resolution: Size = 32
+    resolution: Resolution = 32
     """image height and width in pixels"""
     channels: Size = 3
     """channels of the image"""
@@ -94,7 +95,7 @@ class DiffiTTransformerConfig(NetworkConfig, kind="DiffiTTransformer"):
 
     builds: ClassVar[str] = "overtone.networks.diffit:DiffiTTransformer"
 
-    resolution: Size = 32
+    resolution: Resolution = 32
     """height and width of the latents: an eighth of the image's, with Stable Diffusion's VAE"""
     channels: Size = 4
     """channels of the latents"""
@@ -117,9 +118,9 @@ class DiffiTTransformerConfig(NetworkConfig, kind="DiffiTTransformer"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.resolution % self.patch:
+        if not divides(self.resolution, self.patch):
             raise ValueError(
-                f"resolution {self.resolution} does not divide into patches of {self.patch}"
+                f"resolution {shown(self.resolution)} does not divide into patches of {self.patch}"
             )
         if self.width % self.heads:
             raise ValueError(f"width {self.width} does not divide into {self.heads} heads")

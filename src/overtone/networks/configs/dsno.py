@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from overtone.networks.configs.network import NetworkConfig
 from overtone.ranges import Depth, Dropout, LogSNR, Size, SizeOrNone
+from overtone.sizes import Resolution
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class TemporalConfig(NetworkConfig, kind="TemporalNetwork"):
     makes_trajectories: ClassVar[bool] = True
 
     @property
-    def resolution(self) -> int:  # type: ignore[override]
+    def resolution(self) -> Resolution:  # type: ignore[override]
         return self.network.resolution
 
     @property
@@ -43,7 +44,7 @@ class DSNOConfig(NetworkConfig, kind="DSNOUNet"):
 
     builds: ClassVar[str] = "overtone.networks.dsno:DSNOUNet"
 
-    resolution: Size = 32
+    resolution: Resolution = 32
     """image height and width in pixels"""
     channels: Size = 3
     """channels of the image"""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from overtone import storage
 from overtone.networks.configs.network import NetworkConfig
 from overtone.ranges import Level, Size, SizeOrNone
+from overtone.sizes import Resolution
 
 MOST_EXPERTS = 1000
 
@@ -24,7 +25,7 @@ class ExpertsConfig(NetworkConfig, kind="Experts"):
     """the kind of each, nearest the clean image first"""
     boundaries: tuple[Level, ...]
     """noise levels between one expert and the next, rising"""
-    resolution: Size
+    resolution: Resolution
     """image height and width in pixels"""
     channels: Size
     """channels of the image"""

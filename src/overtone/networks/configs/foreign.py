@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from overtone.networks.configs.network import NetworkConfig
 from overtone.ranges import SizeOrNone
 from overtone.registry import resolve
+from overtone.sizes import ResolutionOrNone
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class DiffusersConfig(NetworkConfig):
     Those of a class without a `kind` can be computed with, but neither saved nor loaded.
     """
 
-    resolution: SizeOrNone
+    resolution: ResolutionOrNone
     """image height and width in pixels"""
     channels: SizeOrNone
     """channels of the image"""

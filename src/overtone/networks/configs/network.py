@@ -39,7 +39,7 @@ class NetworkConfig(Building, family="network", home="overtone.networks"):
     """
 
     if TYPE_CHECKING:
-        resolution: int
+        resolution: int | tuple[int, int]
         channels: int
         num_classes: int
 

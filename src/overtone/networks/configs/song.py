@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from overtone.networks.configs.network import WithAugmentation
 from overtone.ranges import Depth, Dropout, Size, SizeOrNone, Tap
+from overtone.sizes import Resolution
 
 MOST_TAPS = 64
 
@@ -17,7 +18,7 @@ class SongConfig(WithAugmentation, kind="SongUNet"):
 
     builds: ClassVar[str] = "overtone.networks.song:SongUNet"
 
-    resolution: Size = 32
+    resolution: Resolution = 32
     """image height and width in pixels"""
     channels: Size = 3
     """channels of the image"""

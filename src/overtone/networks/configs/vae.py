@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from overtone.networks.configs.network import Building
 from overtone.ranges import Depth, Size
+from overtone.sizes import Resolution, divides, shown
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class VAEConfig(Building, family="VAE", kind="VAE"):
 
     builds: ClassVar[str] = "overtone.networks.vae:VAE.build"
 
-    resolution: Size = 32
+    resolution: Resolution = 32
     """image height and width in pixels"""
     channels: Size = 3
     """channels of the image"""
@@ -36,7 +37,7 @@ class VAEConfig(Building, family="VAE", kind="VAE"):
             raise ValueError("widths are those of one level at least")
         if any(width % self.groups for width in self.widths):
             raise ValueError(f"widths {self.widths} do not divide into {self.groups} groups")
-        if self.resolution % 2 ** (len(self.widths) - 1):
+        if not divides(self.resolution, 2 ** (len(self.widths) - 1)):
             raise ValueError(
-                f"resolution {self.resolution} can't be halved {len(self.widths) - 1} times"
+                f"resolution {shown(self.resolution)} can't be halved {len(self.widths) - 1} times"
             )

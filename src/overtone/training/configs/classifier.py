@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from overtone import settings
+from overtone.data.rules import Reading
 from overtone.data.splits import HELD_OUT_SHARE
 from overtone.networks.configs.classifier import ClassifierConfig
 from overtone.ranges import Degrees, Part, Share, check_fields
@@ -44,8 +45,8 @@ class ClassifierRecipe(Recipe, kind="classifier"):
     """the classifier's settings"""
     objective: Distortion = field(default_factory=Distortion)
     """how its training images are distorted"""
-    skip_bad_images: bool = False
-    """leave out images that can't be read or are too small, instead of stopping"""
+    reading: Reading = field(default_factory=Reading)
+    """what is done to pictures that are not what is wanted"""
     held_out_share: Share = HELD_OUT_SHARE
     """The share of the images, at most 2,000 of them, that is not trained on where the data have no
     test split: the held-out loss is measured on it. 0 trains on all images."""
@@ -69,6 +70,6 @@ class ClassifierRecipe(Recipe, kind="classifier"):
     def identity(self) -> dict[str, Any]:
         """The settings that the weights depend on, the data aside."""
         recipe = settings.dump(self) | {"training": self.training.identity()}
-        for free in ("about", "kind", "reporting", "skip_bad_images", "held_out_share", "data"):
+        for free in ("about", "kind", "reporting", "reading", "held_out_share", "data"):
             del recipe[free]
         return recipe

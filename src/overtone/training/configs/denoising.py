@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 
 from overtone import settings
+from overtone.data.rules import Crop, Reading
 from overtone.data.splits import HELD_OUT_SHARE
 from overtone.denoisers.guidance import GuidanceSettings
 from overtone.denoisers.intervals import intervals_of
@@ -86,6 +87,14 @@ class DenoisingRecipe(Recipe, kind="denoising"):
     """probability of each of EDM's non-leaking augmentations, which the network is told of"""
     skip_bad_images: bool = False
     """leave out images that can't be read or are too small, instead of stopping"""
+    background: str = "white"
+    """The colour that transparent pictures are laid on: a name, such as black, or #rrggbb."""
+    crop: Crop = "square"
+    """What of a picture becomes the image. square: the square in its middle; fit: the largest part
+    in its middle that has the proportions of the network's images; none: nothing is cut off, and
+    pictures of other proportions are refused."""
+    grey: bool = False
+    """Read colour pictures as grey where the network makes grey images, instead of stopping."""
     held_out_share: Share = HELD_OUT_SHARE
     """The share of the images, at most 2,000 of them, that is not trained on where the data have no
     test split: the held-out loss is measured on it. 0 trains on all images."""
@@ -118,6 +127,7 @@ class DenoisingRecipe(Recipe, kind="denoising"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        Reading(background=self.background)
         if self.augmentation and self.mirror:
             raise ValueError("augmentation flips images already: leave mirror out")
         if self.augmentation and self.vae:
@@ -129,6 +139,11 @@ class DenoisingRecipe(Recipe, kind="denoising"):
         if self.experts is not None:
             for number in range(1, self.experts.count + 1):
                 self.expert(number)
+
+    @property
+    def reading(self) -> Reading:
+        """What is done to pictures that are not what is wanted."""
+        return Reading(self.skip_bad_images, self.background, self.crop)
 
     @property
     def num_experts(self) -> int:
@@ -187,6 +202,9 @@ class DenoisingRecipe(Recipe, kind="denoising"):
             "sampler",
             "guidance",
             "skip_bad_images",
+            "background",
+            "crop",
+            "grey",
             "held_out_share",
             "data",
             "init",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 import tyro
 
 from overtone import settings
+from overtone.data.rules import Crop, Reading
 from overtone.data.splits import HELD_OUT_SHARE
 from overtone.networks.configs.vae import VAEConfig
 from overtone.ranges import NotNegative, Share
@@ -31,6 +32,14 @@ class VAERecipe(Recipe, kind="vae"):
     recipe, or a repository of the Hub. If left out, weights are random."""
     skip_bad_images: bool = False
     """leave out images that can't be read or are too small, instead of stopping"""
+    background: str = "white"
+    """The colour that transparent pictures are laid on: a name, such as black, or #rrggbb."""
+    crop: Crop = "square"
+    """What of a picture becomes the image. square: the square in its middle; fit: the largest part
+    in its middle that has the proportions of the network's images; none: nothing is cut off, and
+    pictures of other proportions are refused."""
+    grey: bool = False
+    """Read colour pictures as grey where the network makes grey images, instead of stopping."""
     held_out_share: Share = HELD_OUT_SHARE
     """The share of the images, at most 2,000 of them, that is not trained on where the data have no
     test split: the held-out loss is measured on it. 0 trains on all images."""
@@ -39,18 +48,20 @@ class VAERecipe(Recipe, kind="vae"):
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
     reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Reading(background=self.background)
+
+    @property
+    def reading(self) -> Reading:
+        """What is done to pictures that are not what is wanted."""
+        return Reading(self.skip_bad_images, self.background, self.crop)
+
     def identity(self) -> dict[str, Any]:
         """The settings that the weights depend on: a run goes on only with the same ones. The data
         are known by their contents, not by their name."""
         recipe = settings.dump(self) | {"training": self.training.identity()}
-        for free in (
-            "about",
-            "kind",
-            "reporting",
-            "skip_bad_images",
-            "held_out_share",
-            "data",
-            "init",
-        ):
+        pictures = ("data", "skip_bad_images", "background", "crop", "grey", "held_out_share")
+        for free in ("about", "kind", "reporting", "init", *pictures):
             del recipe[free]
         return recipe

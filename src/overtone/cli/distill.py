@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from overtone.cli.options import has_help, parse
-from overtone.cli.train import introduce, rehearse, run
+from overtone.cli.running import introduce, rehearse, run
 from overtone.errors import OvertoneError, unknown
 from overtone.launch import processes
 from overtone.training.configs.distillation import DistillationRecipe

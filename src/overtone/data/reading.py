@@ -46,6 +46,8 @@ MOST_PIXELS = 2**27
 LARGE = 2**24
 """pixels above which images are decoded one at a time, for the memory that takes"""
 _LARGE = Lock()
+COMPARED, COMPRESSED = 256, 16
+"""pixels a side at which colours are looked for, and the difference of channels that is none"""
 STRIP = 256
 """rows of a picture whose bytes are copied at a time"""
 
@@ -295,9 +297,22 @@ def to_mode(
         image = Image.alpha_composite(paper, image).convert("RGB")
     if image.mode not in ("1", "L", "P", "RGB"):
         conversions.append(f"{image.mode} converted to RGB")
-    if grey != (mode == "L"):
-        conversions.append("grey made RGB" if grey else MADE_GREY)
+    if grey and mode == "RGB":
+        conversions.append("grey made RGB")
+    if not grey and mode == "L" and has_colours(image):
+        conversions.append(MADE_GREY)
     return image.convert(mode), conversions
+
+
+def has_colours(image: Image.Image) -> bool:
+    """Whether a picture is anything but grey, whatever its mode: in more than a pixel of a thousand
+    the channels differ by more than compression makes of a grey."""
+    if image.mode in ("1", "L", "LA") or image.mode.startswith(("I", "F")):
+        return False
+    small = image.convert("RGB")
+    small.thumbnail((COMPARED, COMPARED))
+    pixels = np.asarray(small).astype(np.int16)
+    return bool((np.ptp(pixels, axis=2) > COMPRESSED).mean() > 0.001)
 
 
 def _dark(bits: int) -> str:

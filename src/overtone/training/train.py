@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from overtone.training.configs.distillation import DistillationRecipe
 from overtone.training.configs.recipe import Recipe
 from overtone.training.distill import check_student
 from overtone.training.experts import train_and_merge
+from overtone.training.fitting import Before
 from overtone.training.loop import Trainer
 from overtone.training.material import Given, material_of
 from overtone.training.recipes import find_recipe, run_named
@@ -129,15 +131,46 @@ def train_denoiser(
     return load_pipeline(run)
 
 
-def distill(
-    recipe: DistillationRecipe, run: Path, *, show: bool = True, skip_bad: bool = False
+def before_it(
+    before: Sequence[Before],
+    recipe: Any,
+    run: Path,
+    started: Callable[[Trainer, str], None] = lambda trainer, name: None,
+    *,
+    show: bool = True,
+    skip_bad: bool = False,
 ) -> Any:
-    """Solve what is missing of the trajectories, and train an operator on them."""
+    """Train what a recipe needs first, unless it names it, each in a run beside its own; returns
+    the recipe with these named. `started` is told of each."""
+    for stage in before:
+        if getattr(recipe, stage.field):
+            continue
+        place = stage.place(run)
+        trainer = Trainer.of(stage.like(recipe), out=place, show=show)
+        started(trainer, stage.name)
+        trainer.run(place, skip_bad=skip_bad)
+        recipe = replace(recipe, **{stage.field: str(place)})
+    return recipe
+
+
+def collected(recipe: Any, run: Path, *, show: bool = True) -> dict[str, Any]:
+    """The teacher of a distillation and its trajectories, which are solved where they are missing,
+    as further arguments of its task; nothing for other recipes."""
+    if recipe.command == "train":
+        return {}
     teacher = teacher_for(recipe)
     folder = run.with_name(f"{run.name}-trajectories")
     if not recipe.online:
         collect(recipe, teacher, folder, show=show)
-    return train_model(recipe, run, show=show, skip_bad=skip_bad, teacher=teacher, folder=folder)
+    return {"teacher": teacher, "folder": folder}
+
+
+def distill(
+    recipe: DistillationRecipe, run: Path, *, show: bool = True, skip_bad: bool = False
+) -> Any:
+    """Solve what is missing of the trajectories, and train an operator on them."""
+    more = collected(recipe, run, show=show)
+    return train_model(recipe, run, show=show, skip_bad=skip_bad, **more)
 
 
 def teacher_for(recipe: DistillationRecipe) -> Teacher:

@@ -43,6 +43,11 @@ RECIPES = {
     "diffit-latent-b2": "latent",
     "diffit-latent-imagenet256": "latent",
     "diffit-latent-imagenet512": "latent",
+    "images": "images",
+    "latent-images": "images",
+    "relay-images": "images",
+    "meme-images": "images",
+    "dsno-images": "images",
 }
 """The file of each recipe, which is a function there of the same name."""
 
@@ -71,7 +76,14 @@ PARAMETERS = {
     "diffit-latent-b2": 107.24,
     "diffit-latent-imagenet256": 559.88,
     "diffit-latent-imagenet512": 561.23,
+    "images": 3.34,
+    "latent-images": 6.10,
+    "relay-images": 3.34,
+    "meme-images": 4.47,
 }
+FITTED = ("images", "latent-images", "relay-images", "meme-images", "dsno-images")
+"""Recipes whose settings follow from one's own images (`training.fitting`); what they are here is
+what they are for images of a usual size."""
 """Millions of parameters of each recipe's network, unconditional, so that a list of recipes needs
 neither torch nor the networks. A test compares them with the networks."""
 

@@ -31,7 +31,7 @@ def meme_digits() -> DenoisingRecipe:
             dropout=0.0,
         ),
     )
-    return _with_experts(recipe, step_shares(Sampler().sigmas, 4))
+    return with_experts(recipe, step_shares(Sampler().sigmas, 4))
 
 
 def meme_fashion_mnist() -> DenoisingRecipe:
@@ -49,7 +49,7 @@ def meme_fashion_mnist() -> DenoisingRecipe:
             dropout=0.0,
         ),
     )
-    return _with_experts(recipe, step_shares(Sampler().sigmas, 4))
+    return with_experts(recipe, step_shares(Sampler().sigmas, 4))
 
 
 def meme_celeba64() -> DenoisingRecipe:
@@ -68,7 +68,7 @@ def meme_celeba64() -> DenoisingRecipe:
         training=steady(steps=500_000, batch_size=128, lr=1e-4),
         reporting=ON_GPU,
     )
-    return _with_experts(recipe, step_shares(Sampler().sigmas, 4))
+    return with_experts(recipe, step_shares(Sampler().sigmas, 4))
 
 
 def meme_ffhq() -> DenoisingRecipe:
@@ -102,10 +102,10 @@ def _meme_latent(about: str, training: Training) -> DenoisingRecipe:
         training=training,
         reporting=ON_GPU,
     )
-    return _with_experts(recipe, time_shares(4, schedule))
+    return with_experts(recipe, time_shares(4, schedule))
 
 
-def _with_experts(recipe: DenoisingRecipe, boundaries: tuple[float, ...]) -> DenoisingRecipe:
+def with_experts(recipe: DenoisingRecipe, boundaries: tuple[float, ...]) -> DenoisingRecipe:
     """Four experts in the published shapes, each trained on its own interval as much as published:
     with p = 0.8, 0.4, 0.2, 0.1 on intervals of a quarter of training's time each, p + (1 - p) / 4
     of its images. Where the intervals are other shares of training, p differs."""

@@ -219,6 +219,7 @@ def trained(results: Results, seconds: float) -> dict[str, Any]:
     from overtone.errors import RunInterruptedError
     from overtone.training import Reporting
     from overtone.training.loop import Trainer
+    from overtone.training.rehearsal import rehearse
 
     name = "diffit-fashion-mnist"
     recipe: Any = find_recipe(name)
@@ -229,7 +230,7 @@ def trained(results: Results, seconds: float) -> dict[str, Any]:
         name = "diffit-digits"
         recipe = find_recipe(name)
         trainer = Trainer.of(recipe, show=False)
-    rate = trainer.rehearse()["images_per_second"]
+    rate = rehearse(trainer).images_per_second
     batch = recipe.training.batch_size
     images = max(int(0.8 * rate * seconds) // batch, 4) * batch
     plan = dataclasses.replace(

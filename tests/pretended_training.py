@@ -145,11 +145,11 @@ def a_teacher() -> Teacher:
 
 def step_of(trainer: Trainer) -> Call:
     """Each call is a step. The second one's loss depends on all that the first one changed."""
-    model, batches = trainer._prepared(), trainer._batches(0)
+    model, batches = trainer.prepared(), trainer._batches(0)
     meter = Meter(trainer.device, 0, BATCH)
 
     def call() -> Any:
-        loss, norm = trainer._step(model, next(batches))
+        loss, norm = trainer.step(model, next(batches))
         meter.add(loss, norm)
         trainer.progress.images += BATCH
         return loss, norm

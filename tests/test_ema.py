@@ -59,7 +59,7 @@ def test_the_average_counts_the_images_before_the_step():
     trainer = Trainer(OnData(recipe, open_data("builtin:digits", 8, 1)), recipe)
     batches, weights = trainer._batches(0), []
     for _ in range(2):
-        trainer._step(trainer.model, next(batches))
+        trainer.step(trainer.model, next(batches))
         weights.append([p.detach().clone() for p in trainer.model.parameters()])
         trainer.progress.images += 32
         if len(weights) == 1:
@@ -95,7 +95,7 @@ def test_an_objective_sees_the_averaged_model():
     expected = [[p.clone() for p in trainer.model.parameters()]]
     batches = trainer._batches(0)
     for step in range(3):
-        trainer._step(trainer.model, next(batches))
+        trainer.step(trainer.model, next(batches))
         beta = trainer.ema.beta(32 * step, 32)
         expected.append(
             [

@@ -381,3 +381,11 @@ def test_a_killed_encoding_leaves_whole_files(tmp_path):
         # What the kill left is swept after a day; nothing of it is taken for latents.
         whole = {f.name for f in folder.iterdir() if not f.name.startswith(".writing")}
         assert whole == {f.name for f in (tmp_path / "latents-whole").iterdir()}
+
+
+def test_a_dry_run_encodes_a_few_images(vae_folder):
+    recipe = dataclasses.replace(LATENT, vae=str(vae_folder), encoded_images=5_000)
+    task = recipe.tried().task(show=False)
+    assert (len(task.data), len(task.held_out)) == (8, 1)
+    pixels = dataclasses.replace(LATENT, vae="")
+    assert pixels.tried() is pixels

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,15 +10,19 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from overtone import find_recipe, train
 from overtone.cli.app import main
+from overtone.cli.info_run import curve
 from overtone.data.names import absolute
 from overtone.errors import OvertoneError
 from overtone.pipelines import load_pipeline
 from overtone.runs import find_checkpoint, read_log
+from overtone.training import rehearsal
 from overtone.training.loop import Trainer
+from overtone.training.rehearsal import rehearse
 from runs import QUICK, changed
 
 LONG = changed(QUICK, total_images=96)
@@ -273,3 +278,76 @@ def test_messages_count_right(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["sample", str(tmp_path / "run"), "--seeds", "0-1024", "--out", "a.png"])
     assert "a grid shows 1,024 images at most, and 1,025 are asked for" in capsys.readouterr().err
+
+
+def test_info_tells_how_a_run_went_and_goes_on(tmp_path, capsys):
+    """The command that it prints is the one that goes on, and the picture is one."""
+    run = tmp_path / "run"
+    train(changed(total_images=256, report_images=32, checkpoint_images=64, keep=9), run)
+    main(["info", str(run), "--curve", str(tmp_path / "curve.png")])
+    said = capsys.readouterr().out
+    assert "images per second: " in said
+    assert "best checkpoint: 000000256, by held-out loss" in said
+    assert "curve of the loss: " in said
+    assert Image.open(tmp_path / "curve.png").size[0] > 300
+    command = shlex.split(said.split("goes on with: ")[1])
+    assert command == ["overtone", "train", str(run), "--total-images", "512"]
+    main(command[1:])
+    assert find_checkpoint(run).name == "000000512"
+    capsys.readouterr()
+    main(["info", str(run), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["images seen"], found["of"]) == (512, 512)
+
+
+def test_bars_rise_and_fall_with_the_values():
+    falling = [(images, 2.0**-images) for images in range(8)]
+    assert curve(falling) == "█▇▆▅▄▃▂▁"
+    assert curve([(images, 1.0) for images in range(3)]) == "▁▁▁"
+    assert len(curve([(images, 1.0 + images) for images in range(1000)])) == 48
+    assert curve([(0, float("nan")), (1, -1.0)]) == ""
+
+
+def test_a_run_whose_rate_falls_is_made_longer_by_another(tmp_path, capsys):
+    """The error of the first attempt prints the command that works."""
+    run = tmp_path / "run"
+    train(changed(total_images=128, lr_rampdown_images=64), run)
+    with pytest.raises(SystemExit):
+        main(["train", str(run), "--total-images", "192"])
+    said = capsys.readouterr().err
+    assert "its learning rate falls at its end, which is fixed" in said
+    command = shlex.split(said.split("its weights: ")[1])
+    assert command[:2] == ["overtone", "train"]
+    main(command[1:])
+    longer = tmp_path / "run-longer"
+    assert find_checkpoint(longer).name == "000000192"
+    before = [e["held_out_loss"] for e in read_log(run) if "held_out_loss" in e][-1]
+    assert read_log(longer)[0]["held_out_loss"] == pytest.approx(before, rel=1e-6)
+    capsys.readouterr()
+    main(["info", str(run)])
+    assert f"--init {run}" in capsys.readouterr().out
+
+
+def test_a_dry_run_is_over_in_time_and_tells_the_memory(monkeypatch):
+    """On a clock of its own, on which a step takes a second for each 32 images and one more: of a
+    batch of 256 images there is time for a part only."""
+    recipe = changed(total_images=10**6, batch_size=256)
+    trainer = Trainer.of(recipe, show=False)
+    sizes = []
+
+    def timed(trainer, model, size, meter):
+        sizes.append(size)
+        meter.add(torch.tensor(1.0), torch.tensor(1.0))
+        return 1 + size / 32
+
+    monkeypatch.setattr(rehearsal, "_timed_step", timed)
+    found = rehearse(trainer, limit_s=8)
+    assert sizes == [1, 1, 4, 16]
+    assert found.tried == 16
+    assert found.images_per_second == pytest.approx(16 / 1.5)
+    assert found.hours == pytest.approx(10**6 / (16 / 1.5) / 3600)
+    sizes.clear()
+    whole = rehearse(trainer, limit_s=60)
+    assert sizes == [1, 1, 4, 16, 64, 256, 256, 256]
+    assert (whole.tried, whole.images_per_second) == (256, pytest.approx(256 / 9))
+    assert whole.memory > 2**27

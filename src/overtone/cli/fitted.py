@@ -179,7 +179,7 @@ def _rehearse(options: Any, fitted: Fitted | None) -> None:
     for before in fitted.before if fitted is not None else ():
         if getattr(recipe, before.field):
             continue
-        trainer = Trainer.of(before.like(recipe))
+        trainer = Trainer.of(before.like(recipe).tried())
         introduce(trainer, before.name)
         rehearse(trainer, f"dry run, {before.name}")
         needs |= before.field in ("vae", "teacher")
@@ -196,6 +196,6 @@ def _rehearse(options: Any, fitted: Fitted | None) -> None:
 
         more["teacher"] = teacher_for(recipe)
         recipe = replace(recipe, online=True)
-    trainer = Trainer.of(recipe, **more)
+    trainer = Trainer.of(recipe.tried(), **more)
     introduce(trainer)
     rehearse(trainer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,12 @@ from typing import Any
 
 import tyro
 
-from overtone import former, settings, storage
+from overtone import storage
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError, plain
+
+GOES_ON = "goes on with"
+"""the command that goes on with a run"""
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,17 @@ class Options:
     """a saved pipeline, network or VAE, encoded latents, trajectories, a run's directory, or a
     repository of the Hub"""
     json: bool = False
-    """print JSON instead of a table"""
+    """Print JSON instead of a table."""
+    curve: Path | None = None
+    """A .png file into which the losses and scores of a run are drawn."""
 
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(Options, "info", __doc__, arguments)
-    found = describe(storage.locate(options.path))
+    folder = storage.locate(options.path)
+    found = describe(folder)
+    if options.curve is not None:
+        _draw(folder, options.curve)
     if options.json:
         print(json.dumps(found, indent=2))
         return
@@ -35,9 +44,24 @@ def main(arguments: Sequence[str]) -> None:
     from rich.text import Text
     from rich.tree import Tree
 
+    command = found.pop(GOES_ON, None)
     tree = Tree(Text(plain(options.path), style="bold"))
     _grow(tree, found)
     Console(highlight=False, markup=False, emoji=False).print(tree)
+    if command is not None:  # in one line, as it is to be copied
+        print(plain(f"{GOES_ON}: {command}"))
+
+
+def _draw(folder: Path, out: Path) -> None:
+    from overtone.cli.info_run import draw_curve
+    from overtone.runs import is_run
+
+    if out.suffix.lower() != ".png":
+        raise OvertoneError(f"--curve is a .png file, not {out}.")
+    if not is_run(folder):
+        raise OvertoneError(f"--curve draws what a run has logged, and {folder} is no run.")
+    draw_curve(folder, out)
+    print(plain(f"{out}: losses and scores over the images seen"), file=sys.stderr)
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -67,29 +91,11 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    from overtone.runs import PROGRESS_FILE, best_told, checkpoints_of, read_log
-    from overtone.training.progress import Progress
+    from overtone.cli.info_run import run_told
+    from overtone.runs import checkpoints_of
 
-    recipe = storage.read_json(folder / "recipe.json", dict)
-    found: dict[str, Any] = {"kind": "run", "data": recipe.get("data")}
-    if experts := sorted(folder.glob("expert-*")):
-        found |= {"kind": "run of experts"} | storage.read_json(folder / "run.json", dict)
-        return found | {expert.name: _run(expert) for expert in experts}
-    log, checkpoints = read_log(folder), checkpoints_of(folder)
-    if checkpoints:
-        file = checkpoints[-1] / PROGRESS_FILE
-        data = former.progress(storage.read_json(file, dict))
-        progress = settings.load(Progress, data, str(file))
-        plan = recipe.get("training")
-        found |= {
-            "images seen": progress.images,
-            "of": plan.get("total_images") if isinstance(plan, dict) else None,
-            "hours trained": round(progress.seconds / 3600, 3),
-            "best checkpoint": best_told(folder),
-        }
-    found["loss"] = next((e["loss"] for e in reversed(log) if "loss" in e), None)
-    found["checkpoints"] = [path.name for path in checkpoints]
-    if checkpoints:
+    found = run_told(folder)
+    if checkpoints := checkpoints_of(folder):
         found["last checkpoint"] = describe(checkpoints[-1])
     return found
 

@@ -61,12 +61,25 @@ def introduce(trainer: Trainer, name: str = "") -> None:
 
 def rehearse(trainer: Trainer, name: str = "dry run") -> None:
     """A dry run, and how long the whole would take."""
-    rehearsal, what = trainer.rehearse(), trainer.task.what
+    from overtone.training.rehearsal import rehearse as rehearsed
+
+    found, what, whole = rehearsed(trainer), trainer.task.what, trainer.training.batch_size
     if trainer.processes.is_main:
+        where = "of the GPU's memory" if trainer.device.type == "cuda" else "of memory"
         print(
-            f"{name}: {rehearsal['images_per_second']:,.0f} {what}/s,"
-            f" {rehearsal['hours']:.2f} hours for {trainer.training.total_images:,} {what}."
+            f"{name}: {_shown(found.images_per_second)} {what}/s,"
+            f" {found.hours:.2f} hours for {trainer.training.total_images:,} {what}."
         )
+        print(f"{name}: {found.memory / 2**30:.2f} GiB {where} at the peak.")
+        if found.tried < whole:
+            print(
+                f"{name}: estimated from {found.tried:,} of the {whole:,} {what} of a batch, for"
+                " which more memory is needed; --micro-batch limits it."
+            )
+
+
+def _shown(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 def run(trainer: Trainer, out: Path, command: Sequence[str], skip_bad: bool) -> None:
@@ -98,6 +111,7 @@ def train_experts(
 
     count = recipe.num_experts
     if options.dry_run:
+        recipe = recipe.tried()
         material, every = shared_material(recipe), range(1, count + 1)
         for number in processes().share(every) if options.expert is None else [options.expert]:
             rehearse(Trainer.of(recipe, number, material=material), f"expert {number}")

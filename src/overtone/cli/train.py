@@ -44,7 +44,8 @@ def main(arguments: Sequence[str]) -> None:
         raise OvertoneError("--expert: this recipe has one network, and no experts.")
     from overtone.training.loop import Trainer
 
-    trainer = Trainer.of(options.recipe, out=None if options.dry_run else out)
+    tried = options.recipe.tried() if options.dry_run else options.recipe
+    trainer = Trainer.of(tried, out=None if options.dry_run else out)
     introduce(trainer)
     if options.dry_run:
         rehearse(trainer)

@@ -10,8 +10,10 @@ from typing import Any
 
 from overtone.data.names import NAMES, OPENERS
 from overtone.data.open import open_source
+from overtone.data.own import items_of
 from overtone.data.reading import Item, has_colours
 from overtone.errors import OvertoneError, counted
+from overtone.sizes import Resolution, resolution_of
 
 OPENED, DECODED = 20_000, 400
 """The pictures whose size is read, and those whose colours are looked at, both spread over all."""
@@ -36,6 +38,8 @@ class Survey:
     transparent: int = 0
     decoded: int = 0
     """those that were looked at for colours and transparency"""
+    fixed: Resolution | None = None
+    """the only resolution that there is, of data that are given at one"""
     any_size: bool = False
     """whether images are drawn at any size that is asked for"""
 
@@ -55,7 +59,8 @@ class Survey:
 
     def told(self, background: str, grey: bool) -> Iterator[str]:
         """What is there, in sentences."""
-        yield f"{self.name}: {self._many()}, {self._classes_told()}"
+        classes = counted(len(self.classes), "class", "classes") if self.classes else "no classes"
+        yield f"{self.name}: {self._many()}, {classes}"
         if len(filled := sorted(filter(None, self.classes.values()))) > 1:
             least, most = filled[0], filled[-1]
             if most >= IMBALANCE * least:
@@ -84,13 +89,6 @@ class Survey:
     def _many(self) -> str:
         return "any number of images" if self.count is None else counted(self.count, "image")
 
-    def _classes_told(self) -> str:
-        if not self.classes:
-            return "no classes"
-        named = [f"{name} ({count:,})" for name, count in list(self.classes.items())[:10]]
-        more = ", ..." if len(self.classes) > len(named) else ""
-        return f"{counted(len(self.classes), 'class', 'classes')}: {', '.join(named)}{more}"
-
 
 def survey(name: str) -> Survey:
     """Look at a data set. Raises `OvertoneError` for one that does not exist, and for a registered
@@ -118,6 +116,30 @@ def survey(name: str) -> Survey:
     if not found.sizes:
         raise OvertoneError(f"{name} has no images that can be opened.")
     found.classes = {own: labels[number] for number, own in enumerate(source.class_names)}
+    return found
+
+
+def survey_given(value: Any, name: str = "") -> Survey:
+    """The same of data that are given as an object in Python."""
+    name = name or getattr(value, "name", "") or type(value).__name__
+    found = Survey(name)
+    if hasattr(value, "fetch"):  # its images have one size already
+        images, _ = value.fetch([0])
+        channels, height, width = images.shape[1:]
+        found.count = None if getattr(value, "endless", False) else len(value)
+        found.sizes[width, height] = len(value)
+        found.coloured, found.decoded = int(channels == 3), 1
+        found.fixed = resolution_of(height, width)
+        return found
+    items, names = items_of(value, name)
+    found.count = len(items)
+    for number, item in enumerate(items):
+        _look(found, item, whole=number % max(1, len(items) // DECODED) == 0)
+    if not found.sizes:
+        raise OvertoneError(f"{name} has no images that can be opened.")
+    labels = Counter(item.label for item in items if item.label is not None)
+    named = names or tuple(str(number) for number in range(max(labels, default=-1) + 1))
+    found.classes = {own: labels[number] for number, own in enumerate(named)}
     return found
 
 

@@ -17,9 +17,10 @@ import torch
 from overtone import precision
 from overtone.data.images import ImageData, to_unit
 from overtone.data.open import open_data
+from overtone.data.own import own_data
 from overtone.data.reading import PLAIN
 from overtone.data.rules import Reading
-from overtone.data.survey import FEW, Survey, survey
+from overtone.data.survey import FEW, Survey, survey, survey_given
 from overtone.errors import OvertoneError, counted, plain, unknown
 from overtone.launch import processes
 from overtone.pipelines.load import load_pipeline
@@ -27,6 +28,7 @@ from overtone.settings import brief
 from overtone.sizes import Resolution, divided, shown, sides
 from overtone.training.configs.recipe import Recipe
 from overtone.training.initial import Initial, open_initial
+from overtone.training.material import Given
 from overtone.training.open import open_vae
 from overtone.training.recipes import FITTED
 from overtone.training.recipes import images as table
@@ -88,8 +90,9 @@ class Fitted:
     facts: Facts | None = None
 
 
-def fit(name: str, asked: Asked, *, show: bool = True) -> Fitted:
-    """A recipe of `FITTED` for images, which are looked at and, if `show`, told of.
+def fit(name: str, asked: Asked, given: Given | None = None, *, show: bool = True) -> Fitted:
+    """A recipe of `FITTED` for images, which are looked at and, if `show`, told of. They are those
+    whose name is asked for, or data `given` in Python.
 
     Raises `OvertoneError` for images that are too small, and for what is asked for and contradicts
     them.
@@ -98,13 +101,13 @@ def fit(name: str, asked: Asked, *, show: bool = True) -> Fitted:
         raise unknown("recipe that is fitted to images", name, FITTED)
     if name == "dsno-images" and asked.teacher:
         return Fitted(replace(table.dsno_images(), teacher=asked.teacher))
-    if not asked.data:
+    if not asked.data and given is None:
         more = ", or --teacher MODEL" if name == "dsno-images" else ""
         raise OvertoneError(
             f"{name} is for images of your own: pass --data FOLDER, a zip, or hf:OWNER/NAME{more}."
         )
     show = show and processes().is_main
-    found = survey(asked.data)
+    found = survey(asked.data) if given is None else survey_given(given.data)
     initial = open_initial(asked.init) if asked.init and name == "images" else None
     gpu = precision.default_device().type != "cpu"
     resolution = _resolution(name, asked, found, initial, gpu=gpu)
@@ -112,7 +115,10 @@ def fit(name: str, asked: Asked, *, show: bool = True) -> Fitted:
     reading = asked.reading
     if isinstance(resolution, tuple) and reading.crop == "square":
         reading = replace(reading, crop="fit")
-    data = open_data(asked.data, resolution, channels, reading=reading)
+    if given is None:
+        data = open_data(asked.data, resolution, channels, reading=reading)
+    else:
+        data = own_data(given.data, resolution, channels, reading=reading)
     mean, deviation = measured(data)
     facts = Facts(
         resolution=resolution,
@@ -188,6 +194,8 @@ def _resolution(
         own: Any = initial.module
         usual = own.config.resolution
         wanted = usual if found.any_size or min(sides(usual)) <= found.smallest else None
+    if found.fixed is not None and wanted in (None, found.fixed):
+        wanted = found.fixed
     if wanted is not None:
         _check_asked(asked, found, wanted, largest)
         return wanted
@@ -199,7 +207,7 @@ def _resolution(
     if there < table.SMALLEST:
         few = found.smaller_than(table.SMALLEST)
         raise OvertoneError(
-            f"{asked.data}: {counted(few, 'picture')} of {sum(found.sizes.values()):,} have a side"
+            f"{found.name}: {counted(few, 'picture')} of {sum(found.sizes.values()):,} have a side"
             f" below {table.SMALLEST} px, the smallest that {name} takes: --skip-bad-images leaves"
             " them out, or remove them."
         )
@@ -223,7 +231,7 @@ def _check_asked(asked: Asked, found: Survey, wanted: Resolution, largest: int) 
         way = f"--resolution {fits[0]} suits all" if fits else "remove them"
         skip = ", and --skip-bad-images leaves them out" if small < every else ""
         raise OvertoneError(
-            f"{asked.data}: {counted(small, 'picture')} of {every:,} are smaller than"
+            f"{found.name}: {counted(small, 'picture')} of {every:,} are smaller than"
             f" {shown(wanted)} px: {way}{skip}."
         )
 

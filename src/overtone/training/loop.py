@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +125,7 @@ class Trainer:
         if self.reporting.scored_images:
             self.scoring = Scoring(self.task, self.reporting)
         with RunDirectory(directory, identity, self.processes) as run:
-            model = self._prepared()
+            model = self.prepared()
             self.progress = run.restore(self.model, self.ema, self.optimizer, skip_bad=skip_bad)
             self.criterion.judge_again(self.progress, run.read_log(), run.kept())
             self._say_what_differs()
@@ -162,7 +161,7 @@ class Trainer:
         meter = Meter(self.device, first, self.training.batch_size, self.processes)
         with Display(total, first, shown=self.show and self.processes.is_main) as display:
             for batch in self._batches(first):
-                meter.add(*self._step(model, batch))
+                meter.add(*self.step(model, batch))
                 self.progress.images += self.training.batch_size
                 seen = self.progress.images
                 display.advance(seen)
@@ -184,22 +183,6 @@ class Trainer:
                         " the run goes on from there."
                     )
 
-    def rehearse(self, steps: int = 3) -> dict[str, float]:
-        """A dry run: a few steps, and no run directory. Returns images/s and hours."""
-        meter = Meter(self.device, 0, self.training.batch_size, self.processes)
-        batches = self._batches(0)
-        model, times = self._prepared(), []
-        for batch in islice(batches, steps):
-            began = time.perf_counter()
-            meter.add(*self._step(model, batch))
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - began)
-        seen = len(times) * self.training.batch_size
-        rate = self.training.batch_size / min(times)
-        hours = self.training.total_images / rate / 3600
-        return {"images_per_second": rate, "hours": hours, "loss": meter.report(seen)["loss"]}
-
     def held_out_loss(self) -> float:
         """The averaged model's loss, the same draws every time; on held-out images if there are."""
         data = self.task.data if self.task.held_out is None else self.task.held_out
@@ -207,12 +190,12 @@ class Trainer:
         batch = min(self.training.micro_batch or self.training.batch_size, 256)
         count = max(batch, self.reporting.held_out_images // batch * batch)
         total = torch.zeros((), device=self.device)
-        for part in stream.batches(0, count, batch, share=self._share):
+        for part in stream.batches(0, count, batch, share=self.share):
             with torch.no_grad(), self._autocast():
                 total += self._loss(self.ema.module, self._moved(part)).sum()
         return self.processes.sum(total).item() / count
 
-    def _prepared(self) -> nn.Module:
+    def prepared(self) -> nn.Module:
         """The model as a step calls it: one of several processes, sharded, compiled if asked for.
 
         Sharding (FSDP) is accelerate's, from its configuration.
@@ -257,7 +240,7 @@ class Trainer:
             raise OvertoneError(f"accelerate is configured for {kind}, which is not supported.")
         return False
 
-    def _step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """One optimizer step; returns the mean loss and the gradient's norm, on the device."""
         seen, training = self.progress.images, self.training
         for group in self.optimizer.param_groups:
@@ -307,12 +290,12 @@ class Trainer:
             start,
             self.training.total_images,
             self.training.batch_size,
-            share=self._share,
+            share=self.share,
             workers=0 if self.task.loads_here else self.reporting.workers,
         )
 
     @property
-    def _share(self) -> slice:
+    def share(self) -> slice:
         """The part of every batch that is this process's."""
         return slice(self.processes.index, None, self.processes.count)
 

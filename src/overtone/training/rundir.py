@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shlex
 import sys
 import uuid
 from collections.abc import Callable
@@ -113,10 +114,15 @@ class RunDirectory:
         there = _of_today(storage.read_json(known, dict))
         differences = list(settings.difference(there, self.identity))
         if differences:
-            raise OvertoneError(
-                f"{self.path} was made with other settings ({'; '.join(differences[:4])}):"
-                " use those, or another --out."
-            )
+            said = f"{self.path} was made with other settings ({'; '.join(differences[:4])}):"
+            if all(one.startswith("training.total_images:") for one in differences):
+                place, total = shlex.quote(str(self.path)), self.identity["training"]
+                raise OvertoneError(
+                    f"{said} its learning rate falls at its end, which is fixed. A new run goes on"
+                    f" with its weights: overtone train {place} --init {place} --total-images"
+                    f" {total['total_images']} --out {place}-longer"
+                )
+            raise OvertoneError(f"{said} use those, or another --out.")
 
     def latest(self) -> Path | None:
         """The newest checkpoint, or None for a run that has none yet."""

@@ -13,17 +13,17 @@ from overtone.errors import OvertoneError
 from overtone.launch import processes
 from overtone.pipelines.load import load_pipeline
 from overtone.registry import resolve
-from overtone.runs import find_checkpoint
+from overtone.runs import find_checkpoint, is_run
 from overtone.training.collect import collect
 from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.configs.distillation import DistillationRecipe
 from overtone.training.configs.recipe import Recipe
 from overtone.training.distill import check_student
 from overtone.training.experts import train_and_merge
-from overtone.training.fitting import Before
+from overtone.training.fitting import Asked, Before, fit
 from overtone.training.loop import Trainer
 from overtone.training.material import Given, material_of
-from overtone.training.recipes import find_recipe, run_named
+from overtone.training.recipes import FITTED, find_recipe, run_named
 from overtone.training.teacher import Teacher, open_teacher
 
 
@@ -48,6 +48,8 @@ def train(
 
         pipe = train(recipe, "runs/mine", data=my_dataset)
 
+        pipe = train("images", "runs/cats", data="~/pictures")
+
     The same as `overtone train RECIPE --out DIRECTORY`; of a distillation, as `overtone distill
     collect` into `OUT-trajectories` and then `overtone distill train`.
 
@@ -57,7 +59,8 @@ def train(
             directory of a run goes on with it.
         data: what to train on in the place of the recipe's data: an object with a length, `fetch`,
             classes and a fingerprint, a `torch.utils.data.Dataset`, or an array
-            (`overtone.data.own_data`).
+            (`overtone.data.own_data`). For "images" and the other recipes whose settings follow
+            from the data, it may be a name as well: a folder, a zip, hf:OWNER/NAME.
         held_out: data of the same kind, that the loss is measured on.
         out: directory of the run, which has to be given unless `recipe` names a run. A run that was
             interrupted goes on.
@@ -68,7 +71,11 @@ def train(
     Raises `OvertoneError` for settings and data that do not fit, and for a directory that holds the
     run of other settings.
     """
-    own: Any = recipe if isinstance(recipe, Recipe) else find_recipe(str(recipe))
+    run = _place_of(recipe, out)
+    if isinstance(recipe, str) and recipe in FITTED and not is_run(run):
+        return _train_fitted(recipe, run, data, held_out, skip_bad_checkpoints, show)
+    named = recipe if not (isinstance(recipe, str) and recipe in FITTED) else run
+    own: Any = named if isinstance(named, Recipe) else find_recipe(str(named))
     # Python checks no types: what no file could say is refused before anything is built.
     read: Any = settings.load(type(own), settings.dump(own), "the recipe")
     unsaved = [f.name for f in fields(own) if not f.metadata.get("saved", True)]
@@ -83,7 +90,20 @@ def train(
     if skip_bad_checkpoints:
         given["skip_bad"] = True
     trains = resolve(read.trains, read, "trains")
-    return trains(read, _place_of(recipe, out), show=show, **given)
+    return trains(read, run, show=show, **given)
+
+
+def _train_fitted(
+    name: str, run: Path, data: Any, held_out: Any, skip_bad: bool, show: bool
+) -> Any:
+    """Train a recipe whose settings follow from the data, by their name or as an object."""
+    given = None if isinstance(data, str | Path) or data is None else Given(data, held_out)
+    asked = Asked("" if given is not None else str(data or ""))
+    fitted = fit(name, asked, given, show=show)
+    recipe = before_it(fitted.before, fitted.recipe, run, given=given, show=show, skip_bad=skip_bad)
+    more = {} if given is None or not hasattr(recipe, "data") else {"given": given}
+    trains = resolve(recipe.trains, recipe, "trains")
+    return trains(recipe, run, show=show, skip_bad=skip_bad, **more)
 
 
 def _place_of(recipe: Recipe | str | Path, out: str | Path | None) -> Path:
@@ -137,6 +157,7 @@ def before_it(
     run: Path,
     started: Callable[[Trainer, str], None] = lambda trainer, name: None,
     *,
+    given: Given | None = None,
     show: bool = True,
     skip_bad: bool = False,
 ) -> Any:
@@ -145,8 +166,12 @@ def before_it(
     for stage in before:
         if getattr(recipe, stage.field):
             continue
-        place = stage.place(run)
-        trainer = Trainer.of(stage.like(recipe), out=place, show=show)
+        place, own = stage.place(run), stage.like(recipe)
+        more: dict[str, Any] = {}
+        if given is not None:
+            more["material"] = material_of(own, given, show=show)
+            own = replace(own, data=given_name(more["material"].data.name))
+        trainer = Trainer.of(own, out=place, show=show, **more)
         started(trainer, stage.name)
         trainer.run(place, skip_bad=skip_bad)
         recipe = replace(recipe, **{stage.field: str(place)})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tyro
 
@@ -22,6 +22,9 @@ from overtone.samplers.loop import SamplingLoop
 from overtone.samplers.sampler import Sampler
 from overtone.training.configs.recipe import Recipe
 from overtone.training.configs.training import Reporting, Training
+
+TRIED = 8
+"""images that a dry run encodes"""
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,13 @@ class DenoisingRecipe(Recipe, kind="denoising"):
         if self.experts is not None:
             for number in range(1, self.experts.count + 1):
                 self.expert(number)
+
+    def tried(self) -> Self:
+        if not self.vae:
+            return self
+        few = min(TRIED, self.encoded_images or TRIED)
+        reporting = replace(self.reporting, held_out_images=1)
+        return replace(self, encoded_images=few, reporting=reporting)
 
     @property
     def reading(self) -> Reading:

@@ -42,6 +42,10 @@ class Recipe(Kind, family="recipe", home="overtone.training"):
         changes = {name: absolute(place) for name, place in places.items()}
         return replace(self, **changes)  # type: ignore[type-var]
 
+    def tried(self) -> Self:
+        """These settings for a dry run, which prepares no more data than it trains on."""
+        return self
+
     @property
     def begins_with(self) -> str:
         """The model whose weights it begins with; "" for random ones."""

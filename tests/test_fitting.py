@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from overtone.data.converting import has_colours
 from PIL import Image
 
 import overtone
@@ -13,7 +14,6 @@ from overtone.cli import app
 from overtone.data.heldout import Subset
 from overtone.data.open import open_data
 from overtone.data.own import own_data
-from overtone.data.reading import has_colours
 from overtone.data.rules import Reading
 from overtone.data.survey import survey, survey_given
 from overtone.errors import OvertoneError

@@ -122,7 +122,7 @@ def test_folders_zips_arrays_and_resolutions_hold_out_the_same(tmp_path):
 
 def test_palettes_tell_pictures_apart(tmp_path):
     """Of two pictures with the same numbers and other colours one may be held out."""
-    from overtone.data.reading import digest_of_picture
+    from overtone.data.converting import digest_of_picture
 
     image = Image.fromarray(pictures(1)[0] % 4)
     found = set()

@@ -240,14 +240,14 @@ def test_a_stopped_run_on_latents_goes_on_to_the_same_bits(vae_folder, tmp_path)
     plan = dataclasses.replace(PLAN, gradient_checkpointing=True)
     Trainer.of(recipe, show=False).run(tmp_path / "whole")
     stopped = Trainer.of(dataclasses.replace(recipe, training=plan), show=False)
-    own, steps = stopped._step, []
+    own, steps = stopped.step, []
 
     def step(model, batch):
         steps.append(1)
         stopped.stop_asked = len(steps) == 2
         return own(model, batch)
 
-    stopped._step = step
+    stopped.step = step
     with pytest.raises(RunInterruptedError):
         stopped.run(tmp_path / "stopped")
     # Loader processes, and blocks computed twice, are no other settings.

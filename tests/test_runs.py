@@ -289,7 +289,8 @@ def test_info_tells_how_a_run_went_and_goes_on(tmp_path, capsys):
     assert "images per second: " in said
     assert "best checkpoint: 000000256, by held-out loss" in said
     assert "curve of the loss: " in said
-    assert Image.open(tmp_path / "curve.png").size[0] > 300
+    with Image.open(tmp_path / "curve.png") as picture:
+        assert picture.size[0] > 300
     command = shlex.split(said.split("goes on with: ")[1])
     assert command == ["overtone", "train", str(run), "--total-images", "512"]
     main(command[1:])

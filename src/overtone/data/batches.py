@@ -25,12 +25,13 @@ from PIL import Image
 from torch import Tensor
 
 from overtone import storage
+from overtone.data.converting import MOST_PIXELS
 from overtone.data.files import file_key
 from overtone.data.images import ImageData, Pixels
 from overtone.data.labels import MOST_CLASSES
 from overtone.data.names import path_of
 from overtone.data.npz import ArrayFile, StoredArray, reading, write_arrays
-from overtone.data.reading import MOST_PIXELS, PLAIN, Item, Source, decode
+from overtone.data.reading import PLAIN, Item, Source, decode
 from overtone.data.rules import Reading
 from overtone.errors import OvertoneError
 from overtone.launch import processes

@@ -93,7 +93,7 @@ def inspect_data(
 def _thumbnail(item: Item, channels: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
-    from overtone.data.reading import to_mode, upright
+    from overtone.data.converting import to_mode, upright
 
     image, _ = to_mode(upright(item.read()), "RGB" if channels == 3 else "L")
     side = SHEET_RESOLUTION

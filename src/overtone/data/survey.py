@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from overtone.data.converting import has_colours
 from overtone.data.names import NAMES, OPENERS
 from overtone.data.open import open_source
 from overtone.data.own import items_of
-from overtone.data.reading import Item, has_colours
+from overtone.data.reading import Item
 from overtone.errors import OvertoneError, counted
 from overtone.sizes import Resolution, resolution_of
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
+from overtone.data.converting import to_mode
 from overtone.data.images import Pixels
-from overtone.data.reading import to_mode
 from overtone.errors import OvertoneError, unknown
 
 FINISHES = {

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from overtone import precision, storage
+from overtone.data.converting import MADE_GREY
 from overtone.data.heldout import hold_out
 from overtone.data.images import ImageData
 from overtone.data.latents import LatentData, encode, fingerprint_of, is_latents, latents_index
 from overtone.data.open import held_out, open_data
 from overtone.data.own import lowest_of, own_data
-from overtone.data.reading import MADE_GREY, PLAIN
+from overtone.data.reading import PLAIN
 from overtone.data.rules import Reading
 from overtone.data.shards import TEST_FOLDER
 from overtone.data.splits import HELD_OUT_SHARE

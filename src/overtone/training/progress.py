@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from overtone.ranges import NotNegative, Whole, check_fields
+from overtone.ranges import Finite, NotNegative, Whole, check_fields
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Progress:
     """the images seen by the best checkpoint"""
     best_by: str = ""
     """what the best checkpoint was chosen by, as people read it"""
-    best_value: float | None = None
+    best_value: Finite | None = None
     """the value of that there; none: no checkpoint was ranked yet"""
     computed: str = ""
     """on what and how the last part was computed, which the weights depend on by rounding only"""

@@ -75,11 +75,7 @@ def train(
     if isinstance(recipe, str) and recipe in FITTED and not is_run(run):
         return _train_fitted(recipe, run, data, held_out, skip_bad_checkpoints, show)
     named = recipe if not (isinstance(recipe, str) and recipe in FITTED) else run
-    own: Any = named if isinstance(named, Recipe) else find_recipe(str(named))
-    # Python checks no types: what no file could say is refused before anything is built.
-    read: Any = settings.load(type(own), settings.dump(own), "the recipe")
-    unsaved = [f.name for f in fields(own) if not f.metadata.get("saved", True)]
-    read = replace(read, **{name: getattr(own, name) for name in unsaved})
+    read = _read(named if isinstance(named, Recipe) else find_recipe(str(named)))
     given: dict[str, Any] = {}
     if data is not None:
         if not hasattr(read, "data"):
@@ -91,6 +87,14 @@ def train(
         given["skip_bad"] = True
     trains = resolve(read.trains, read, "trains")
     return trains(read, run, show=show, **given)
+
+
+def _read(own: Any) -> Any:
+    """A recipe as a file would say it. Python checks no types: what no file could say is refused
+    before anything is built."""
+    read: Any = settings.load(type(own), settings.dump(own), "the recipe")
+    unsaved = [f.name for f in fields(own) if not f.metadata.get("saved", True)]
+    return replace(read, **{name: getattr(own, name) for name in unsaved})
 
 
 def _train_fitted(

@@ -239,7 +239,7 @@ def test_what_is_needed_first_is_trained_first(name, tmp_path, monkeypatch):
     monkeypatch.setattr("overtone.training.recipes.images._BATCHES", {"cpu": (16,) * 5})
     more = ["--sampler.num-steps", "2"] if name in ("meme-images", "latent-images") else []
     if name == "dsno-images":
-        more = ["--count", "8", "--held-out", "4", "--steps", "2"]
+        more = ["--count", "8", "--held-out", "4", "--steps", "5"]
     size = "32" if name in ("meme-images", "dsno-images") else "64"
     command = ["train", name, "--data", "mine", "--resolution", size, *more]
     app.main(command)

@@ -95,6 +95,12 @@ class DistillationRecipe(Recipe, kind="distillation"):
         falls = all(a > b for a, b in zip(self.times, self.times[1:], strict=False))
         if self.times and (not falls or self.times[-1] != 0 or self.times[0] >= 1):
             raise ValueError(f"times fall from below 1 to 0, and are not {self.times}")
+        wanted = len(self.times) or self.num_times
+        if self.steps is not None and self.steps < wanted:  # before a teacher is trained
+            raise ValueError(
+                f"{self.steps} steps of the solver can't give {wanted} times: take more steps, or"
+                " fewer times"
+            )
 
     @property
     def network_name(self) -> str:

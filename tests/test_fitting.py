@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from overtone.data.converting import has_colours
 from PIL import Image
 
 import overtone
 from overtone.cli import app
+from overtone.data.converting import has_colours
 from overtone.data.heldout import Subset
 from overtone.data.open import open_data
 from overtone.data.own import own_data

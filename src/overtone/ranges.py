@@ -132,6 +132,8 @@ Neighbours = Annotated[int, within(1, 7)]
 """the rank of a neighbour"""
 Repeats = Annotated[int, within(1, 1000)]
 """times that something is done again"""
+Length = Annotated[float, within(0.005, 0.288)]
+"""the standard deviation of an average's profile, as a share of the images seen"""
 Beta = Annotated[float, below(1)]
 BetaRate = Annotated[float, within(0, 1000)]
 Channels = Annotated[int, within(1, 3)]

@@ -25,6 +25,7 @@ COMMANDS = {
     "edit": "a picture of your own, changed by a model: in part, or where a mask leaves it free",
     "info": "what a directory holds: a run, a pipeline, a network",
     "data": "data inspect NAME: what is in a data set; data encode NAME: its latents under a VAE",
+    "ema": "averages of a run's weights, of any length, made and scored afterwards",
     "merge": "experts, trained one by one, as one model",
     "evaluate": "scores with intervals: Frechet distance, precision, recall, class accuracy, ...",
     "compare": "models on the same seeds: differences with intervals, at equal budgets",

@@ -23,11 +23,13 @@ from overtone.data.rules import Reading
 from overtone.data.survey import FEW, Survey, survey, survey_given
 from overtone.errors import OvertoneError, counted, plain, unknown
 from overtone.launch import processes
+from overtone.networks.network import build_empty
 from overtone.pipelines.load import load_pipeline
 from overtone.settings import brief
 from overtone.sizes import Resolution, divided, shown, sides
 from overtone.training.configs.recipe import Recipe
 from overtone.training.initial import Initial, open_initial
+from overtone.training.loop import SNAPSHOTS
 from overtone.training.material import Given
 from overtone.training.open import open_vae
 from overtone.training.recipes import FITTED
@@ -77,6 +79,7 @@ class Before:
         own: Any = self.recipe
         shared = ("seed", "precision", "compile")
         training = replace(own.training, **{n: getattr(recipe.training, n) for n in shared})
+        training = replace(training, ema_lengths=())  # which are for the model that is kept
         watched = {n: getattr(recipe.reporting, n) for n in ("workers", "trackers")}
         return replace(own, training=training, reporting=replace(own.reporting, **watched))
 
@@ -335,6 +338,13 @@ def told(fitted: Fitted) -> Iterator[str]:
         f"  training: {plan.total_images:,} images in batches of {plan.batch_size}, learning rate"
         f" {plan.lr:g}"
     )
+    if plan.ema_lengths:
+        copies = SNAPSHOTS * len(plan.ema_lengths)
+        size = 2 * build_empty(recipe.network.with_classes(facts.num_classes)).num_parameters
+        yield (
+            f"  averages: {copies} copies of the network, {copies * size / 1e9:.2g} GB, of which"
+            " `overtone ema` makes averages of any length (--ema-lengths keeps none)"
+        )
     for before in fitted.before:
         yield (
             f"  first, unless --{before.field} names one: {before.recipe.network_name} for"

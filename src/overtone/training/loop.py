@@ -29,11 +29,12 @@ from overtone.progress import Display
 from overtone.runs import RECIPE_FILE
 from overtone.training.best import criterion_of
 from overtone.training.configs.recipe import Recipe
-from overtone.training.ema import EMA
+from overtone.training.ema import EMA, Averages
 from overtone.training.initial import known_facts
 from overtone.training.interrupt import asked_to_stop
 from overtone.training.meter import Meter
 from overtone.training.objectives import Batch
+from overtone.training.phema import Snapshots
 from overtone.training.progress import Progress
 from overtone.training.rundir import RunDirectory
 from overtone.training.scoring import Scoring
@@ -41,6 +42,8 @@ from overtone.training.stream import TrainingStream
 from overtone.training.task import Task
 from overtone.training.trackers import Trackers
 
+SNAPSHOTS = 32
+"""times that averages of power functions are written down, where nothing is said"""
 _DROPOUT, _HELD_OUT = 3, 4  # uses of the run's seed, beside those of the stream
 
 
@@ -66,6 +69,7 @@ class Trainer:
             self._checkpoint_gradients()
         training = self.training
         self.ema = EMA(self.model, training.ema_halflife_images, training.ema_rampup_ratio)
+        self.averages = Averages(self.ema, training.ema_lengths)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=training.lr, betas=training.betas, fused=True
         )
@@ -126,7 +130,9 @@ class Trainer:
             self.scoring = Scoring(self.task, self.reporting)
         with RunDirectory(directory, identity, self.processes) as run:
             model = self.prepared()
-            self.progress = run.restore(self.model, self.ema, self.optimizer, skip_bad=skip_bad)
+            self.progress = run.restore(
+                self.model, self.averages.files, self.optimizer, skip_bad=skip_bad
+            )
             self.criterion.judge_again(self.progress, run.read_log(), run.kept())
             self._say_what_differs()
             recipe = settings.dump(self.recipe.anywhere())
@@ -176,6 +182,9 @@ class Trainer:
                 if closes:
                     meter.check(seen)
                     self._checkpoint(run)
+                if self.averages.powers and (closes or self._due(seen, self._snapshot_images)):
+                    self._write_averages(run)
+                if closes:
                     meter.restart_clock()
                 if stop and seen < total:
                     raise RunInterruptedError(
@@ -211,8 +220,8 @@ class Trainer:
             for parameter in self.model.parameters():
                 parameter.data = parameter.data.contiguous()
             model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
-            self.model = self.ema.source = model
-            self.ema.shard()
+            self.model = model
+            self.averages.shard(model)
         elif not self.task.alone:
             model = self.accelerator.prepare(self.model)
         if self.training.compile:
@@ -267,7 +276,7 @@ class Trainer:
         norm = whole(norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update(seen, training.batch_size)
+        self.averages.update(seen, training.batch_size)
         return losses, norm
 
     def _loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -302,7 +311,8 @@ class Trainer:
     def _checkpoint(self, run: RunDirectory) -> None:
         """Held-out loss, grid of samples, and the state to go on from."""
         progress = self.progress
-        self.ema.gather()
+        for ema in self.averages:
+            ema.gather()
         # Without held-out images there are only training images to measure on; say so.
         key = "averaged_loss" if self.task.held_out is None else "held_out_loss"
         entry = {"images": progress.images, key: self.held_out_loss()}
@@ -312,11 +322,24 @@ class Trainer:
             progress,
             lambda folder: self.task.export(self.ema.module, folder, progress),
             self.model,
-            self.ema.module,
+            self.averages.files,
             self.optimizer,
             self.reporting.keep,
         )
         self._picture(run)
+
+    @property
+    def _snapshot_images(self) -> int:
+        return self.reporting.snapshot_images or max(1, self.training.total_images // SNAPSHOTS)
+
+    def _write_averages(self, run: RunDirectory) -> None:
+        """Write down what averages of other lengths are made of (`phema`)."""
+        for length, ema in self.averages.powers.items():
+            module = ema.gather()
+            if self.processes.is_main:
+                network = getattr(module, "network", module)
+                Snapshots(run.path).write(self.progress.images, length, network.state_dict())
+        self.processes.wait()
 
     def _score(self, run: RunDirectory) -> dict[str, Any]:
         """The scores of a checkpoint's images, of which there are none before the first step, as

@@ -19,7 +19,7 @@ import json
 import shlex
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -138,13 +138,14 @@ class RunDirectory:
         progress: Progress,
         export: Callable[[Path], None],
         model: nn.Module,
-        average: nn.Module,
+        averages: Mapping[str, EMA],
         optimizer: torch.optim.Optimizer,
         keep: int,
     ) -> Path:
         """Write a checkpoint and delete those that are neither among the `keep` last nor best.
 
-        `average` is whole; `model` and `optimizer` may be sharded over the processes.
+        `averages` are gathered, and named as their files are; `model` and `optimizer` may be
+        sharded over the processes.
         """
         folder = self.checkpoints / f"{progress.images:09d}"
         weights = {name: whole(value) for name, value in model.state_dict().items()}
@@ -155,7 +156,8 @@ class RunDirectory:
                 state = temporary / "training"
                 state.mkdir()
                 storage.save_tensors(state / "weights.safetensors", weights)
-                storage.save_tensors(state / "ema.safetensors", average.state_dict())
+                for name, ema in averages.items():
+                    storage.save_tensors(state / f"{name}.safetensors", ema.module.state_dict())
                 storage.save_tensors(state / "optimizer.safetensors", moments)
                 # But for the card, which people write in.
                 progress.files = digests_in(temporary, without=(CARD_FILE,))
@@ -172,12 +174,12 @@ class RunDirectory:
     def restore(
         self,
         model: nn.Module,
-        ema: EMA,
+        averages: Mapping[str, EMA],
         optimizer: torch.optim.Optimizer,
         *,
         skip_bad: bool = False,
     ) -> Progress:
-        """Load the newest checkpoint into all three; counters at zero if there is none.
+        """Load the newest checkpoint into all of them; counters at zero if there is none.
 
         Raises `OvertoneError`, naming the file, if the checkpoint is not as it was written. With
         `skip_bad` the newest one that is goes on, and those behind it are put aside.
@@ -189,8 +191,9 @@ class RunDirectory:
         folder, progress = found
         state = folder / "training"
         _load(model, state / "weights.safetensors")
-        _load(ema.module, state / "ema.safetensors")
-        ema.scatter()
+        for name, ema in averages.items():
+            _load(ema.module, state / f"{name}.safetensors")
+            ema.scatter()
         _load_moments(optimizer, state / "optimizer.safetensors")
         self._cut_log(progress.images)
         return progress

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from overtone import settings
-from overtone.ranges import Count, Decay, Positive, Seed, Share, Whole, Workers, check_fields
+from overtone.ranges import (
+    Count,
+    Decay,
+    Length,
+    Positive,
+    Seed,
+    Share,
+    Whole,
+    Workers,
+    check_fields,
+)
 
 Precision = Literal["auto", "bf16", "fp32"]
 TrackerName = Literal["tensorboard", "wandb"]
@@ -49,6 +59,9 @@ class Training:
     """half-life of the weights' average, in images"""
     ema_rampup_ratio: Positive | None = 0.05
     """the half-life is at most this share of the images seen; none: no ramp-up"""
+    ema_lengths: tuple[Length, ...] = ()
+    """Lengths of further averages, those of power functions, which are kept and written down so
+    that averages of any length can be made afterwards (overtone ema); 0.05 and 0.1 are usual."""
     precision: Precision = "auto"
     """auto: bf16 where the hardware has matrix units for it"""
     compile: bool = False
@@ -66,6 +79,8 @@ class Training:
         kept = {name: value for name, value in settings.dump(self).items() if name not in ROUNDING}
         if not self.lr_halved_images:
             del kept["lr_halved_images"]
+        if not self.ema_lengths:
+            del kept["ema_lengths"]
         if not self.lr_rampdown_images:
             del kept["total_images"]  # a constant rate lets a run be made longer
         return kept
@@ -93,6 +108,9 @@ class Reporting:
     score_share: Share = 0.1
     """The share of the run's time that scores may take. The first is always computed; later ones
     wait until the run has lasted long enough."""
+    snapshot_images: Count | None = None
+    """Images between two times at which the averages of power functions are written down, in half
+    precision; a 32nd of the run if left out."""
     best: str = BEST_BY_LOSS
     """What the best checkpoint is chosen by: loss, the averaged model's loss on held-out images, or
     a number among the scores of a checkpoint, such as frechet-distance or class-accuracy."""

@@ -55,6 +55,8 @@ _LENGTHS = {
     "gpu": (4_000_000, 6_000_000, 10_000_000, 15_000_000, 15_000_000),
 }
 MOST_EPOCHS, SHORTEST = 400, 20_000
+EMA_LENGTHS = (0.05, 0.1)
+"""of the averages from which any other is made afterwards, those that EDM2 keeps"""
 _LATENT_LENGTHS = {"cpu": 200_000, "gpu": 20_000_000}
 
 
@@ -110,7 +112,7 @@ def images(facts: Facts | None = None) -> DenoisingRecipe:
         about="images of your own, 16 to 256 px; the settings follow from them (docs/images.md)",
         network=ADMConfig(**_unet(facts)),
         preconditioning=EDMPreconditioning(sigma_data=facts.sigma_data),
-        training=_training(facts),
+        training=replace(_training(facts), ema_lengths=EMA_LENGTHS),
         reporting=_reporting(facts),
         **_labelled(facts),
     )
@@ -139,7 +141,9 @@ def meme_images(facts: Facts | None = None) -> DenoisingRecipe:
     return replace(
         with_experts(recipe, step_shares(Sampler().sigmas, 4)),
         about="images of your own by four experts, which all begin from one trunk",
-        training=replace(plan, total_images=plan.total_images // 4, lr_rampup_images=0),
+        training=replace(
+            plan, total_images=plan.total_images // 4, lr_rampup_images=0, ema_lengths=()
+        ),
         reporting=_reporting(facts, plan.total_images // 4),
     )
 
@@ -175,7 +179,9 @@ def latent_images(facts: Facts | None = None) -> DenoisingRecipe:
         # Latents have unit variance.
         preconditioning=EDMPreconditioning(sigma_data=1.0),
         schedule=QuantileSchedule(P_mean=0.0),
-        training=replace(_training(facts, length), batch_size=256 if facts.gpu else 32),
+        training=replace(
+            _training(facts, length), batch_size=256 if facts.gpu else 32, ema_lengths=EMA_LENGTHS
+        ),
         reporting=_reporting(facts, length),
         **_labelled(facts),
     )

@@ -248,7 +248,8 @@ def test_a_training_on_rectangles(name, tmp_path):
     assert {image.size for image in images} == {(40, 24)}
     assert pipe.made_with()["network"]["resolution"] == [24, 40]
     with Image.open(next((tmp_path / "run" / "grids").iterdir())) as grid:
-        assert grid.size == (2 * 41 - 1, 8 * 25 - 1)
+        header = json.loads(grid.text["overtone-grid"])["header"]
+        assert grid.size == (2 * 41 - 1, header + 8 * 25 - 1)
 
 
 def test_experts_and_a_relay_of_rectangles(tmp_path):
@@ -300,7 +301,7 @@ def test_rectangles_on_the_command_line(tmp_path, monkeypatch, capsys):
     app.main(["train", "mine.json", "--network.resolution", "24", "40", "--out", "run"])
     app.main(["sample", "run", "--seeds", "0-3", "--out", "it.png"])
     with Image.open("it.png") as grid:
-        assert grid.size[1] % 25 == 24
+        assert (grid.size[1] - json.loads(grid.text["overtone-grid"])["header"]) % 25 == 24
     app.main(["replay", "it.png", "--seed", "3", "--model", "run"])
     assert "the very same image" in capsys.readouterr().out
     app.main(["evaluate", "run", "--seeds", "0-9", "--extractor", "random", "--out", "report.json"])

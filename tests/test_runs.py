@@ -274,7 +274,8 @@ def test_messages_count_right(tmp_path, capsys):
         assert said in capsys.readouterr().err
     # A grid is as wide as its images, and no wider.
     with Image.open(tmp_path / "a.png") as grid:
-        assert grid.size == (3 * 9 - 1, 8)
+        layout = json.loads(grid.text["overtone-grid"])  # the names of three digits above them
+        assert grid.size == (3 * 9 - 1, layout["header"] + 8)
     with pytest.raises(SystemExit):
         main(["sample", str(tmp_path / "run"), "--seeds", "0-1024", "--out", "a.png"])
     assert "a grid shows 1,024 images at most, and 1,025 are asked for" in capsys.readouterr().err

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     replays = [replayer.of(seed, _shown(options.receipt, receipt, pipe, seed)) for seed in seeds]
     if options.out is not None:
-        _write(replays, replayer, options.out)
+        _write(replays, replayer, options.out, _columns(options.receipt))
     for replay in replays:
         print(_said(replay))
     for difference in replayer.differences:
@@ -162,18 +162,35 @@ def _shown(path: Path, receipt: Receipt, pipe: Pipeline, seed: int) -> Any:
 
     from overtone.pipelines.pictures import pixels_of
     from overtone.pipelines.seeds import seeds_of
+    from overtone.pipelines.sheets import KEY, layout_in
 
     try:
         with Image.open(path, formats=("PNG",)) as opened:
             picture: Image.Image = opened
             if receipt.seed is None:
                 (high, wide), place = sides(pipe.resolution), seeds_of(receipt.seeds).index(seed)
-                columns = (picture.width + 1) // (wide + 1)
-                x, y = place % columns * (wide + 1), place // columns * (high + 1)
-                if y + high > picture.height:  # of more images than a grid shows
+                picture.load()  # text may stand behind the pixels
+                text = getattr(picture, "text", {}).get(KEY)
+                box = layout_in(text, wide, picture.width).box(place, high, wide)
+                if box[3] > picture.height:  # of more images than a grid shows
                     return None
-                picture = picture.crop((x, y, x + wide, y + high))
+                picture = picture.crop(box)
             return pixels_of([picture], pipe.channels)[0]
+    except OSError:  # a JSON file
+        return None
+
+
+def _columns(path: Path) -> int | None:
+    """The columns of the grid that is made again; None where the receipt is in no grid."""
+    from PIL import Image
+
+    from overtone.pipelines.sheets import KEY, layout_in
+
+    try:
+        with Image.open(path, formats=("PNG",)) as opened:
+            opened.load()
+            text = getattr(opened, "text", {}).get(KEY)
+            return None if text is None else layout_in(text, 1, opened.width).columns
     except OSError:  # a JSON file
         return None
 
@@ -189,14 +206,17 @@ def _said(replay: Replay) -> str:
     return f"seed {replay.seed}: another image than the receipt is of"
 
 
-def _write(replays: list[Replay], replayer: Replayer, out: Path) -> None:
+def _write(replays: list[Replay], replayer: Replayer, out: Path, columns: int | None) -> None:
     import torch
 
-    from overtone.cli.sample import columns_of
-    from overtone.pipelines.pictures import grid
     from overtone.pipelines.receipt_files import save_png
+    from overtone.pipelines.sheets import sheet
 
     images = torch.stack([replay.image for replay in replays])
-    columns = min(columns_of(replayer.pipe.num_classes, len(images)), len(images))
     of_all = replace(replayer.receipt, environment=replayer.environment)
-    save_png(grid(images, columns, gap=1), out, of_all if len(replays) > 1 else replays[0].receipt)
+    labels = [label for r in replays if (label := replayer.receipt.class_of(r.seed)) is not None]
+    picture, layout = sheet(images, labels, replayer.pipe.class_names, columns)
+    if len(replays) == 1:
+        save_png(picture, out, replays[0].receipt)
+    else:
+        save_png(picture, out, of_all, layout)

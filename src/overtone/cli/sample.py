@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -18,7 +18,7 @@ from overtone.errors import OvertoneError, counted, unknown
 from overtone.launch import processes
 from overtone.leftovers import TEMPORARY, sweep
 from overtone.pipelines.seeds import seeds_of
-from overtone.ranges import Batch, Columns, Finite, LevelOrInfinity, LevelOrZero, Steps
+from overtone.ranges import Batch, Columns, Count, Finite, LevelOrInfinity, LevelOrZero, Steps
 
 if TYPE_CHECKING:
     from overtone.pipelines.batches import SampleBatch
@@ -27,16 +27,22 @@ if TYPE_CHECKING:
     from overtone.pipelines.request import Request
 
 GRID_LIMIT = 1024
+USUAL = 64
+"""images, where nothing is said"""
+LONGEST_NAME = 60
+"""letters of a class in the name of a file"""
 
 
 @dataclass(frozen=True)
 class Sampling:
     """What is asked of a pipeline; shared by `sample` and `evaluate`."""
 
-    seeds: str = "0-63"
-    """The seeds, like 0-63 or 3,5,8-12. Each gives one image."""
+    seeds: str = ""
+    """The seeds, like 0-63 or 3,5,8-12. Each gives one image. If left out, they are 0 to 63, or as
+    many as the classes share evenly."""
     classes: tuple[str, ...] = ()
-    """Class names or numbers, taken in turn. If left out, seed k gets class k mod classes."""
+    """The class names or numbers that the seeds get, one after another and again from the first. If
+    left out, seed k gets class k modulo the number of classes."""
     guidance_scale: Finite | None = None
     """The scale of classifier-free guidance; 1 is none. If left out, it is the model's own."""
     guidance_interval: tuple[LevelOrZero, LevelOrInfinity] | None = None
@@ -144,22 +150,29 @@ class Options:
     model: tyro.conf.Positional[str]
     """A saved pipeline, a run's directory, or a repository of the Hub."""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")]
+    per_class: Count | None = None
+    """The number of images of each class, of all classes or of those that --classes names, in the
+    place of --seeds."""
     out: Path = Path("samples")
     """Where the images go: FILE.png takes a grid; FILE.npz all images in one array, as ADM's
-    evaluator reads them; a directory single images, with a grid in DIRECTORY.png beside it."""
+    evaluator reads them; a directory single images, SEED-CLASS.png each, with a grid in
+    DIRECTORY.png beside it."""
     columns: Columns | None = None
-    """The number of the grid's columns. If left out, there is a column for each class where there
-    are up to 16 of them, two or more where the grid would be a strip, and else 8."""
+    """The number of the grid's columns. If left out, there is a column for each class of up to 32,
+    with its name above it, and otherwise as many as leave no cell empty."""
 
 
 def main(arguments: Sequence[str]) -> None:
     check_first(arguments, "sample")
     default = Options(tyro.MISSING, Sampling(opening=saved_options(arguments)))
     options = parse(Options, "sample", __doc__, arguments, default=default)
-    sampling, suffix = options.sampling, options.out.suffix.lower()
-    _check_out(options.out, seeds_of(sampling.seeds))
-    pipe = sampling.open(options.model)
+    suffix = options.out.suffix.lower()
+    _check_name(options)
+    pipe = options.sampling.open(options.model)
+    options = replace(options, sampling=replace(options.sampling, seeds=_seeds(options, pipe)))
+    sampling = options.sampling
     request = sampling.request(pipe)
+    _check_out(options.out, request, pipe)
     receipts = sampling.receipts(pipe, options.model, request)
     if suffix == ".npz":
         shown, count = _as_array(options, pipe, request, receipts)
@@ -171,11 +184,29 @@ def main(arguments: Sequence[str]) -> None:
         print(f"{counted(count, 'image')}: {options.out}{each}{shown}", file=sys.stderr)
 
 
-def _check_out(out: Path, seeds: Sequence[int]) -> None:
-    """Raises `OvertoneError` for a place where the images can't go."""
+def _seeds(options: Options, pipe: Pipeline) -> str:
+    """The seeds that are asked for, or as many as make a grid without empty cells."""
+    asked, count = options.sampling.seeds, len(options.sampling.classes) or pipe.num_classes
+    if options.per_class is None:
+        if asked:
+            return asked
+        even = count * max(1, round(USUAL / count)) if 0 < count <= USUAL else USUAL
+        return f"0-{even - 1}"
+    if asked:
+        raise OvertoneError("--per-class says how many images there are, and so does --seeds.")
+    if not count:
+        raise OvertoneError("--per-class: this model has no classes.")
+    return f"0-{count * options.per_class - 1}"
+
+
+def _check_name(options: Options) -> None:
+    """Raises `OvertoneError` for a place where no images can go, before a model is opened."""
     from overtone.data.names import SUFFIXES
 
+    out = options.out
     suffix = out.suffix.lower()
+    if options.sampling.seeds:
+        seeds_of(options.sampling.seeds)
     if suffix in SUFFIXES - {".png"}:
         raise OvertoneError(
             f"--out is a .png file or a directory, not {out}. A name that ends in .npz is possible"
@@ -186,14 +217,22 @@ def _check_out(out: Path, seeds: Sequence[int]) -> None:
             f"--out {out}: one process writes a file of all images: name a directory, or start the"
             " command without a launcher."
         )
-    if suffix == ".png" and len(seeds) > GRID_LIMIT:
+
+
+def _check_out(out: Path, request: Request, pipe: Pipeline) -> None:
+    """Raises `OvertoneError` for a place where these images can't go."""
+    suffix, count = out.suffix.lower(), len(request.seeds)
+    if suffix == ".png" and count > GRID_LIMIT:
         raise OvertoneError(
-            f"a grid shows {GRID_LIMIT:,} images at most, and {len(seeds):,} are asked for: name a"
+            f"a grid shows {GRID_LIMIT:,} images at most, and {count:,} are asked for: name a"
             " directory, --out DIRECTORY, which holds them all."
         )
     if suffix not in (".png", ".npz") and out.is_dir():
         sweep(out, days=1)
-        wanted = {_file_of(seed) for seed in seeds}
+        labels = pipe.labels(request)
+        numbers = [None] * count if labels is None else labels.tolist()
+        pairs = zip(request.seeds, numbers, strict=True)
+        wanted = {_file_of(seed, label, pipe.class_names) for seed, label in pairs}
         there = {f.name for f in out.iterdir()}
         strangers = sorted(n for n in there - wanted if not n.startswith(TEMPORARY))
         if strangers:
@@ -203,8 +242,13 @@ def _check_out(out: Path, seeds: Sequence[int]) -> None:
             )
 
 
-def _file_of(seed: int) -> str:
-    return f"{seed:06d}.png"
+def _file_of(seed: int, label: int | None, class_names: Sequence[str]) -> str:
+    """The name of an image's file, by its seed and its class."""
+    if label is None:
+        return f"{seed:06d}.png"
+    name = class_names[label] if class_names else f"class{label}"
+    kept = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:LONGEST_NAME]
+    return f"{seed:06d}-{kept.strip('_') or f'class{label}'}.png"
 
 
 def _as_array(
@@ -227,45 +271,41 @@ def _as_pictures(
     """A grid, or single images and a grid beside their directory."""
     import torch
 
-    from overtone.pipelines.pictures import grid, to_pil
+    from overtone.pipelines.pictures import to_pil
     from overtone.pipelines.receipt_files import save_png
+    from overtone.pipelines.sheets import sheet
 
     single, among = options.out.suffix.lower() != ".png", processes()
-    images, count = [], 0
+    images, labels, count = [], list[int](), 0
     for batch in options.sampling.stream(pipe, request):
         if single:
             for place, (seed, image) in enumerate(zip(batch.seeds, batch.images, strict=True)):
-                path = options.out / _file_of(seed)
+                label = None if batch.class_labels is None else int(batch.class_labels[place])
+                path = options.out / _file_of(seed, label, pipe.class_names)
                 save_png(to_pil(image), path, receipts.of_image(batch, place))
         # A grid shows at most this many; a directory of more is not kept in memory.
         images += [batch.images] if count < GRID_LIMIT // among.count else []
+        labels += [] if batch.class_labels is None else batch.class_labels.tolist()
         count += len(batch.seeds)
-    parts = among.gather(torch.cat(images))
+    parts, every = among.gather(torch.cat(images)), among.gather(labels)
     count = sum(among.gather(count))
     if not among.is_main:
         return "", count
-    # Process r holds images r, r + processes, ...: deal them out again.
-    dealt = [image for row in zip_longest(*parts) for image in row if image is not None]
-    sheet = torch.stack(dealt[:GRID_LIMIT])
+    shown = torch.stack(_dealt(parts)[:GRID_LIMIT])
     # Beside the directory, not in it: its images may be evaluated.
     path = options.out.with_name(f"{options.out.name}.png") if single else options.out
-    columns = min(options.columns or columns_of(pipe.num_classes, len(sheet)), len(sheet))
-    save_png(grid(sheet, columns, gap=1), path, receipts.whole)
-    return "" if len(sheet) == count else f", of which {path} shows {len(sheet):,}", count
+    names = _dealt(every)[: len(shown)]
+    picture, layout = sheet(shown, names, pipe.class_names, options.columns)
+    save_png(picture, path, receipts.whole, layout)
+    return "" if len(shown) == count else f", of which {path} shows {len(shown):,}", count
+
+
+def _dealt(parts: Sequence[Any]) -> list[Any]:
+    """What the processes hold, in order: process r holds r, r + processes, ..."""
+    return [one for row in zip_longest(*parts) for one in row if one is not None]
 
 
 def _finished(name: str, batch: SampleBatch) -> SampleBatch:
     from overtone.pipelines.pictures import finished
 
     return batch._replace(images=finished(batch.images, name))
-
-
-def columns_of(num_classes: int, count: int) -> int:
-    """A column for each class of up to 16, so that it shows one class; twice as many while the grid
-    is more than twice as high as it is wide."""
-    if not 1 < num_classes <= 16:
-        return 8
-    columns = num_classes
-    while 2 * columns <= 16 and count > 2 * columns**2:
-        columns *= 2
-    return columns

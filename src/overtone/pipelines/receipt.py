@@ -123,6 +123,11 @@ class Receipt:
         seeds_of(found.seeds)
         return found
 
+    def class_of(self, seed: int) -> int | None:
+        """The class of a seed's image; None for a model without classes."""
+        labels = self.class_labels
+        return labels[seeds_of(self.seeds).index(seed) % len(labels)] if labels else None
+
     def batch_of(self, seed: int) -> tuple[list[int], list[int] | None]:
         """The seeds and the classes of the batch in which the image of a seed was made. Raises
         `OvertoneError` for a seed that was not asked for."""

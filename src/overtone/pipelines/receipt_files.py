@@ -12,6 +12,8 @@ from PIL import Image, PngImagePlugin
 from overtone import storage
 from overtone.errors import OvertoneError
 from overtone.pipelines.receipt import Receipt
+from overtone.pipelines.sheets import KEY as LAYOUT_KEY
+from overtone.pipelines.sheets import Layout, layout_text
 from overtone.regular import open_regular, read_regular
 
 KEY = "overtone"
@@ -20,9 +22,14 @@ LARGEST = 2**24
 """bytes of a receipt"""
 
 
-def save_png(image: Image.Image, path: Path, receipt: Receipt | None) -> None:
-    """Write a PNG file with its receipt in it, if there is one, whole or not at all."""
+def save_png(
+    image: Image.Image, path: Path, receipt: Receipt | None, layout: Layout | None = None
+) -> None:
+    """Write a PNG file with its receipt in it, if there is one, whole or not at all; of a grid with
+    its layout."""
     text = PngImagePlugin.PngInfo()
+    if layout is not None:
+        text.add_text(LAYOUT_KEY, layout_text(layout))
     if receipt is not None:
         text.add_text(KEY, json.dumps(receipt.as_json(), separators=(",", ":")), zip=True)
     with storage.new_file(path) as file:

@@ -20,10 +20,10 @@ from overtone.errors import OvertoneError, counted, plain
 from overtone.launch import processes
 from overtone.networks.network import Network, build
 from overtone.pipelines.load import load_pipeline
-from overtone.pipelines.pictures import grid
 from overtone.pipelines.pipeline import Pipeline
 from overtone.pipelines.receipt import Receipts
 from overtone.pipelines.request import Request
+from overtone.pipelines.sheets import sheet
 from overtone.pipelines.starts import NoiseStart, RelayStart
 from overtone.training.augment import CONDITIONS
 from overtone.training.configs.denoising import DenoisingRecipe, Expert
@@ -201,10 +201,15 @@ class DenoisingTask(Task):
             labels = self._give_first(pipe, len(seeds))
             seeds = list(range(len(seeds)))
         request = Request(seeds, labels)
-        parts = [batch.images for batch in pipe.stream(request)]
+        parts = [(batch.images, batch.class_labels) for batch in pipe.stream(request)]
+        shown = None
+        if self.num_classes:
+            shown = [label for _, own in parts if own is not None for label in own.tolist()]
         # Real images in the place of a first stage are in no receipt.
         receipt = None if self._needs_first else Receipts(pipe, request).whole
-        return Picture(grid(torch.cat(parts), columns, gap=1), receipt)
+        images = torch.cat([images for images, _ in parts])
+        picture, layout = sheet(images, shown, pipe.class_names, columns)
+        return Picture(picture, receipt, layout)
 
     @property
     def scored_beside(self) -> str:  # type: ignore[override]

@@ -361,7 +361,7 @@ class Trainer:
         if progress.images and self.processes.is_main:
             picture = self.task.picture(self.ema.module, progress)
         if picture is not None:
-            save_png(picture.image, self._picture_of(run), picture.receipt)
+            save_png(picture.image, self._picture_of(run), picture.receipt, picture.layout)
             self.trackers.picture(picture.image, progress.images)
         self.processes.wait()  # here, and not in a step's sum, which is given up after some minutes
 

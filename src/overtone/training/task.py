@@ -16,6 +16,7 @@ from overtone.training.progress import Progress
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
     from overtone.pipelines.receipt import Receipt
+    from overtone.pipelines.sheets import Layout
 
 
 class Picture(NamedTuple):
@@ -24,6 +25,8 @@ class Picture(NamedTuple):
     image: Image
     receipt: Receipt | None = None
     """what the image can be made again from; None where it shows more than seeds' images"""
+    layout: Layout | None = None
+    """where the images of a grid of samples are"""
 
 
 class Task(ABC):

@@ -23,6 +23,7 @@ COMMANDS = {
     "sample": "images from a trained model",
     "replay": "an image made again from its receipt, and compared",
     "edit": "a picture of your own, changed by a model: in part, or where a mask leaves it free",
+    "upscale": "pictures of your own of any size, enlarged by a relay's second stage",
     "info": "what a directory holds: a run, a pipeline, a network",
     "data": "data inspect NAME: what is in a data set; data encode NAME: its latents under a VAE",
     "ema": "averages of a run's weights, of any length, made and scored afterwards",

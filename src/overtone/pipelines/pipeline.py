@@ -33,6 +33,7 @@ from overtone.data.images import Pixels, to_pixels
 from overtone.data.open import public_name
 from overtone.denoisers.guidance import GuidanceSettings
 from overtone.denoisers.kept import KeptDenoiser
+from overtone.denoisers.tiled import TiledDenoiser
 from overtone.errors import OvertoneError
 from overtone.networks.configs.network import NetworkConfig
 from overtone.networks.network import load_network
@@ -68,6 +69,9 @@ class Pipeline(Parts):
 
     Its arguments are those of `Parts`.
     """
+
+    canvas: Any = None
+    """an image that is larger than the network's, of which it makes tiles (`upscale.Canvas`)"""
 
     @asking(Request)
     def __call__(self, request: Request) -> Any:
@@ -149,8 +153,12 @@ class Pipeline(Parts):
         except ValueError as error:
             raise OvertoneError(f"{error}.") from None
         self.check_sampler(sampler)
-        config = self.network.config
-        shape = (len(seeds), config.channels, *sides(config.resolution))
+        config, canvas = self.network.config, self.canvas
+        size = sides(config.resolution)
+        if canvas is not None:
+            denoiser = TiledDenoiser(denoiser, size, canvas.overlap, canvas.unit, canvas.at_a_time)
+            size = canvas.height, canvas.width
+        shape = (len(seeds), config.channels, *size)
         like = torch.empty(shape, device=self.device)
         sigma = sampler.sigma_start
         start = begin(like, self.process, sigma, seeds, labels, source)

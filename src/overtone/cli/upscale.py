@@ -1,0 +1,169 @@
+"""`overtone upscale PICTURES --model RELAY`: your own pictures, enlarged by a second stage.
+
+    overtone upscale holiday.jpg --model runs/relay-images
+    overtone upscale ~/pictures --model runs/relay-images --classes cat --out enlarged
+
+Pictures of any size are taken; larger ones than the model's are enlarged in tiles that overlap.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from overtone.cli.model import ModelOptions, saved_options
+from overtone.cli.options import parse
+from overtone.errors import OvertoneError, counted, plain
+from overtone.ranges import Batch, Finite, Seed, Steps, Whole
+
+
+@dataclass(frozen=True)
+class Options:
+    pictures: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files, or folders of them."""
+    model: str
+    """The relay: a saved pipeline, a run's directory, or a repository of the Hub."""
+    opening: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
+    classes: tuple[str, ...] = ()
+    """The class of all pictures, by its name or number, or one for each picture."""
+    out: Path = Path("upscaled")
+    """The directory into which each picture is written under its own name, or a .png file for one
+    picture."""
+    overlap: Whole | None = None
+    """The pixels of a picture by which tiles overlap; half of a tile if left out."""
+    background: str = "white"
+    """The colour that transparent pictures are laid on."""
+    seed: Seed = 0
+    """The seed of the noise."""
+    guidance_scale: Finite | None = None
+    """The scale of classifier-free guidance; 1 is none. If left out, it is the model's own."""
+    steps: Steps | None = None
+    """The number of noise levels that the sampler takes. If left out, it is the model's own."""
+    batch_size: Batch = 16
+    """The number of tiles that are computed at a time."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    model = _named(arguments)
+    opening = saved_options([model, *arguments]) if model else ModelOptions()
+    default = Options((), tyro.MISSING, opening=opening)
+    options = parse(Options, "upscale", __doc__, arguments, default=default)
+    files = _files(options.pictures)
+    places = _places(files, options.out)
+    classes: list[Any] = list(options.classes) or [None]
+    if len(classes) not in (1, len(files)):
+        raise OvertoneError(
+            f"--classes names {len(classes)} classes for {counted(len(files), 'picture')}: name"
+            " one, or one for each."
+        )
+    from overtone.pipelines.receipt_files import save_png
+    from overtone.pipelines.request import class_number
+    from overtone.pipelines.upscale import upscale_tiled
+
+    pipe = options.opening.open(options.model)
+    if not pipe.num_classes and options.classes:
+        raise OvertoneError("--classes: this model has no classes.")
+    if pipe.num_classes and not options.classes:
+        raise OvertoneError(
+            f"this model has {pipe.num_classes} classes: say which the pictures are of, --classes."
+        )
+    asked = {"guidance_scale": options.guidance_scale, "steps": options.steps}
+    for number, (file, place) in enumerate(zip(files, places, strict=True)):
+        name = classes[number % len(classes)]
+        label = None if name is None else class_number(name, pipe.num_classes, pipe.class_names)
+        made = upscale_tiled(
+            pipe,
+            _opened(file, options.background, pipe.channels),
+            label,
+            options.seed,
+            overlap=options.overlap,
+            at_a_time=options.batch_size,
+            told=partial(_shown, file),
+            **asked,
+        )
+        save_png(made, place, None)
+        print(plain(f"{place}: {made.width} x {made.height} px"), file=sys.stderr)
+
+
+def _named(arguments: Sequence[str]) -> str | None:
+    """The model that is named, before the options are parsed, as they follow from it."""
+    for number, argument in enumerate(arguments):
+        if argument == "--model" and number + 1 < len(arguments):
+            return arguments[number + 1]
+        if argument.startswith("--model="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _files(pictures: Sequence[Path]) -> list[Path]:
+    """The image files that are named, and those in the folders that are."""
+    from overtone.data.names import SUFFIXES
+
+    if not pictures:
+        raise OvertoneError("name the pictures: overtone upscale PICTURE ... --model RELAY.")
+    found: list[Path] = []
+    for path in pictures:
+        if path.is_dir():
+            below = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
+            own = [f for f in below if f.is_file() and not f.name.startswith(".")]
+            if not own:
+                raise OvertoneError(f"{path} holds no pictures.")
+            found += own
+        elif path.exists():
+            found.append(path)
+        else:
+            raise OvertoneError(f"{path} does not exist: check the name.")
+    return found
+
+
+def _places(files: Sequence[Path], out: Path) -> list[Path]:
+    """Where each picture goes. Raises `OvertoneError` for two that would go to one place, and for a
+    place of one of the pictures."""
+    if out.suffix.lower() == ".png":
+        if len(files) != 1:
+            raise OvertoneError(
+                f"--out {out} is one file, and there are {len(files):,} pictures: name a directory."
+            )
+        places = [out]
+    elif out.suffix and not out.is_dir():
+        raise OvertoneError(f"--out is a .png file or a directory, not {out}.")
+    else:
+        places = [out / f"{file.stem}.png" for file in files]
+    twice = {place for place in places if places.count(place) > 1}
+    if twice:
+        raise OvertoneError(
+            f"several pictures are called {min(twice).stem}: upscale them into other directories."
+        )
+    own = {file.resolve() for file in files}
+    if over := [place for place in places if place.resolve() in own]:
+        raise OvertoneError(f"{over[0]} is one of the pictures: choose another --out.")
+    return places
+
+
+def _opened(file: Path, background: str, channels: int) -> Any:
+    """A picture from a file, in the colours of the model."""
+    from overtone.cli.edit import picture_in
+    from overtone.data.converting import to_mode
+
+    try:
+        picture, done = to_mode(picture_in(file), "L" if channels == 1 else "RGB", background)
+    except ValueError as error:
+        raise OvertoneError(f"{file} can't be read ({error}).") from None
+    for what in done:
+        print(plain(f"{file}: {what}"), file=sys.stderr)
+    return picture
+
+
+def _shown(file: Path, steps: Iterator[Any], count: int) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return iter(track(steps, plain(file.name), count, disable=not console.is_terminal,
+                      console=console))  # fmt: skip

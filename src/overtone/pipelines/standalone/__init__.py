@@ -1,0 +1,1 @@
+"""Scripts that are written beside exported models, which sample without Overtone."""

@@ -47,7 +47,7 @@ class OperatorNetwork(Network):
         class_labels: Int[Tensor, " batch"] | None = None,
         last_only: bool = False,
     ) -> Float[Tensor, "batch some_times channels height width"]:
-        batch, count = len(x), len(times)
+        batch, count = x.shape[0], len(times)
         every = x[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
         if class_labels is not None:
             class_labels = class_labels.repeat_interleave(count, output_size=batch * count)

@@ -32,6 +32,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import UserError
 
 from overtone import storage
 from overtone.errors import OvertoneError
@@ -41,7 +42,7 @@ from overtone.sizes import sides
 
 Format = Literal["onnx", "torch"]
 SUFFIXES: dict[Format, str] = {"onnx": "onnx", "torch": "pt2"}
-LARGEST_BATCH = 4096
+LARGEST_BATCH, SMALLER_BATCH = 4096, 63
 
 
 class _Network(nn.Module):
@@ -68,7 +69,7 @@ class _Operator(nn.Module):
     def forward(self, noise: Tensor, class_labels: Tensor | None = None) -> Tensor:
         first, *levels = self.levels
         (x,) = self.model.solve(first * noise, first, levels, class_labels, last_only=True)
-        return x if self.vae is None else self.vae.decode(x)
+        return x if self.vae is None else _decoded(self.vae, x)
 
 
 class _Decoder(nn.Module):
@@ -79,7 +80,12 @@ class _Decoder(nn.Module):
         self.vae = vae
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.vae.decode(x)
+        return _decoded(self.vae, x)
+
+
+def _decoded(vae: Any, x: Tensor) -> Tensor:
+    """The images of latents, all at once: for how many is not known while a program is written."""
+    return vae.model.decode(x / vae.scaling_factor + vae.shift_factor).sample
 
 
 def export(
@@ -201,10 +207,12 @@ def _write_program(
 ) -> None:
     """A module in each format, for any batch."""
     module.requires_grad_(False)
-    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-    sizes = tuple({0: batch} for _ in given)
     with _told_plainly(place.name), torch.no_grad():
-        exported = torch.export.export(module, given, dynamic_shapes=sizes)
+        try:
+            exported = _exported(module, given, LARGEST_BATCH)
+        except UserError:  # diffusers' upsampling takes another way from 64 images on
+            exported = _exported(module, given, SMALLER_BATCH)
+            told(f"{place.name}: for batches of up to {SMALLER_BATCH} images")
     for form in formats:
         file = place.with_suffix(f".{SUFFIXES[form]}")
         with _told_plainly(place.name, form):
@@ -213,6 +221,11 @@ def _write_program(
             else:
                 _to_onnx(exported, file)
         told(f"{file.name}: {file.stat().st_size / 1e6:.1f} MB")
+
+
+def _exported(module: nn.Module, given: tuple[Tensor, ...], largest: int) -> Any:
+    batch = torch.export.Dim("batch", min=1, max=largest)
+    return torch.export.export(module, given, dynamic_shapes=tuple({0: batch} for _ in given))
 
 
 def _to_onnx(exported: Any, file: Path) -> None:

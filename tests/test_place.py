@@ -60,3 +60,31 @@ def test_a_device_is_not_replaced_by_a_file(tmp_path):
     with pytest.raises(OvertoneError, match="is a directory: choose another place"):
         write_json(tmp_path, {})
     assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_what_only_unix_has_is_not_needed(tmp_path, monkeypatch):
+    """Without preadv a place of a file is read by moving there, and signals that are not there are
+    not asked for. (Windows itself has not been tried.)"""
+    import importlib
+    import os
+    import signal
+
+    from overtone.regular import read_at
+    from overtone.training import interrupt
+
+    (tmp_path / "file").write_bytes(bytes(range(100)))
+    descriptor = os.open(tmp_path / "file", os.O_RDONLY)
+    own, other = bytearray(8), bytearray(8)
+    try:
+        assert read_at(descriptor, memoryview(own), 40) == 8
+        monkeypatch.delattr(os, "preadv")
+        assert read_at(descriptor, memoryview(other), 40) == 8
+        assert read_at(descriptor, memoryview(other), 96) == 4
+    finally:
+        os.close(descriptor)
+    assert bytes(own) == bytes(range(40, 48))
+    assert bytes(other) == bytes((*range(96, 100), *range(44, 48)))
+    monkeypatch.delattr(signal, "SIGHUP")
+    assert len(importlib.reload(interrupt).SIGNALS) == 2
+    monkeypatch.undo()
+    assert len(importlib.reload(interrupt).SIGNALS) == 3

@@ -77,8 +77,8 @@ def _exchange(new: Path, path: Path) -> None:
     """
     import ctypes
 
-    library = ctypes.CDLL(None, use_errno=True)
-    if hasattr(library, "renameat2"):
+    library = None if os.name == "nt" else ctypes.CDLL(None, use_errno=True)
+    if library is not None and hasattr(library, "renameat2"):
         here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
         if not library.renameat2(here, os.fsencode(new), here, os.fsencode(path), exchange):
             return
@@ -364,6 +364,8 @@ def push(
 
 
 def _flush(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # where a directory can't be opened
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

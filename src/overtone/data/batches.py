@@ -36,7 +36,7 @@ from overtone.data.rules import Reading
 from overtone.errors import OvertoneError
 from overtone.launch import processes
 from overtone.leftovers import sweep
-from overtone.regular import open_regular
+from overtone.regular import open_regular, read_at
 from overtone.sizes import Resolution, sides
 
 SUFFIXES = (".npz", ".npy")
@@ -96,7 +96,7 @@ class Rows:
             same = _stamp(os.fstat(file.fileno())) == self.stamp
             for row, index in zip(whole, indices, strict=True):
                 place = self.offset + range(self.shape[0])[index] * size
-                same = same and os.preadv(file.fileno(), [memoryview(row).cast("B")], place) == size
+                same = same and read_at(file.fileno(), memoryview(row).cast("B"), place) == size
             if not same:
                 raise ValueError("it has changed since it was opened")
         return whole

@@ -14,7 +14,7 @@ from pathlib import Path
 from overtone.data.labels import LABELS_FILE
 from overtone.data.layout import DEEPEST, SHOWN, File, Layout, is_hidden, is_image
 from overtone.errors import OvertoneError
-from overtone.regular import read_regular
+from overtone.regular import READ_ONLY, read_regular
 
 LARGEST_FILE = 2**30
 """bytes of an image's file"""
@@ -140,7 +140,7 @@ def _sample(path: str) -> bytes:
     """The first bytes of a file, some in its middle and the last; none of what can't be read."""
     try:
         # A pipe would keep us waiting.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        with open(os.open(path, READ_ONLY), "rb") as file:
             own = os.fstat(file.fileno())
             if not stat.S_ISREG(own.st_mode):
                 return b""

@@ -18,6 +18,7 @@ from torch import Tensor
 from overtone import storage
 from overtone.launch import ALONE, Processes
 from overtone.leftovers import TEMPORARY
+from overtone.regular import read_at
 
 BLOCK = 1024
 """vectors at a time"""
@@ -41,14 +42,14 @@ class Vectors:
     def read(self, start: int, stop: int) -> Float[Tensor, "block dims"]:
         """The vectors `start` to `stop`, float32."""
         out = np.empty((max(min(stop, self.count) - start, 0), self.dims), np.float32)
-        os.preadv(self._file, [out.data], 4 * self.dims * start)
+        read_at(self._file, out.reshape(-1).view(np.uint8).data, 4 * self.dims * start)
         return torch.from_numpy(out)
 
     def rows(self, indices: Sequence[int]) -> Float[Tensor, "some dims"]:
         """The vectors with these numbers."""
         out, row = np.empty((len(indices), self.dims), np.float32), 4 * self.dims
         for place, index in enumerate(indices):
-            os.preadv(self._file, [out[place].data], row * int(index))
+            read_at(self._file, out[place].view(np.uint8).data, row * int(index))
         return torch.from_numpy(out)
 
 

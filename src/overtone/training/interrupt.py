@@ -9,8 +9,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, what schedulers of jobs send, and a terminal that is closed"""
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""Ctrl-C, what schedulers of jobs send, and a terminal that is closed, which Windows has no signal
+for"""
 
 
 class Stoppable(Protocol):

@@ -14,7 +14,6 @@ are seen to be those that were written. The best one, as `best` says, and the ne
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shlex
 import sys
@@ -22,9 +21,10 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from overtone import former, settings, storage
@@ -62,7 +62,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.identity = identity
         self.processes = processes
-        self._lock: IO[str] | None = None
+        self._lock: FileLock | None = None
 
     def __enter__(self) -> RunDirectory:
         if self.processes.is_main:
@@ -72,9 +72,8 @@ class RunDirectory:
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
-            # By itself, closing leaves it with processes that load images until they have ended.
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
-            self._lock.close()
+            # Closing its file would leave it with processes that load images until they have ended.
+            self._lock.release()
 
     def _take(self) -> None:
         known = self.path / RUN_FILE
@@ -89,20 +88,18 @@ class RunDirectory:
             lock = self.path / LOCK_FILE
             if lock.exists() and not lock.is_file():
                 raise OvertoneError(f"{lock} is no file: remove it.")
-            self._lock = lock.open("w")
-        except OSError as error:
-            raise OvertoneError(f"can't write to {self.path}: {error.strerror}.") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
+            self._lock = FileLock(lock, timeout=0)
+            self._lock.acquire()
+        except Timeout:
             raise OvertoneError(
                 f"another process is training in {self.path}: wait for it, or use another --out."
             ) from None
+        except OSError as error:
+            raise OvertoneError(f"can't write to {self.path}: {error.strerror}.") from None
         try:
             self._check_identity(known)
         except BaseException:
-            self._lock.close()
+            self._lock.release()
             raise
         for folder in (self.path, self.checkpoints, self.path / "grids"):
             sweep(folder)

@@ -32,7 +32,6 @@ tags:
 
 ```python
 from overtone import load_pipeline
-from overtone.sizes import by
 
 pipe = load_pipeline("PATH-OR-REPOSITORY")
 images = pipe(seeds=range(16){example})

@@ -31,6 +31,7 @@ COMMANDS = {
     "evaluate": "scores with intervals: Frechet distance, precision, recall, class accuracy, ...",
     "compare": "models on the same seeds: differences with intervals, at equal budgets",
     "analyze": "figures: analyze attention | spectrum | trajectory | guidance | eta | split MODEL",
+    "card": "a model to be handed on, with its licence, its scores and a grid of its images",
     "export": "a model for use without Overtone: ONNX, torch.export, a script that samples",
     "convert": "published weights as a pipeline, with a certificate of what was done",
 }

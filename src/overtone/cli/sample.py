@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
@@ -188,15 +188,34 @@ def _seeds(options: Options, pipe: Pipeline) -> str:
     """The seeds that are asked for, or as many as make a grid without empty cells."""
     asked, count = options.sampling.seeds, len(options.sampling.classes) or pipe.num_classes
     if options.per_class is None:
-        if asked:
-            return asked
-        even = count * max(1, round(USUAL / count)) if 0 < count <= USUAL else USUAL
-        return f"0-{even - 1}"
+        return asked or usual_seeds(count)
     if asked:
         raise OvertoneError("--per-class says how many images there are, and so does --seeds.")
     if not count:
         raise OvertoneError("--per-class: this model has no classes.")
     return f"0-{count * options.per_class - 1}"
+
+
+def usual_seeds(classes: int) -> str:
+    """Some 64 seeds, as many as make a grid without empty cells."""
+    even = classes * max(1, round(USUAL / classes)) if 0 < classes <= USUAL else USUAL
+    return f"0-{even - 1}"
+
+
+def sampled_grid(sampling: Sampling, pipe: Pipeline, model: str) -> Callable[[Path], None]:
+    """A grid of the images that are asked for, made by this process: what writes it, with its
+    receipt, into a .png file."""
+    import torch
+
+    from overtone.pipelines.receipt_files import save_png
+    from overtone.pipelines.sheets import sheet
+
+    request = sampling.request(pipe)
+    receipts = sampling.receipts(pipe, model, request)
+    batches = list(sampling.stream(pipe, request))
+    labels = [int(label) for b in batches if b.class_labels is not None for label in b.class_labels]
+    picture, layout = sheet(torch.cat([b.images for b in batches]), labels, pipe.class_names)
+    return lambda path: save_png(picture, path, receipts.whole, layout)
 
 
 def _check_name(options: Options) -> None:

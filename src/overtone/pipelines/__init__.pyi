@@ -1,3 +1,5 @@
+from .card import Card as Card
+from .card import CardScore as CardScore
 from .edit import ImageStart as ImageStart
 from .evaluations import Evaluations as Evaluations
 from .evaluations import counting as counting

@@ -43,6 +43,8 @@ class PipelineIndex:
     """what it was trained on, as the recipe names it; of a path only the last part"""
     training: dict[str, int | float | str] = field(default_factory=dict)
     """how it was trained: images seen, batch size, and so on"""
+    license: str = ""
+    """the licence of the weights, as the Hub names it"""
     overtone: str = ""
     """the version that wrote it"""
 

@@ -15,6 +15,7 @@ from overtone.denoisers.preconditioning import EDMPreconditioning, Preconditioni
 from overtone.errors import OvertoneError
 from overtone.networks.network import Network, compile_network
 from overtone.networks.vae import VAE
+from overtone.pipelines.card import check_license
 from overtone.pipelines.starts import NoiseStart, RelayStart, Start
 from overtone.precision import Precision
 from overtone.processes.gaussian import GaussianProcess, Process
@@ -37,6 +38,7 @@ class Parts:
         image_resolution: height and width of the images that the VAE will decode.
         training: what is known of the training, for the card. A "label dropout" of 0 says that the
             model never saw the null class, and can't be guided by itself.
+        license: the licence of the weights, as the Hub names it, like "apache-2.0".
 
     Raises `OvertoneError` for parts that do not belong together.
     """
@@ -55,6 +57,7 @@ class Parts:
         class_names: Sequence[str] = (),
         data: str = "",
         training: Mapping[str, int | float | str] | None = None,
+        license: str = "",
         precision: Precision = "auto",
         **former: Any,
     ) -> None:
@@ -81,6 +84,7 @@ class Parts:
             )
         self.data = data
         self.training = dict(training or {})
+        self.license = check_license(license)
         self.precision: Precision = precision
         self._check_process()
         self.sampler = sampler or Sampler()

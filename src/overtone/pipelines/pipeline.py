@@ -4,7 +4,7 @@
 
 From seeds and classes to images or trajectories. Saved as a directory of data only,
 
-    README.md                 the model card
+    README.md samples.png     the model card, and the samples that it shows
     pipeline.json             the parts, as a table
     network/config.json       the network's settings
     network/model.safetensors its weights
@@ -41,7 +41,7 @@ from overtone.networks.vae import FOLDER as VAE_FOLDER
 from overtone.networks.vae import VAE
 from overtone.pipelines.account import account_of
 from overtone.pipelines.batches import Beginning, SampleBatch
-from overtone.pipelines.card import CARD_FILE, model_card
+from overtone.pipelines.card import CARD_FILE, SAMPLES_FILE, Card, write_card
 from overtone.pipelines.edit import edited, upscaled
 from overtone.pipelines.index import INDEX_FILE, NETWORK_FOLDER, PipelineIndex, read_index
 from overtone.pipelines.parts import Parts
@@ -53,7 +53,7 @@ from overtone.processes.vp_frame import to_vp
 from overtone.samplers.loop import SamplingLoop, Step
 from overtone.sizes import sides
 
-FILES = (CARD_FILE, INDEX_FILE, NETWORK_FOLDER, VAE_FOLDER, FIRST_FOLDER)
+FILES = (CARD_FILE, SAMPLES_FILE, INDEX_FILE, NETWORK_FOLDER, VAE_FOLDER, FIRST_FOLDER)
 
 
 class Pipeline(Parts):
@@ -290,8 +290,7 @@ class Pipeline(Parts):
                 replacement. 4 if left out, or 1 where the sampler or the process can't go back.
             images, class_labels, seeds, asked: as for `upscale`.
 
-        Raises `OvertoneError` for sizes and strengths that do not fit, and for a model that can't
-        begin there.
+        Raises `OvertoneError` for what does not fit, and for a model that can't begin there.
         """
         return edited(self, images, strength, mask, class_labels, seeds, resamples, **asked)
 
@@ -300,25 +299,28 @@ class Pipeline(Parts):
         as a request uses them, and digests of the weights."""
         return account_of(self, request)
 
-    def save_pretrained(self, folder: str | Path, dtype: Any = None) -> None:
+    def save_pretrained(
+        self, folder: str | Path, dtype: Any = None, card: Card | None = None
+    ) -> None:
         """Write the directory described above; it appears whole or not at all.
 
         `dtype`, "float16" or "bfloat16" or torch's own, halves the files of weights, a first
-        stage's and a VAE's included. They are read as float32.
+        stage's and a VAE's included. They are read as float32. `card` holds scores and samples
+        that the model card is to show.
         """
         with storage.new_directory(Path(folder), known=FILES) as temporary:
-            self.write_into(temporary, dtype)
+            self.write_into(temporary, dtype, card)
 
-    def write_into(self, folder: Path, dtype: Any = None) -> None:
+    def write_into(self, folder: Path, dtype: Any = None, card: Card | None = None) -> None:
         """The files of `save_pretrained`, into a directory that exists."""
         from overtone import __version__
 
+        data = public_name(self.data)
         if not self.sampler.kind:
             raise OvertoneError(
                 "a pipeline is saved with a sampler of Overtone's own: set pipe.sampler to a"
                 " Sampler, and a diffusers scheduler again after loading."
             )
-        data = public_name(self.data)
         index = PipelineIndex(
             network=self.network.config.kind,
             preconditioning=self.preconditioning,
@@ -330,11 +332,11 @@ class Pipeline(Parts):
             class_names=self.class_names,
             data=data,
             training=self.training,
+            license=self.license,
             overtone=__version__,
         )
         storage.write_json(folder / INDEX_FILE, settings.dump(index))
-        with storage.new_file(folder / CARD_FILE) as file:
-            file.write_text(model_card(self, data, __version__, dtype), "utf-8", "backslashreplace")
+        write_card(self, folder, data, dtype, card or Card())
         self.denoiser.recall()
         (folder / NETWORK_FOLDER).mkdir()
         self.network.write_into(folder / NETWORK_FOLDER, dtype)
@@ -370,14 +372,21 @@ class Pipeline(Parts):
             class_names=index.class_names,
             data=index.data,
             training=index.training,
+            license=index.license,
         )
 
     def push_to_hub(
-        self, repo_id: str, *, private: bool = False, token: str | None = None, dtype: Any = None
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        dtype: Any = None,
+        card: Card | None = None,
     ) -> str:
         """Upload to the Hub what `save_pretrained` writes; returns the URL of the commit."""
         with tempfile.TemporaryDirectory() as temporary:
-            self.save_pretrained(Path(temporary) / "pipeline", dtype)
+            self.save_pretrained(Path(temporary) / "pipeline", dtype, card)
             made = Path(temporary) / "pipeline"
             return storage.push(made, repo_id, replaced=FILES, private=private, token=token)
 

@@ -1,6 +1,7 @@
 """Receipts: what they hold and do not hold, and images made again from them."""
 
 import dataclasses
+import importlib.metadata
 import json
 import re
 
@@ -349,7 +350,7 @@ def test_what_a_receipt_says():
     assert written["weights"] == pipe.made_with()["weights"]
     assert written["training"] == {"data digest": "abc"}
     assert re.fullmatch(r"[0-9a-f]{16}", written["environment"]["code"])
-    assert written["environment"]["versions"]["torch"] == torch.__version__
+    assert written["environment"]["versions"]["torch"] == importlib.metadata.version("torch")
     assert written["environment"]["threads"] == torch.get_num_threads()
     assert Receipt.from_json(json.loads(json.dumps(written)), "x") == one
     assert receipts.whole.batch_of(14) == ([13, 14], [1, 2])

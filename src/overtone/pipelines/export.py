@@ -36,7 +36,6 @@ from torch._dynamo.exc import UserError
 
 from overtone import storage
 from overtone.errors import OvertoneError
-from overtone.pipelines import standalone
 from overtone.registry import said
 from overtone.sizes import sides
 
@@ -151,7 +150,7 @@ def _export_into(
             _write_program(_Decoder(pipe.vae).eval(), (noise,), folder / "decoder", formats, told)
             model["last"] = f"decoder.{suffix}"
     storage.write_json(folder / "model.json", model)
-    scripts = Path(str(standalone.__file__)).parent
+    scripts = Path(__file__).parent / "standalone"  # read, not imported
     shutil.copy(scripts / "sample.py", folder / "sample.py")
     if pipe.process.upscale != 1:
         shutil.copy(scripts / "upscale.py", folder / "upscale.py")

@@ -1,1 +1,0 @@
-"""Scripts that are written beside exported models, which sample without Overtone."""

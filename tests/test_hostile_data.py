@@ -266,13 +266,16 @@ def test_files_and_folders_that_may_not_be_read_are_named(tmp_path, monkeypatch)
     root = write_folder(tmp_path / "it", parsed("cat/0.png dog/1.png .hidden/a.png"))
     own_open, own_scan = os.open, os.scandir
 
-    def refused(path, *rest, own, what):
+    def refused(path, *rest, own, what, **named):
         if what in str(path):
             raise PermissionError(13, "Permission denied", str(path))
-        return own(path, *rest)
+        return own(path, *rest, **named)
+
+    def opening(what):
+        return lambda *given, **named: refused(*given, own=own_open, what=what, **named)
 
     for what in ("dog/1.png", ".hidden"):
-        monkeypatch.setattr(os, "open", lambda p, *a, w=what: refused(p, *a, own=own_open, what=w))
+        monkeypatch.setattr(os, "open", opening(what))
         monkeypatch.setattr(os, "scandir", lambda p, w=what: refused(p, own=own_scan, what=w))
         if what == ".hidden":
             assert len(open_data(str(root), 8, 1)) == 2
@@ -291,10 +294,10 @@ def test_files_that_vanish_are_named(tmp_path, monkeypatch):
     root = write_folder(tmp_path / "it", parsed("cat/0.png cat/1.png"))
     own = os.open
 
-    def vanishing(path, *rest):
+    def vanishing(path, *rest, **named):
         if str(path).endswith("1.png"):
             Path(path).unlink(missing_ok=True)
-        return own(path, *rest)
+        return own(path, *rest, **named)
 
     monkeypatch.setattr("overtone.storage.os.open", vanishing)
     with pytest.raises(OvertoneError, match=r"cat/1\.png can't be read \(.*No such file"):
@@ -306,11 +309,11 @@ def test_files_that_vanish_while_they_are_inspected(tmp_path, monkeypatch):
     root = write_folder(tmp_path / "it", parsed("cat/0.png cat/1.png"))
     times, own = {}, os.open
 
-    def vanishing(path, *rest):
+    def vanishing(path, *rest, **named):
         times[str(path)] = times.get(str(path), 0) + 1
         if str(path).endswith("1.png") and times[str(path)] == 3:
             Path(path).unlink()
-        return own(path, *rest)
+        return own(path, *rest, **named)
 
     monkeypatch.setattr("overtone.storage.os.open", vanishing)
     found = inspect_data(str(root))

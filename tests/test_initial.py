@@ -13,6 +13,7 @@ from helpers import (
     TINY_DIFFIT,
     TINY_DSNO,
     TINY_IUNET,
+    TINY_NCSN,
     TINY_SONG,
     TINY_TRANSFORMER,
     awake,
@@ -21,7 +22,7 @@ from helpers import (
 from latent_diffit import published
 from overtone.denoisers.preconditioning import VPPreconditioning
 from overtone.errors import OvertoneError
-from overtone.networks.network import build
+from overtone.networks.network import build, build_empty
 from overtone.pipelines import Pipeline, load_pipeline
 from overtone.runs import find_checkpoint, read_log
 from overtone.samplers import Sampler
@@ -365,3 +366,19 @@ def test_fine_tuning_beats_training_from_nothing(tmp_path):
         losses[name] = {round(e["images"], -3): e["held_out_loss"] for e in log}
     for images in (5_000, 10_000, 20_000):
         assert losses["tuned"][images] < losses["nothing"][images], losses
+
+
+@pytest.mark.parametrize("config", [TINY_ADM, TINY_IUNET, TINY_SONG, TINY_NCSN])
+@pytest.mark.parametrize("larger", [2, 3])
+def test_at_another_size_the_levels_of_a_unet_do_what_they_did(config, larger):
+    """Each tensor of the larger network has its place in the smaller one, attention's among them,
+    and back at the first size the settings are the same."""
+    assert config.with_images(config.resolution, config.channels) == config
+    other = config.with_images(config.resolution * larger, config.channels)
+    shapes = [
+        {name: tensor.shape for name, tensor in build_empty(one).state_dict().items()}
+        for one in (config, other)
+    ]
+    assert shapes[0] == shapes[1]
+    assert any("attention" in name for name in shapes[0])
+    assert other.with_images(config.resolution, config.channels) == config

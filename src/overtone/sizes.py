@@ -6,6 +6,7 @@ form of it; anything else is a pair.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from overtone.ranges import SIDE, SQUARE_OR_PAIR, within
@@ -59,3 +60,11 @@ def by(resolution: int | tuple[int, int]) -> str:
 def shown(resolution: int | tuple[int, int]) -> str:
     """A resolution as people read it: height x width of one that is no square."""
     return str(resolution) if isinstance(resolution, int) else "{} x {}".format(*resolution)
+
+
+def rescaled(
+    levels: Sequence[int], before: int | tuple[int, int], after: int | tuple[int, int]
+) -> tuple[int, ...]:
+    """The smaller sides of a network's levels, once its images have another size."""
+    was, now = min(sides(before)), min(sides(after))
+    return tuple(side * now // was for side in levels if side * now >= was)

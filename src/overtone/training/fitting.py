@@ -297,7 +297,7 @@ def _begun(recipe: Any, initial: Initial, facts: Facts) -> Any:
     own: Any = initial.module
     config = own.config
     known = {field.name for field in fields(config)}
-    changes: dict[str, Any] = {"resolution": facts.resolution, "channels": facts.channels}
+    changes: dict[str, Any] = {}
     if "augment_channels" in known:
         changes["augment_channels"] = 0
     if "learned_variance" in known and not config.is_foreign:
@@ -307,14 +307,9 @@ def _begun(recipe: Any, initial: Initial, facts: Facts) -> Any:
             f"--init {initial.name} is a {config.kind} that makes no pixels from noise: images"
             " begins with a model of pixels."
         )
-    if config.is_foreign:  # diffusers' settings stand in its own model, too
-        changes["model"] = config.model | {
-            "sample_size": facts.resolution,
-            "in_channels": facts.channels,
-            "out_channels": facts.channels,
-        }
     try:
-        config = replace(config, **changes).with_classes(0)
+        config = replace(config, **changes).with_images(facts.resolution, facts.channels)
+        config = config.with_classes(0)
     except ValueError as error:
         raise OvertoneError(f"--init {initial.name}: {error}.") from None
     return replace(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 from overtone.networks.configs.network import WithAugmentation
 from overtone.ranges import Depth, Dropout, Size, SizeOrNone
-from overtone.sizes import Resolution
+from overtone.sizes import Resolution, rescaled
 
 C = TypeVar("C", bound="ADMConfig")
 
@@ -61,3 +61,8 @@ class ADMConfig(WithAugmentation, kind="ADMUNet"):
         super().__post_init__()
         if not self.widths or self.widths[0] % 2:
             raise ValueError(f"the first of widths must be even, for the embedding: {self.widths}")
+
+    def with_images(self, resolution: Resolution, channels: int) -> Any:
+        levels = rescaled(self.attention_resolutions, self.resolution, resolution)
+        changed = super().with_images(resolution, channels)
+        return replace(changed, attention_resolutions=levels)

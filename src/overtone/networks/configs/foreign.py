@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from overtone.networks.configs.network import NetworkConfig
 from overtone.ranges import SizeOrNone
 from overtone.registry import resolve
-from overtone.sizes import ResolutionOrNone
+from overtone.sizes import Resolution, ResolutionOrNone
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,12 @@ class DiffusersConfig(NetworkConfig):
     @property
     def knows_null_class(self) -> bool:
         return self.null_class
+
+    def with_images(self, resolution: Resolution, channels: int) -> Any:
+        # diffusers' settings stand in its own model, too.
+        out = channels * (2 if self.learned_variance else 1)
+        sizes = {"sample_size": resolution, "in_channels": channels, "out_channels": out}
+        return replace(super().with_images(resolution, channels), model=self.model | sizes)
 
     def build(self) -> Any:
         import diffusers

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from overtone.registry import Kind, resolve
+from overtone.sizes import Resolution
 
 
 class Building(Kind):
@@ -39,7 +40,7 @@ class NetworkConfig(Building, family="network", home="overtone.networks"):
     """
 
     if TYPE_CHECKING:
-        resolution: int | tuple[int, int]
+        resolution: Resolution
         channels: int
         num_classes: int
 
@@ -59,6 +60,12 @@ class NetworkConfig(Building, family="network", home="overtone.networks"):
     def with_classes(self, num_classes: int) -> Any:
         """These settings for data with so many classes, 0 for none."""
         return replace(self, num_classes=num_classes)  # type: ignore[type-var]
+
+    def with_images(self, resolution: Resolution, channels: int) -> Any:
+        """These settings for images of another size, with as many levels that do the same. Raises
+        `ValueError` for sizes that the network can't have."""
+        changes: dict[str, Any] = {"resolution": resolution, "channels": channels}
+        return replace(self, **changes)  # type: ignore[type-var]
 
     @property
     def log_snrs(self) -> tuple[float, float] | None:

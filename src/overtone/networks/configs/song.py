@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from overtone.networks.configs.network import WithAugmentation
 from overtone.ranges import Depth, Dropout, Size, SizeOrNone, Tap
-from overtone.sizes import Resolution
+from overtone.sizes import Resolution, rescaled
 
 MOST_TAPS = 64
 
@@ -84,3 +84,8 @@ class SongConfig(WithAugmentation, kind="SongUNet"):
             filter_taps=(1, 3, 3, 1),
             residual_encoder=True,
         )
+
+    def with_images(self, resolution: Resolution, channels: int) -> Any:
+        levels = rescaled(self.attention_resolutions, self.resolution, resolution)
+        changed = super().with_images(resolution, channels)
+        return replace(changed, attention_resolutions=levels)

@@ -2,12 +2,16 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from test_fitting import write as write_pictures
 
 ROOT = Path(__file__).parent.parent
 SHORT = {
@@ -51,3 +55,42 @@ def test_own_parts_through_every_command(tmp_path):
     )  # fmt: skip
     assert refused.returncode == 1
     assert "--import" in refused.stderr
+
+
+@pytest.mark.slow
+def test_own_images_from_a_folder_of_pictures_to_what_is_handed_on(tmp_path):
+    """The rehearsal of the script: at most fifteen commands, with options that the README names."""
+    script = (ROOT / "examples" / "own_images.sh").read_text()
+    commands = [line for line in script.splitlines() if re.search(r"^(test|overtone|\()", line)]
+    assert len(commands) <= 15
+    readme = (ROOT / "README.md").read_text()
+    options = set(re.findall(r"--[a-z.-]+", script))
+    assert {option for option in options if not re.search(rf"{option}(?![\w.-])", readme)} == set()
+
+    pictures = write_pictures(tmp_path / "pictures", 40)
+    command = ["sh", str(ROOT / "examples" / "own_images.sh"), str(pictures), "64"]
+    paths = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    env = {"OVERTONE_CACHE": str(tmp_path / "cache"), "PATH": os.pathsep.join(paths)}
+    began = [_run(command, tmp_path, env) for _ in range(2)]  # the second time goes on
+    assert "tensors copied" in began[0]
+    assert "tensors copied" not in began[1]
+    sizes = {"small": (67, 67), "student": (131, 131), "exported/sample": (32, 32)}
+    for name, size in sizes.items():
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.size[0] == size[0]
+            assert image.size[1] >= size[1]
+    assert len(list((tmp_path / "enlarged").rglob("*.png"))) == 40
+    with Image.open(tmp_path / "enlarged" / "class-0" / "000.png") as image:
+        assert image.size == (80, 72)
+    card = (tmp_path / "models" / "mine" / "README.md").read_text()
+    assert "license: cc-by-4.0" in card
+    assert "| Fréchet distance |" in card
+    assert "| initialised from | small |" in card
+
+
+def _run(command, folder, env):
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=folder, env={**os.environ, **env}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stderr

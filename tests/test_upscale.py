@@ -1,6 +1,7 @@
 """Pictures larger than a relay's images: tiles that cover them, and no seams where they meet."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from overtone.denoisers import Denoiser, EDMDenoiser, Estimate
 from overtone.denoisers.tiled import TiledDenoiser, starts_of, window_of
 from overtone.errors import OvertoneError
 from overtone.networks import ADMUNet
-from overtone.pipelines import Pipeline, RelayPipeline
+from overtone.pipelines import Pipeline, RelayPipeline, load_pipeline
 from overtone.pipelines.upscale import upscale_tiled
 from overtone.processes import QuantileSchedule, RelayProcess
 from overtone.samplers import Sampler
@@ -138,8 +139,12 @@ def test_what_can_not_be_upscaled_is_refused():
     noise = Pipeline(ADMUNet(TINY_ADM))
     with pytest.raises(OvertoneError, match="begins with noise: a relay's second stage upscales"):
         upscale_tiled(noise, torch.zeros(1, 1, 4, 4))
-    with pytest.raises(OvertoneError, match="has 3 classes: say what the picture shows"):
-        upscale_tiled(relay(classes=3), torch.zeros(1, 1, 4, 4))
+    untold = relay(classes=3)
+    untold.denoiser.has_null_class = False
+    with pytest.raises(OvertoneError, match="has 3 classes, and none that stands for no class"):
+        upscale_tiled(untold, torch.zeros(1, 1, 4, 4))
+    with pytest.raises(OvertoneError, match="3 classes, and guidance needs one: say what"):
+        upscale_tiled(relay(classes=3), torch.zeros(1, 1, 4, 4), guidance_scale=2.0)
     with pytest.raises(OvertoneError, match="overlap by 0 to 3, not by 4: the model"):
         upscale_tiled(relay(), torch.zeros(1, 1, 8, 8), overlap=4)
 
@@ -167,7 +172,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     for arguments, message in (
         ([], "name the pictures"),
         (["nowhere.png"], "nowhere.png does not exist"),
-        (["mine"], "this model has 2 classes: say which the pictures are of"),
+        (["mine", "--guidance-scale", "2"], "guidance needs one: say what the picture shows"),
         (["mine", "--classes", "0", "1", "0"], "--classes names 3 classes for 2 pictures"),
         (["mine", "--classes", "0", "--out", "a.png"], "is one file, and there are 2 pictures"),
         (["mine/a.jpg", "--classes", "0", "--out", "a.gif"], "a .png file or a directory"),
@@ -179,3 +184,47 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             main(["upscale", *arguments, "--model", "relay"])
         assert message in capsys.readouterr().err.replace("\n", " "), arguments
+
+
+def test_pictures_are_of_the_class_of_their_folder_or_of_none(tmp_path, monkeypatch, capsys):
+    """And keep their places below the folder that is named, where two may have one name."""
+    monkeypatch.chdir(tmp_path)
+    pipe = relay(classes=2, channels=3)
+    pipe.class_names = ("cat", "dog")
+    pipe.save_pretrained("relay")
+
+    def differ(one, other):
+        """The largest difference in grey levels: matrix products round as they like."""
+        return int(np.abs(np.asarray(one, int) - np.asarray(other, int)).max())
+
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (6, 5, 3), np.uint8)
+    for name in ("cat/1", "dog/1", "other/2"):
+        Path(f"mine/{name}.png").parent.mkdir(parents=True)
+        Image.fromarray(pixels).save(f"mine/{name}.png")
+    main(["upscale", "mine", "--model", "relay", "--out", "large"])
+    pipe = load_pipeline("relay")
+    assert "2 pictures of the class of its folder's name, 1 of no class" in capsys.readouterr().err
+    made = {}
+    for name in ("cat/1", "dog/1", "other/2"):
+        with Image.open(f"large/{name}.png") as picture:
+            made[name] = np.asarray(picture)
+    for name, label in (("cat/1", 0), ("dog/1", 1)):
+        with Image.fromarray(pixels) as picture:
+            assert differ(made[name], upscale_tiled(pipe, picture, label)) <= 1
+    assert differ(made["cat/1"], made["dog/1"]) > 20
+    assert differ(made["cat/1"], made["other/2"]) > 20
+    # Of no class: the estimate that the network gives under the label behind the last.
+    low = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    asked = []
+    own = pipe.denoiser.forward
+
+    def watched(x, sigma, labels):
+        asked.append(labels.tolist())
+        return own(x, sigma, labels)
+
+    monkeypatch.setattr(pipe.denoiser, "forward", watched)
+    assert differ(made["other/2"], upscale_tiled(pipe, low)) <= 1
+    assert {label for labels in asked for label in labels} == {0, 2}
+    monkeypatch.setattr(pipe.denoiser, "forward", lambda x, s, y: own(x, s, torch.full_like(y, 2)))
+    assert differ(made["other/2"], upscale_tiled(pipe, low, 0)) <= 1

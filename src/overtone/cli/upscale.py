@@ -9,11 +9,12 @@ Pictures of any size are taken; larger ones than the model's are enlarged in til
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -21,6 +22,9 @@ from overtone.cli.model import ModelOptions, saved_options
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError, counted, plain
 from overtone.ranges import Batch, Finite, Seed, Steps, Whole
+
+if TYPE_CHECKING:
+    from overtone.pipelines.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,11 @@ class Options:
     """The relay: a saved pipeline, a run's directory, or a repository of the Hub."""
     opening: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
     classes: tuple[str, ...] = ()
-    """The class of all pictures, by its name or number, or one for each picture."""
+    """The class of all pictures, by its name or number, or one for each picture. If left out, a
+    picture in a folder that is named like a class is of that class, and others are of none."""
     out: Path = Path("upscaled")
-    """The directory into which each picture is written under its own name, or a .png file for one
-    picture."""
+    """The directory into which each picture is written under its own name, those of a folder with
+    their places in it; or a .png file for one picture."""
     overlap: Whole | None = None
     """The pixels of a picture by which tiles overlap; half of a tile if left out."""
     background: str = "white"
@@ -54,29 +59,21 @@ def main(arguments: Sequence[str]) -> None:
     opening = saved_options([model, *arguments]) if model else ModelOptions()
     default = Options((), tyro.MISSING, opening=opening)
     options = parse(Options, "upscale", __doc__, arguments, default=default)
-    files = _files(options.pictures)
-    places = _places(files, options.out)
-    classes: list[Any] = list(options.classes) or [None]
-    if len(classes) not in (1, len(files)):
+    found = _files(options.pictures)
+    files, places = list(found), _places(found, options.out)
+    if len(options.classes) not in (0, 1, len(files)):
         raise OvertoneError(
-            f"--classes names {len(classes)} classes for {counted(len(files), 'picture')}: name"
-            " one, or one for each."
+            f"--classes names {len(options.classes)} classes for {counted(len(files), 'picture')}:"
+            " name one, or one for each."
         )
     from overtone.pipelines.receipt_files import save_png
-    from overtone.pipelines.request import class_number
     from overtone.pipelines.upscale import upscale_tiled
 
     pipe = options.opening.open(options.model)
     if not pipe.num_classes and options.classes:
         raise OvertoneError("--classes: this model has no classes.")
-    if pipe.num_classes and not options.classes:
-        raise OvertoneError(
-            f"this model has {pipe.num_classes} classes: say which the pictures are of, --classes."
-        )
     asked = {"guidance_scale": options.guidance_scale, "steps": options.steps}
-    for number, (file, place) in enumerate(zip(files, places, strict=True)):
-        name = classes[number % len(classes)]
-        label = None if name is None else class_number(name, pipe.num_classes, pipe.class_names)
+    for file, place, label in zip(files, places, _labels(options, files, pipe), strict=True):
         made = upscale_tiled(
             pipe,
             _opened(file, options.background, pipe.channels),
@@ -91,6 +88,27 @@ def main(arguments: Sequence[str]) -> None:
         print(plain(f"{place}: {made.width} x {made.height} px"), file=sys.stderr)
 
 
+def _labels(options: Options, files: Sequence[Path], pipe: Pipeline) -> list[int | None]:
+    """The class of each picture: the one that is named, or that of its folder, or none."""
+    from overtone.pipelines.request import class_number
+
+    if not pipe.num_classes:
+        return [None] * len(files)
+    names: list[Any] = list(options.classes)
+    if names:
+        names = names * len(files) if len(names) == 1 else names
+    else:
+        folders = [file.resolve().parent.name for file in files]
+        names = [name if name in pipe.class_names else None for name in folders]
+        unnamed = names.count(None)
+        told = f"{counted(len(files) - unnamed, 'picture')} of the class of its folder's name, "
+        print(plain(f"{told}{unnamed:,} of no class (--classes names them)"), file=sys.stderr)
+    return [
+        None if name is None else class_number(name, pipe.num_classes, pipe.class_names)
+        for name in names
+    ]
+
+
 def _named(arguments: Sequence[str]) -> str | None:
     """The model that is named, before the options are parsed, as they follow from it."""
     for number, argument in enumerate(arguments):
@@ -101,28 +119,29 @@ def _named(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def _files(pictures: Sequence[Path]) -> list[Path]:
-    """The image files that are named, and those in the folders that are."""
+def _files(pictures: Sequence[Path]) -> dict[Path, Path]:
+    """The image files that are named, and those in the folders that are, each with its name below
+    the folder."""
     from overtone.data.names import SUFFIXES
 
     if not pictures:
         raise OvertoneError("name the pictures: overtone upscale PICTURE ... --model RELAY.")
-    found: list[Path] = []
+    found: dict[Path, Path] = {}
     for path in pictures:
         if path.is_dir():
             below = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
             own = [f for f in below if f.is_file() and not f.name.startswith(".")]
             if not own:
                 raise OvertoneError(f"{path} holds no pictures.")
-            found += own
+            found |= {file: file.relative_to(path) for file in own}
         elif path.exists():
-            found.append(path)
+            found[path] = Path(path.name)
         else:
             raise OvertoneError(f"{path} does not exist: check the name.")
     return found
 
 
-def _places(files: Sequence[Path], out: Path) -> list[Path]:
+def _places(files: Mapping[Path, Path], out: Path) -> list[Path]:
     """Where each picture goes. Raises `OvertoneError` for two that would go to one place, and for a
     place of one of the pictures."""
     if out.suffix.lower() == ".png":
@@ -134,9 +153,8 @@ def _places(files: Sequence[Path], out: Path) -> list[Path]:
     elif out.suffix and not out.is_dir():
         raise OvertoneError(f"--out is a .png file or a directory, not {out}.")
     else:
-        places = [out / f"{file.stem}.png" for file in files]
-    twice = {place for place in places if places.count(place) > 1}
-    if twice:
+        places = [out / name.with_suffix(".png") for name in files.values()]
+    if twice := [place for place, count in Counter(places).items() if count > 1]:
         raise OvertoneError(
             f"several pictures are called {min(twice).stem}: upscale them into other directories."
         )

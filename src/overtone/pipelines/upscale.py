@@ -54,27 +54,26 @@ def upscale_tiled(
 
     Arguments:
         picture: a picture, read as training images are, or a tensor (1, channels, height, width).
-        class_label: its class, by number or name; a conditional model has to be told.
+        class_label: its class, by number or name. Where it is left out, a conditional model is
+            asked for no class, which it was trained with if labels were dropped.
         overlap: pixels of the picture by which tiles overlap; half of a tile if left out.
         told: is given the steps and their number, and hands the steps on.
         asked: whatever else a `Request` takes.
 
-    Raises `OvertoneError` for a model that begins with noise, for an operator, and for an overlap
-    that is a whole tile or more.
+    Raises `OvertoneError` for a model that begins with noise, for an operator, for an overlap that
+    is a whole tile or more, and for a conditional model that knows no class that stands for none.
     """
     upscale = pipe.process.upscale
     if upscale == 1:
         raise OvertoneError("this model begins with noise: a relay's second stage upscales.")
+    if pipe.num_classes and class_label is None:
+        class_label, asked = 0, asked | _of_no_class(pipe, asked)
     request = Request([seed], None if class_label is None else [class_label], **asked)
     sampler: Any = pipe.sampler_of(request)
     if sampler.is_operator:
         raise OvertoneError(
             "an operator makes a whole image in one evaluation, and can't agree with itself from"
             " tile to tile: upscale with the model that it was distilled from."
-        )
-    if pipe.num_classes and class_label is None:
-        raise OvertoneError(
-            f"this model has {pipe.num_classes} classes: say what the picture shows."
         )
     low = pictures_of(picture, pipe.channels)
     low = to_unit(low) if low.dtype == torch.uint8 else low.float()
@@ -99,3 +98,15 @@ def upscale_tiled(
     if not torch.isfinite(x).all():
         raise OvertoneError("the model made an image that is not finite: its weights are damaged.")
     return to_pil(to_pixels(x)[0, :, : upscale * height, : upscale * width].cpu())
+
+
+def _of_no_class(pipe: Any, asked: dict[str, Any]) -> dict[str, Any]:
+    """What is asked for where the class is not known: guidance whose scale is 0 leaves the estimate
+    of no class alone."""
+    guided = asked.get("guidance_scale") is not None or asked.get("guide") is not None
+    if guided or not pipe.denoiser.has_null_class:
+        why = "and guidance needs one" if guided else "and none that stands for no class"
+        raise OvertoneError(
+            f"this model has {pipe.num_classes} classes, {why}: say what the picture shows."
+        )
+    return {"guidance_scale": 0.0}

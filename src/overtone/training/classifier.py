@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,19 @@ from overtone.training.objectives import Batch, Objective
 from overtone.training.progress import Progress
 from overtone.training.task import Task
 
+MOST_EPOCHS, SHORTEST = 100, 5_000
+"""how many times each image is shown at most; how many are shown at least"""
+
+
+def _shortened(recipe: ClassifierRecipe, images: int) -> ClassifierRecipe:
+    """The recipe for few images, which are known by heart before the usual training is over."""
+    plan = recipe.training
+    length = max(SHORTEST, min(plan.total_images, MOST_EPOCHS * images))
+    if length == plan.total_images:
+        return recipe
+    plan = replace(plan, total_images=length, lr_rampdown_images=2 * length // 3)
+    return replace(recipe, training=plan)
+
 
 def classifier_of(
     data: str, resolution: Resolution, channels: int, reading: Reading = PLAIN
@@ -52,7 +65,7 @@ def classifier_of(
         num_classes=images.num_classes,
         widths=_widths(min(sides(resolution))),
     )
-    recipe = ClassifierRecipe(data, config, reading=reading)
+    recipe = _shortened(ClassifierRecipe(data, config, reading=reading), len(images))
     identity = recipe.identity() | {"images": images.fingerprint}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     name = Path(data).name.replace(":", "-")

@@ -27,12 +27,14 @@ def start_sharded(self, *arguments, **options):
     AcceleratorState._shared_state.update(distributed_type=DistributedType.FSDP, fsdp_plugin=plugin)
 
 
-def save_sharded(self, progress, export, model, average, optimizer, keep):
+def save_sharded(self, progress, export, model, averages, optimizer, keep):
     assert all(isinstance(p, DTensor) for p in model.parameters())
     moments = [v for state in optimizer.state.values() for v in state.values() if v.dim()]
     assert all(isinstance(v, DTensor) for v in moments)
-    assert not any(isinstance(p, DTensor) for p in average.parameters())
-    return save(self, progress, export, model, average, optimizer, keep)
+    assert averages
+    averaged = [p for average in averages.values() for p in average.module.parameters()]
+    assert not any(isinstance(p, DTensor) for p in averaged)
+    return save(self, progress, export, model, averages, optimizer, keep)
 
 
 Accelerator.__init__, RunDirectory.save = start_sharded, save_sharded

@@ -22,6 +22,7 @@ from overtone.pipelines.pictures import pixels_of
 from overtone.pipelines.receipt_files import read_receipt
 from overtone.pipelines.replay import Replayer
 from overtone.pipelines.seeds import seeds_of
+from overtone.pipelines.sheets import KEY, layout_in
 from overtone.runs import checkpoints_of, find_checkpoint, read_log
 from overtone.training.loop import Trainer
 from overtone.training.rundir import RunDirectory
@@ -87,7 +88,8 @@ def test_a_run_leaves_log_grids_and_checkpoints(tmp_path):
     receipt = read_receipt(tmp_path / "run" / "grids" / "000000256.png")
     replayer = Replayer(load_pipeline(find_checkpoint(tmp_path / "run")), receipt)
     with Image.open(tmp_path / "run" / "grids" / "000000256.png") as grid:
-        first = pixels_of([grid.crop((0, 0, 8, 8))], 1)[0]
+        box = layout_in(grid.info[KEY], 8, grid.width).box(0, 8, 8)
+        first = pixels_of([grid.crop(box)], 1)[0]
     assert replayer.of(seeds_of(receipt.seeds)[0], first).succeeded
     best = min(held_out, key=held_out.get)
     assert {int(c.name) for c in checkpoints_of(tmp_path / "run")} == {best, 256}
@@ -183,7 +185,7 @@ def test_a_run_that_died_before_its_second_checkpoint_goes_on(tmp_path, monkeypa
     def dies(*_):
         raise RuntimeError("out of memory, say")
 
-    monkeypatch.setattr(Trainer, "_step", dies)
+    monkeypatch.setattr(Trainer, "step", dies)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="out of memory"):
             train(TINY, tmp_path / "run")

@@ -266,6 +266,30 @@ CHANGES = {
         ("min(halflife, self.rampup_ratio * images_seen)", "max(halflife, self.rampup_ratio * images_seen)"),
         ("weights, 1 - self.beta(images_seen, batch)", "weights, self.beta(images_seen, batch)"),
     ],
+    ("training/ema.py", "phema"): [
+        ("(1 - batch / (images_seen + batch)) **", "(1 - batch / max(images_seen, batch)) **"),
+        ("(exponent_of(self.length) + 1)", "exponent_of(self.length)"),
+    ],
+    ("training/phema.py", "phema"): [
+        ("[1.0, 7.0, 16.0 - t, 12.0 - t]", "[1.0, 7.0, 16.0 - t, 12.0 + t]"),
+        ("(g + 1) * (h + 1) / (g + h + 1)", "(g + 1) * (h + 1) / (g + h)"),
+        ("(least / m) ** h", "(least / m) ** g"),
+        ("x = solved / norms", "x = solved * norms"),
+        ("whole - 2 * float(x @ right)", "whole - float(x @ right)"),
+    ],
+    ("denoisers/tiled.py", "upscale"): [
+        ("estimate * window)", "estimate)"),
+        ("-(-room // steps)", "room // steps"),
+        ("(edge / (overlap + 1)).clamp(max=1.0)", "edge / (overlap + 1)"),
+    ],
+    ("data/heldout.py", "heldout"): [
+        ("np.lexsort((np.arange(len(contents)), contents))", "np.arange(len(contents))"),
+        ("(taken > 0) & (taken >= left)", "(taken > 0) & (taken > left)"),
+        ("np.setdiff1d(np.arange(len(data)), chosen)", "np.arange(len(data))"),
+    ],
+    ("training/best.py", "scoring"): [
+        ("1 if self.lower_is_better else -1", "1"),
+    ],
     ("training/loop.py", "loop ema training"): [
         ("self.ema.update(seen, training.batch_size)",
          "self.ema.update(seen + training.batch_size, training.batch_size)"),

@@ -7,8 +7,8 @@
 # Begun again, it goes on where it stopped: each training resumes by itself.
 set -eu
 PICTURES=$1
-SHORT=${2:+--total-images $2 --sampler.num-steps 4}
-SMALL=${2:+--network.widths 32 32 32}
+SHORT=${2:+--total-images $2 --held-out-images $2 --sampler.num-steps 4}
+SMALL=${2:+--network.widths 16 32}
 SHORT_DISTILLATION=${2:+--total-images $2 --count $2 --steps 4}
 
 # What is in the folder, and a first model, of small images.

@@ -273,3 +273,20 @@ for train in (False, True):
             assert torch.allclose(compiled(x, time, labels), network(x, time, labels), atol=1e-3)
 """
     in_fresh_process(script)
+
+
+def test_networks_without_memory_are_built_without_torchs_compiler():
+    """Its import takes longer than all else that a command does before it begins."""
+    code = """
+import sys
+import helpers
+from overtone.networks.network import build_empty
+
+assert "torch._dynamo" not in sys.modules
+for name in ("DIFFIT", "ADM", "IUNET", "SONG", "NCSN", "DSNO", "TRANSFORMER"):
+    build_empty(getattr(helpers, f"TINY_{name}"))
+    assert "torch._dynamo" not in sys.modules, name
+"""
+    command, here = [sys.executable, "-c", code], Path(__file__).parent
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -157,7 +157,7 @@ class RelativePositionBias(nn.Module):
         super().__init__()
         self.size = sides(size)
         rows = math.prod(2 * side - 1 for side in self.size)
-        self.table = nn.Parameter(torch.randn(rows, heads) * 0.02)
+        self.table = nn.Parameter(torch.empty(rows, heads).normal_(std=0.02))
         self.time = zero(nn.Linear(token_width, rows * heads)) if token_width else None
         self._kept: tuple[tuple[int, int, tuple[int, int]], Tensor] | None = None
 

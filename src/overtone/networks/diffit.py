@@ -7,6 +7,7 @@ a stack of the same blocks on patches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -206,7 +207,10 @@ class DiffiTTransformer(Network):
         )
         self.out_channels = config.channels * (2 if config.learned_variance else 1)
         self.head = zero(nn.Linear(width, config.patch**2 * self.out_channels))
-        self.register_buffer("position", positions(width, size, size), persistent=False)
+        position = torch.empty(math.prod(size), width)
+        if not position.is_meta:  # there arithmetic costs torch seconds of imports
+            position = positions(width, size, size)
+        self.register_buffer("position", position, persistent=False)
         self._other: tuple[tuple[object, ...], Tensor] | None = None  # of the last other grid
 
     def forward(

@@ -109,10 +109,11 @@ class Resample(nn.Module):
         self.direction = direction
         self.box = tuple(taps) == (1, 1)
         self.padding = (len(taps) - 1) // 2
-        line = torch.tensor(taps, dtype=torch.float32)
-        kernel = line[:, None] * line / line.sum() ** 2
-        # Doubling, each input is spread over four outputs: the filter keeps their mean.
-        self.register_buffer("kernel", kernel * (4 if direction == "up" else 1), persistent=False)
+        # Doubling, each input is spread over four outputs: the filter keeps their mean. In Python's
+        # own numbers, as arithmetic on the "meta" device costs torch seconds of imports.
+        scale = (4 if direction == "up" else 1) / sum(taps) ** 2
+        kernel = [[scale * row * column for column in taps] for row in taps]
+        self.register_buffer("kernel", torch.tensor(kernel), persistent=False)
 
     def forward(self, x: Features) -> Float[Tensor, "batch channels new_height new_width"]:
         if self.box and self.direction == "down":
@@ -148,7 +149,7 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.register_buffer("frequencies", torch.randn(width // 2) * 16)
+        self.register_buffer("frequencies", torch.empty(width // 2).normal_(std=16))
 
     def forward(self, x: Float[Tensor, " batch"]) -> Float[Tensor, "batch width"]:
         angles = precise(x)[:, None] * (2 * math.pi * self.frequencies)
@@ -167,7 +168,7 @@ class ClassEmbedding(nn.Module):
         self.num_classes = num_classes
         self.learned_null = learned_null
         rows = num_classes + learned_null
-        self.weight = nn.Parameter(torch.randn(rows, width))
+        self.weight = nn.Parameter(torch.empty(rows, width).normal_())
 
     def forward(self, class_labels: Int[Tensor, " batch"]) -> Float[Tensor, "batch width"]:
         if self.learned_null:

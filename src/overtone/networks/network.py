@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from overtone import settings, storage
 from overtone.errors import OvertoneError
@@ -292,10 +293,22 @@ def _building(config: Any, where: str) -> Iterator[None]:
         raise OvertoneError(f"a {config.kind} can't be built: {said(error)}.") from error
 
 
+class _NoDraws(TorchFunctionMode):
+    """Passes over the drawing of initial weights, for which torch imports its compiler where they
+    are on the "meta" device: seconds, for weights that are not there."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return func(*args, **kwargs or {})
+
+
 def build_empty(config: NetworkConfig, where: str = "network settings") -> Network:
     """The same without memory for its weights, where that is possible."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NoDraws():
             return build(config, where)
     except TooLargeError:
         raise

@@ -20,6 +20,7 @@ where A is 1 - gamma, and for a relay the matrix M(sigma') - gamma M(sigma) of i
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import shutil
 import warnings
@@ -236,6 +237,8 @@ def _to_onnx(exported: Any, file: Path) -> None:
             "ONNX files need the extra export: in Overtone's source, pip install -c constraints.txt"
             " '.[export]'. --formats torch needs nothing."
         ) from None
+    # It warns of operators that no torchvision is there to give.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     program = torch.onnx.export(exported, dynamo=True, verbose=False)
     assert program is not None
     program.save(str(file))

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ HERE = Path(__file__).parent
 MODEL = json.loads((HERE / "model.json").read_text())
 
 
+@cache
 def program(name):
     if name.endswith(".onnx"):
         import onnxruntime
@@ -25,10 +27,10 @@ def program(name):
 
 
 def sample(noise, *labels):
-    x, x_last, files = np.float32(MODEL["sigma_start"]) * noise, 0, {}
+    x, x_last = np.float32(MODEL["sigma_start"]) * noise, 0
     for step in MODEL["steps"]:
         c_skip, c_out, c_in, c_noise, scale, more, gamma = np.float32(step["numbers"])
-        network = files.setdefault(step["network"], program(step["network"]))
+        network = program(step["network"])
         null = [np.full_like(own, MODEL["num_classes"]) for own in labels]
         given = (c_in * x, np.full(len(x), c_noise))
         out = [network(*given, *own)[:, : x.shape[1]] for own in (labels, null)[: 1 + (scale != 1)]]

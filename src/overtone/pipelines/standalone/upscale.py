@@ -19,11 +19,11 @@ def patched(x, matrix):
 
 def upscale(pictures, noise, *labels):
     """pictures (b, c, h, w) in [-1, 1], noise (b, c, PATCH h, PATCH w) of the process."""
-    x, x_last, files = pictures.repeat(PATCH, 2).repeat(PATCH, 3), 0, {}
+    x, x_last = pictures.repeat(PATCH, 2).repeat(PATCH, 3), 0
     x = x + np.float32(MODEL["sigma_start"]) * noise
     for step, matrix in zip(MODEL["steps"], np.load(HERE / "matrices.npy"), strict=True):
         c_skip, c_out, c_in, c_noise, scale, more, gamma = np.float32(step["numbers"])
-        network = files.setdefault(step["network"], program(step["network"]))
+        network = program(step["network"])
         null = [np.full_like(own, MODEL["num_classes"]) for own in labels]
         given = (c_in * x, np.full(len(x), c_noise))
         out = [network(*given, *own) for own in (labels, null)[: 1 + (scale != 1)]]

@@ -97,7 +97,7 @@ class Reporting:
     checkpoint_images: Count = 1_000_000
     """images between two checkpoints, each with a grid of samples and the held-out loss"""
     held_out_images: Count = 1024
-    """draws of held-out images that the loss is averaged over"""
+    """The number of draws of held-out images that the loss is averaged over."""
     scored_images: Whole = 0
     """The number of seeds whose images are scored at each checkpoint; 0 scores none."""
     scores: tuple[str, ...] = ("frechet", "precision-recall", "class-accuracy")

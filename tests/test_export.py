@@ -5,6 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -209,6 +210,11 @@ def test_a_relay_enlarges_by_its_script(tmp_path):
         moments = [float((d * np.roll(d, shift, (2, 3))).mean()) for d in (drawn, theirs)]
         assert abs(moments[0] - moments[1]) < 6 / np.sqrt(400 * 256)
     assert (tmp_path / "it" / "first" / "network.onnx").exists()
+    done = subprocess.run(
+        [sys.executable, "sample.py"], cwd=tmp_path / "it", capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "this model enlarges: python upscale.py PICTURE" in done.stderr
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "it" / "a.png")
     subprocess.run(
         [sys.executable, "upscale.py", "a.png", "3", "1"], cwd=tmp_path / "it", check=True
@@ -251,6 +257,10 @@ def test_what_can_not_be_exported_is_told(tmp_path, monkeypatch):
     ):
         module._write_program(Odd(), (torch.zeros(3, 2), torch.zeros(3)), tmp_path / "odd",
                               ("torch",), print)  # fmt: skip
+    pipe = pixels_of(TINY_ADM)
+    pipe.process = SimpleNamespace(kind="Odd", upscale=1)
+    with pytest.raises(OvertoneError, match="know two processes, and not a Odd:"):
+        export(pipe, tmp_path / "it", ("torch",))
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(OvertoneError, match=r"ONNX files need the extra export"):
         export(pixels_of(TINY_ADM), tmp_path / "it", ("onnx",))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_what_is_seen_in_a_folder(tmp_path):
     assert sum(found.classes.values()) == 43
     told = "\n".join(found.told("black", grey=False))
     assert "sizes: 20 x 90 to 40 x 36 px" in told
-    assert "is laid on black (--background takes another colour)" in told
+    assert "are laid on black (--background takes another colour)" in told
 
 
 def test_colours_are_seen_whatever_the_mode():
@@ -155,6 +156,11 @@ def test_a_few_small_pictures_are_told_of(tmp_path, capsys):
     assert "--resolution 32 --skip-bad-images" in said
     asked = Asked(str(folder), resolution=32, reading=Reading(skip_bad=True))
     assert fit("images", asked, show=False).recipe.network.resolution == 32
+    # One large picture among small ones does not decide.
+    small = write(tmp_path / "small", 40, size=(20, 20))
+    write(small / "class-0", 1, size=(90, 90), classes=0)
+    asked = Asked(str(small), reading=Reading(skip_bad=True))
+    assert fit("images", asked, show=False).recipe.network.resolution == 16
 
 
 def test_what_contradicts_the_images_is_refused(tmp_path):
@@ -176,6 +182,10 @@ def test_what_contradicts_the_images_is_refused(tmp_path):
             fit("images", asked, show=False)
     with pytest.raises(OvertoneError, match="a whole number of times fewer"):
         fit("relay-images", Asked(folder, resolution=(18, 30)), show=False)
+    with pytest.raises(OvertoneError, match="34 px are not a multiple of 4, by which the VAE that"):
+        fit("latent-images", Asked(folder, resolution=34), show=False)
+    with pytest.raises(OvertoneError, match="learns from what the teacher makes, and looks at no"):
+        fit("dsno-images", Asked(folder, teacher="model"), show=False)
 
 
 def test_colours_are_not_made_grey_unasked(tmp_path, capsys):
@@ -187,7 +197,7 @@ def test_colours_are_not_made_grey_unasked(tmp_path, capsys):
     assert "40 pictures of 40 have colours, and the network makes grey images" in said
     with pytest.raises(SystemExit):
         app.main(["train", "images", "--data", folder, "--network.channels", "1"])
-    assert "which 3 channels are for: leave it out, or pass --grey" in capsys.readouterr().err
+    assert "images with colours: leave it out, or pass --grey" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         app.main(["train", "images", "--data", folder, "--network.resolution", "16"])
     assert "pass --resolution, from which all of them follow" in capsys.readouterr().err
@@ -205,6 +215,13 @@ def test_one_command_trains_on_a_folder(tmp_path, monkeypatch, capsys):
     pipe = load_pipeline("runs/images")
     assert (pipe.resolution, pipe.num_classes, pipe.channels) == (16, 2, 3)
     assert "held_out_loss" in read_log(tmp_path / "runs" / "images")[0]
+    for wrong, message in (
+        (["--resolution", "32"], "runs/images is a run at 16 px, not 32: another --out begins"),
+        (["--expert", "2"], "--expert: this recipe has one network, and no experts"),
+    ):
+        with pytest.raises(SystemExit):
+            app.main(["train", "images", "--data", "mine", *QUICK, *wrong])
+        assert message in capsys.readouterr().err
     app.main(["train", "images", "--data", "mine", *QUICK[2:], "--total-images", "96"])
     assert "going on with runs/images, as it was begun" in capsys.readouterr().err
     assert load_pipeline("runs/images").training["images seen"] == 96
@@ -286,6 +303,10 @@ def test_in_python(tmp_path, monkeypatch):
     folder = write(tmp_path / "it", 40)
     pipe = overtone.train("images", tmp_path / "named", data=str(folder), show=False)
     assert (pipe.resolution, pipe.num_classes) == (32, 2)
+    again = overtone.train("images", tmp_path / "named", data=str(folder), show=False)
+    assert again.training == pipe.training
+    with pytest.raises(OvertoneError, match="held_out goes with data that are an object"):
+        overtone.train("images", tmp_path / "b", data=str(folder), held_out=[], show=False)
     pixels = np.random.default_rng(0).integers(0, 256, (40, 20, 20, 3), dtype=np.uint8)
     labels = np.arange(40) % 2
     pipe = overtone.train(
@@ -310,3 +331,61 @@ def test_data_given_at_one_size_keep_it():
     fitted = fit("images", Asked(), Given(Mine()), show=False)
     assert fitted.recipe.network.resolution == (20, 24)
     assert not isinstance(fitted.recipe, Subset)
+
+
+def test_a_run_that_died_before_it_said_what_it_trains_begins_anew(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "mine")
+    command = ["train", "images", "--data", "mine", "--resolution", "16", *QUICK]
+    app.main(command)
+    (tmp_path / "runs" / "images" / "recipe.json").unlink()
+    app.main(command)
+    assert (tmp_path / "runs" / "images" / "recipe.json").exists()
+    assert "going on with" not in capsys.readouterr().err
+
+
+def test_pictures_given_in_python_are_looked_at_one_by_one():
+    alive, most = set(), 0
+
+    class Pictures:
+        def __len__(self):
+            return 300
+
+        def __getitem__(self, number):
+            nonlocal most
+            image = np.full((40, 40, 3), number % 256, np.uint8)
+            alive.add(number)
+            most = max(most, len(alive))
+            weakref.finalize(image, alive.discard, number)
+            return image
+
+    found = survey_given(Pictures())
+    assert found.count == 300
+    assert most < 10
+
+
+def test_objects_that_answer_wrongly_are_told():
+    class Wrong:
+        fingerprint, class_names = "1", ("a",)
+
+        def __len__(self):
+            return 3
+
+        def fetch(self, indices):
+            return {}["images"]
+
+    with pytest.raises(OvertoneError, match="`fetch` of Wrong has to return images"):
+        survey_given(Wrong())
+
+
+def test_how_pictures_were_read_stays_with_the_model(tmp_path, monkeypatch):
+    """A saved model, away from its run, is compared with pictures on its own background."""
+    from overtone.training.judging import reading_of
+
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "mine", mode="RGBA")
+    more = ["--background", "black", "--resolution", "16", *QUICK]
+    app.main(["train", "images", "--data", "mine", *more])
+    load_pipeline("runs/images").save_pretrained("model")
+    for model in ("runs/images", "model"):
+        assert reading_of(load_pipeline(model), model) == Reading(background="black")

@@ -137,16 +137,18 @@ def test_what_can_not_be_held_out_says_what_can():
     few = data_of(pictures(40))
     assert hold_out(few, 0) == (few, None)
     assert hold_out(data_of(pictures(5)))[1] is None  # a twentieth of five is none
-    with pytest.raises(OvertoneError, match=r"of the 40 images of given is none: 0.025 holds out"):
+    with pytest.raises(
+        OvertoneError, match=r"of the 40 images of given is less than one image: 0.025 holds out"
+    ):
         hold_out(few, 0.001)
     with pytest.raises(OvertoneError, match="leaves nothing to train on"):
         hold_out(few, 1.0)
     same = data_of(np.zeros((40, 4, 4), np.uint8))
-    with pytest.raises(OvertoneError, match=r"there more than 2 times. Pass --held-out-share 0"):
+    with pytest.raises(OvertoneError, match=r"has more than 2 copies. Pass --held-out-share 0"):
         hold_out(same, 0.06)
     assert hold_out(same) == (same, None)
     own = data_of(pictures(40), np.arange(40), tuple(map(str, range(40))))
-    with pytest.raises(OvertoneError, match="each is the last of its class"):
+    with pytest.raises(OvertoneError, match="each is the only one of its class"):
         hold_out(own, 0.1)
     assert hold_out(own) == (own, None)
 

@@ -196,8 +196,10 @@ def test_runs_without_averages_and_no_runs_are_refused(tmp_path):
 
 
 def test_a_snapshot_holds_the_average_in_half_precision(tmp_path):
-    tensors = {"w": torch.randn(5), "n": torch.tensor([3])}
-    Snapshots(tmp_path).write(64, 0.05, tensors)
+    network = torch.nn.Linear(5, 1, bias=False)
+    network.register_buffer("frequencies", torch.randn(5))  # which is no average
+    Snapshots(tmp_path).write(64, 0.05, network)
     (found,) = Snapshots(tmp_path).until(100)
     assert found[:2] == (64, 0.05)
-    assert torch.equal(load_tensors(found.file)["w"], tensors["w"].half().float())
+    (tensor,) = load_tensors(found.file).values()
+    assert torch.equal(tensor, network.weight.detach().half().float())

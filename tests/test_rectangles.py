@@ -220,8 +220,10 @@ def test_what_each_crop_keeps(tmp_path):
     }  # fmt: skip
     with pytest.raises(OvertoneError, match="does not have the proportions of 60 x 30: --crop fit"):
         open_data(str(tmp_path / "it"), (30, 60), 1, reading=Reading(crop="none"))
+    plain = open_data(str(tmp_path / "it"), (30, 60), 1)
+    assert torch.equal(plain.fetch([0])[0], data.fetch([0])[0])
     with pytest.raises(OvertoneError, match="a square does not fill images of 30 x 60 px"):
-        open_data(str(tmp_path / "it"), (30, 60), 1)
+        open_data(str(tmp_path / "it"), (30, 60), 1, reading=Reading(crop="square"))
     with pytest.raises(OvertoneError, match="is 90 x 30, smaller than the resolution 40 x 60"):
         open_data(str(tmp_path / "it"), (40, 60), 1, reading=Reading(crop="fit"))
 

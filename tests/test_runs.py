@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from overtone import find_recipe, train
+from overtone import find_recipe, settings, train
 from overtone.cli.app import main
 from overtone.cli.info_run import curve
 from overtone.data.names import absolute
@@ -22,6 +22,7 @@ from overtone.pipelines import load_pipeline
 from overtone.runs import find_checkpoint, read_log
 from overtone.training import rehearsal
 from overtone.training.loop import Trainer
+from overtone.training.recipes import command_of
 from overtone.training.rehearsal import rehearse
 from runs import QUICK, changed
 
@@ -300,6 +301,15 @@ def test_info_tells_how_a_run_went_and_goes_on(tmp_path, capsys):
     main(["info", str(run), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert (found["images seen"], found["of"]) == (512, 512)
+
+
+def test_a_run_is_gone_on_with_by_the_command_of_its_kind(tmp_path):
+    for name, command in (("diffit-digits", "train"), ("dsno-digits", "distill train")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text("{}")
+        recipe = settings.dump(find_recipe(name))
+        (tmp_path / name / "recipe.json").write_text(json.dumps(recipe))
+        assert command_of(tmp_path / name) == command
 
 
 def test_bars_rise_and_fall_with_the_values():

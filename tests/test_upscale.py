@@ -1,6 +1,7 @@
 """Pictures larger than a relay's images: tiles that cover them, and no seams where they meet."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from overtone.denoisers.tiled import TiledDenoiser, starts_of, window_of
 from overtone.errors import OvertoneError
 from overtone.networks import ADMUNet
 from overtone.pipelines import Pipeline, RelayPipeline, load_pipeline
-from overtone.pipelines.upscale import upscale_tiled
+from overtone.pipelines.upscale import check_size, upscale_tiled
 from overtone.processes import QuantileSchedule, RelayProcess
 from overtone.samplers import Sampler
 
@@ -147,6 +148,8 @@ def test_what_can_not_be_upscaled_is_refused():
         upscale_tiled(relay(classes=3), torch.zeros(1, 1, 4, 4), guidance_scale=2.0)
     with pytest.raises(OvertoneError, match="overlap by 0 to 3, not by 4: the model"):
         upscale_tiled(relay(), torch.zeros(1, 1, 8, 8), overlap=4)
+    with pytest.raises(OvertoneError, match=r"becomes one of 12,000 x 8,000, which is more than"):
+        check_size(relay(), 3000, 2000)
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
@@ -168,6 +171,18 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     main(["upscale", "clear.png", "mine/b.jpg", "--model", "relay", "--classes", "0", "cat",
           "--background", "black", "--sampler.num-steps", "2", "--overlap", "1"])  # fmt: skip
     assert "clear.png: transparency laid on black" in capsys.readouterr().err
+    # What a former command made is no picture to enlarge, and a damaged one is told of first.
+    main(["upscale", "mine", "--model", "relay", "--classes", "dog", "--out", "mine/large"])
+    main(["upscale", "mine", "--model", "relay", "--classes", "dog", "--out", "mine/large"])
+    assert sorted(f.name for f in (tmp_path / "mine").rglob("*.png")) == ["a.png", "b.png"]
+    shutil.rmtree("mine/large")
+    Path("bad").mkdir()
+    shutil.copy("clear.png", "bad/a.png")
+    Path("bad/b.png").write_bytes(b"nothing")
+    with pytest.raises(SystemExit):
+        main(["upscale", "bad", "--model", "relay", "--classes", "0", "--out", "never"])
+    assert "bad/b.png can't be read" in capsys.readouterr().err.replace("\n", " ")
+    assert not Path("never").exists()
     assert (tmp_path / "upscaled" / "clear.png").exists()
     for arguments, message in (
         ([], "name the pictures"),

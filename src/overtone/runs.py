@@ -31,6 +31,12 @@ def is_run(folder: Path) -> bool:
     return os.path.exists(folder / RUN_FILE)  # of a name that can be none, too
 
 
+def has_recipe(folder: Path) -> bool:
+    """Whether it is that of a run which says what it trains: it does from its beginning on, but for
+    the moment between the two files."""
+    return is_run(folder) and (folder / RECIPE_FILE).exists()
+
+
 def read_log(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's log that say at which image they were written; others, a last one that
     a kill cut short say, are left out."""

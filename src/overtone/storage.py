@@ -366,7 +366,8 @@ def push(
 def _flush(path: Path) -> None:
     if os.name == "nt" and path.is_dir():  # where a directory can't be opened
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows flushes only what is open for writing.
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -33,7 +33,7 @@ from overtone.pipelines.evaluations import evaluations_of, request_within
 from overtone.pipelines.load import load_pipeline, public_model
 from overtone.pipelines.pipeline import Pipeline
 from overtone.pipelines.request import Request
-from overtone.training.judging import data_of, open_evaluation
+from overtone.training.judging import data_of, open_evaluation, reading_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -259,8 +259,9 @@ def compare(
     opened = _opened(models)
     (name, first), *_ = opened.items()
     given = models[name] if isinstance(models, Mapping) else models[0]
+    place = given if isinstance(given, str) else ""
     evaluation = open_evaluation(
-        data or data_of(first, given if isinstance(given, str) else ""),
+        data or data_of(first, place),
         first.resolution,
         first.channels,
         len(seeds),
@@ -270,6 +271,7 @@ def compare(
         real_images=real_images,
         scores=scores_by_name(scores) if scores else None,
         replicates=replicates,
+        reading=reading_of(first, place),
     )
     request = Request(seeds, class_labels, guidance_scale, guidance_interval, batch_size=batch_size)
     return compared_models(

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from overtone.cli.options import parse
-from overtone.data.rules import Reading
+from overtone.data.rules import Crop, Reading
 from overtone.data.splits import HELD_OUT_SHARE
 from overtone.errors import OvertoneError, counted, plain, unknown
 from overtone.ranges import Count, Positive, Share, Size
@@ -32,15 +32,35 @@ class Options:
     """builtin:digits, builtin:glyphs, fashion-mnist; a folder, zip or .npz of images; hf:... or a
     parquet file"""
     resolution: Size | None = None
-    """refuse images that are smaller, as a training at this resolution would"""
+    """The height and width of a training's images: smaller pictures are told as refused."""
     channels: Literal[1, 3] = 3
-    """1: read as grey"""
+    """The number of channels; 1 reads the images as grey."""
     split: Literal["train", "test"] = "train"
-    """which of its splits"""
+    """The split that is looked at."""
     out: Path = Path("contact-sheet.png")
-    """where the contact sheet goes"""
+    """The .png file of the contact sheet."""
     all: bool = False
-    """list every image that would be refused, not the first ten"""
+    """List every image that would be refused, and not the first ten alone."""
+
+
+@dataclass(frozen=True)
+class Reads:
+    """How pictures are read."""
+
+    skip_bad_images: bool = False
+    """Leave out images that can't be read or are too small, instead of stopping."""
+    background: str = "white"
+    """The colour that transparent pictures are laid on: a name, such as black, or #rrggbb."""
+    crop: Crop = "fit"
+    """What of a picture becomes the image: fit, the largest part in the middle that has the
+    proportions of the images; square; or none."""
+
+    @property
+    def reading(self) -> Reading:
+        try:
+            return Reading(self.skip_bad_images, self.background, self.crop)
+        except ValueError as error:
+            raise OvertoneError(f"--{error}.") from None
 
 
 @dataclass(frozen=True)
@@ -48,13 +68,14 @@ class EncodeOptions:
     data: tyro.conf.Positional[str]
     """builtin:glyphs, fashion-mnist, a folder or zip of images, or hf:..."""
     vae: str
-    """a directory, the run of a VAE's recipe, or a repository of the Hub"""
+    """The VAE: a directory, the run of a VAE's recipe, or a repository of the Hub."""
     resolution: Resolution
     """The height and width of the images: one number for squares, or two."""
     out: Path
-    """directory of the latents, which `overtone train ... --data` takes; what is there is kept"""
+    """The directory of the latents, which `overtone train ... --data` takes. Latents that are there
+    are kept."""
     mirror: bool = False
-    """encode every image flipped left to right as well"""
+    """Encode every image flipped left to right as well."""
     images: Count | None = None
     """only so many images, spread over the data; endless data needs it"""
     held_out_share: Share = HELD_OUT_SHARE
@@ -62,8 +83,7 @@ class EncodeOptions:
     own, to measure on, where the data have no test split. 0 keeps all images for training."""
     scaling_factor: Positive | None = None
     """of the VAE's latents, where its config.json has none: 0.18215 for Stable Diffusion's"""
-    skip_bad_images: bool = False
-    """leave out images that can't be read or are too small, instead of stopping"""
+    reads: Annotated[Reads, tyro.conf.arg(name="")] = field(default_factory=Reads)
 
 
 @dataclass(frozen=True)
@@ -82,8 +102,7 @@ class StatisticsOptions:
     """Its weights, as for `overtone evaluate`."""
     images: Count | None = None
     """The number of images, spread over the data; all of them if left out."""
-    skip_bad_images: bool = False
-    """Leave out images that can't be read or are too small, instead of stopping."""
+    reads: Annotated[Reads, tyro.conf.arg(name="")] = field(default_factory=Reads)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -113,7 +132,7 @@ def encode(arguments: Sequence[str]) -> None:
         options.resolution,
         vae.image_channels,
         share=options.held_out_share,
-        reading=Reading(options.skip_bad_images),
+        reading=options.reads.reading,
         show=show,
     )
     index = latents.latents_index(images, vae, mirror=options.mirror, images=options.images)
@@ -151,7 +170,7 @@ def statistics(arguments: Sequence[str]) -> None:
         options.channels,
         features_by_name(options.extractor, options.extractor_weights),
         images=options.images,
-        reading=Reading(options.skip_bad_images),
+        reading=options.reads.reading,
     )
     if processes().is_main:
         save_reference(options.out, found)

@@ -27,24 +27,25 @@ WHAT = ("collect", "train")
 class CollectOptions:
     recipe: Annotated[DistillationRecipe, tyro.conf.arg(name="")]
     out: Path | None = None
-    """directory of the trajectories; runs/RECIPE-trajectories if left out"""
+    """The directory of the trajectories. If left out, it is runs/RECIPE-trajectories."""
     part: str = "1/1"
-    """K/N: the K-th of N jobs, on machines that know nothing of each other, that share the work"""
+    """K/N makes the K-th of N parts, so that N jobs on separate machines share the work."""
     repair: bool = False
-    """read what is there through, and make files that are damaged again"""
+    """Read all that is there, and make damaged files again."""
 
 
 @dataclass(frozen=True)
 class TrainOptions:
     recipe: Annotated[DistillationRecipe, tyro.conf.arg(name="")]
     data: Path | None = None
-    """directory of the trajectories; runs/RECIPE-trajectories if left out"""
+    """The directory of the trajectories. If left out, it is runs/RECIPE-trajectories."""
     out: Path | None = None
-    """directory of the run; runs/RECIPE if left out, or the run itself where one is named"""
+    """The directory of the run. If left out, it is runs/RECIPE, or the run itself where one is
+    named."""
     skip_bad_checkpoints: bool = False
-    """go on from the newest checkpoint that is as it was written, where a newer one is damaged"""
+    """Go on from the newest undamaged checkpoint where a newer one is damaged."""
     dry_run: bool = False
-    """build everything, train three steps, say how long the run would take; no run is made"""
+    """Build everything, train a few steps, and say how long the run would take. No run is made."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -112,7 +113,8 @@ def _train(
             f"there are no trajectories in {data}: overtone distill collect {name} makes them, or"
             " pass --online."
         )
-    trainer = Trainer.of(recipe, teacher=teacher_for(recipe), folder=data)
+    where = None if options.dry_run else out
+    trainer = Trainer.of(recipe, out=where, teacher=teacher_for(recipe), folder=data)
     introduce(trainer)
     if options.dry_run:
         rehearse(trainer)

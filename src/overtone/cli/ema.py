@@ -79,7 +79,8 @@ def _print(found: Averaged) -> None:
         table.add_column(name.replace("_", " "), justify="right")
     for average in found.averages:
         best = " (best)" if average is found.best else ""
-        cells: list[Any] = [f"{average.values[name]:.4g}" for name in names]
+        values = [average.values.get(name) for name in names]
+        cells: list[Any] = ["" if value is None else f"{value:.4g}" for value in values]
         table.add_row(f"{average.name}{best}", *cells)
     Console(highlight=False).print(table)
     print(f"The best is that of the {found.order} {found.criterion.title}.")

@@ -46,8 +46,8 @@ class Judging:
     """The colour that transparent pictures are laid on. If left out, it is that of the run, or
     white."""
     crop: Crop | None = None
-    """What of a picture becomes an image: square, fit or none, as in training. If left out, it is
-    as it was for the run, or square."""
+    """What of a picture becomes an image: fit, square or none, as in training. If left out, it is
+    as it was for the run, or fit."""
     extractor: str = "classifier"
     """The network whose features are compared: a classifier that is trained on the data; inception,
     as for the FID (needs the extra fid); dinov2 (needs the extra dinov2); or random, an untrained
@@ -72,7 +72,7 @@ class Judging:
     def reading(self) -> Reading:
         """How the real images are read."""
         try:
-            return Reading(self.skip_bad_images, self.background or "white", self.crop or "square")
+            return Reading(self.skip_bad_images, self.background or "white", self.crop or "fit")
         except ValueError as error:
             raise OvertoneError(f"{error}.") from None
 
@@ -87,7 +87,7 @@ class Judging:
         """The evaluation of a model's images."""
         from overtone.training.judging import data_of, reading_of
 
-        usual = reading_of(model)
+        usual = reading_of(pipe, model)
         own = replace(
             self,
             background=self.background or usual.background,

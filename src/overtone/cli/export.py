@@ -55,4 +55,7 @@ def main(arguments: Sequence[str]) -> None:
         steps=options.steps,
         told=lambda line: print(line, file=sys.stderr),
     )
-    print(plain(f"{options.out}: python sample.py SEED CLASS samples there"), file=sys.stderr)
+    does = "sample.py SEED CLASS samples"
+    if pipe.process.upscale != 1:
+        does = "upscale.py PICTURE SEED CLASS enlarges a picture"
+    print(plain(f"{options.out}: python {does} there"), file=sys.stderr)

@@ -16,8 +16,8 @@ from overtone.data.rules import Crop, Reading
 from overtone.errors import OvertoneError, plain
 from overtone.launch import processes
 from overtone.ranges import Positive, Share
-from overtone.runs import is_run
-from overtone.sizes import Resolution, shown
+from overtone.runs import has_recipe
+from overtone.sizes import Resolution, shown, sides
 from overtone.training.configs.recipe import Recipe
 from overtone.training.recipes import find_recipe
 
@@ -38,9 +38,9 @@ class Pictures:
     """Read colour pictures as grey."""
     background: str = "white"
     """The colour that transparent pictures are laid on: a name, such as black, or #rrggbb."""
-    crop: Crop = "square"
-    """What of a picture becomes the image: square, fit or none. For images that are no squares it
-    is fit, which cuts off what is too much."""
+    crop: Crop = "fit"
+    """What of a picture becomes the image: fit, the largest part in the middle that has the
+    proportions of the images; square; or none."""
     skip_bad_images: bool = False
     """Leave out images that can't be read or are too small, instead of stopping."""
     held_out_share: Share | None = None
@@ -104,10 +104,11 @@ def train_fitted(name: str, arguments: Sequence[str]) -> None:
         return
     looked = _looked(arguments)
     out = Path(looked.out or f"runs/{name}").expanduser()
-    if is_run(out):
+    if has_recipe(out):
         if processes().is_main:
             print(plain(f"going on with {out}, as it was begun"), file=sys.stderr)
         options, fitted = parsed(find_recipe(str(out))), None
+        _check_begun(options, out)
     else:
         fitted = _fit(name, looked)
         options = parsed(fitted.recipe)
@@ -141,9 +142,23 @@ def _check(options: Any, fitted: Fitted) -> None:
         )
     if network.channels != own.channels:
         colours = "colours" if facts.channels == 3 else "no colours"
+        grey = ", or pass --grey" if network.channels == 1 else ""
         raise OvertoneError(
-            f"--network.channels is {network.channels}, and these images have {colours}, which"
-            f" {own.channels} channels are for: leave it out, or pass --grey."
+            f"--network.channels is {network.channels}, and the settings were chosen for images"
+            f" with {colours}: leave it out{grey}."
+        )
+
+
+def _check_begun(options: Any, out: Path) -> None:
+    """Raises `OvertoneError` for another resolution than that of the run that is there."""
+    recipe = options.recipe
+    if options.resolution is None or not hasattr(recipe, "data") or recipe.vae:
+        return  # that of latents is another
+    own = recipe.network
+    if sides(options.resolution) != sides(own.resolution):
+        raise OvertoneError(
+            f"{out} is a run at {shown(own.resolution)} px, not {shown(options.resolution)}:"
+            " another --out begins another run."
         )
 
 
@@ -153,6 +168,8 @@ def _train(options: Any, fitted: Fitted | None, out: Path, command: Sequence[str
     from overtone.training.train import before_it, collected
 
     recipe, skip = options.recipe, options.skip_bad_checkpoints
+    if options.expert is not None and not recipe.num_experts:
+        raise OvertoneError("--expert: this recipe has one network, and no experts.")
     if options.dry_run:
         _rehearse(options, fitted)
         return

@@ -23,8 +23,8 @@ GOES_ON = "goes on with"
 @dataclass(frozen=True)
 class Options:
     path: tyro.conf.Positional[str]
-    """a saved pipeline, network or VAE, encoded latents, trajectories, a run's directory, or a
-    repository of the Hub"""
+    """The directory of a run, a saved pipeline, network or VAE, latents or trajectories, or a
+    repository of the Hub."""
     json: bool = False
     """Print JSON instead of a table."""
     curve: Path | None = None

@@ -20,6 +20,7 @@ from overtone.runs import (
     read_log,
 )
 from overtone.training.progress import Progress
+from overtone.training.recipes import command_of
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 48
@@ -33,7 +34,10 @@ def run_told(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"kind": "run", "data": recipe.get("data")}
     if experts := sorted(folder.glob("expert-*")):
         found |= {"kind": "run of experts"} | storage.read_json(folder / RUN_FILE, dict)
-        found |= {expert.name: run_told(expert) for expert in experts}
+        for expert in experts:  # which goes on with the others
+            told = run_told(expert)
+            told.pop("goes on with", None)
+            found[expert.name] = told
         return found | {"goes on with": f"overtone train {shlex.quote(str(folder))}"}
     log, checkpoints = read_log(folder), checkpoints_of(folder)
     progress = _progress(checkpoints)
@@ -121,13 +125,14 @@ def _scores(log: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _command(folder: Path, progress: Progress, plan: dict[str, Any]) -> str:
     """The command that goes on with a run: to its end, or beyond it."""
     place, total = shlex.quote(str(folder)), plan.get("total_images")
+    command = f"overtone {command_of(folder)} {place}"
     if isinstance(total, int) and progress.images < total:
-        return f"overtone train {place}"
+        return command
     longer = 2 * total if isinstance(total, int) else 0
     if plan.get("lr_rampdown_images"):
         # Its learning rate has fallen to 0: a new run begins with its weights.
-        return f"overtone train {place} --init {place} --total-images {longer} --out {place}-longer"
-    return f"overtone train {place} --total-images {longer}"
+        return f"{command} --init {place} --total-images {longer} --out {place}-longer"
+    return f"{command} --total-images {longer}"
 
 
 def draw_curve(folder: Path, out: Path) -> None:

@@ -28,14 +28,15 @@ R = TypeVar("R", bound=Recipe)
 class Options(Generic[R]):
     recipe: Annotated[R, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
     out: Path | None = None
-    """directory of the run; runs/RECIPE if left out, or the run itself where one is named"""
+    """The directory of the run. If left out, it is runs/RECIPE, or the run itself where one is
+    named."""
     skip_bad_checkpoints: bool = False
-    """go on from the newest checkpoint that is as it was written, where a newer one is damaged"""
+    """Go on from the newest undamaged checkpoint where a newer one is damaged."""
     expert: Count | None = None
-    """of a recipe of experts, train this one, counted from the clean image; all, one after another
-    or one a process, if left out"""
+    """Train only this expert of a recipe of experts, counted from the clean image. If left out, all
+    are trained, one after another or one a process."""
     dry_run: bool = False
-    """build everything, train three steps, say how long the run would take; no run is made"""
+    """Build everything, train a few steps, and say how long the run would take. No run is made."""
 
 
 def introduce(trainer: Trainer, name: str = "") -> None:

@@ -15,7 +15,8 @@ from overtone.training.recipes import FITTED, RECIPES, find_recipe, name_of, run
 
 def main(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
-        own = [name for name in RECIPES if find_recipe(name).command == "train"]
+        trained = (name for name in RECIPES if find_recipe(name).command == "train")
+        own = list(dict.fromkeys([*trained, *FITTED]))
         print(__doc__, f"\nusage: overtone train RECIPE [options]\n\nrecipes: {', '.join(own)}")
         print(
             "or the path of a .json file with a recipe, or the directory of a run, which goes on."

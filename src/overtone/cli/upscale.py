@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
     opening = saved_options([model, *arguments]) if model else ModelOptions()
     default = Options((), tyro.MISSING, opening=opening)
     options = parse(Options, "upscale", __doc__, arguments, default=default)
-    found = _files(options.pictures)
+    found = _files(options.pictures, options.out)
     files, places = list(found), _places(found, options.out)
     if len(options.classes) not in (0, 1, len(files)):
         raise OvertoneError(
@@ -73,7 +73,9 @@ def main(arguments: Sequence[str]) -> None:
     if not pipe.num_classes and options.classes:
         raise OvertoneError("--classes: this model has no classes.")
     asked = {"guidance_scale": options.guidance_scale, "steps": options.steps}
-    for file, place, label in zip(files, places, _labels(options, files, pipe), strict=True):
+    labels = _labels(options, files, pipe)
+    _check(options, files, labels, pipe, asked)
+    for file, place, label in zip(files, places, labels, strict=True):
         made = upscale_tiled(
             pipe,
             _opened(file, options.background, pipe.channels),
@@ -86,6 +88,22 @@ def main(arguments: Sequence[str]) -> None:
         )
         save_png(made, place, None)
         print(plain(f"{place}: {made.width} x {made.height} px"), file=sys.stderr)
+
+
+def _check(
+    options: Options, files: Sequence[Path], labels: Sequence[int | None], pipe: Any, asked: Any
+) -> None:
+    """Raises `OvertoneError` for what can't be enlarged, before anything is."""
+    from overtone.pipelines.upscale import check_size, of_no_class
+
+    if pipe.num_classes and None in labels:
+        of_no_class(pipe, asked)
+    for file in files:
+        picture = _opened(file, options.background, pipe.channels)
+        try:
+            check_size(pipe, *picture.size)
+        except OvertoneError as error:
+            raise OvertoneError(f"{file}: {error}") from None
 
 
 def _labels(options: Options, files: Sequence[Path], pipe: Pipeline) -> list[int | None]:
@@ -119,9 +137,9 @@ def _named(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def _files(pictures: Sequence[Path]) -> dict[Path, Path]:
+def _files(pictures: Sequence[Path], out: Path) -> dict[Path, Path]:
     """The image files that are named, and those in the folders that are, each with its name below
-    the folder."""
+    the folder; but for hidden ones, and those in a directory below that is written into."""
     from overtone.data.names import SUFFIXES
 
     if not pictures:
@@ -130,7 +148,9 @@ def _files(pictures: Sequence[Path]) -> dict[Path, Path]:
     for path in pictures:
         if path.is_dir():
             below = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
-            own = [f for f in below if f.is_file() and not f.name.startswith(".")]
+            own = [
+                f for f in below if f.is_file() and not _left_out(f.relative_to(path), path, out)
+            ]
             if not own:
                 raise OvertoneError(f"{path} holds no pictures.")
             found |= {file: file.relative_to(path) for file in own}
@@ -139,6 +159,13 @@ def _files(pictures: Sequence[Path]) -> dict[Path, Path]:
         else:
             raise OvertoneError(f"{path} does not exist: check the name.")
     return found
+
+
+def _left_out(name: Path, folder: Path, out: Path) -> bool:
+    """Whether a picture of a folder is hidden, or was made by an earlier command."""
+    made = (folder / name).resolve().parents
+    written = out.resolve() in made and out.resolve() != folder.resolve()
+    return written or any(part.startswith(".") for part in name.parts)
 
 
 def _places(files: Mapping[Path, Path], out: Path) -> list[Path]:

@@ -79,8 +79,8 @@ def hold_out(data: ImageData, share: float = HELD_OUT_SHARE) -> tuple[ImageData,
     if not count:
         if share != HELD_OUT_SHARE:
             raise OvertoneError(
-                f"--held-out-share {share:g} of the {images} of {data.name} is none:"
-                f" {1 / len(data):.2g} holds out one, and 0 says that none is to be held out."
+                f"--held-out-share {share:g} of the {images} of {data.name} is less than one image:"
+                f" {1 / len(data):.2g} holds out one, and 0 none."
             )
         return data, None
     if count >= len(data):
@@ -94,8 +94,8 @@ def hold_out(data: ImageData, share: float = HELD_OUT_SHARE) -> tuple[ImageData,
         return data, None
     if not len(chosen):
         raise OvertoneError(
-            f"no image of {data.name} can be held out: each is the last of its class, or is there"
-            f" more than {counted(count, 'time')}. Pass --held-out-share 0."
+            f"no image of {data.name} can be held out: each is the only one of its class, or has"
+            f" more than {counted(count, 'copy', 'copies')}. Pass --held-out-share 0."
         )
     rest = np.setdiff1d(np.arange(len(data)), chosen)
     mark = hashlib.sha256(chosen.tobytes()).hexdigest()[:8]

@@ -87,12 +87,12 @@ def own_data(
     return reader.read(resolution, channels, reading)
 
 
-def items_of(value: Any, name: str) -> tuple[list[Item], tuple[str, ...]]:
-    """The pictures of a sequence or an array, to be read one by one, and the names of the classes.
-    Raises `OvertoneError` for anything else."""
+def items_of(value: Any, name: str) -> tuple[Iterator[Item], int, tuple[str, ...]]:
+    """The pictures of a sequence or an array, to be read one by one, their number, and the names of
+    the classes. Raises `OvertoneError` for anything else."""
     rows, labels, class_names = _parts(value, name)
     reader = _Reader(rows, labels, class_names, name, lowest_of(value) or 0.0)
-    return list(reader.items()), class_names
+    return reader.items(), len(rows), class_names
 
 
 def lowest_of(value: Any) -> float | None:

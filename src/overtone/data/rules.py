@@ -8,9 +8,10 @@ from typing import Any, Literal
 from overtone.ranges import check_fields
 from overtone.sizes import Resolution, sides
 
-Crop = Literal["square", "fit", "none"]
-"""square: the square in the middle; fit: the largest part in the middle that has the proportions of
-the images; none: nothing is cut off, and pictures of other proportions are refused."""
+Crop = Literal["fit", "square", "none"]
+"""fit: the largest part in the middle that has the proportions of the images; square: the same, and
+images that are no squares are refused; none: nothing is cut off, and pictures of other proportions
+are refused."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,17 @@ class Reading:
     """leave out what can't be read or is too small, instead of stopping"""
     background: str = "white"
     """the colour behind transparent pictures"""
-    crop: Crop = "square"
+    crop: Crop = "fit"
     """what of a picture becomes the image"""
 
     def __post_init__(self) -> None:
         check_fields(self)
         colour_of(self.background)
+
+    def facts(self) -> dict[str, str]:
+        """What differs from the defaults, for those who read the same pictures later."""
+        own = {"background": self.background, "crop": self.crop}
+        return {name: value for name, value in own.items() if value != getattr(Reading(), name)}
 
     def rule(self, resolution: Resolution) -> str:
         """What is done, in words that are written beside scores."""

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from overtone.data.converting import has_colours
+from overtone.data.fetched import names_in
 from overtone.data.names import NAMES, OPENERS
 from overtone.data.open import open_source
 from overtone.data.own import items_of
 from overtone.data.reading import Item
 from overtone.errors import OvertoneError, counted
+from overtone.registry import said
 from overtone.sizes import Resolution, resolution_of
 
 OPENED, DECODED = 20_000, 400
@@ -67,7 +69,7 @@ class Survey:
             if most >= IMBALANCE * least:
                 yield (
                     f"  classes differ in size: the smallest has {counted(least, 'image')}, the"
-                    f" largest {most:,}. Each is trained on as often as it is there."
+                    f" largest {most:,}. Each image is shown equally often."
                 )
         if self.sizes:
             small, large = (f(self.sizes, key=min) for f in (min, max))
@@ -75,17 +77,18 @@ class Survey:
             yield f"  sizes: {small[0]} x {small[1]}{span} px"
         if self.decoded:
             colour = self._share(self.coloured)
-            read = ", and is read as grey (--grey)" if grey and self.coloured else ""
-            yield f"  colour: {colour} of the pictures looked at has colours{read}"
+            read = ", and are read as grey (--grey)" if grey and self.coloured else ""
+            yield f"  colour: {colour} of the pictures looked at have colours{read}"
         if self.transparent:
             yield (
-                f"  transparency: {self._share(self.transparent)} of the pictures is transparent in"
-                f" part, and is laid on {background} (--background takes another colour)"
+                f"  transparency: {self._share(self.transparent)} of the pictures looked at are"
+                f" partly transparent, and are laid on {background} (--background takes another"
+                " colour)"
             )
 
     def _share(self, count: int) -> str:
         whole = {0: "none", self.decoded: "all"}
-        return whole.get(count, f"{count / max(self.decoded, 1):.0%}")
+        return whole.get(count, f"{max(0.01, count / max(self.decoded, 1)):.0%}")
 
     def _many(self) -> str:
         return "any number of images" if self.count is None else counted(self.count, "image")
@@ -125,20 +128,30 @@ def survey_given(value: Any, name: str = "") -> Survey:
     name = name or getattr(value, "name", "") or type(value).__name__
     found = Survey(name)
     if hasattr(value, "fetch"):  # its images have one size already
-        images, _ = value.fetch([0])
-        channels, height, width = images.shape[1:]
-        found.count = None if getattr(value, "endless", False) else len(value)
-        found.sizes[width, height] = len(value)
+        try:
+            images, _ = value.fetch([0])
+            (channels, height, width), count = images.shape[1:], len(value)
+        except Exception as error:  # whatever a foreign object raises
+            raise OvertoneError(
+                f"`fetch` of {name} has to return images (count, channels, height, width) and their"
+                f" labels, and fails ({said(error)})."
+            ) from error
+        found.count = None if getattr(value, "endless", False) else count
+        found.sizes[width, height] = count
         found.coloured, found.decoded = int(channels == 3), 1
+        found.classes = dict.fromkeys(names_in(value), 0)
         found.fixed = resolution_of(height, width)
         return found
-    items, names = items_of(value, name)
-    found.count = len(items)
+    items, found.count, names = items_of(value, name)
+    labels: Counter[int] = Counter()
+    every = [max(1, found.count // most) for most in (OPENED, DECODED)]
     for number, item in enumerate(items):
-        _look(found, item, whole=number % max(1, len(items) // DECODED) == 0)
+        if item.label is not None:
+            labels[item.label] += 1
+        if number % every[0] == 0:
+            _look(found, item, whole=number % every[1] == 0)
     if not found.sizes:
         raise OvertoneError(f"{name} has no images that can be opened.")
-    labels = Counter(item.label for item in items if item.label is not None)
     named = names or tuple(str(number) for number in range(max(labels, default=-1) + 1))
     found.classes = {own: labels[number] for number, own in enumerate(named)}
     return found

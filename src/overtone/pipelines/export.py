@@ -37,6 +37,8 @@ from torch._dynamo.exc import UserError
 
 from overtone import storage
 from overtone.errors import OvertoneError
+from overtone.processes.gaussian import GaussianProcess
+from overtone.processes.relay import RelayProcess
 from overtone.registry import said
 from overtone.sizes import sides
 
@@ -62,7 +64,7 @@ class _Operator(nn.Module):
     def __init__(self, pipe: Any) -> None:
         super().__init__()
         self.model = pipe.denoiser
-        self.vae = None if pipe.vae is None else pipe.vae
+        self.vae = pipe.vae
         self.levels = tuple(pipe.sampler.levels)
         self.model.times(self.levels[1:], torch.device("cpu"))  # which are kept
 
@@ -109,6 +111,17 @@ def export(
     """
     if not formats:
         raise OvertoneError("name a format at least: onnx or torch.")
+    if "onnx" in formats:
+        _check_onnx()
+    if pipe.image_resolution is not None and pipe.vae is None:
+        raise OvertoneError(
+            "this model makes latents, and has no VAE that decodes them: pass --vae."
+        )
+    if pipe.process.kind not in (GaussianProcess.kind, RelayProcess.kind):
+        raise OvertoneError(
+            f"the scripts of an export know two processes, and not a {pipe.process.kind}: white"
+            " noise, and a relay's blur."
+        )
     with storage.new_directory(folder) as temporary:
         _export_into(_plain(pipe), temporary, formats, steps, told)
 
@@ -170,6 +183,8 @@ def _steps_into(
     except ValueError as error:
         raise OvertoneError(f"the sampler can't be exported: {error}.") from None
     guided = pipe.guided(guidance) if guidance.scale != 1 and pipe.num_classes else None
+    if process.upscale != 1 and guidance.channels:
+        raise OvertoneError("the script of a relay guides all channels: leave the choice out.")
     model["guided_channels"] = list(guidance.channels) if guidance.channels else None
     model["sigma_start"] = sampler.sigma_start
     last, matrices = None, []
@@ -228,7 +243,7 @@ def _exported(module: nn.Module, given: tuple[Tensor, ...], largest: int) -> Any
     return torch.export.export(module, given, dynamic_shapes=tuple({0: batch} for _ in given))
 
 
-def _to_onnx(exported: Any, file: Path) -> None:
+def _check_onnx() -> None:
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -237,6 +252,9 @@ def _to_onnx(exported: Any, file: Path) -> None:
             "ONNX files need the extra export: in Overtone's source, pip install -c constraints.txt"
             " '.[export]'. --formats torch needs nothing."
         ) from None
+
+
+def _to_onnx(exported: Any, file: Path) -> None:
     # It warns of operators that no torchvision is there to give.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     program = torch.onnx.export(exported, dynamo=True, verbose=False)

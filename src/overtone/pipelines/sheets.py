@@ -54,11 +54,11 @@ class Layout:
 
 
 def columns_for(count: int, labels: Sequence[int] | None = None) -> int:
-    """The number of columns in which no cell stays empty, and each column shows one class where the
-    labels come in turns.
+    """The number of columns of a grid: each shows one class where the labels come in turns, and no
+    cell stays empty.
 
-    Some cells stay empty only of a number of images that divides into no grid, at most four times
-    as high as it is wide or the reverse: of 37 images, or 201.
+    Cells stay empty only if no division of the images makes a grid that is at most four times as
+    high as wide, or as wide as high: 37 images, say.
     """
     period = _period(labels) if labels else 1
     if 1 < period <= WIDEST and count % period == 0:

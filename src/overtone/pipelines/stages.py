@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from overtone import settings
 from overtone.data.images import ImageData, to_unit
 from overtone.data.open import open_data, public_name
-from overtone.data.rules import Reading
 from overtone.errors import OvertoneError
 from overtone.networks.network import digest_of
 from overtone.sizes import shown, sides
@@ -165,8 +164,7 @@ class DataStage(FirstStage):
     def opened(self, resolution: int | tuple[int, int], channels: int) -> FirstStage:
         if not isinstance(self.data, str):
             return self
-        reading = Reading(crop="square" if isinstance(resolution, int) else "fit")
-        data = open_data(self.data, resolution, channels, reading=reading)
+        data = open_data(self.data, resolution, channels)
         if data.resized:
             cropped = "squares" if isinstance(resolution, int) else "these proportions"
             print(

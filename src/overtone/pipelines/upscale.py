@@ -24,6 +24,8 @@ from overtone.sizes import by, sides
 
 AT_A_TIME = 16
 """tiles that are computed at a time"""
+MOST_PIXELS = 2**26
+"""of an enlarged picture, of which some ten copies are in memory at a time: 8 GB in colour"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def upscale_tiled(
     if upscale == 1:
         raise OvertoneError("this model begins with noise: a relay's second stage upscales.")
     if pipe.num_classes and class_label is None:
-        class_label, asked = 0, asked | _of_no_class(pipe, asked)
+        class_label, asked = 0, asked | of_no_class(pipe, asked)
     request = Request([seed], None if class_label is None else [class_label], **asked)
     sampler: Any = pipe.sampler_of(request)
     if sampler.is_operator:
@@ -78,6 +80,7 @@ def upscale_tiled(
     low = pictures_of(picture, pipe.channels)
     low = to_unit(low) if low.dtype == torch.uint8 else low.float()
     height, width = low.shape[2:]
+    check_size(pipe, width, height)
     tile = [side // upscale for side in sides(pipe.resolution)]
     overlap = min(tile) // 2 if overlap is None else overlap
     # What is smaller than a tile is continued beyond its edges, and cut to size again.
@@ -100,7 +103,17 @@ def upscale_tiled(
     return to_pil(to_pixels(x)[0, :, : upscale * height, : upscale * width].cpu())
 
 
-def _of_no_class(pipe: Any, asked: dict[str, Any]) -> dict[str, Any]:
+def check_size(pipe: Any, width: int, height: int) -> None:
+    """Raises `OvertoneError` for a picture whose enlargement takes too much memory."""
+    wide, high = (pipe.process.upscale * side for side in (width, height))
+    if wide * high > MOST_PIXELS:
+        raise OvertoneError(
+            f"a picture of {width:,} x {height:,} px becomes one of {wide:,} x {high:,}, which is"
+            f" more than {MOST_PIXELS:,} pixels: cut it into parts, or make it smaller."
+        )
+
+
+def of_no_class(pipe: Any, asked: dict[str, Any]) -> dict[str, Any]:
     """What is asked for where the class is not known: guidance whose scale is 0 leaves the estimate
     of no class alone."""
     guided = asked.get("guidance_scale") is not None or asked.get("guide") is not None

@@ -41,6 +41,8 @@ class Averaged:
     """the run's last checkpoint"""
     tensors: dict[str, dict[str, Any]]
     """the weights of each average, by its name"""
+    images: int
+    """the images seen at which they end"""
 
     @property
     def order(self) -> str:
@@ -58,7 +60,9 @@ class Averaged:
         network.load_weights(self.tensors[self.best.name], self.best.name)
         length = self.best.length
         told = "its own" if length is None else f"power function of length {length:g}"
-        self.pipe.training |= {"average of the weights": told}
+        if length is not None:
+            self.pipe.training.pop("EMA half-life in images", None)
+        self.pipe.training |= {"average of the weights": told, "images seen": self.images}
         self.pipe.save_pretrained(out)
 
 
@@ -88,12 +92,14 @@ def averaged(
             f"{run} has written down no averages up to image {images:,}: a run does with"
             " --ema-lengths 0.05 0.1, from its beginning."
         )
-    tensors = {f"{length:g}": synthesised(there, images, length) for length in lengths}
-    if images == last:
-        tensors = {OWN: dict(pipe.network.state_dict())} | tensors
+    # Whatever is refused is refused before anything is computed.
     trainer = _trainer(run, scored_images, best)
-    network: Network = trainer.ema.module.network  # type: ignore[assignment]
     scoring = Scoring(trainer.task, trainer.reporting) if scored_images else None
+    whole = dict(pipe.network.state_dict())
+    tensors = {f"{length:g}": whole | synthesised(there, images, length) for length in lengths}
+    if images == last:
+        tensors = {OWN: whole} | tensors
+    network: Network = trainer.ema.module.network  # type: ignore[assignment]
     found = []
     key = "averaged_loss" if trainer.task.held_out is None else "held_out_loss"
     for name, weights in tensors.items():
@@ -104,7 +110,7 @@ def averaged(
             values |= scoring(trainer.ema.module, progress, show=show)
         length = None if name == OWN else float(name)
         found.append(Average(name, length, values))
-    return Averaged(found, trainer.criterion, pipe, tensors)
+    return Averaged(found, trainer.criterion, pipe, tensors, images)
 
 
 def _opened(folder: Path) -> Pipeline:
@@ -118,8 +124,8 @@ def _trainer(run: Path, scored_images: int, best: str) -> Trainer:
     recipe: Any = find_recipe(str(run))
     if recipe.command != "train" or recipe.num_experts:
         raise OvertoneError(
-            f"{run} is a run of a kind whose averages are not scored: name the run of a denoiser,"
-            " or of one expert."
+            f"{run} is a run of a kind whose averages are not scored: name the run of a denoiser"
+            " of one network."
         )
     reporting = replace(
         recipe.reporting, scored_images=scored_images, best=best, score_share=1.0, trackers=()

@@ -15,6 +15,7 @@ from torch import nn
 from overtone.data.images import to_unit
 from overtone.data.latents import is_latents
 from overtone.data.names import GIVEN
+from overtone.data.rules import Reading
 from overtone.denoisers.network import NetworkDenoiser
 from overtone.errors import OvertoneError, counted, plain
 from overtone.launch import processes
@@ -167,6 +168,7 @@ class DenoisingTask(Task):
             "EMA half-life in images": training.ema_halflife_images,
             "seed": training.seed,
             "data digest": self.data.fingerprint,
+            **recipe.reading.facts(),
         }
         relay = recipe.process.upscale != 1
         return Pipeline(
@@ -214,6 +216,10 @@ class DenoisingTask(Task):
     @property
     def scored_beside(self) -> str:  # type: ignore[override]
         return self.recipe.data
+
+    @property
+    def reading(self) -> Reading:  # type: ignore[override]
+        return self.recipe.reading
 
     def scored(self, average: nn.Module, progress: Progress) -> Pipeline | None:
         if self.alone or self._needs_first:

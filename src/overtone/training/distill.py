@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from overtone import precision as precisions
+from overtone.data.rules import Reading
 from overtone.data.shards import TEST_FOLDER
 from overtone.data.trajectories import Trajectories, TrajectoriesIndex, TrajectoryData
 from overtone.denoisers.operator import SolutionOperator
@@ -38,6 +39,7 @@ from overtone.samplers.operator import OperatorSampler
 from overtone.training.collect import OnlineTrajectories, differences, index_of
 from overtone.training.configs.distillation import DistillationRecipe
 from overtone.training.initial import begin_with, open_initial
+from overtone.training.judging import reading_of
 from overtone.training.objectives import Batch, Objective
 from overtone.training.perceptual import perceptual_distance
 from overtone.training.progress import Progress
@@ -262,6 +264,10 @@ class DistillationTask(Task):
     @property
     def scored_beside(self) -> str:  # type: ignore[override]
         return self.teacher.pipe.data
+
+    @property
+    def reading(self) -> Reading:  # type: ignore[override]
+        return reading_of(self.teacher.pipe, self.recipe.teacher)
 
     def scored(self, average: nn.Module, progress: Progress) -> Pipeline | None:
         if self.teacher.is_latent and self.teacher.pipe.vae is None:

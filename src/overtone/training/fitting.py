@@ -26,7 +26,7 @@ from overtone.launch import processes
 from overtone.networks.network import build_empty
 from overtone.pipelines.load import load_pipeline
 from overtone.settings import brief
-from overtone.sizes import Resolution, divided, shown, sides
+from overtone.sizes import Resolution, divided, divides, shown, sides
 from overtone.training.configs.recipe import Recipe
 from overtone.training.initial import Initial, open_initial
 from overtone.training.loop import SNAPSHOTS
@@ -102,8 +102,9 @@ def fit(name: str, asked: Asked, given: Given | None = None, *, show: bool = Tru
     """
     if name not in FITTED:
         raise unknown("recipe that is fitted to images", name, FITTED)
+    gpu = precision.default_device().type != "cpu"
     if name == "dsno-images" and asked.teacher:
-        return Fitted(replace(table.dsno_images(), teacher=asked.teacher))
+        return _of_teacher(asked, gpu=gpu)
     if not asked.data and given is None:
         more = ", or --teacher MODEL" if name == "dsno-images" else ""
         raise OvertoneError(
@@ -112,12 +113,8 @@ def fit(name: str, asked: Asked, given: Given | None = None, *, show: bool = Tru
     show = show and processes().is_main
     found = survey(asked.data) if given is None else survey_given(given.data)
     initial = open_initial(asked.init) if asked.init and name == "images" else None
-    gpu = precision.default_device().type != "cpu"
     resolution = _resolution(name, asked, found, initial, gpu=gpu)
-    channels = 1 if asked.grey else found.channels
-    reading = asked.reading
-    if isinstance(resolution, tuple) and reading.crop == "square":
-        reading = replace(reading, crop="fit")
+    channels, reading = 1 if asked.grey else found.channels, asked.reading
     if given is None:
         data = open_data(asked.data, resolution, channels, reading=reading)
     else:
@@ -133,7 +130,9 @@ def fit(name: str, asked: Asked, given: Given | None = None, *, show: bool = Tru
         first_resolution=_first_resolution(name, asked, resolution),
         latent=_latent(asked, resolution) if name == "latent-images" else None,
     )
-    fitted = _fitted(name, asked, facts, reading, grey=channels == 1)
+    fitted = _fitted(name, asked, facts)
+    needed = tuple(stage for stage in fitted.before if not getattr(asked, stage.field))
+    fitted = replace(fitted, before=needed)
     if initial is not None:
         fitted = replace(fitted, recipe=_begun(fitted.recipe, initial, facts))
     if show:
@@ -154,7 +153,8 @@ def _kept_down(asked: Asked, found: Survey, resolution: Resolution, usual: int) 
     """A sentence where a few small pictures alone keep the resolution down."""
     side = 2 * min(sides(resolution))
     small = found.smaller_than(side)
-    if asked.resolution is None and side <= usual and small <= FEW * sum(found.sizes.values()):
+    few = 0 < small <= FEW * sum(found.sizes.values())
+    if asked.resolution is None and not asked.init and side <= usual and few:
         yield (
             f"  {counted(small, 'picture')} below {side} px keep the resolution at"
             f" {shown(resolution)}: --resolution {side} --skip-bad-images leaves them out"
@@ -204,17 +204,17 @@ def _resolution(
         return wanted
     if found.any_size:
         return usual
-    there = found.smallest
-    if asked.reading.skip_bad:
-        there = max((min(size) for size in found.sizes), default=0)
-    if there < table.SMALLEST:
+    # A few that are too small may be left out, if that was asked for.
+    left_out = FEW * sum(found.sizes.values()) if asked.reading.skip_bad else 0
+    usable = [2**power for power in range(4, 11) if found.smaller_than(2**power) <= left_out]
+    if not usable:
         few = found.smaller_than(table.SMALLEST)
         raise OvertoneError(
             f"{found.name}: {counted(few, 'picture')} of {sum(found.sizes.values()):,} have a side"
-            f" below {table.SMALLEST} px, the smallest that {name} takes: --skip-bad-images leaves"
-            " them out, or remove them."
+            f" below {table.SMALLEST} px, the smallest that {name} takes: remove them, or"
+            f" --resolution {table.SMALLEST} --skip-bad-images leaves them out."
         )
-    return max(2**power for power in range(4, 11) if 2**power <= min(there, max(sides(usual))))
+    return max(side for side in usable if side <= max(*sides(usual), table.SMALLEST))
 
 
 def _check_asked(asked: Asked, found: Survey, wanted: Resolution, largest: int) -> None:
@@ -258,16 +258,34 @@ def _latent(asked: Asked, resolution: Resolution) -> tuple[Resolution, int] | No
     if not asked.vae:
         return None
     vae = open_vae(asked.vae, asked.scaling_factor)
+    if not divides(resolution, vae.factor):
+        raise OvertoneError(
+            f"{shown(resolution)} px are not a multiple of {vae.factor}, by which this VAE makes"
+            " images smaller: choose another --resolution."
+        )
     return divided(resolution, vae.factor), vae.channels
 
 
-def _fitted(name: str, asked: Asked, facts: Facts, reading: Reading, *, grey: bool) -> Fitted:
+def _of_teacher(asked: Asked, *, gpu: bool) -> Fitted:
+    """A distillation of a model that is there. Raises `OvertoneError` for images beside it."""
+    if asked.data or asked.resolution is not None or asked.grey or asked.reading != PLAIN:
+        raise OvertoneError(
+            "dsno-images --teacher learns from what the teacher makes, and looks at no images:"
+            " leave out --data and what says how images are read."
+        )
+    pipe = load_pipeline(asked.teacher)
+    facts = Facts(resolution=pipe.resolution, channels=pipe.channels, gpu=gpu)
+    return Fitted(replace(table.dsno_images(facts), teacher=asked.teacher))
+
+
+def _fitted(name: str, asked: Asked, facts: Facts) -> Fitted:
+    reading = asked.reading
     pictures: dict[str, Any] = {
         "data": asked.data,
         "skip_bad_images": reading.skip_bad,
         "background": reading.background,
         "crop": reading.crop,
-        "grey": grey,
+        "grey": asked.grey,
     }
     if asked.held_out_share is not None:
         pictures["held_out_share"] = asked.held_out_share
@@ -286,8 +304,17 @@ def _fitted(name: str, asked: Asked, facts: Facts, reading: Reading, *, grey: bo
         trunk = Before("init", "trunk", on_pictures(table.meme_trunk(facts)))
         return Fitted(on_pictures(table.meme_images(facts)), (trunk,), facts)
     if name == "latent-images":
+        latent = on_pictures(table.latent_images(facts))
+        if asked.vae:
+            return Fitted(latent, (), facts)
+        factor = table.vae_factor(facts)
+        if not divides(facts.resolution, factor):
+            raise OvertoneError(
+                f"{shown(facts.resolution)} px are not a multiple of {factor}, by which the VAE"
+                " that is trained first makes images smaller: choose another --resolution."
+            )
         vae = Before("vae", "vae", on_pictures(table.vae_images(facts)))
-        return Fitted(on_pictures(table.latent_images(facts)), (vae,), facts)
+        return Fitted(latent, (vae,), facts)
     teacher = Before("teacher", "teacher", on_pictures(table.images(facts)))
     return Fitted(table.dsno_images(facts), (teacher,), facts)
 
@@ -334,7 +361,9 @@ def told(fitted: Fitted) -> Iterator[str]:
         f" {plan.lr:g}"
     )
     if plan.ema_lengths:
-        copies = SNAPSHOTS * len(plan.ema_lengths)
+        every = plan.total_images // SNAPSHOTS, recipe.reporting.checkpoint_images
+        written = {seen for step in every for seen in range(step, plan.total_images, step)}
+        copies = (len(written) + 1) * len(plan.ema_lengths)
         size = 2 * build_empty(recipe.network.with_classes(facts.num_classes)).num_parameters
         yield (
             f"  averages: {copies} copies of the network, {copies * size / 1e9:.2g} GB, of which"
@@ -342,6 +371,6 @@ def told(fitted: Fitted) -> Iterator[str]:
         )
     for before in fitted.before:
         yield (
-            f"  first, unless --{before.field} names one: {before.recipe.network_name} for"
+            f"  trained first, if --{before.field} names no model: {before.recipe.network_name} for"
             f" {before.recipe.training.total_images:,} images"
         )

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from overtone import settings, storage
 from overtone.convert.opening import open_published
-from overtone.data.names import text_of
+from overtone.data.names import absolute, text_of
 from overtone.denoisers.preconditioning import Preconditioning
 from overtone.errors import OvertoneError, counted
 from overtone.networks.network import Network, digest_of
 from overtone.networks.vae import FOLDER, VAE
 from overtone.pipelines.load import load_pipeline
-from overtone.runs import CHECKPOINTS, RUN_FILE, checkpoints_of
+from overtone.runs import CHECKPOINTS, RECIPE_FILE, RUN_FILE, checkpoints_of, has_recipe
 from overtone.training.open import check_made, open_vae
 
 BEGUN = "initialised from"
@@ -81,7 +81,8 @@ class Copied:
             lines.append(f"  begun anew {counted(more, 'more tensor')}")
         if self.left:
             shown = ", ".join(self.left[:SHOWN]) + (", ..." if len(self.left) > SHOWN else "")
-            lines.append(f"  left out   {shown}: {counted(len(self.left), 'tensor')} of the source")
+            many = counted(len(self.left), "tensor")
+            lines.append(f"  without a place here: {shown} ({many} of the source)")
         return lines
 
 
@@ -150,6 +151,9 @@ def known_facts(run: Path | None, name: str) -> dict[str, Any] | None:
         return None
     known = storage.read_json(run / RUN_FILE, dict) if (run / RUN_FILE).exists() else {}
     facts = {key: known[key] for key in KEYS if key in known}
+    if has_recipe(run):  # which tells models in other places apart
+        begun = storage.read_json(run / RECIPE_FILE, dict).get("init")
+        return facts if facts and begun in (name, absolute(name)) else None
     return facts if facts.get(BEGUN) in (name, _local(name)) else None
 
 

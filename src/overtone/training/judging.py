@@ -150,13 +150,17 @@ def data_of(pipe: Pipeline, model: str) -> str:
     raise OvertoneError(f"pass --data: the model was trained on {known}.")
 
 
-def reading_of(model: str) -> Reading:
-    """How the pictures were read that a run on this machine was trained on; of any other model, how
-    pictures are read where nothing is said."""
+def reading_of(pipe: Pipeline, model: str) -> Reading:
+    """How the pictures were read that a model was trained on, as the recipe of its run says, or the
+    model itself."""
     recipe = _recipe_of(model)
     names = {"background": "background", "crop": "crop", "skip_bad": "skip_bad_images"}
-    found = {own: recipe[there] for own, there in names.items() if there in recipe}
-    return settings.load(Reading, found, f"{model}/{RECIPE_FILE}")
+    saved = {own: pipe.training[own] for own in ("background", "crop") if own in pipe.training}
+    found = saved | {own: recipe[there] for own, there in names.items() if there in recipe}
+    try:
+        return settings.load(Reading, found, f"the pictures of {model or 'this model'}")
+    except ValueError as error:
+        raise OvertoneError(f"{model}: {error}.") from None
 
 
 def _recipe_of(model: str) -> dict[str, Any]:

@@ -129,15 +129,15 @@ class Trainer:
         if self.reporting.scored_images:
             self.scoring = Scoring(self.task, self.reporting)
         with RunDirectory(directory, identity, self.processes) as run:
+            recipe = settings.dump(self.recipe.anywhere())
+            if self.processes.is_main:
+                storage.write_json(run.path / RECIPE_FILE, recipe)
             model = self.prepared()
             self.progress = run.restore(
                 self.model, self.averages.files, self.optimizer, skip_bad=skip_bad
             )
             self.criterion.judge_again(self.progress, run.read_log(), run.kept())
             self._say_what_differs()
-            recipe = settings.dump(self.recipe.anywhere())
-            if self.processes.is_main:
-                storage.write_json(run.path / RECIPE_FILE, recipe)
             if self.processes.any(not self._picture_of(run).exists()):
                 self.ema.gather()
                 self._picture(run)  # which a kill behind its checkpoint has left out
@@ -181,10 +181,11 @@ class Trainer:
                     display.report(seen, f"loss {entry['loss']:.4f}")
                 if closes:
                     meter.check(seen)
-                    self._checkpoint(run)
+                # Before the checkpoint, behind which a run that goes on writes none for its images.
                 if self.averages.powers and (closes or self._due(seen, self._snapshot_images)):
                     self._write_averages(run)
                 if closes:
+                    self._checkpoint(run)
                     meter.restart_clock()
                 if stop and seen < total:
                     raise RunInterruptedError(
@@ -338,7 +339,7 @@ class Trainer:
             module = ema.gather()
             if self.processes.is_main:
                 network = getattr(module, "network", module)
-                Snapshots(run.path).write(self.progress.images, length, network.state_dict())
+                Snapshots(run.path).write(self.progress.images, length, network)
         self.processes.wait()
 
     def _score(self, run: RunDirectory) -> dict[str, Any]:

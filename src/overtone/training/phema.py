@@ -77,9 +77,15 @@ class Snapshots:
     def file(self, images: int, length: float) -> Path:
         return self.run / FOLDER / f"{images:09d}-{length:g}.safetensors"
 
-    def write(self, images: int, length: float, tensors: dict[str, Any]) -> None:
-        """Write an average down, in half precision; the file appears whole or not at all."""
-        half = {name: storage.converted(name, value, "float16") for name, value in tensors.items()}
+    def write(self, images: int, length: float, network: Any) -> None:
+        """Write the average down that a network's parameters are, in half precision; the file
+        appears whole or not at all. Buffers are no averages: they are those of the model."""
+        buffers = {name for name, _ in network.named_buffers()}
+        half = {
+            name: storage.converted(name, value, "float16")
+            for name, value in network.state_dict().items()
+            if name not in buffers
+        }
         file = self.file(images, length)
         file.parent.mkdir(parents=True, exist_ok=True)
         with storage.new_file(file) as temporary:
@@ -142,7 +148,7 @@ def lengths_of(snapshots: Sequence[tuple[int, float]], images: int) -> tuple[flo
 
 
 def synthesised(snapshots: Sequence[Snapshot], images: int, length: float) -> dict[str, Any]:
-    """The tensors of the average of a length at `images`, made of snapshots.
+    """The parameters of the average of a length at `images`, made of snapshots.
 
     Raises `OvertoneError` for a length that they can't give, naming those that they can.
     """
@@ -159,9 +165,6 @@ def synthesised(snapshots: Sequence[Snapshot], images: int, length: float) -> di
     total: dict[str, Any] = {}
     for weight, snapshot in zip(found.weights.tolist(), snapshots, strict=True):
         for name, tensor in storage.load_tensors(snapshot.file).items():
-            part = tensor.double() * weight if tensor.is_floating_point() else tensor
-            if name in total and tensor.is_floating_point():
-                total[name] += part
-            else:
-                total[name] = part  # of counters and the like, the last one's
-    return {name: t.float() if t.is_floating_point() else t for name, t in total.items()}
+            part = tensor.double() * weight
+            total[name] = total[name] + part if name in total else part
+    return {name: tensor.float() for name, tensor in total.items()}

@@ -46,6 +46,7 @@ from overtone.runs import (
 )
 from overtone.training.ema import EMA
 from overtone.training.progress import Progress
+from overtone.training.recipes import command_of
 
 
 class RunDirectory:
@@ -116,8 +117,8 @@ class RunDirectory:
                 place, total = shlex.quote(str(self.path)), self.identity["training"]
                 raise OvertoneError(
                     f"{said} its learning rate falls at its end, which is fixed. A new run goes on"
-                    f" with its weights: overtone train {place} --init {place} --total-images"
-                    f" {total['total_images']} --out {place}-longer"
+                    f" with its weights: overtone {command_of(self.path)} {place} --init {place}"
+                    f" --total-images {total['total_images']} --out {place}-longer"
                 )
             raise OvertoneError(f"{said} use those, or another --out.")
 

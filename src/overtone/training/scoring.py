@@ -54,6 +54,7 @@ class Scoring:
             pipe.num_classes,
             extractor=features_by_name(reporting.score_extractor),
             scores=scores,
+            reading=task.reading,
         )
         self.evaluation.among = ALONE
         self.last, self.said = 0.0, False

@@ -10,6 +10,8 @@ from PIL.Image import Image
 from torch import nn
 
 from overtone.data.images import ImageData
+from overtone.data.reading import PLAIN
+from overtone.data.rules import Reading
 from overtone.training.objectives import Objective
 from overtone.training.progress import Progress
 
@@ -75,6 +77,8 @@ class Task(ABC):
 
     scored_beside: str = ""
     """the name of the real images that `scored` images are compared with"""
+    reading: Reading = PLAIN
+    """how these are read"""
 
     def scored(self, average: nn.Module, progress: Progress) -> Pipeline | None:
         """The pipeline whose images are scored; None for models that make none by themselves."""

@@ -13,7 +13,7 @@ from overtone.errors import OvertoneError
 from overtone.launch import processes
 from overtone.pipelines.load import load_pipeline
 from overtone.registry import resolve
-from overtone.runs import find_checkpoint, is_run
+from overtone.runs import find_checkpoint, has_recipe
 from overtone.training.collect import collect
 from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.configs.distillation import DistillationRecipe
@@ -25,6 +25,11 @@ from overtone.training.loop import Trainer
 from overtone.training.material import Given, material_of
 from overtone.training.recipes import FITTED, find_recipe, run_named
 from overtone.training.teacher import Teacher, open_teacher
+
+NO_HELD_OUT = (
+    "held_out goes with data that are an object: of data by their name the test split is held out,"
+    " or a share of them."
+)
 
 
 def train(
@@ -72,21 +77,31 @@ def train(
     run of other settings.
     """
     run = _place_of(recipe, out)
-    if isinstance(recipe, str) and recipe in FITTED and not is_run(run):
-        return _train_fitted(recipe, run, data, held_out, skip_bad_checkpoints, show)
-    named = recipe if not (isinstance(recipe, str) and recipe in FITTED) else run
-    read = _read(named if isinstance(named, Recipe) else find_recipe(str(named)))
-    given: dict[str, Any] = {}
+    if isinstance(recipe, str) and recipe in FITTED:
+        if not has_recipe(run):
+            return _train_fitted(recipe, run, data, held_out, skip_bad_checkpoints, show)
+        read, data = _begun(run, data)
+    else:
+        read = _read(recipe if isinstance(recipe, Recipe) else find_recipe(str(recipe)))
+    given: dict[str, Any] = {"skip_bad": True} if skip_bad_checkpoints else {}
     if data is not None:
         if not hasattr(read, "data"):
             raise OvertoneError(f"a recipe of the kind '{read.kind}' trains on no images: no data.")
         given["given"] = Given(data, held_out)
     elif held_out is not None:
-        raise OvertoneError("held_out goes with data.")
-    if skip_bad_checkpoints:
-        given["skip_bad"] = True
+        raise OvertoneError(NO_HELD_OUT)
     trains = resolve(read.trains, read, "trains")
     return trains(read, run, show=show, **given)
+
+
+def _begun(run: Path, data: Any) -> tuple[Any, Any]:
+    """The recipe of a run that is fitted to data, and the data where they are an object."""
+    read = _read(find_recipe(str(run)))
+    if data is None or not hasattr(read, "data"):  # it has a teacher, which is trained
+        return read, None
+    if isinstance(data, str | Path):
+        return replace(read, data=str(data)), None
+    return read, data
 
 
 def _read(own: Any) -> Any:
@@ -102,6 +117,8 @@ def _train_fitted(
 ) -> Any:
     """Train a recipe whose settings follow from the data, by their name or as an object."""
     given = None if isinstance(data, str | Path) or data is None else Given(data, held_out)
+    if given is None and held_out is not None:
+        raise OvertoneError(NO_HELD_OUT)
     asked = Asked("" if given is not None else str(data or ""))
     fitted = fit(name, asked, given, show=show)
     recipe = before_it(fitted.before, fitted.recipe, run, given=given, show=show, skip_bad=skip_bad)

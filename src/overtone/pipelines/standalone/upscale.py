@@ -26,7 +26,7 @@ def upscale(pictures, noise, *labels):
         network = program(step["network"])
         null = [np.full_like(own, MODEL["num_classes"]) for own in labels]
         given = (c_in * x, np.full(len(x), c_noise))
-        out = [network(*given, *own) for own in (labels, null)[: 1 + (scale != 1)]]
+        out = [network(*given, *own)[:, : x.shape[1]] for own in (labels, null)[: 1 + (scale != 1)]]
         x_0 = c_skip * x + c_out * (out[-1] + scale * (out[0] - out[-1]))
         x, x_last = patched(x_0 + more * (x_0 - x_last), matrix) + gamma * x, x_0
     return x

@@ -34,7 +34,7 @@ class VAERecipe(Recipe, kind="vae"):
     """leave out images that can't be read or are too small, instead of stopping"""
     background: str = "white"
     """The colour that transparent pictures are laid on: a name, such as black, or #rrggbb."""
-    crop: Crop = "square"
+    crop: Crop = "fit"
     """What of a picture becomes the image. square: the square in its middle; fit: the largest part
     in its middle that has the proportions of the network's images; none: nothing is cut off, and
     pictures of other proportions are refused."""

@@ -81,11 +81,11 @@ PARAMETERS = {
     "relay-images": 3.34,
     "meme-images": 4.47,
 }
+"""Millions of parameters of each recipe's network, unconditional, so that a list of recipes needs
+neither torch nor the networks. A test compares them with the networks."""
 FITTED = ("images", "latent-images", "relay-images", "meme-images", "dsno-images")
 """Recipes whose settings follow from one's own images (`training.fitting`); what they are here is
 what they are for images of a usual size."""
-"""Millions of parameters of each recipe's network, unconditional, so that a list of recipes needs
-neither torch nor the networks. A test compares them with the networks."""
 
 
 def find_recipe(name: str) -> Recipe:
@@ -113,6 +113,14 @@ def run_named(name: str) -> Path | None:
     path = Path(name).expanduser()
     folder = path.parent if path.name == RECIPE_FILE else path
     return folder if name not in RECIPES and is_run(folder) else None
+
+
+def command_of(run: Path) -> str:
+    """The command that goes on with a run: `train`, or that of its recipe's own kind."""
+    try:
+        return find_recipe(str(run)).command
+    except OvertoneError:  # of a kind that is not imported here
+        return "train"
 
 
 def name_of(name: str) -> str:

@@ -257,10 +257,10 @@ def test_what_can_not_be_exported_is_told(tmp_path, monkeypatch):
     ):
         module._write_program(Odd(), (torch.zeros(3, 2), torch.zeros(3)), tmp_path / "odd",
                               ("torch",), print)  # fmt: skip
-    with monkeypatch.context() as patch:
-        patch.setattr(Pipeline, "process", SimpleNamespace(kind="Odd", upscale=1))
-        with pytest.raises(OvertoneError, match="know two processes, and not a Odd:"):
-            export(pixels_of(TINY_ADM), tmp_path / "it", ("torch",))
+    pipe = pixels_of(TINY_ADM)
+    pipe._process = SimpleNamespace(kind="Odd", upscale=1)
+    with pytest.raises(OvertoneError, match="know two processes, and not a Odd:"):
+        export(pipe, tmp_path / "it", ("torch",))
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(OvertoneError, match=r"ONNX files need the extra export"):
         export(pixels_of(TINY_ADM), tmp_path / "it", ("onnx",))

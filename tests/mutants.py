@@ -294,7 +294,7 @@ CHANGES = {
         ("self.ema.update(seen, training.batch_size)",
          "self.ema.update(seen + training.batch_size, training.batch_size)"),
         ("self.processes.sum(total).item() / count", "self.processes.sum(total).item() / count / 2"),
-        ("self._loss(model, self._moved(micro)).sum() / size", "self._loss(model, self._moved(micro)).mean()"),
+        ("self._loss(model, self.computing.moved(micro)).sum() / size", "self._loss(model, self.computing.moved(micro)).mean()"),
         ("training.lr * min(1.0, images / max(training.lr_rampup_images, 1))", "training.lr"),
         ("rate *= 0.5 ** sum(", "rate *= 0.1 ** sum("),
         ("training.clip_norm or float(\"inf\")", "float(\"inf\")"),

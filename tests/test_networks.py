@@ -11,7 +11,16 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import TINY_ADM, TINY_DIFFIT, TINY_SONG, Golden, awake, deviation, tiny_networks
+from helpers import (
+    TINY_ADM,
+    TINY_DIFFIT,
+    TINY_SONG,
+    TINY_TRANSFORMER,
+    Golden,
+    awake,
+    deviation,
+    tiny_networks,
+)
 from overtone.convert import from_published
 from overtone.denoisers import EDMDenoiser
 from overtone.errors import OvertoneError
@@ -19,13 +28,14 @@ from overtone.networks import (
     ADMConfig,
     ADMUNet,
     DiffiTConfig,
+    DiffiTTransformer,
     DiffiTUNet,
     SongConfig,
     SongUNet,
     temporalize,
 )
 from overtone.networks.attention import TimeAttention
-from overtone.networks.layers import FourierFeatures, GroupNorm, Resample, sinusoids
+from overtone.networks.layers import FourierFeatures, GroupNorm, Resample, layer_norm, sinusoids
 
 
 @pytest.mark.parametrize("call", ["denoised", "denoised_augment", "denoised_uncond"])
@@ -290,3 +300,54 @@ for name in ("DIFFIT", "ADM", "IUNET", "SONG", "NCSN", "DSNO", "TRANSFORMER"):
     command, here = [sys.executable, "-c", code], Path(__file__).parent
     done = subprocess.run(command, cwd=here, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("activation", [True, False])
+@pytest.mark.parametrize("modulated", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_norm_of_other_devices_is_that_of_a_cpu(activation, modulated, dtype):
+    """Its value, its gradients and, what it is there for, the layout of its features."""
+    torch.manual_seed(0)
+    norm = GroupNorm(24, activation=activation, groups=8)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    norm.to(torch.float64 if dtype == torch.float64 else torch.float32)
+    x = (3 + torch.randn(2, 24, 6, 5)).to(dtype).to(memory_format=torch.channels_last)
+    more = torch.randn(2, 48).to(dtype) if modulated else None
+    x.requires_grad_()
+    found = []
+    for way in (norm._fused, norm._folded):
+        y = way(x, more)
+        assert y.dtype == dtype
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        y.double().square().sum().backward()
+        found.append([y.detach(), x.grad, norm.weight.grad, norm.bias.grad])
+        x.grad = norm.weight.grad = norm.bias.grad = None
+    bound = {torch.float32: 2e-5, torch.float64: 1e-12, torch.bfloat16: 0.03}[dtype]
+    for one, other in zip(*found, strict=True):
+        assert deviation(other.double(), one.double()) < bound
+
+
+def test_a_layer_norm_stays_in_the_dtype_of_what_it_normalises():
+    x = torch.randn(4, 7, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow, wide = layer_norm(x.bfloat16()), layer_norm(x)
+    assert (narrow.dtype, wide.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(wide, F.layer_norm(x, (16,), eps=1e-6))
+    exact = F.layer_norm(x.bfloat16().float(), (16,), eps=1e-6)
+    assert torch.equal(narrow, exact.bfloat16())  # rounded once, at the end
+
+
+def test_a_transformers_residual_stream_is_as_wide_as_its_products():
+    network = awake(DiffiTTransformer(TINY_TRANSFORMER)).eval()
+    x, seen = torch.randn(2, TINY_TRANSFORMER.channels, 8, 8), []
+    for block in network.blocks:
+        block.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
+    labels = torch.tensor([0, 1])
+    with torch.no_grad():
+        whole = network(x, torch.tensor([0.1, 0.9]), labels)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = network(x, torch.tensor([0.1, 0.9]), labels)
+    depth = len(network.blocks)
+    assert seen == [torch.float32] * depth + [torch.bfloat16] * depth
+    assert deviation(half.float(), whole) < 0.03

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from overtone.networks.configs.diffit import TimeIn
-from overtone.networks.layers import GroupNorm, precise, without_autocast, zero
+from overtone.networks.layers import GroupNorm, layer_norm, precise, without_autocast, zero
 from overtone.sizes import sides
 
 _CPU_HAS_AMX = torch.cpu._is_amx_tile_supported()
@@ -312,8 +312,8 @@ class DiffiTBlock(nn.Module):
         token: Float[Tensor, "batch token_width"],
         grid: tuple[int, int] | None = None,
     ) -> Float[Tensor, "batch windows tokens width"]:
-        x = x + self.attention(F.layer_norm(x, x.shape[-1:], eps=1e-6), token, grid)
-        h = self.mlp[0](F.layer_norm(x, x.shape[-1:], eps=1e-6))
+        x = x + self.attention(layer_norm(x), token, grid)
+        h = self.mlp[0](layer_norm(x))
         if self.mlp_time is not None:
             h = h + self.mlp_time(token)[:, None, None]
         return x + self.mlp[2](self.mlp[1](h))

@@ -26,6 +26,7 @@ from overtone.networks.layers import (
     FourierFeatures,
     Output,
     Upsample,
+    layer_norm,
     sinusoids,
     zero,
 )
@@ -232,14 +233,16 @@ class DiffiTTransformer(Network):
                 self._other = key, positions(self.config.width, grid, self.size).to(position)
             position = self._other[1]
         token = self.token(time, class_labels)
-        tokens = self.embed(x).flatten(2).transpose(1, 2) + position
+        tokens = self.embed(x).flatten(2).transpose(1, 2)
+        # Positions in float32 would widen the residual stream, which is as wide as its products.
+        tokens = tokens + position.to(tokens.dtype)
         tokens = tokens[:, None]  # one window: the whole image
         for block in self.blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens, token, grid, use_reentrant=False)
             else:
                 tokens = block(tokens, token, grid)
-        tokens = self.head(F.silu(F.layer_norm(tokens[:, 0], tokens.shape[-1:], eps=1e-6)))
+        tokens = self.head(F.silu(layer_norm(tokens[:, 0])))
         pixels = tokens.unflatten(1, (rows, columns)).unflatten(3, (patch, patch, -1))
         return pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 

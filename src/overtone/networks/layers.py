@@ -45,16 +45,46 @@ class GroupNorm(nn.Module):
     def forward(
         self, x: Features, scale_shift: Float[Tensor, "batch double"] | None = None
     ) -> Features:
-        if x.device.type == "cpu" and torch.is_grad_enabled():
-            x = precise(x)
         with without_autocast(x):
-            # The statistics are float32 or better inside, whatever the dtype of x.
-            weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-            x = F.group_norm(x, self.groups, weight, bias, self.eps)
-            if scale_shift is not None:
-                scale, shift = scale_shift.to(x.dtype)[:, :, None, None].chunk(2, dim=1)
-                x = torch.addcmul(shift, x, scale + 1)
-            return F.silu(x) if self.activation else x
+            if x.device.type == "cpu":
+                return self._fused(precise(x) if torch.is_grad_enabled() else x, scale_shift)
+            return self._folded(x, scale_shift)
+
+    def _fused(self, x: Features, scale_shift: Tensor | None) -> Features:
+        """By torch's kernel, whose statistics are float32 or better, whatever the dtype of x."""
+        x = F.group_norm(x, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        if scale_shift is not None:
+            scale, shift = scale_shift.to(x.dtype)[:, :, None, None].chunk(2, dim=1)
+            x = torch.addcmul(shift, x, scale + 1)
+        return F.silu(x) if self.activation else x
+
+    def _folded(self, x: Features, scale_shift: Tensor | None) -> Features:
+        """As one multiply-add of each number, y = silu(a x + d): norm, weights and modulation are
+        folded into a and d, one for each image and channel, in float32.
+
+        Off the CPU torch's kernel takes features channels-first only, so that every norm between
+        channels-last convolutions would copy them twice. This keeps their layout, and a compiler
+        makes it two passes.
+        """
+        groups = precise(x).unflatten(1, (self.groups, -1))
+        variance, mean = torch.var_mean(groups, dim=(2, 3, 4), correction=0)
+        each = x.shape[1] // self.groups
+        factor = torch.rsqrt(variance + self.eps).repeat_interleave(each, 1) * self.weight
+        shift = self.bias - mean.repeat_interleave(each, 1) * factor
+        if scale_shift is not None:
+            scale, more = precise(scale_shift).chunk(2, dim=1)
+            factor, shift = factor * (1 + scale), shift * (1 + scale) + more
+        y = torch.addcmul(shift[:, :, None, None], x, factor[:, :, None, None])
+        return (F.silu(y) if self.activation else y).to(x.dtype)
+
+
+def layer_norm(x: Float[Tensor, "*any width"]) -> Float[Tensor, "*any width"]:
+    """Layer normalisation without parameters, in the dtype of x; eps 1e-6.
+
+    Autocast would run it in float32 and hand float32 on. The statistics are float32 inside anyway.
+    """
+    with without_autocast(x):
+        return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
 def precise(x: Tensor) -> Tensor:

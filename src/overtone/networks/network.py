@@ -6,6 +6,7 @@ import copy
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -45,6 +46,20 @@ def compile_network(model: nn.Module, **options: Any) -> None:
     networks = [module for module in model.modules() if isinstance(module, Network)]
     for part in [block for network in networks for block in network.repeated_blocks()] or [model]:
         part.compile(**options)
+
+
+@cache
+def why_no_compiler(kind: str) -> str:
+    """Why torch.compile does not work on a kind of device; "" where it does, which is tried."""
+    try:
+        torch.compile(_doubled)(torch.ones(8, device=kind))
+    except Exception as error:  # whatever a compiler, or the want of one, raises
+        return said(error)
+    return ""
+
+
+def _doubled(x: Tensor) -> Tensor:
+    return 2 * x + 1
 
 
 def multiply_adds(network: Network) -> int:

@@ -11,23 +11,23 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from overtone import precision as precisions
 from overtone import settings, storage
 from overtone.errors import OvertoneError, RunInterruptedError
-from overtone.launch import ALONE, lost_connection, processes, whole
+from overtone.launch import lost_connection
 from overtone.networks.network import Network, compile_network
 from overtone.pipelines.receipt_files import save_png
 from overtone.processes.noise import mix
 from overtone.progress import Display
 from overtone.runs import RECIPE_FILE
 from overtone.training.best import criterion_of
+from overtone.training.clipping import step_clipped
+from overtone.training.computing import Computing
 from overtone.training.configs.recipe import Recipe
 from overtone.training.ema import EMA, Averages
 from overtone.training.initial import known_facts
@@ -54,23 +54,18 @@ class Trainer:
     """
 
     def __init__(self, task: Task, recipe: Recipe, *, show: bool = True) -> None:
-        from accelerate import Accelerator
-
         self.task, self.recipe, self.show = task, recipe, show
         self.training, self.reporting = recipe.training, recipe.reporting
         self.model, self.objective = task.model, task.objective
-        self.processes = ALONE if task.alone else processes()
-        device = precisions.default_device()
-        self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
-        self.device = self.accelerator.device
+        self.computing = Computing(self.training, alone=task.alone, show=show)
+        self.processes, self.device = self.computing.processes, self.computing.device
         self.model.to(self.device)
-        self._check_batch()
         if self.training.gradient_checkpointing:
             self._checkpoint_gradients()
         training = self.training
         self.ema = EMA(self.model, training.ema_halflife_images, training.ema_rampup_ratio)
         self.averages = Averages(self.ema, training.ema_lengths)
-        self.optimizer = torch.optim.Adam(
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
             self.model.parameters(), lr=training.lr, betas=training.betas, fused=True
         )
         self.stream = TrainingStream(task.data, self.objective, training.seed)
@@ -96,16 +91,6 @@ class Trainer:
         if begun := known_facts(out, recipe.begins_with):
             given["begun"] = begun
         return cls(recipe.task(number, show=show, **given), recipe, show=show)
-
-    def _check_batch(self) -> None:
-        training = self.training
-        part = training.micro_batch or training.batch_size
-        for name, size in (("batch_size", training.batch_size), ("micro_batch", part)):
-            if size % self.processes.count:
-                raise OvertoneError(
-                    f"--{name.replace('_', '-')} {size} does not divide among"
-                    f" {self.processes.count} processes."
-                )
 
     def _checkpoint_gradients(self) -> None:
         networks = [m for m in self.model.modules() if isinstance(m, Network)]
@@ -201,54 +186,25 @@ class Trainer:
         count = max(batch, self.reporting.held_out_images // batch * batch)
         total = torch.zeros((), device=self.device)
         for part in stream.batches(0, count, batch, share=self.share):
-            with torch.no_grad(), self._autocast():
-                total += self._loss(self.ema.module, self._moved(part)).sum()
+            with torch.no_grad(), self.computing.autocast():
+                total += self._loss(self.ema.module, self.computing.moved(part)).sum()
         return self.processes.sum(total).item() / count
 
     def prepared(self) -> nn.Module:
-        """The model as a step calls it: one of several processes, sharded, compiled if asked for.
-
-        Sharding (FSDP) is accelerate's, from its configuration.
-        """
-        model: nn.Module = self.model
-        if self.sharded:
-            if self.objective.needs_average:
-                raise OvertoneError(
-                    "this objective looks at the averaged model, which is in parts where the model"
-                    " is sharded: train it without FSDP."
-                )
-            # FSDP takes parameters that are contiguous only.
-            for parameter in self.model.parameters():
-                parameter.data = parameter.data.contiguous()
-            model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        """The model as a step calls it: one of several processes, sharded, compiled."""
+        sharded = self.computing.sharded
+        if sharded and self.objective.needs_average:
+            raise OvertoneError(
+                "this objective looks at the averaged model, which is in parts where the model is"
+                " sharded: train it without FSDP."
+            )
+        model, self.optimizer = self.computing.prepared(self.model, self.optimizer)
+        if sharded:
             self.model = model
             self.averages.shard(model)
-        elif not self.task.alone:
-            model = self.accelerator.prepare(self.model)
-        if self.training.compile:
+        if self.computing.compiled:
             compile_network(model)
         return model
-
-    @property
-    def sharded(self) -> bool:
-        """Whether accelerate was configured to shard the model over the processes.
-
-        Raises `OvertoneError` for configurations other than FSDP 2 and plain data parallelism.
-        """
-        if self.processes.count == 1:
-            return False
-        kind = self.accelerator.distributed_type
-        if kind == "FSDP":
-            version = self.accelerator.state.fsdp_plugin.fsdp_version
-            if version != 2:
-                raise OvertoneError(
-                    "sharding works with version 2 of FSDP: put `fsdp_version: 2` into accelerate's"
-                    " configuration."
-                )
-            return True
-        if not kind.startswith("MULTI_"):
-            raise OvertoneError(f"accelerate is configured for {kind}, which is not supported.")
-        return False
 
     def step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """One optimizer step; returns the mean loss and the gradient's norm, on the device."""
@@ -259,23 +215,18 @@ class Trainer:
         torch.manual_seed(mix(training.seed, _DROPOUT, seen, self.processes.index))
         model.train()
         size = len(next(iter(batch.values())))
-        part = (training.micro_batch or training.batch_size) // self.processes.count
+        part = self.computing.part
         losses = torch.zeros((), device=self.device)
-        for at in range(0, size, part):
-            micro = {name: tensor[at : at + part] for name, tensor in batch.items()}
-            # Processes add their gradients up once a step, behind the last micro-batch.
-            more = at + part < size
-            together = self.processes.count > 1
-            with self.accelerator.no_sync(model) if more and together else nullcontext():
-                with self._autocast():
-                    loss = self._loss(model, self._moved(micro)).sum() / size
-                loss.backward()  # not accelerate's, which scales by its own configuration
-            losses += loss.detach()
-        norm = nn.utils.clip_grad_norm_(
-            self.model.parameters(), training.clip_norm or float("inf"), foreach=True
-        )
-        norm = whole(norm)
-        self.optimizer.step()
+        # One autocast around all micro-batches casts each weight once a step.
+        with self.computing.autocast():
+            for at in range(0, size, part):
+                micro = {name: tensor[at : at + part] for name, tensor in batch.items()}
+                with self.computing.waiting(model, more=at + part < size):
+                    loss = self._loss(model, self.computing.moved(micro)).sum() / size
+                    with torch.autocast(self.device.type, enabled=False):
+                        loss.backward()  # not accelerate's, which scales as it is configured
+                losses += loss.detach()
+        norm = step_clipped(self.optimizer, training.clip_norm)
         self.optimizer.zero_grad(set_to_none=True)
         self.averages.update(seen, training.batch_size)
         return losses, norm
@@ -366,17 +317,8 @@ class Trainer:
             self.trackers.picture(picture.image, progress.images)
         self.processes.wait()  # here, and not in a step's sum, which is given up after some minutes
 
-    @property
-    def _computed(self) -> str:
-        """On what and how this run is computed: all that may differ when it goes on."""
-        training, count = self.training, self.processes.count
-        kind = precisions.resolve(training.precision, self.device)
-        part = (training.micro_batch or training.batch_size) // count
-        among = f" on each of {count} processes" if count > 1 else ""
-        return f"{kind} on {self.device.type}, {part} {self.task.what} at a time{among}"
-
     def _say_what_differs(self) -> None:
-        before, now = self.progress.computed, self._computed
+        before, now = self.progress.computed, self.computing.told(self.task.what)
         if before and before != now and self.show and self.processes.is_main:
             print(
                 f"going on with {now}, after {before}: but for rounding, and for what dropout"
@@ -392,9 +334,3 @@ class Trainer:
     def _due(self, seen: int, every: int) -> bool:
         """Whether the step that ended at `seen` passed a multiple of `every`."""
         return seen // every > (seen - self.training.batch_size) // every
-
-    def _moved(self, batch: Batch) -> Batch:
-        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-
-    def _autocast(self) -> AbstractContextManager:
-        return precisions.autocast(self.training.precision, self.device)

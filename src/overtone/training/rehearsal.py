@@ -42,7 +42,7 @@ def rehearse(trainer: Trainer, limit_s: float = LIMIT_S) -> Rehearsal:
     """
     training, among = trainer.training, trainer.processes
     whole = training.batch_size
-    size = whole if training.compile else among.count
+    size = whole if trainer.computing.compiled else among.count
     if trainer.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     meter = Meter(trainer.device, 0, whole, among)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from tyro.constructors import PrimitiveConstructorSpec
 
 from overtone import settings
 from overtone.ranges import (
@@ -26,6 +28,22 @@ BEST_BY_LOSS = "loss"
 ROUNDING = ("micro_batch", "precision", "compile", "gradient_checkpointing")
 """settings that change how numbers are rounded, and what dropout drops: they may change when a run
 goes on"""
+
+
+def _switched(words: list[str]) -> bool:
+    if words and words[0] not in ("True", "False"):
+        raise ValueError(f"it is True or False, not {words[0]}")
+    return words != ["False"]
+
+
+SWITCH = PrimitiveConstructorSpec(
+    nargs=(0, 1),
+    metavar="[{True,False}]",
+    instance_from_str=_switched,
+    is_instance=lambda value: value in (None, True, False),
+    str_from_instance=lambda value: [] if value is None else [str(value)],
+)
+"""How the command line reads a setting that may be left open: the option alone means yes."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +82,9 @@ class Training:
     that averages of any length can be made afterwards (overtone ema); 0.05 and 0.1 are usual."""
     precision: Precision = "auto"
     """auto: bf16 where the hardware has matrix units for it"""
-    compile: bool = False
-    """torch.compile the network; pays on a GPU"""
+    compile: Annotated[bool | None, SWITCH] = None
+    """Compile the network by torch.compile: --compile, or --compile False. If left out, it is
+    compiled on a GPU, if there is a compiler."""
     gradient_checkpointing: bool = False
     """compute a transformer's blocks twice instead of keeping their features: less memory"""
 

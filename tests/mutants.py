@@ -331,12 +331,12 @@ CHANGES = {
          "_within(fake) + _within(real) - _across(real, fake)"),
     ],
     ("metrics/neighbours.py", "metrics inception intervals"): [
-        ("share_within(fake, real, neighbours), share_within(real, fake, neighbours)",
-         "share_within(real, fake, neighbours), share_within(fake, real, neighbours)"),
+        ("return fake_found.share, real_found.share", "return real_found.share, fake_found.share"),
+        ("_merge(found, slice(start, stop), away.T, at)", "pass"),
         ("reached = passed >= neighbours", "reached = passed >= neighbours - 1"),
         ("held_in_all / (neighbours * fake.numbers)", "held_in_all / fake.numbers"),
         ("covered / real.numbers", "covered / fake.numbers"),
-        ("here[rows, own[rows]] = torch.inf", "pass"),
+        (".fill_diagonal_(torch.inf)", ""),
     ],
     ("metrics/frechet.py", "metrics inception intervals"): [
         ("out -= 2 * trace_of_root", "out -= trace_of_root"),

@@ -60,14 +60,19 @@ def test_models_make_the_same_images(name, tmp_path):
 
 
 def test_recipes_are_those_of_today():
-    """None of their numbers has changed since. What they say of themselves may be corrected, and
-    whether a network is compiled, which was never chosen in them, is left to the machine now."""
+    """None of their numbers has changed since. What they say of themselves may be corrected.
+    Whether a network is compiled, and how many processes load images, is left to the machine."""
     for name, data in json.loads((THERE / "recipes.json").read_text()).items():
         there = settings.load(Recipe, former.recipe(data), name)
         today = find_recipe(name)
-        assert there.training.compile is False and today.training.compile is None
+        assert there.training.compile is False
+        assert today.training.compile is None
+        assert there.reporting.workers in (0, 4)
+        assert today.reporting.workers is None
         training = dataclasses.replace(there.training, compile=None)
-        assert dataclasses.replace(there, about=today.about, training=training) == today, name
+        reporting = dataclasses.replace(there.reporting, workers=None)
+        own = {"about": today.about, "training": training, "reporting": reporting}
+        assert dataclasses.replace(there, **own) == today, name
 
 
 @pytest.fixture

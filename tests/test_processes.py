@@ -146,6 +146,29 @@ def test_noise_of_a_seed_depends_on_nothing_else(seed, others):
     assert torch.equal(fresh[0], torch.randn(2, 8, 8, generator=generator))
 
 
+ASKED = (
+    *("small", "small", "small", "large", "large", "uniform", "large", "large", "generators"),
+    *("large", "large", "small", "small", "small", "small", "large"),
+)
+
+
+def test_what_is_drawn_ahead_changes_no_draw():
+    """Whatever is asked for next: the same shape, another one, a uniform draw, a generator."""
+    shapes = {"small": torch.empty(3, 4), "large": torch.empty(3, 3, 80, 80)}
+    sources = SeededNoise([5, 6, 7], ahead=True), SeededNoise([5, 6, 7])
+    used = 0
+    for asked in ASKED:
+        used += sources[0]._next is not None
+        if asked == "uniform":
+            given = [source.uniform() for source in sources]
+        elif asked == "generators":
+            given = [torch.rand(2, generator=source.generators[1]) for source in sources]
+        else:
+            given = [source.normal(shapes[asked]) for source in sources]
+        assert torch.equal(*given), asked
+    assert used >= 6  # else nothing was tried
+
+
 def test_noise_is_the_same_in_a_batch_of_1_and_of_64():
     like = torch.empty(64, 3, 32, 32)
     together = SeededNoise(range(64)).normal(like)

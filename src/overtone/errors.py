@@ -29,6 +29,16 @@ class RunInterruptedError(OvertoneError):
         return f"{super().__str__()}\n  {self.command}" if self.command else super().__str__()
 
 
+SMALLER = "a smaller --batch-size, where the command has one, needs less of it"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, a device's or the host's, was too small."""
+    # torch's own class is known by its name, so that telling needs no torch.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"OutOfMemoryError", "MemoryError"}) or "DefaultCPUAllocator" in str(error)
+
+
 MOST_LETTERS = 1000
 
 

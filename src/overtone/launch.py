@@ -28,6 +28,8 @@ class Processes:
     count: int = 1
     local_index: int = 0
     """on its machine"""
+    local_count: int = 1
+    """of processes on its machine"""
 
     @property
     def is_main(self) -> bool:
@@ -92,7 +94,8 @@ def processes() -> Processes:
             " other: start with `torchrun --nproc-per-node N -m overtone ...`, or with"
             " `accelerate launch` and a configuration for several processes."
         )
-    return Processes(state.process_index, state.num_processes, state.local_process_index)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", told))
+    return Processes(state.process_index, told, state.local_process_index, here)
 
 
 def finish() -> None:

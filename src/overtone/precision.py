@@ -8,7 +8,8 @@ statistics of norms, softmax, attention's backward pass on a CPU) stays in float
 from __future__ import annotations
 
 import contextlib
-from typing import Literal, get_args
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -39,8 +40,29 @@ def resolve(precision: Precision, device: torch.device | str) -> Literal["bf16",
 def autocast(precision: Precision, device: torch.device | str) -> contextlib.AbstractContextManager:
     """The context in which networks run. One around a whole loop casts each weight only once."""
     if resolve(precision, device) == "bf16":
-        return torch.autocast(torch.device(device).type, torch.bfloat16)
-    return contextlib.nullcontext()
+        return _computing(device, halved=True)
+    return exact(device)
+
+
+def exact(device: torch.device | str) -> contextlib.AbstractContextManager:
+    """The context in which float32 is computed as float32, whatever the context around it."""
+    return _computing(device, halved=False)
+
+
+@contextlib.contextmanager
+def _computing(device: torch.device | str, *, halved: bool) -> Iterator[None]:
+    """bfloat16 or not, and on CUDA TF32 or not, which keeps 10 bits of float32's 23: beside
+    bfloat16 it loses nothing, and otherwise it is off, though torch lets convolutions use it."""
+    kind = torch.device(device).type
+    with contextlib.ExitStack() as stack:
+        if kind == "cuda":
+            switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+            for products in switches:
+                stack.callback(setattr, products, "allow_tf32", products.allow_tf32)
+                products.allow_tf32 = halved
+        if halved or torch.amp.is_autocast_available(kind):
+            stack.enter_context(torch.autocast(kind, torch.bfloat16, enabled=halved))
+        yield
 
 
 def widest(device: torch.device | str) -> torch.dtype:

@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from overtone.errors import OvertoneError, plain, unknown
+from overtone.errors import SMALLER, OvertoneError, is_out_of_memory, plain, unknown
 from overtone.launch import finish, lost_connection
 from overtone.place import ADVICE, is_full
 
@@ -67,9 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_status)
     except BrokenPipeError:  # `overtone ... | head`: whoever read has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, RuntimeError, ValueError) as error:
+    except (MemoryError, OSError, RuntimeError, ValueError) as error:
         if is_full(error) and not os.environ.get("OVERTONE_DEBUG"):
             print(f"overtone: {plain(str(error))}: {ADVICE}.", file=sys.stderr)
+            sys.exit(1)
+        if is_out_of_memory(error) and not os.environ.get("OVERTONE_DEBUG"):
+            print(f"overtone: memory is too small: {SMALLER}.", file=sys.stderr)
             sys.exit(1)
         if os.environ.get("WORLD_SIZE", "1") == "1" or not lost_connection(error):
             raise

@@ -290,22 +290,27 @@ def _as_pictures(
     """A grid, or single images and a grid beside their directory."""
     import torch
 
+    from overtone.pipelines.aside import Aside
     from overtone.pipelines.pictures import to_pil
     from overtone.pipelines.receipt_files import save_png
     from overtone.pipelines.sheets import sheet
 
+    def write(batch: SampleBatch) -> None:
+        for place, (seed, image) in enumerate(zip(batch.seeds, batch.images, strict=True)):
+            label = None if batch.class_labels is None else int(batch.class_labels[place])
+            path = options.out / _file_of(seed, label, pipe.class_names)
+            save_png(to_pil(image), path, receipts.of_image(batch, place))
+
     single, among = options.out.suffix.lower() != ".png", processes()
     images, labels, count = [], list[int](), 0
-    for batch in options.sampling.stream(pipe, request):
-        if single:
-            for place, (seed, image) in enumerate(zip(batch.seeds, batch.images, strict=True)):
-                label = None if batch.class_labels is None else int(batch.class_labels[place])
-                path = options.out / _file_of(seed, label, pipe.class_names)
-                save_png(to_pil(image), path, receipts.of_image(batch, place))
-        # A grid shows at most this many; a directory of more is not kept in memory.
-        images += [batch.images] if count < GRID_LIMIT // among.count else []
-        labels += [] if batch.class_labels is None else batch.class_labels.tolist()
-        count += len(batch.seeds)
+    with Aside() as aside:
+        for batch in options.sampling.stream(pipe, request):
+            if single:
+                aside.do(write, batch)
+            # A grid shows at most this many; a directory of more is not kept in memory.
+            images += [batch.images] if count < GRID_LIMIT // among.count else []
+            labels += [] if batch.class_labels is None else batch.class_labels.tolist()
+            count += len(batch.seeds)
     parts, every = among.gather(torch.cat(images)), among.gather(labels)
     count = sum(among.gather(count))
     if not among.is_main:

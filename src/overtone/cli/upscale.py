@@ -24,6 +24,8 @@ from overtone.errors import OvertoneError, counted, plain
 from overtone.ranges import Batch, Finite, Seed, Steps, Whole
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from overtone.pipelines.pipeline import Pipeline
 
 
@@ -66,6 +68,7 @@ def main(arguments: Sequence[str]) -> None:
             f"--classes names {len(options.classes)} classes for {counted(len(files), 'picture')}:"
             " name one, or one for each."
         )
+    from overtone.pipelines.aside import Aside
     from overtone.pipelines.receipt_files import save_png
     from overtone.pipelines.upscale import upscale_tiled
 
@@ -75,19 +78,24 @@ def main(arguments: Sequence[str]) -> None:
     asked = {"guidance_scale": options.guidance_scale, "steps": options.steps}
     labels = _labels(options, files, pipe)
     _check(options, files, labels, pipe, asked)
-    for file, place, label in zip(files, places, labels, strict=True):
-        made = upscale_tiled(
-            pipe,
-            _opened(file, options.background, pipe.channels),
-            label,
-            options.seed,
-            overlap=options.overlap,
-            at_a_time=options.batch_size,
-            told=partial(_shown, file),
-            **asked,
-        )
+
+    def write(made: Image, place: Path) -> None:
         save_png(made, place, None)
         print(plain(f"{place}: {made.width} x {made.height} px"), file=sys.stderr)
+
+    with Aside() as aside:
+        for file, place, label in zip(files, places, labels, strict=True):
+            made = upscale_tiled(
+                pipe,
+                _opened(file, options.background, pipe.channels),
+                label,
+                options.seed,
+                overlap=options.overlap,
+                at_a_time=options.batch_size,
+                told=partial(_shown, file),
+                **asked,
+            )
+            aside.do(write, made, place)
 
 
 def _check(

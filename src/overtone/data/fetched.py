@@ -21,6 +21,8 @@ MOST_CLASSES = 1_000_000
 class Fetched(ImageData):
     """An object of somebody's own with a length, `fetch`, classes and a fingerprint."""
 
+    stored = False
+
     def __init__(self, value: Any, resolution: Resolution, channels: int, name: str) -> None:
         missing = [m for m in ("__len__", "fetch", "fingerprint") if not hasattr(value, m)]
         if missing:

@@ -29,6 +29,7 @@ class ImageData(ABC):
     channels: int
     class_names: tuple[str, ...] = ()  # empty: no classes
     resize_rule: str = "none"
+    stored: bool = True  # as it is fetched: nothing has to be decoded or computed
     endless: bool = False  # any index gives a new image; len() is only an upper end
     fingerprint: str  # changes when the images or their classes do
     left_out: Sequence[str] = ()  # images that were asked to be skipped, and why

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from overtone.data.images import Pixels
 from overtone.errors import OvertoneError
+from overtone.precision import exact
 
 PLACE_CHANNELS, PLACE_SIDE = 7, 17
 """channels and pixels a side of the features that keep the place: 2023 numbers at most, as ADM's
@@ -88,7 +89,7 @@ def by_blocks(
     is what is done to a block on the host.
     """
     device, said = next(network.parameters()).device, []
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+    with torch.no_grad(), exact(device):
         for block in pixels.split(size):
             found = extract(prepare(block).to(device))
             sizes = [0 if part is None else part.shape[1] for part in found]

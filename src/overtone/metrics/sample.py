@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ NUMBERS = 2**19
 """numbers that a sum over halves holds at a time, outside of its result"""
 
 
+Made = TypeVar("Made")
 Sums = tuple[Tensor, ...]
 """number, sum and sum of outer products of vectors, by column"""
 
@@ -42,7 +43,7 @@ class Sample:
         if CLASSES in self.parts:
             classes = self.parts[CLASSES].read(0, self.count)[:, 0].long()
         self.halves = Halves(self.count, replicates, classes)
-        self._sums_of_all: dict[str, Sums] = {}
+        self._made: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return self.count
@@ -91,12 +92,16 @@ class Sample:
         """Means and covariances of some halves, then of their complements, whose sums are those of
         all images without the halves'."""
         centre = self._centre(part)
-        if part not in self._sums_of_all:
-            self._sums_of_all[part] = self._sums(part, slice(0, 1), centre)
-        whole = self._sums_of_all[part]
+        whole = self.once(f"sums {part}", lambda: self._sums(part, slice(0, 1), centre))
         first = self._sums(part, slice(1 + pairs.start, 1 + pairs.stop), centre)
         both = (torch.cat((own, of_all - own)) for of_all, own in zip(whole, first, strict=True))
         return _moments(tuple(both), centre)
+
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
+        """What several scores need of the sample, made for the first of them and kept."""
+        if name not in self._made:
+            self._made[name] = make()
+        return cast(Made, self._made[name])
 
     def _centre(self, part: str) -> Tensor:
         """Some vector near the mean: sums of squares about it lose no digits."""

@@ -16,6 +16,7 @@ from overtone import settings, storage
 from overtone.data.images import to_unit
 from overtone.errors import OvertoneError
 from overtone.pipelines.stages import FirstStage, stage_of
+from overtone.precision import exact
 from overtone.processes.noise import SeededNoise, mix
 from overtone.registry import Kind
 from overtone.sizes import divided, sides
@@ -218,7 +219,7 @@ class RelayStart(Start, kind="relay"):
                 " or to images, or pass --first (a model, a folder of images, ...)."
             )
         # It has a precision of its own, which is not the one around this stage's steps.
-        with torch.no_grad(), torch.autocast(like.device.type, enabled=False):
+        with torch.no_grad(), exact(like.device):
             low = stage.images(seeds, class_labels)
         if not isinstance(low, Tensor) or low.dim() != 4 or len(low) != len(seeds):
             made = f"a tensor {tuple(low.shape)}" if isinstance(low, Tensor) else type(low).__name__

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from overtone.precision import widest
+from overtone.precision import exact, widest
 
 Images = Float[Tensor, "batch channels height width"]
 
@@ -129,7 +129,7 @@ def per_patch(x: Images, matrices: Float[Tensor, "*batch out in"], size: int) ->
     matrices = _moved(matrices, x.dtype, x.device).reshape(-1, size, size, size, size)
     patches = x.reshape(len(matrices), -1, size, width // size, size)
     # Under autocast these products would be rounded by more than the noise of low levels.
-    with torch.autocast(x.device.type, enabled=False):
+    with exact(x.device):
         return torch.einsum("bijkl,bnkwl->bniwj", matrices, patches).reshape(x.shape)
 
 

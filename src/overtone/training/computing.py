@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 
 from torch import nn
 from torch.optim import Optimizer
 
 from overtone import precision
-from overtone.errors import OvertoneError, plain
+from overtone.data.images import ImageData
+from overtone.errors import OvertoneError, counted, is_out_of_memory, plain
 from overtone.launch import ALONE, processes
 from overtone.networks.network import why_no_compiler
 from overtone.training.configs.training import Training
@@ -100,9 +103,49 @@ class Computing:
     def autocast(self) -> AbstractContextManager:
         return precision.autocast(self.training.precision, self.device)
 
+    def loaders(self, asked: int | None, data: ImageData) -> int:
+        """The number of processes that load images for this one, chosen if none was asked for.
+
+        A CPU that trains has no core to spare for images that are stored as they are wanted, and
+        one in four for others. A GPU is kept waiting by the draws alone, which each image needs.
+        Where processes do not begin as copies of this one, somebody's data may not get there.
+        """
+        if asked is not None:
+            return asked
+        if sys.platform != "linux":
+            return 0
+        cores = (os.cpu_count() or 1) // self.processes.local_count
+        if self.device.type == "cpu":
+            return 0 if data.stored else min(cores // 4, 4)
+        return min(cores - 1, 4 if data.stored else 12)
+
     def moved(self, batch: Batch) -> Batch:
         """A batch on the device."""
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+
+    @contextmanager
+    def within_memory(self) -> Iterator[None]:
+        """Around steps: `OvertoneError` where the memory is too small for them."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            count, training = self.processes.count, self.training
+            where = f"the memory of {self.device.type}" if self.device.type != "cpu" else "memory"
+            fewer = max(count, self.part * count // 2 // count * count)
+            advice = (
+                f"--micro-batch {fewer} takes fewer at a time and computes the same,"
+                f" --batch-size {fewer} takes smaller steps"
+                if self.part > 1
+                else "train a smaller network, or smaller images"
+            )
+            if not training.gradient_checkpointing:
+                advice += "; --gradient-checkpointing saves memory in transformers"
+            raise OvertoneError(
+                f"{where} is too small for training on"
+                f" {counted(self.part * count, 'image')} at a time: {advice}."
+            ) from error
 
     def told(self, what: str) -> str:
         """All that may differ when a run goes on, in words; `what` are the items of a batch."""

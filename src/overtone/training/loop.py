@@ -131,7 +131,8 @@ class Trainer:
                 self.trackers = Trackers(names, run.path, recipe, self.progress.images)
                 with asked_to_stop(self, show=self.show and self.processes.is_main), self.trackers:
                     try:
-                        self._train(run, model)
+                        with self.computing.within_memory():
+                            self._train(run, model)
                     except RuntimeError as error:
                         if self.processes.count == 1 or not lost_connection(error):
                             raise
@@ -247,12 +248,13 @@ class Trainer:
         return rate
 
     def _batches(self, start: int) -> Iterator[Batch]:
+        data, asked = self.task.data, self.reporting.workers
         return self.stream.batches(
             start,
             self.training.total_images,
             self.training.batch_size,
             share=self.share,
-            workers=0 if self.task.loads_here else self.reporting.workers,
+            workers=0 if self.task.loads_here else self.computing.loaders(asked, data),
         )
 
     @property

@@ -66,7 +66,8 @@ def _timed_step(trainer: Trainer, model: torch.nn.Module, size: int, meter: Mete
     """The seconds of a step on `size` images, the slowest process's."""
     batch = next(trainer.stream.batches(0, size, size, share=trainer.share))
     began = time.perf_counter()
-    meter.add(*trainer.step(model, batch))
+    with trainer.computing.within_memory():
+        meter.add(*trainer.step(model, batch))
     if trainer.device.type == "cuda":
         torch.cuda.synchronize()
     return max(trainer.processes.gather(time.perf_counter() - began))

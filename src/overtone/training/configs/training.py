@@ -135,8 +135,10 @@ class Reporting:
     a number among the scores of a checkpoint, such as frechet-distance or class-accuracy."""
     keep: Count = 2
     """checkpoints kept, besides the best"""
-    workers: Workers = 0
-    """processes that load images; 0: the training process itself"""
+    workers: Workers | None = None
+    """The number of processes that load images; with 0 the training process loads them itself. If
+    left out, it is chosen from the machine, the device and whether images are stored as they are
+    wanted."""
     trackers: tuple[TrackerName, ...] = ()
     """tensorboard and wandb, besides the log and the grids in the run's directory"""
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-from overtone.training.configs.training import Reporting, Training
-
-ON_GPU = Reporting(workers=4)
+from overtone.training.configs.training import Training
 
 
 def ramped(

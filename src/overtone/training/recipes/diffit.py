@@ -10,7 +10,7 @@ from overtone.networks.configs.song import SongConfig
 from overtone.samplers.sampler import Sampler
 from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.configs.training import Reporting, Training
-from overtone.training.recipes.common import ON_GPU, ramped
+from overtone.training.recipes.common import ramped
 
 
 def diffit_digits() -> DenoisingRecipe:
@@ -76,7 +76,6 @@ def diffit_cifar10() -> DenoisingRecipe:
         network=DiffiTConfig.cifar10(),
         augmentation=0.12,
         training=Training(total_images=200_000 * 512, batch_size=512, lr=1e-3, clip_norm=None),
-        reporting=ON_GPU,
     )
 
 
@@ -99,5 +98,4 @@ def diffit_ffhq64() -> DenoisingRecipe:
         augmentation=0.15,
         sampler=Sampler(num_steps=40),
         training=Training(total_images=200_000 * 256, batch_size=256, lr=2e-4, clip_norm=None),
-        reporting=ON_GPU,
     )

@@ -6,7 +6,7 @@ import dataclasses
 
 from overtone.training.configs.distillation import DistillationRecipe
 from overtone.training.configs.training import Reporting, Training
-from overtone.training.recipes.common import ON_GPU, ramped, steady
+from overtone.training.recipes.common import ramped, steady
 
 
 def dsno_digits() -> DistillationRecipe:
@@ -63,7 +63,6 @@ def dsno_cifar10() -> DistillationRecipe:
         solver="ddim",
         steps=512,
         training=_operator_training(400_000, 256, halved=(100_000, 200_000, 300_000)),
-        reporting=ON_GPU,
     )
 
 
@@ -77,7 +76,6 @@ def dsno_imagenet64() -> DistillationRecipe:
         steps=16,
         spacing="uniform",
         training=_operator_training(480_000, 2048, halved=(200_000, 400_000)),
-        reporting=ON_GPU,
     )
 
 

@@ -268,5 +268,4 @@ def _reporting(facts: Facts, length: int | None = None) -> Reporting:
     return Reporting(
         report_images=max(1_000, length // 100),
         checkpoint_images=max(2_000, length // 20),
-        workers=4 if facts.gpu else 0,
     )

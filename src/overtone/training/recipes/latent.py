@@ -14,7 +14,7 @@ from overtone.samplers.ancestral import AncestralSampler
 from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.configs.training import Reporting
 from overtone.training.configs.vae import VAERecipe
-from overtone.training.recipes.common import ON_GPU, ramped, steady
+from overtone.training.recipes.common import ramped, steady
 
 DIT_STEPS = 7_000_000
 """as DiT was trained: DiffiT's paper names no number"""
@@ -93,5 +93,4 @@ def _latent(network: DiffiTTransformerConfig) -> DenoisingRecipe:
         vae="stabilityai/sd-vae-ft-ema",
         scaling_factor=0.18215,  # which that repository's config.json leaves out
         training=steady(DIT_STEPS, batch_size=256, lr=3e-4),
-        reporting=ON_GPU,
     )

@@ -12,7 +12,7 @@ from overtone.processes.discrete import DiscreteSchedule, step_shares
 from overtone.samplers.sampler import Sampler
 from overtone.training.configs.denoising import DenoisingRecipe, ExpertSettings
 from overtone.training.configs.training import Training
-from overtone.training.recipes.common import ON_GPU, steady
+from overtone.training.recipes.common import steady
 from overtone.training.recipes.diffit import diffit_digits, diffit_fashion_mnist
 
 
@@ -66,7 +66,6 @@ def meme_celeba64() -> DenoisingRecipe:
         ),
         mirror=True,
         training=steady(steps=500_000, batch_size=128, lr=1e-4),
-        reporting=ON_GPU,
     )
     return with_experts(recipe, step_shares(Sampler().sigmas, 4))
 
@@ -100,7 +99,6 @@ def _meme_latent(about: str, training: Training) -> DenoisingRecipe:
         vae="CompVis/ldm-celebahq-256",
         scaling_factor=1.0,  # which that repository's config.json leaves out
         training=training,
-        reporting=ON_GPU,
     )
     return with_experts(recipe, time_shares(4, schedule))
 

@@ -12,7 +12,7 @@ from overtone.processes.schedule import QuantileSchedule
 from overtone.samplers.sampler import SECOND_STAGE
 from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.configs.training import Reporting, Training
-from overtone.training.recipes.common import ON_GPU, ramped
+from overtone.training.recipes.common import ramped
 
 
 def relay_glyphs_16() -> DenoisingRecipe:
@@ -66,7 +66,6 @@ def relay_celebahq_64() -> DenoisingRecipe:
         augmentation=0.2,
         sampler=SAMPLERS["relay-celebahq-64"],
         training=_relay_training(total_images=47_000_000, batch_size=1024),
-        reporting=ON_GPU,
     )
 
 
@@ -76,7 +75,6 @@ def relay_celebahq() -> DenoisingRecipe:
         network=_adm(256, 256, (1, 1, 2, 2, 4, 4), num_cells=2, dropout=0.2),
         augmentation=0.2,
         training=_relay_training(total_images=47_000_000, batch_size=1024),
-        reporting=ON_GPU,
     )
     return _relay(recipe, "runs/relay-celebahq-64", prob_length=0.89, blur_sigma_max=2.0)
 
@@ -90,7 +88,6 @@ def relay_imagenet_64() -> DenoisingRecipe:
         training=_relay_training(
             total_images=2_500_000_000, batch_size=4096, ema_halflife_images=50_000_000
         ),
-        reporting=ON_GPU,
     )
 
 
@@ -103,7 +100,6 @@ def relay_imagenet() -> DenoisingRecipe:
         augmentation=0.12,
         guidance=GuidanceSettings(scale=3.5),
         training=_relay_training(total_images=1_250_000_000, batch_size=4096),
-        reporting=ON_GPU,
     )
     return _relay(recipe, "runs/relay-imagenet-64", prob_length=0.93)
 

@@ -65,7 +65,8 @@ def test_recipes_are_those_of_today():
     for name, data in json.loads((THERE / "recipes.json").read_text()).items():
         there = settings.load(Recipe, former.recipe(data), name)
         today = find_recipe(name)
-        assert there.training.compile is False and today.training.compile is None
+        assert there.training.compile is False
+        assert today.training.compile is None
         training = dataclasses.replace(there.training, compile=None)
         assert dataclasses.replace(there, about=today.about, training=training) == today, name
 

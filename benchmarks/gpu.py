@@ -8,11 +8,11 @@ Nothing is downloaded. In the order of their value:
 
     correctness   every kind of network, denoiser, pipeline and training step on the card against
                   the same on the CPU, in float32 and bfloat16; noise of seeds and a resumed run,
-                  bit for bit
+                  bit for bit; a resumed run on the fastest algorithms
     speed         training and sampling of diffit-cifar10, relay-celebahq (second stage),
                   diffit-latent-imagenet256 and meme-celeba64: eager and compiled, channels last and
-                  contiguous, position bias learned and detached; FLOP, share of the measured peak,
-                  memory
+                  contiguous, position bias learned, in three ways, and detached; FLOP, share of
+                  the measured peak, memory
     training      diffit-fashion-mnist for what is left of the time (diffit-digits where
                   dataset-fashion-mnist is not installed)
 

@@ -7,7 +7,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from speed import awake
@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from overtone import find_recipe
 from overtone import precision as precisions
 from overtone.denoisers import NetworkDenoiser
+from overtone.networks.attend import BiasWay, biased_by
 from overtone.networks.attention import RelativePositionBias
 from overtone.networks.network import compile_network
 from overtone.processes import SeededNoise
@@ -49,15 +50,20 @@ class Variant(NamedTuple):
     name: str
     compiled: bool = False
     channels_last: bool = True
-    detached_bias: bool = False
+    bias: BiasWay | Literal["detached"] = "mask"
 
 
 VARIANTS = (
     Variant("eager"),
     Variant("compiled", compiled=True),
     Variant("contiguous", channels_last=False),
-    Variant("bias detached", detached_bias=True),
+    Variant("bias folded", bias="folded"),
+    Variant("bias scored", bias="scored"),
+    Variant("bias scored, compiled", compiled=True, bias="scored"),
+    Variant("bias folded, compiled", compiled=True, bias="folded"),
+    Variant("bias detached", bias="detached"),
 )
+"""What the bias costs is between learned, in three ways, and detached: with no gradient of it."""
 
 
 class Work:
@@ -72,7 +78,8 @@ class Work:
         network = awake(config.build(), 0.02)
         layout = torch.channels_last if variant.channels_last else torch.contiguous_format
         self.network = network.to(memory_format=layout).to(device)
-        if variant.detached_bias:
+        self.way: BiasWay = "mask" if variant.bias == "detached" else variant.bias
+        if variant.bias == "detached":
             for module in network.modules():
                 if isinstance(module, RelativePositionBias):
                     module.table.requires_grad_(False)
@@ -94,7 +101,7 @@ class Work:
 
     def training(self) -> None:
         self.model.train()
-        with precisions.autocast("auto", self.device):
+        with biased_by(self.way), precisions.autocast("auto", self.device):
             loss = self.objective.loss(self.model, self.batch).mean()
         loss.backward()
         self.optimizer.step()
@@ -103,7 +110,7 @@ class Work:
     def sampling(self) -> Tensor:
         self.model.eval()
         labels = self.batch.get("class_labels")
-        with torch.no_grad(), precisions.autocast("auto", self.device):
+        with torch.no_grad(), biased_by(self.way), precisions.autocast("auto", self.device):
             return self.model(self.batch["x_0"], 1.0, labels).x_0
 
 
@@ -118,12 +125,12 @@ def cases(device: torch.device, clock: Any) -> Iterator[tuple[str, Callable[[], 
     yield "peak of a matrix product", measured_peak
     for variant in VARIANTS:
         for name, batch in RECIPES[device.type].items():
-            if variant.detached_bias and not has_bias(name):
+            if variant.bias != "mask" and not has_bias(name):
                 continue
-            if variant.compiled and device.type == "cpu":
-                continue  # compiling takes minutes there, and shows nothing of a card
+            if device.type == "cpu" and (variant.compiled or variant.bias == "scored"):
+                continue  # compiling takes minutes there, and FlexAttention has no gradients
             for what in ("training", "sampling"):
-                if what == "sampling" and variant.detached_bias:
+                if what == "sampling" and variant.bias == "detached":
                     continue  # without gradients it is the same
                 yield (
                     f"{name} {what}, {variant.name}",

@@ -1,5 +1,6 @@
 """Attention in windows with time in it, against its equations written out."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
@@ -7,11 +8,11 @@ from hypothesis import strategies as st
 
 from helpers import TINY_DIFFIT, awake
 from overtone.networks import DiffiTUNet
+from overtone.networks.attend import attend, biased_by
 from overtone.networks.attention import (
     TMSA,
     DiffiTBlock,
     TimeAttention,
-    attend,
     from_windows,
     spread,
     to_windows,
@@ -44,6 +45,48 @@ def test_tmsa_in_the_place_of_self_attention_scales_the_whole_sum():
     normed = F.group_norm(x, layer.norm.groups, layer.norm.weight, layer.norm.bias, 1e-5)
     out = from_windows(layer.attention(to_windows(normed, 2), token), 2, 4)
     assert torch.allclose(layer(x, token), (x + out) / 2**0.5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("way", ["folded", "scored"])
+@pytest.mark.parametrize(("an_image", "more"), [(False, 0), (True, 0), (False, 3), (True, 3)])
+def test_a_bias_is_added_in_three_ways(way, an_image, more):
+    """One bias for all images or one an image, beside further tokens or not; for the gradients of
+    q, k, v and the bias see the next test."""
+    batch, heads, tokens, width = 3, 2, 9, 8
+    qkv = torch.randn(batch, tokens, 3 * heads * width)
+    bias = torch.randn(*((batch,) if an_image else ()), heads, tokens, tokens)
+    memory = torch.randn(batch, more, 2 * heads * width) if more else None
+    with torch.no_grad():
+        expected = attend(qkv, heads, bias, memory)
+        with biased_by(way):
+            got = attend(qkv, heads, bias, memory)
+    assert not torch.allclose(expected, attend(qkv, heads, None, memory), atol=1e-2)
+    assert torch.allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("time_in", ["tmsa", "bias", "separate"])
+def test_a_folded_bias_has_the_same_gradients(time_in):
+    block = awake(DiffiTBlock(16, 2, token_width=6, size=(2, 4), time_in=time_in)).double()
+    x, token = torch.randn(2, 3, 8, 16).double(), torch.randn(2, 6).double()
+
+    def gradients(way):
+        with biased_by(way):
+            loss = block(x, token).square().sum()
+        return torch.autograd.grad(loss, list(block.parameters()))
+
+    for name, a, b in zip(
+        dict(block.named_parameters()), gradients("mask"), gradients("folded"), strict=True
+    ):
+        assert b.norm() > 0, name
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-12), name
+
+
+def test_a_bias_of_more_keys_than_a_kernel_has_channels_stays_a_mask():
+    qkv, bias = torch.randn(1, 260, 3 * 8), torch.randn(1, 260, 260)
+    expected = attend(qkv, 1, bias)
+    with biased_by("folded"):
+        assert torch.equal(attend(qkv, 1, bias), expected)
 
 
 def test_attention_depends_on_time():

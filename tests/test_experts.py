@@ -138,6 +138,13 @@ def test_presets_of_boundaries():
         step_shares((1.0, 2.0, 3.0, 0.0), 4)
 
 
+class Elsewhere(Residence):
+    """On another device, as it were."""
+
+    def _moved(self, tensor):
+        return tensor.clone()
+
+
 @pytest.mark.parametrize("resident", [1, 2, 3])
 def test_no_more_experts_are_on_the_device_than_may_reside_there(resident):
     class Device(Residence):
@@ -168,9 +175,10 @@ def test_no_more_experts_are_on_the_device_than_may_reside_there(resident):
             number = denoiser.expert_at(sigma)
             assert number in residence.there
             assert len(residence.there) <= resident
-            for n, pairs in enumerate(zip(residence.tensors, residence.host, strict=True)):
-                moved = {t.data_ptr() != h.data_ptr() for t, h in zip(*pairs, strict=True)}
-                assert moved == {n in residence.there}
+            for n, buffers in enumerate(residence.buffers):
+                (buffer,) = buffers
+                pairs = zip(buffer.tensors, buffer.on_host(), strict=True)
+                assert {t.data_ptr() != h.data_ptr() for t, h in pairs} == {n in residence.there}
                 kept = [getattr(m, "_kept", None) is not None for m in alone[n].modules()]
                 assert n in residence.there or not any(kept)
                 biases += sum(kept)
@@ -180,28 +188,36 @@ def test_no_more_experts_are_on_the_device_than_may_reside_there(resident):
 
 
 def test_experts_that_share_weights_leave_each_other_what_they_share():
-    class Device(Residence):
-        def _moved(self, tensor):
-            return tensor.clone()
-
     denoiser, alone = experts_of((0.5, 3.0))
     shared = ExpertDenoiser([alone[0], alone[1], alone[0]], denoiser.intervals)
-    residence = Device(list(shared.experts), torch.device("cpu"), 2)
-    weight, inner = residence.tensors[0][0], residence.tensors[1][0]
+    residence = Elsewhere(list(shared.experts), torch.device("cpu"), 2)
+    (first,), (second,), (third,) = residence.buffers
+    assert first is third
+    weight, inner = first.tensors[0], second.tensors[0]
     for number in (2, 1):  # 2 has the tensors of 0
         residence.enter(number)
     residence.expect(0)  # for which 2 makes room
-    assert weight.data_ptr() != residence.host[0][0].data_ptr()
+    assert weight.data_ptr() != first.host.data_ptr()
     residence.clear()
-    assert weight.data_ptr() == residence.host[0][0].data_ptr() == residence.host[2][0].data_ptr()
-    assert inner.data_ptr() == residence.host[1][0].data_ptr()
+    assert weight.data_ptr() == first.host.data_ptr()
+    assert inner.data_ptr() == second.host.data_ptr()
 
 
-class Elsewhere(Residence):
-    """On another device, as it were."""
-
-    def _moved(self, tensor):
-        return tensor.clone()
+def test_what_some_experts_share_is_a_buffer_beside_their_own():
+    denoiser, alone = experts_of((0.5, 3.0))
+    trunk = next(alone[0].network.children())
+    for expert in alone[1:]:
+        setattr(expert.network, next(iter(dict(expert.network.named_children()))), trunk)
+    x, labels, levels = torch.randn(1, 1, 8, 8), torch.tensor([1]), (9.0, 2.0, 0.1, 2.0, 9.0)
+    with torch.no_grad():
+        expected = [denoiser(x, sigma, labels).x_0 for sigma in levels]
+        residence = denoiser.residence = Elsewhere(alone, torch.device("cpu"), 1)
+        assert [len(buffers) for buffers in residence.buffers] == [2, 2, 2]
+        shared = residence.buffers[0][0]
+        assert {id(t) for t in shared.tensors} == {id(t) for t in trunk.parameters()}
+        assert all(shared in buffers for buffers in residence.buffers)
+        for sigma, wanted in zip(levels, expected, strict=True):
+            assert torch.equal(denoiser(x, sigma, labels).x_0, wanted)
 
 
 def test_a_copy_of_experts_in_residence_is_one_of_its_own():
@@ -216,7 +232,7 @@ def test_a_copy_of_experts_in_residence_is_one_of_its_own():
             parameter.data.zero_()
         assert torch.equal(twin(x, 1.0, labels).x_0, expected)
         assert not torch.equal(denoiser(x, 1.0, labels).x_0, expected)
-    assert twin.residence.tensors[0][0] is next(twin.experts[0].parameters())
+    assert twin.residence.buffers[0][0].tensors[0] is next(twin.experts[0].parameters())
 
 
 def test_weights_loaded_into_experts_in_residence_stay():

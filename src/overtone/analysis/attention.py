@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from overtone.denoisers.denoiser import Denoiser
 from overtone.errors import OvertoneError, counted
-from overtone.networks.attention import Attend, unpacked
+from overtone.networks.attend import Attend, unpacked
 from overtone.networks.layers import precise, without_autocast
 
 T = TypeVar("T")

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+ALIGNED = 64
+"""bytes of which each tensor's place in a buffer is a multiple"""
 
 
 class Residence:
     """Which of several modules are on the device; the others' tensors stay on the host.
 
-    Modules may share tensors: what one leaves, and another one there has, stays. What was loaded
-    into tensors there is kept when they leave.
+    What the same modules have is one buffer, which moves at once. Modules may share tensors: what
+    one leaves, and another one there has, stays. What was loaded into tensors there is kept when
+    they leave.
     """
 
     def __init__(self, modules: list[nn.Module], device: torch.device, resident: int) -> None:
         self.modules = modules
         self.device = torch.empty(0, device=device).device  # with its index
         self.resident = resident
-        self.tensors = [[*m.parameters(), *m.buffers()] for m in modules]
-        host = {id(t): self._rest(t.data) for tensors in self.tensors for t in tensors}
-        self.host = [[host[id(t)] for t in tensors] for tensors in self.tensors]
-        self.versions = [[-1 for _ in tensors] for tensors in self.tensors]
+        self.buffers = _buffers(modules, self._rest)
         self.ready: dict[int, Any] = {}
         self.there: list[int] = []  # the one used last at the end
         for number in range(len(modules)):
@@ -64,8 +66,8 @@ class Residence:
                 self._fetch(number)
                 self.ready[number] = self.stream.record_event()
             here = torch.cuda.current_stream(self.device)
-            for tensor in self.tensors[number]:
-                tensor.data.record_stream(here)
+            for buffer in self.buffers[number]:
+                buffer.tensors[0].data.record_stream(here)
         self.there.insert(0, number)
 
     def clear(self) -> None:
@@ -80,33 +82,97 @@ class Residence:
     def _leave(self, number: int) -> None:
         self.ready.pop(number, None)
         torch.clear_autocast_cache()  # weights that autocast converted would stay
-        needed = {id(tensor) for other in self.there for tensor in self.tensors[other]}
-        for tensor, host, version in zip(
-            self.tensors[number], self.host[number], self.versions[number], strict=True
-        ):
-            if id(tensor) not in needed:
-                if version not in (-1, _version(tensor)):
-                    host.copy_(tensor.data)
-                tensor.data = host
-        self.versions[number] = [-1 for _ in self.tensors[number]]
+        for buffer in self.buffers[number]:
+            if not self._shared(buffer):
+                buffer.leave()
         for module in self.modules[number].modules():
             forget = getattr(module, "forget", None)
             if forget is not None:  # what it computed from its tensors and kept there
                 forget()
 
     def _fetch(self, number: int) -> None:
-        here = {id(tensor) for other in self.there for tensor in self.tensors[other]}
-        for tensor, host in zip(self.tensors[number], self.host[number], strict=True):
-            if id(tensor) not in here:
-                tensor.data = self._moved(host)
-        self.versions[number] = [_version(tensor) for tensor in self.tensors[number]]
+        for buffer in self.buffers[number]:
+            if not self._shared(buffer):
+                buffer.fetch(self._moved)
+
+    def _shared(self, buffer: _Buffer) -> bool:
+        """Whether a module that is on the device has it."""
+        return any(buffer in self.buffers[other] for other in self.there)
 
     def _moved(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)
 
     def _rest(self, tensor: Tensor) -> Tensor:
-        tensor = tensor.cpu()
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
+
+
+class _Place(NamedTuple):
+    """Where a tensor lies in a buffer."""
+
+    start: int
+    stop: int
+    dtype: torch.dtype
+    size: torch.Size
+    stride: tuple[int, ...]
+
+    def within(self, buffer: Tensor) -> Tensor:
+        numbers = buffer[self.start : self.stop].view(self.dtype)
+        return numbers.as_strided(self.size, self.stride, numbers.storage_offset())
+
+
+class _Buffer:
+    """Tensors that lie one behind the other in memory of the host."""
+
+    def __init__(self, tensors: Sequence[Tensor], rest: Callable[[Tensor], Tensor]) -> None:
+        self.tensors, self.places, size = list(tensors), list[_Place](), 0
+        for tensor in tensors:
+            like = torch.empty_like(tensor, device="meta")  # without gaps
+            stop = size + like.numel() * like.element_size()
+            self.places.append(_Place(size, stop, like.dtype, like.shape, like.stride()))
+            size = -(-stop // ALIGNED) * ALIGNED
+        self.host = rest(torch.empty(size, dtype=torch.uint8))
+        for tensor, there in zip(self.tensors, self.on_host(), strict=True):
+            there.copy_(tensor.data)
+        self.versions: list[int] | None = None
+        """those of the tensors when they came to the device, where they are there"""
+
+    def on_host(self) -> list[Tensor]:
+        return [place.within(self.host) for place in self.places]
+
+    def fetch(self, moved: Callable[[Tensor], Tensor]) -> None:
+        """Have the tensors on the device."""
+        there = moved(self.host)
+        for tensor, place in zip(self.tensors, self.places, strict=True):
+            tensor.data = place.within(there)
+        self.versions = [_version(tensor) for tensor in self.tensors]
+
+    def leave(self) -> None:
+        """Have the tensors on the host, and what was written into them on the device as well."""
+        known = self.versions or map(_version, self.tensors)
+        for tensor, host, version in zip(self.tensors, self.on_host(), known, strict=True):
+            if version != _version(tensor):
+                host.copy_(tensor.data)
+            tensor.data = host
+        self.versions = None
+
+
+def _buffers(modules: Sequence[nn.Module], rest: Callable[[Tensor], Tensor]) -> list[list[_Buffer]]:
+    """The buffers of each module: of what no other has, and of what the same others have."""
+    tensors: dict[int, Tensor] = {}
+    owners: dict[int, list[int]] = {}
+    for number, module in enumerate(modules):
+        for tensor in dict.fromkeys([*module.parameters(), *module.buffers()]):
+            tensors[id(tensor)] = tensor
+            owners.setdefault(id(tensor), []).append(number)
+    groups: dict[tuple[int, ...], list[Tensor]] = {}
+    for name, numbers in owners.items():
+        groups.setdefault(tuple(numbers), []).append(tensors[name])
+    found: list[list[_Buffer]] = [[] for _ in modules]
+    for having, group in groups.items():
+        buffer = _Buffer(group, rest)
+        for number in having:
+            found[number].append(buffer)
+    return found
 
 
 def _version(tensor: Tensor) -> int:

@@ -21,70 +21,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from overtone.networks.attend import Attend
 from overtone.networks.configs.diffit import TimeIn
-from overtone.networks.layers import GroupNorm, layer_norm, precise, without_autocast, zero
+from overtone.networks.layers import GroupNorm, layer_norm, zero
 from overtone.sizes import sides
 
-_CPU_HAS_AMX = torch.cpu._is_amx_tile_supported()
-
-
 KEPT_BIAS = 2**22  # numbers: 16 MB a block; at 512 px all blocks' biases would be 2 GB
-
-
-def attend(
-    qkv: Float[Tensor, "batch tokens triple_width"],
-    heads: int,
-    bias: Float[Tensor, "*some heads tokens tokens"] | None = None,
-    memory: Float[Tensor, "batch more double_width"] | None = None,
-) -> Float[Tensor, "batch tokens width"]:
-    """softmax(q k^T / sqrt(d) + bias) v, with q, k, v packed as (3, head, d) in the last axis.
-
-    `memory` holds the (k, v) of further tokens, which are attended to without bias and ask nothing.
-    """
-    batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    if qkv.device.type == "cpu" and (torch.is_grad_enabled() or not _CPU_HAS_AMX):
-        # There the backward of fused attention is 5x slower in bfloat16 than in float32, and
-        # without tile instructions the forward 1.4x (docs/log.md).
-        qkv = precise(qkv)
-    q, k, v, bias = unpacked(qkv, heads, bias, memory)
-    with without_autocast(q):
-        mask = None if bias is None else bias.to(q.dtype).expand(batch, -1, -1, -1)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return out.transpose(1, 2).reshape(batch, tokens, width)
-
-
-def unpacked(
-    qkv: Float[Tensor, "batch tokens triple_width"],
-    heads: int,
-    bias: Float[Tensor, "*some heads tokens tokens"] | None = None,
-    memory: Float[Tensor, "batch more double_width"] | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """q (batch, heads, tokens, d), k and v, with the memory's behind the tokens', and their bias,
-    which is 0 for the memory."""
-    batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    q, k, v = qkv.view(batch, tokens, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
-    if memory is not None:
-        more = memory.to(qkv.dtype).view(batch, -1, 2, heads, width // heads)
-        more_k, more_v = more.permute(2, 0, 3, 1, 4)
-        k, v = torch.cat((k, more_k), dim=2), torch.cat((v, more_v), dim=2)
-        bias = None if bias is None else F.pad(bias, (0, memory.shape[1]))
-    return q, k, v, bias
-
-
-class Attend(nn.Module):
-    """`attend` as a part of a layer: whoever hooks it sees what the layer attends with."""
-
-    def __init__(self, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-
-    def forward(
-        self,
-        qkv: Float[Tensor, "batch tokens triple_width"],
-        bias: Float[Tensor, "*some heads tokens tokens"] | None = None,
-        memory: Float[Tensor, "batch more double_width"] | None = None,
-    ) -> Float[Tensor, "batch tokens width"]:
-        return attend(qkv, self.heads, bias, memory)
 
 
 class SelfAttention(nn.Module):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from overtone.networks.attention import Attend
+from overtone.networks.attend import Attend
 from overtone.networks.layers import Features, zero
 
 EPS = 1e-6

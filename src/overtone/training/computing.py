@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -124,6 +125,20 @@ class Computing:
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
     @contextmanager
+    def algorithms(self) -> Iterator[None]:
+        """Around a run: cuDNN chooses kernels by trying them, or they are the same always."""
+        cudnn, before = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
+        fixed = self.training.deterministic or before
+        if self.training.deterministic:  # which cuBLAS reads when it is first used
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        with ExitStack() as stack:
+            stack.callback(setattr, cudnn, "benchmark", cudnn.benchmark)
+            stack.callback(torch.use_deterministic_algorithms, before)
+            cudnn.benchmark = not fixed
+            torch.use_deterministic_algorithms(fixed)
+            yield
+
+    @contextmanager
     def within_memory(self) -> Iterator[None]:
         """Around steps: `OvertoneError` where the memory is too small for them."""
         try:
@@ -146,6 +161,24 @@ class Computing:
                 f"{where} is too small for training on"
                 f" {counted(self.part * count, 'image')} at a time: {advice}."
             ) from error
+
+    def uploaded(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Batches, each on its way to a GPU while the step before it is computed. Where steps are
+        taken in micro-batches memory is short, and they wait on the host."""
+        if self.device.type != "cuda" or self.training.micro_batch is not None:
+            yield from batches
+            return
+        stream, sent = torch.cuda.Stream(self.device), list[Batch]()
+        for batch in batches:
+            with torch.cuda.stream(stream):
+                there, arrived = self.moved(batch), stream.record_event()
+            yield from sent
+            here = torch.cuda.current_stream(self.device)
+            here.wait_event(arrived)  # the GPU does, and not the host
+            for tensor in there.values():
+                tensor.record_stream(here)
+            sent = [there]
+        yield from sent
 
     def told(self, what: str) -> str:
         """All that may differ when a run goes on, in words; `what` are the items of a batch."""

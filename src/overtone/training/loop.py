@@ -129,10 +129,14 @@ class Trainer:
             if self.progress.images < self.training.total_images:
                 names = self.reporting.trackers if self.processes.is_main else ()
                 self.trackers = Trackers(names, run.path, recipe, self.progress.images)
-                with asked_to_stop(self, show=self.show and self.processes.is_main), self.trackers:
+                with (
+                    asked_to_stop(self, show=self.show and self.processes.is_main),
+                    self.trackers,
+                    self.computing.algorithms(),
+                    self.computing.within_memory(),
+                ):
                     try:
-                        with self.computing.within_memory():
-                            self._train(run, model)
+                        self._train(run, model)
                     except RuntimeError as error:
                         if self.processes.count == 1 or not lost_connection(error):
                             raise
@@ -152,7 +156,7 @@ class Trainer:
             self._checkpoint(run)
         meter = Meter(self.device, first, self.training.batch_size, self.processes)
         with Display(total, first, shown=self.show and self.processes.is_main) as display:
-            for batch in self._batches(first):
+            for batch in self.computing.uploaded(self._batches(first)):
                 meter.add(*self.step(model, batch))
                 self.progress.images += self.training.batch_size
                 seen = self.progress.images

@@ -25,7 +25,7 @@ TrackerName = Literal["tensorboard", "wandb"]
 
 BEST_BY_LOSS = "loss"
 
-ROUNDING = ("micro_batch", "precision", "compile", "gradient_checkpointing")
+ROUNDING = ("micro_batch", "precision", "compile", "deterministic", "gradient_checkpointing")
 """settings that change how numbers are rounded, and what dropout drops: they may change when a run
 goes on"""
 
@@ -49,7 +49,7 @@ SWITCH = PrimitiveConstructorSpec(
 @dataclass(frozen=True)
 class Training:
     """How the weights come about. All of it is fixed for a run, but `micro_batch`, `precision`,
-    `compile`, `gradient_checkpointing` and, with no ramp-down, `total_images`."""
+    `compile`, `deterministic`, `gradient_checkpointing` and, with no ramp-down, `total_images`."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -85,6 +85,10 @@ class Training:
     compile: Annotated[bool | None, SWITCH] = None
     """Compile the network by torch.compile: --compile, or --compile False. If left out, it is
     compiled on a GPU, if there is a compiler."""
+    deterministic: bool = False
+    """Choose the same algorithms in every run, so that a run that was interrupted ends with the
+    same bits on a GPU too. If left out, cuDNN chooses the fastest ones by trying them, and bits
+    differ by rounding from run to run. On a CPU they never do."""
     gradient_checkpointing: bool = False
     """compute a transformer's blocks twice instead of keeping their features: less memory"""
 

@@ -145,7 +145,7 @@ def a_teacher() -> Teacher:
 
 def step_of(trainer: Trainer) -> Call:
     """Each call is a step. The second one's loss depends on all that the first one changed."""
-    model, batches = trainer.prepared(), trainer._batches(0)
+    model, batches = trainer.prepared(), trainer.batches(0)
     meter = Meter(trainer.device, 0, BATCH)
 
     def call() -> Any:

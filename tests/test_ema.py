@@ -57,7 +57,7 @@ def test_the_average_counts_the_images_before_the_step():
     the average is the weights, and after the second it keeps 2^(-32 / 32) of them."""
     recipe = changed(lr_rampup_images=0, ema_rampup_ratio=1.0, ema_halflife_images=10**9)
     trainer = Trainer(OnData(recipe, open_data("builtin:digits", 8, 1)), recipe)
-    batches, weights = trainer._batches(0), []
+    batches, weights = trainer.batches(0), []
     for _ in range(2):
         trainer.step(trainer.model, next(batches))
         weights.append([p.detach().clone() for p in trainer.model.parameters()])
@@ -93,7 +93,7 @@ def test_an_objective_sees_the_averaged_model():
     objective = TowardsTheAverage()
     trainer = Trainer(OnData(recipe, open_data("builtin:digits", 8, 1), objective), recipe)
     expected = [[p.clone() for p in trainer.model.parameters()]]
-    batches = trainer._batches(0)
+    batches = trainer.batches(0)
     for step in range(3):
         trainer.step(trainer.model, next(batches))
         beta = trainer.ema.beta(32 * step, 32)

@@ -47,7 +47,7 @@ def test_accumulation_gives_the_same_weights():
     parts = Trainer.of(changed(recipe, micro_batch=8), show=False)
     taken = []
     for trainer in (whole, parts):
-        batches = trainer._batches(0)
+        batches = trainer.batches(0)
         for _ in range(3):
             taken.append(trainer.step(trainer.model, next(batches)))
             trainer.progress.images += 32
@@ -63,7 +63,7 @@ def test_accumulation_gives_the_same_weights():
 def test_gradients_are_clipped():
     trainer = Trainer.of(changed(clip_norm=1e-6), show=False)
     before = [p.clone() for p in trainer.model.parameters()]
-    _, norm = trainer.step(trainer.model, next(trainer._batches(0)))
+    _, norm = trainer.step(trainer.model, next(trainer.batches(0)))
     assert float(norm) > 1e-3
     grads = [state["exp_avg"] for state in trainer.optimizer.state.values()]
     total = math.sqrt(sum(float(g.square().sum()) for g in grads)) / 0.1

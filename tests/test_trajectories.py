@@ -318,8 +318,8 @@ def test_online_trajectories_are_the_collected_ones(teacher, kept, tmp_path, mon
     busy = dataclasses.replace(online, reporting=dataclasses.replace(REPORTING, workers=1))
     trainer = Trainer.of(busy, teacher=teacher, folder=None, show=False)
     assert trainer.task.loads_here
-    monkeypatch.setattr(TrainingStream, "batches", lambda self, *a, share, workers: workers)
-    assert trainer._batches(0) == 0
+    monkeypatch.setattr(TrainingStream, "batches", lambda self, *a, share, workers: [workers])
+    assert list(trainer.batches(0)) == [0]
     monkeypatch.undo()
     whole = tmp_path / "whole"
     distilled(online, teacher, None, whole)

@@ -33,6 +33,7 @@ COMMANDS = {
     "analyze": "figures: analyze attention | spectrum | trajectory | guidance | eta | split MODEL",
     "card": "a model to be handed on, with its licence, its scores and a grid of its images",
     "export": "a model for use without Overtone: ONNX, torch.export, a script that samples",
+    "bench": "speed and memory on this machine, beside what one would use instead",
     "convert": "published weights as a pipeline, with a certificate of what was done",
 }
 

@@ -156,7 +156,7 @@ class Trainer:
             self._checkpoint(run)
         meter = Meter(self.device, first, self.training.batch_size, self.processes)
         with Display(total, first, shown=self.show and self.processes.is_main) as display:
-            for batch in self.computing.uploaded(self._batches(first)):
+            for batch in self.batches(first):
                 meter.add(*self.step(model, batch))
                 self.progress.images += self.training.batch_size
                 seen = self.progress.images
@@ -251,15 +251,17 @@ class Trainer:
             rate *= min(1.0, max(left, 0) / training.lr_rampdown_images)
         return rate
 
-    def _batches(self, start: int) -> Iterator[Batch]:
+    def batches(self, start: int) -> Iterator[Batch]:
+        """The batches of this process from image `start` on, each on its way to the device."""
         data, asked = self.task.data, self.reporting.workers
-        return self.stream.batches(
+        batches = self.stream.batches(
             start,
             self.training.total_images,
             self.training.batch_size,
             share=self.share,
             workers=0 if self.task.loads_here else self.computing.loaders(asked, data),
         )
+        return self.computing.uploaded(batches)
 
     @property
     def share(self) -> slice:

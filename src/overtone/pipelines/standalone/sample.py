@@ -43,8 +43,7 @@ def sample(noise, *labels):
 
 
 if __name__ == "__main__":
-    if "patch" in MODEL:
-        sys.exit("this model enlarges: python upscale.py PICTURE")
+    sys.exit("this model enlarges: python upscale.py PICTURE") if "patch" in MODEL else None
     seed, label = [*map(int, sys.argv[1:]), 0, 0][:2]
     noise = np.random.default_rng(seed).standard_normal((1, *MODEL["shape"]), np.float32)
     pixels = sample(noise, *([np.array([label])] if MODEL["num_classes"] else []))[0]

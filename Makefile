@@ -1,6 +1,6 @@
 # make demo   from a bare clone to demo/index.html: trains on digits and shows what came of it
 # make check   format, lint, types, import rule, fast tests: minutes
-# make test    all tests but those of make soak: a quarter of an hour on two cores
+# make test    all tests but those of make soak: half an hour on two cores of a server, or an hour
 # make soak    what takes long: many kills, long lists, wrong formulas (make mutants alone)
 # make bench   speed, as JSON lines; make clean removes what the others made
 

@@ -1,14 +1,15 @@
 # make demo   from a bare clone to demo/index.html: trains on digits and shows what came of it
 # make check   format, lint, types, import rule, fast tests: minutes
-# make test    all tests but those of make soak: a quarter of an hour on two cores
+# make test    all tests but those of make soak: half an hour on two cores of a server, or an hour
 # make soak    what takes long: many kills, long lists, wrong formulas (make mutants alone)
-# make bench   speed, as JSON lines; make clean removes what the others made
+# make bench   speed beside other libraries, into benchmarks/results; make clean removes what the others made
 
 PYTHON ?= python3
 BIN := .venv/bin
 BEGAN := $(shell date +%s)
 
 # A process for each core, each with one thread; the tests of a file stay together.
+TESTS ?= not soak
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test check soak mutants bench clean
@@ -17,7 +18,7 @@ demo: .venv/installed
 	BEGAN=$(BEGAN) $(BIN)/python examples/demo.py
 
 test: .venv/developing .venv/fid/installed
-	$(PYTEST) -m 'not soak'
+	$(PYTEST) -m '$(TESTS)'
 
 soak: .venv/developing .venv/fid/installed mutants
 	$(PYTEST) -m soak
@@ -33,7 +34,7 @@ check: .venv/developing
 	$(PYTEST)
 
 bench: .venv/developing
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/overtone bench --out benchmarks/results
 
 clean:
 	rm -rf .venv demo build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

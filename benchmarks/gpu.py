@@ -183,11 +183,12 @@ def main() -> int:
 
     import gpu_correctness
     import gpu_speed
-    from speed import machine
+
+    from overtone.bench import machine
 
     # A multiple of TF32's rounding would hide a wrong kernel.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    facts = machine() | {"device": device.type, "cuda": torch.version.cuda}
+    facts = machine.facts() | {"device": device.type, "cuda": torch.version.cuda}
     if device.type == "cuda":
         facts["memory_GiB"] = round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1)
     results = Results(options.out, facts)

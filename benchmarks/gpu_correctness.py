@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from speed import awake
 from torch import Tensor, nn
 
 from overtone import precision as precisions
+from overtone.bench.subjects import awake
 from overtone.denoisers import (
     ADM_DIFFUSION,
     EDMPreconditioning,

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
-from speed import awake
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from overtone import find_recipe
 from overtone import precision as precisions
+from overtone.bench.subjects import awake
 from overtone.denoisers import NetworkDenoiser
 from overtone.networks.attend import BiasWay, biased_by
 from overtone.networks.attention import RelativePositionBias

@@ -2,9 +2,9 @@
 
     python benchmarks/scale.py
 
-Nothing is measured. Parameters and multiply-adds are counted on networks without numbers; a GPU is
-assumed to reach 40 % of the 790 TFLOP/s that a bf16 product reaches on an H100, which sends 450 GB/s to
-the others of its machine of eight (NVLink) and 50 GB/s to other machines (one 400 Gb/s link each).
+Nothing is measured. Parameters and multiply-adds are counted on networks without numbers. A GPU is
+assumed to reach 40 % of the 790 TFLOP/s that a bf16 product reaches on an H100. It sends 450 GB/s
+to the others of its machine of eight (NVLink), and 50 GB/s to other machines (one 400 Gb/s link).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ WITHIN, BETWEEN = 450e9, 50e9
 MACHINE = 8
 GPUS = (8, 64, 1024)
 RECIPES = (
-    "diffit-cifar10", "meme-celeba64", "relay-imagenet", "relay-celebahq", "diffit-latent-imagenet256",
-    "diffit-latent-imagenet512",
+    "diffit-cifar10", "meme-celeba64", "relay-imagenet", "relay-celebahq",
+    "diffit-latent-imagenet256", "diffit-latent-imagenet512",
 )  # fmt: skip
 OPERATORS = {"dsno-cifar10": (3, 32), "dsno-imagenet64": (3, 64)}
 """channels and side of their images"""
@@ -47,7 +47,8 @@ def seconds_between(count: int, sent: float) -> float:
 def training() -> Iterator[str]:
     """A step by recipe and number of GPUs: computing, and the sum of gradients (DDP) or the parts
     of a sharded model (FSDP 2), all of which may overlap with the backward pass."""
-    yield "| recipe | parameters | GFLOP an image | GPUs | images a GPU | computing | DDP | FSDP 2 |"
+    columns = "recipe", "parameters", "GFLOP an image", "GPUs", "images a GPU"
+    yield f"| {' | '.join(columns)} | computing | DDP | FSDP 2 |"
     yield "|---|---|---|---|---|---|---|---|"
     for name in RECIPES:
         recipe, parameters, flops = network_of(name)

@@ -39,16 +39,24 @@ def test_its_error_is_raised_where_it_is_used(more):
     def broken():
         raise OSError("the disk is full")
 
-    with pytest.raises(OSError, match="the disk is full"), Aside() as aside:
-        aside.do(broken)
-        for _ in range(more):
-            aside.do(lambda: None)
+    def use():
+        with Aside() as aside:
+            aside.do(broken)
+            for _ in range(more):
+                aside.do(lambda: None)
+
+    with pytest.raises(OSError, match="the disk is full"):
+        use()
 
 
 def test_an_error_beside_it_is_the_one_that_is_raised():
     def broken():
         raise OSError("the disk is full")
 
-    with pytest.raises(KeyError), Aside() as aside:
-        aside.do(broken)
-        raise KeyError
+    def use():
+        with Aside() as aside:
+            aside.do(broken)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        use()

@@ -258,7 +258,7 @@ def test_what_can_not_be_exported_is_told(tmp_path, monkeypatch):
         module._write_program(Odd(), (torch.zeros(3, 2), torch.zeros(3)), tmp_path / "odd",
                               ("torch",), print)  # fmt: skip
     pipe = pixels_of(TINY_ADM)
-    pipe._process = SimpleNamespace(kind="Odd", upscale=1)
+    pipe._process = SimpleNamespace(kind="Odd", upscale=1, script=None)
     with pytest.raises(OvertoneError, match="know two processes, and not a Odd:"):
         export(pipe, tmp_path / "it", ("torch",))
     monkeypatch.setitem(sys.modules, "onnx", None)

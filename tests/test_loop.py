@@ -41,6 +41,34 @@ def test_learning_rate_is_halved_at_milestones():
     assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4, 2.5e-4, 2.5e-4])
 
 
+def test_one_autocast_around_micro_batches_changes_no_gradient(monkeypatch):
+    """Each micro-batch in an autocast of its own, which casts the weights anew, gives the bits."""
+    plan = changed(network=dataclasses.replace(TINY.network, dropout=0.0), batch_size=32)
+    trainer = Trainer.of(changed(plan, micro_batch=8, precision="bf16"), show=False)
+    batch = next(trainer.batches(0))
+    with torch.no_grad():  # a network that begins with zeros has few gradients
+        for parameter in trainer.model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    for at in range(0, 32, 8):
+        micro = {name: tensor[at : at + 8] for name, tensor in batch.items()}
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = trainer.objective.loss(trainer.model, micro).sum() / 32
+        loss.backward()
+    plain = [parameter.grad for parameter in trainer.model.parameters()]
+    trainer.optimizer.zero_grad(set_to_none=True)
+    taken = []
+
+    def step(optimizer, limit):
+        taken.extend(p.grad for group in optimizer.param_groups for p in group["params"])
+        return torch.zeros(())
+
+    monkeypatch.setattr("overtone.training.loop.step_clipped", step)
+    trainer.step(trainer.model, batch)
+    assert sum(gradient is not None and bool(gradient.any()) for gradient in plain) > 10
+    for one, other in zip(plain, taken, strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)
+
+
 def test_accumulation_gives_the_same_weights():
     recipe = changed(network=dataclasses.replace(TINY.network, dropout=0.0), batch_size=32)
     whole = Trainer.of(recipe, show=False)

@@ -10,6 +10,7 @@ from overtone.bench.growth import growth
 from overtone.bench.limit import share_of_the_peak
 from overtone.bench.operators import operators
 from overtone.bench.samplers import samplers
+from overtone.bench.systems import systems
 
 CASES: dict[str, Case] = {
     "unet": partial(networks, "unet", "multiply-adds"),
@@ -18,6 +19,7 @@ CASES: dict[str, Case] = {
     "transformer-parameters": partial(networks, "transformer", "parameters"),
     "operators": operators,
     "samplers": samplers,
+    "systems": systems,
     "peak": share_of_the_peak,
     "end-to-end": end_to_end,
     "start-up": start_up,

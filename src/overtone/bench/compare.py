@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -52,18 +53,19 @@ def networks(kind: str, equal: Equal, asked: Asked) -> Iterator[Line]:
             subjects[f"{name}, {README}"] = Subject(families[name], chosen, precision="fp32")
         except Exception as error:  # whatever a peer raises: the others are measured
             failed[name] = said(error)
-    for mode in ("sampling", "training"):
-        for batch in asked.batches:
-            line = {"case": f"{kind} {mode}, equal {equal}, batch {batch}"}
-            try:
-                turns = _measured(subjects, mode, (batch, *shape), asked.seconds)
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                yield line | {"skipped": "the memory is too small for this batch"}
-                continue
-            told = {"failed": failed} if failed else {}
-            yield line | against(turns, sizes, batch) | told
+    # The smallest batch first: where the system ends a process that takes too much memory, what was
+    # measured before is there.
+    for batch, mode in product(sorted(asked.batches), ("sampling", "training")):
+        line = {"case": f"{kind} {mode}, equal {equal}, batch {batch}"}
+        try:
+            turns = _measured(subjects, mode, (batch, *shape), asked.seconds)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            yield line | {"skipped": "the memory is too small for this batch"}
+            continue
+        told = {"failed": failed} if failed else {}
+        yield line | against(turns, sizes, batch) | told
 
 
 def _measured(

@@ -13,19 +13,25 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError, plain, unknown
 from overtone.ranges import Batch, Positive
 
+if TYPE_CHECKING:
+    from overtone.bench.compare import Line
+
 CASES = (
     "unet", "unet-parameters", "transformer", "transformer-parameters", "operators", "samplers",
-    "peak", "end-to-end", "start-up", "memory", "growth",
+    "systems", "peak", "end-to-end", "start-up", "memory", "growth",
 )  # fmt: skip
 PEERS = ("diffusers", "denoising-diffusion-pytorch", "smalldiffusion", "azula", "k-diffusion")
 
@@ -35,8 +41,9 @@ class Options:
     cases: tuple[str, ...] = CASES
     """The cases to measure: networks of equal multiply-adds (unet, transformer) or of equal
     parameters (unet-parameters, transformer-parameters), operators beside their formulas written
-    out, samplers, the share of the machine's peak, from the return key to the images (end-to-end),
-    start-up, memory, and growth with the data and the processes."""
+    out, samplers, what the systems add to their networks, the share of the machine's peak, the time
+    from the return key to the images (end-to-end), start-up, memory, and growth with the data and
+    the processes."""
     peers: tuple[str, ...] = PEERS
     """The libraries to compare with; --peers none leaves all of them out."""
     batches: tuple[Batch, ...] = (1, 16, 64)
@@ -66,7 +73,7 @@ def main(arguments: Sequence[str]) -> None:
             there[peer.name] = folder
         else:
             print(f"{folder} It is left out.", file=sys.stderr)
-    report = Report(options.out, machine.facts(), machine.peaks())
+    report = Report(options.out, machine.facts(), machine.peaks(min(2.0, options.seconds)))
     environment = os.environ | {"PYTHONPATH": _joined(paths(there), os.environ.get("PYTHONPATH"))}
     for number, name in enumerate(options.cases):
         print(f"{name}, {number + 1} of {len(options.cases)}", file=sys.stderr)
@@ -82,17 +89,22 @@ def _joined(*parts: str | None) -> str:
     return os.pathsep.join(part for part in parts if part)
 
 
-def _lines(command: Sequence[str], environment: dict[str, str], name: str):  # type: ignore[no-untyped-def]
+def _lines(command: Sequence[str], environment: dict[str, str], name: str) -> Iterator[Line]:
     """The results of a case, as they come; that it failed is one too."""
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        for line in process.stdout:
+    with (
+        tempfile.TemporaryFile("w+") as errors,  # a pipe that nobody reads would fill
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
+        for line in process.stdout or ():
             if line.startswith("{"):
                 yield json.loads(line)
-        error = process.stderr.read().strip().splitlines()
+        process.wait()
+        errors.seek(0)
+        told = errors.read().strip().splitlines()
     if process.returncode:
-        reason = error[-1] if error else f"it ended with status {process.returncode}"
+        reason = told[-1] if told else f"it ended with status {process.returncode}"
+        if process.returncode == -signal.SIGKILL:
+            reason = "the system ended it, as it does where the memory is too small"
         yield {"case": name, "failed": reason}

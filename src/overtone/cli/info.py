@@ -16,9 +16,6 @@ from overtone import storage
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError, plain
 
-GOES_ON = "goes on with"
-"""the command that goes on with a run"""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -43,6 +40,8 @@ def main(arguments: Sequence[str]) -> None:
     from rich.console import Console
     from rich.text import Text
     from rich.tree import Tree
+
+    from overtone.cli.info_run import GOES_ON
 
     command = found.pop(GOES_ON, None)
     tree = Tree(Text(plain(options.path), style="bold"))

@@ -22,6 +22,8 @@ from overtone.runs import (
 from overtone.training.progress import Progress
 from overtone.training.recipes import command_of
 
+GOES_ON = "goes on with"
+"""what the command that goes on with a run is told under"""
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 48
 """characters of a curve"""
@@ -36,9 +38,9 @@ def run_told(folder: Path) -> dict[str, Any]:
         found |= {"kind": "run of experts"} | storage.read_json(folder / RUN_FILE, dict)
         for expert in experts:  # which goes on with the others
             told = run_told(expert)
-            told.pop("goes on with", None)
+            told.pop(GOES_ON, None)
             found[expert.name] = told
-        return found | {"goes on with": f"overtone train {shlex.quote(str(folder))}"}
+        return found | {GOES_ON: f"overtone train {shlex.quote(str(folder))}"}
     log, checkpoints = read_log(folder), checkpoints_of(folder)
     progress = _progress(checkpoints)
     plan = recipe.get("training") if isinstance(recipe.get("training"), dict) else {}
@@ -57,7 +59,7 @@ def run_told(folder: Path) -> dict[str, Any]:
     if (grids := sorted((folder / "grids").glob("*.png"))) and progress is not None:
         found["last grid"] = str(grids[-1])
     if progress is not None:
-        found["goes on with"] = _command(folder, progress, plan)
+        found[GOES_ON] = _command(folder, progress, plan)
     return found
 
 

@@ -85,9 +85,12 @@ def main(arguments: Sequence[str]) -> None:
 
     with Aside() as aside:
         for file, place, label in zip(files, places, labels, strict=True):
+            picture, done = _opened(file, options.background, pipe.channels)
+            for what in done:
+                print(plain(f"{file}: {what}"), file=sys.stderr)
             made = upscale_tiled(
                 pipe,
-                _opened(file, options.background, pipe.channels),
+                picture,
                 label,
                 options.seed,
                 overlap=options.overlap,
@@ -107,7 +110,7 @@ def _check(
     if pipe.num_classes and None in labels:
         of_no_class(pipe, asked)
     for file in files:
-        picture = _opened(file, options.background, pipe.channels)
+        picture, _ = _opened(file, options.background, pipe.channels)
         try:
             check_size(pipe, *picture.size)
         except OvertoneError as error:
@@ -199,18 +202,15 @@ def _places(files: Mapping[Path, Path], out: Path) -> list[Path]:
     return places
 
 
-def _opened(file: Path, background: str, channels: int) -> Any:
-    """A picture from a file, in the colours of the model."""
+def _opened(file: Path, background: str, channels: int) -> tuple[Any, Sequence[str]]:
+    """A picture from a file, in the colours of the model, and what was done to it for that."""
     from overtone.cli.edit import picture_in
     from overtone.data.converting import to_mode
 
     try:
-        picture, done = to_mode(picture_in(file), "L" if channels == 1 else "RGB", background)
+        return to_mode(picture_in(file), "L" if channels == 1 else "RGB", background)
     except ValueError as error:
         raise OvertoneError(f"{file} can't be read ({error}).") from None
-    for what in done:
-        print(plain(f"{file}: {what}"), file=sys.stderr)
-    return picture
 
 
 def _shown(file: Path, steps: Iterator[Any], count: int) -> Iterator[Any]:

@@ -37,8 +37,6 @@ from torch._dynamo.exc import UserError
 
 from overtone import storage
 from overtone.errors import OvertoneError
-from overtone.processes.gaussian import GaussianProcess
-from overtone.processes.relay import RelayProcess
 from overtone.registry import said
 from overtone.sizes import sides
 
@@ -117,11 +115,12 @@ def export(
         raise OvertoneError(
             "this model makes latents, and has no VAE that decodes them: pass --vae."
         )
-    if pipe.process.kind not in (GaussianProcess.kind, RelayProcess.kind):
-        raise OvertoneError(
-            f"the scripts of an export know two processes, and not a {pipe.process.kind}: white"
-            " noise, and a relay's blur."
-        )
+    for stage in (pipe, pipe.start.pipeline):
+        if stage is not None and stage.process.script is None:
+            raise OvertoneError(
+                f"the scripts of an export know two processes, and not a {stage.process.kind}:"
+                " white noise, and a relay's blur."
+            )
     with storage.new_directory(folder) as temporary:
         _export_into(_plain(pipe), temporary, formats, steps, told)
 
@@ -209,8 +208,7 @@ def _steps_into(
         last = sigma
     if process.upscale != 1:
         np.save(folder / "matrices.npy", np.stack(matrices).astype(np.float32))
-        deviation = math.sqrt(1 + process.block_scale**2) if process.normalised else 1.0
-        model |= {"patch": process.patch, "block": process.block_scale, "deviation": deviation}
+        model |= process.script
 
 
 def _write_program(
@@ -255,9 +253,13 @@ def _check_onnx() -> None:
 
 
 def _to_onnx(exported: Any, file: Path) -> None:
-    # It warns of operators that no torchvision is there to give.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    program = torch.onnx.export(exported, dynamo=True, verbose=False)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of operators that no torchvision is there to give
+    try:
+        program = torch.onnx.export(exported, dynamo=True, verbose=False)
+    finally:
+        logger.setLevel(level)
     assert program is not None
     program.save(str(file))
 

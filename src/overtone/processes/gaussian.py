@@ -58,6 +58,12 @@ class Process(Kind, ABC, family="process", home="overtone.processes"):
         depends on the noise level alone."""
         return None
 
+    @property
+    def script(self) -> dict[str, float] | None:
+        """What a script that samples without Overtone has to know of its noise, beside the matrix
+        `blur(sigma)` of a process that blurs patches. None: no script knows the process."""
+        return {} if self.is_gaussian else None
+
     def check_size(self, resolution: int | tuple[int, int]) -> None:
         """Raises `ValueError` for images of a height and width that it does not take."""
 

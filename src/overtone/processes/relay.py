@@ -69,6 +69,11 @@ class RelayProcess(Process, kind="RelayProcess"):
     def clock(self) -> Schedule:
         return self.schedule
 
+    @property
+    def script(self) -> dict[str, float]:
+        deviation = math.sqrt(1 + self.block_scale**2) if self.normalised else 1.0
+        return {"patch": self.patch, "block": self.block_scale, "deviation": deviation}
+
     def check_size(self, resolution: int | tuple[int, int]) -> None:
         if not divides(resolution, self.patch):
             raise ValueError(

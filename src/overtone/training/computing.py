@@ -1,4 +1,4 @@
-"""On what a run computes, and how: all that its weights depend on by rounding only."""
+"""What a run computes with. Its weights depend on all of it, and by rounding only."""
 
 from __future__ import annotations
 
@@ -102,6 +102,7 @@ class Computing:
         return self.accelerator.no_sync(model) if apart else nullcontext()
 
     def autocast(self) -> AbstractContextManager:
+        """The context in which the model runs, in the precision that was asked for."""
         return precision.autocast(self.training.precision, self.device)
 
     def loaders(self, asked: int | None, data: ImageData) -> int:

@@ -29,7 +29,6 @@ from overtone.settings import brief
 from overtone.sizes import Resolution, divided, divides, shown, sides
 from overtone.training.configs.recipe import Recipe
 from overtone.training.initial import Initial, open_initial
-from overtone.training.loop import SNAPSHOTS
 from overtone.training.material import Given
 from overtone.training.open import open_vae
 from overtone.training.recipes import FITTED
@@ -361,7 +360,8 @@ def told(fitted: Fitted) -> Iterator[str]:
         f" {plan.lr:g}"
     )
     if plan.ema_lengths:
-        every = plan.total_images // SNAPSHOTS, recipe.reporting.checkpoint_images
+        watched = recipe.reporting
+        every = watched.snapshots_every(plan.total_images), watched.checkpoint_images
         written = {seen for step in every for seen in range(step, plan.total_images, step)}
         copies = (len(written) + 1) * len(plan.ema_lengths)
         size = 2 * build_empty(recipe.network.with_classes(facts.num_classes)).num_parameters

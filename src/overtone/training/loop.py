@@ -42,8 +42,6 @@ from overtone.training.stream import TrainingStream
 from overtone.training.task import Task
 from overtone.training.trackers import Trackers
 
-SNAPSHOTS = 32
-"""times that averages of power functions are written down, where nothing is said"""
 _DROPOUT, _HELD_OUT = 3, 4  # uses of the run's seed, beside those of the stream
 
 
@@ -172,7 +170,8 @@ class Trainer:
                 if closes:
                     meter.check(seen)
                 # Before the checkpoint, behind which a run that goes on writes none for its images.
-                if self.averages.powers and (closes or self._due(seen, self._snapshot_images)):
+                due = self._due(seen, self.reporting.snapshots_every(total))
+                if self.averages.powers and (closes or due):
                     self._write_averages(run)
                 if closes:
                     self._checkpoint(run)
@@ -287,10 +286,6 @@ class Trainer:
             self.reporting.keep,
         )
         self._picture(run)
-
-    @property
-    def _snapshot_images(self) -> int:
-        return self.reporting.snapshot_images or max(1, self.training.total_images // SNAPSHOTS)
 
     def _write_averages(self, run: RunDirectory) -> None:
         """Write down what averages of other lengths are made of (`phema`)."""

@@ -25,6 +25,8 @@ TrackerName = Literal["tensorboard", "wandb"]
 
 BEST_BY_LOSS = "loss"
 
+SNAPSHOTS = 32
+"""times that averages of power functions are written down, where nothing is said"""
 ROUNDING = ("micro_batch", "precision", "compile", "deterministic", "gradient_checkpointing")
 """settings that change how numbers are rounded, and what dropout drops: they may change when a run
 goes on"""
@@ -148,3 +150,7 @@ class Reporting:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def snapshots_every(self, total_images: int) -> int:
+        """The images between two times that averages are written down in a run of a length."""
+        return self.snapshot_images or max(1, total_images // SNAPSHOTS)

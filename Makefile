@@ -2,7 +2,8 @@
 # make check   format, lint, types, import rule, fast tests: minutes
 # make test    all tests but those of make soak: half an hour on two cores of a server, or an hour
 # make soak    what takes long: many kills, long lists, wrong formulas (make mutants alone)
-# make bench   speed beside other libraries, into benchmarks/results; make clean removes what the others made
+# make bench   speed beside other libraries, into benchmarks/results
+# make clean   removes what the others made
 
 PYTHON ?= python3
 BIN := .venv/bin

@@ -88,8 +88,8 @@ def test_the_width_that_comes_nearest_is_found(size, width):
 
 
 def test_every_case_and_peer_has_its_name_on_the_command_line():
-    assert bench.CASES == tuple(CASES)
-    assert bench.PEERS == tuple(PEERS)
+    assert tuple(CASES) == bench.CASES
+    assert tuple(PEERS) == bench.PEERS
 
 
 def test_results_are_kept_case_by_case_and_replaced_when_measured_again(tmp_path):

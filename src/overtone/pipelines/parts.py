@@ -13,7 +13,7 @@ from overtone.denoisers.guidance import GuidanceSettings
 from overtone.denoisers.guided import GuidedDenoiser
 from overtone.denoisers.preconditioning import EDMPreconditioning, Preconditioning
 from overtone.errors import OvertoneError
-from overtone.networks.network import Network, compile_network
+from overtone.networks.network import Network, compile_network, why_no_compiler
 from overtone.networks.vae import VAE
 from overtone.pipelines.card import check_license
 from overtone.pipelines.starts import NoiseStart, RelayStart, Start
@@ -253,7 +253,12 @@ class Parts:
         return self
 
     def compile(self) -> Self:
-        """torch.compile the networks, of a transformer its block, once for all; pays on a GPU."""
+        """torch.compile the networks; of a transformer, its block once for all blocks.
+
+        It pays for many images. Raises `OvertoneError` where there is no compiler.
+        """
+        if reason := why_no_compiler(self.device.type):
+            raise OvertoneError(f"--compile: torch.compile does not work here ({reason:.300}).")
         compile_network(self.network)
         if self.start.pipeline is not None:
             self.start.pipeline.compile()

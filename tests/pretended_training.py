@@ -49,7 +49,7 @@ def plan(**changes: Any) -> Training:
     )
 
 
-WATCHED = Reporting(held_out_images=2 * BATCH)
+WATCHED = Reporting(held_out_images=2 * BATCH, workers=0)  # the pretence is this process's own
 
 
 def denoising(network: Any = helpers.TINY_DIFFIT, **changes: Any) -> DenoisingRecipe:
@@ -94,7 +94,9 @@ def training() -> Iterator[Case]:
         "learned variance, gradient checkpointing": denoising(
             PIXEL_TRANSFORMER, training=plan(gradient_checkpointing=True), **steps
         ),
-        "classifier": ClassifierRecipe("noise", SMALL_CLASSIFIER, training=plan()),
+        "classifier": ClassifierRecipe(
+            "noise", SMALL_CLASSIFIER, training=plan(), reporting=WATCHED
+        ),
     }
     for name, recipe in told.items():
         yield Case(name, lambda device, recipe=recipe: step_of(of_images(recipe)), (recipe,), 1e-3)
@@ -103,10 +105,12 @@ def training() -> Iterator[Case]:
     yield Case("EDM, dropout", lambda device: step_of(of_images(dropped)), (), 0.5)
     several = denoising(helpers.TINY_ADM, experts=ExpertSettings((0.3, 3.0), (0.8, 0.8, 0.8)))
     yield Case("an expert's interval", lambda device: step_of(of_images(several, 2)), (), 1e-3)
-    vae = VAERecipe("", VAEConfig(resolution=16, widths=(8, 8), groups=4), training=plan())
+    vae = VAERecipe(
+        "", VAEConfig(resolution=16, widths=(8, 8), groups=4), training=plan(), reporting=WATCHED
+    )
     yield Case("VAE", lambda device: step_of(of_images(vae)), (vae,), 1e-3)
     recorded = DistillationRecipe(
-        "", count=16, held_out=0, num_times=3, dtype="float32", training=plan()
+        "", count=16, held_out=0, num_times=3, dtype="float32", training=plan(), reporting=WATCHED
     )
     online = replace(recorded, online=True)
     new = replace(recorded, network=replace(DSNO, num_classes=0))

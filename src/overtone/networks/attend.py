@@ -68,7 +68,7 @@ def biased_by(way: BiasWay) -> Iterator[None]:
 
 
 def _masked(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    mask = bias.to(q.dtype).expand(len(q), -1, -1, -1)
+    mask = bias.to(q.dtype).expand(q.shape[0], -1, -1, -1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
@@ -78,7 +78,7 @@ def _folded(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         return _masked(q, k, v, bias)
     # Rounded up to whole vectors, which kernels want.
     rest = -(width + keys) % 8
-    more_q = (bias * math.sqrt(width)).to(q.dtype).expand(len(q), -1, -1, -1)
+    more_q = (bias * math.sqrt(width)).to(q.dtype).expand(q.shape[0], -1, -1, -1)
     more_k = torch.eye(keys, dtype=k.dtype, device=k.device).expand(*k.shape[:2], -1, -1)
     q, k = (
         torch.cat((q, F.pad(more_q, (0, rest))), -1),
@@ -89,7 +89,7 @@ def _folded(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
 
 def _scored(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    bias = bias.expand(len(q), -1, -1, -1)
+    bias = bias.expand(q.shape[0], -1, -1, -1)
 
     def score(value: Tensor, image: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return value + bias[image, head, query, key]

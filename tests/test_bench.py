@@ -211,6 +211,7 @@ def test_a_case_that_fails_is_told_in_one_line(code, reason):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' own
 def test_operators_and_samplers_agree_with_their_formulas():
     """Each case compares the two before it measures, and raises where they differ."""
     found = list(operators(Asked(seconds=0.05)))

@@ -199,6 +199,18 @@ CHANGES = {
         ("(bias * math.sqrt(width))", "bias"),
         ("value + bias[image, head, query, key]", "value + bias[image, head, key, query]"),
     ],
+    ("bench/turns.py", "bench"): [
+        ("slow / quick for slow, quick in pairs", "quick / slow for slow, quick in pairs"),
+        ("max(map(sum, times.values())) < seconds", "min(map(sum, times.values())) < seconds"),
+        ("names = [*names[1:], names[0]]", "pass"),
+    ],
+    ("bench/subjects.py", "bench"): [
+        ("counter.get_total_flops() // 2", "counter.get_total_flops()"),
+        ("if measure(middle) < size else", "if measure(middle) > size else"),
+    ],
+    ("precision.py", "computing"): [
+        ("products.allow_tf32 = halved", "products.allow_tf32 = True"),
+    ],
     ("networks/attention.py", "attention networks"): [
         ("qkv = qkv + self.qkv_time(token)[:, None, None]", "qkv = qkv * self.qkv_time(token)[:, None, None]"),
         ("windows.flip(-2, -1)", "windows"),

@@ -109,10 +109,10 @@ class LatentData(ImageData):
     def fetch(
         self, indices: Sequence[int]
     ) -> tuple[Float[Tensor, "batch double rows columns"], Int[Tensor, " batch"]]:
-        shape = (len(indices), 2 * self.channels, *sides(self.resolution))
-        moments = torch.empty(shape, dtype=torch.float16)
-        for place, i in enumerate(indices):
-            moments[place] = self.shards.row(i, "moments")
+        if not len(indices):
+            shape = (0, 2 * self.channels, *sides(self.resolution))
+            return torch.empty(shape, dtype=torch.float16), self.labels[:0]
+        moments = torch.stack([self.shards.row(i, "moments") for i in indices]).half()
         return moments, self.labels[list(indices)]
 
     def clean(

@@ -9,8 +9,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 BEGAN := $(shell date +%s)
 
-# A process for each core, each with one thread; the tests of a file stay together.
 TESTS ?= not soak
+# A process for each core, each with one thread; the tests of a file stay together.
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test check soak mutants bench clean

@@ -8,6 +8,7 @@ calls and some peers import, is put beside them: no torchvision matches a CPU bu
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -132,6 +133,4 @@ def _install(peer: Peer, folder: Path) -> None:
 
 def paths(folders: Mapping[str, Path | None]) -> str:
     """The folders as PYTHONPATH takes them."""
-    import os
-
     return os.pathsep.join(str(folder) for folder in folders.values() if folder is not None)

@@ -9,9 +9,9 @@ import torch
 
 from overtone.bench.compare import OWN, Asked, Line
 from overtone.bench.families import UNETS
-from overtone.bench.machine import peaks
+from overtone.bench.machine import CONVOLUTION, convolutions
 from overtone.bench.subjects import awake
-from overtone.bench.turns import in_turns
+from overtone.bench.turns import Turns, in_turns
 from overtone.networks.network import compile_network, multiply_adds, why_no_compiler
 from overtone.precision import autocast, default_device, resolve
 from overtone.sizes import sides
@@ -22,15 +22,17 @@ NETWORKS = ("ddpmpp-cifar10", "diffit-cifar10", "diffit-digits", "relay-glyphs",
 
 
 def share_of_the_peak(asked: Asked) -> Iterator[Line]:
-    """Sampling and training as shares of what a large convolution reaches on the same machine; a
+    """Sampling and training as shares of what a large convolution reaches in the same rounds; a
     step of training is counted as three evaluations."""
     device = default_device()
-    peak = peaks(asked.seconds / 4)[f"{resolve('auto', device)} convolution"]
+    computing = resolve("auto", device)
+    layouts = convolutions(torch.bfloat16 if computing == "bf16" else torch.float32)
     reason = why_no_compiler(device.type)
     for name, build in _networks().items():
         network = awake(build()).to(device).to_fast_layout()
         work = _Work(network)
         flops = 2 * multiply_adds(network) * BATCH
+        modes = {"sampling": (work.sampling, flops), "training": (work.training, 3 * flops)}
         for way in ("eager", "compiled"):
             line: Line = {"case": f"share of the peak, {name}, {way}"}
             if way == "compiled":
@@ -38,16 +40,23 @@ def share_of_the_peak(asked: Asked) -> Iterator[Line]:
                     yield line | {"skipped": f"torch.compile does not work here: {reason}"}
                     continue
                 compile_network(network)
-            turns = in_turns({"sampling": work.sampling, "training": work.training}, asked.seconds)
-            seconds = {mode: turns.median(mode) for mode in turns.seconds}
+            tasks = {mode: task for mode, (task, _) in modes.items()} | layouts
+            turns = in_turns(tasks, asked.seconds)
+            fastest = min(layouts, key=turns.median)
             yield line | {
-                "per_second": {mode: float(f"{BATCH / s:.4g}") for mode, s in seconds.items()},
+                "per_second": {m: float(f"{BATCH / turns.median(m):.4g}") for m in modes},
                 "share_of_peak": {
-                    "sampling": round(flops / seconds["sampling"] / peak, 3),
-                    "training": round(3 * flops / seconds["training"] / peak, 3),
+                    mode: _share(turns, mode, fastest, operations)
+                    for mode, (_, operations) in modes.items()
                 },
-                "peak_GFLOP_per_second": round(peak / 1e9, 1),
+                "peak_GFLOP_per_second": round(CONVOLUTION / turns.median(fastest) / 1e9, 1),
             }
+
+
+def _share(turns: Turns, mode: str, fastest: str, operations: int) -> dict[str, Any]:
+    part = operations / CONVOLUTION
+    ratio, low, high = (round(part * ratio, 3) for ratio in turns.ratio(mode, fastest))
+    return {"ratio": ratio, "quartiles": [low, high]}
 
 
 def _networks() -> dict[str, Callable[[], Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from overtone.bench.turns import in_turns
 
 CHANNELS, SIDE, BATCH = 256, 32, 16
 """of the convolution that the peak is measured with"""
+CONVOLUTION = 2 * 9 * CHANNELS**2 * SIDE**2 * BATCH
+"""its floating-point operations"""
 
 
 def cpu_name() -> str:
@@ -39,6 +42,18 @@ def facts() -> dict[str, Any]:
     }
 
 
+def convolutions(dtype: torch.dtype) -> dict[str, Callable[[], torch.Tensor]]:
+    """A large 3x3 convolution of `CONVOLUTION` operations, by the layout of its tensors."""
+    device = precision.default_device()
+    x = torch.randn(BATCH, CHANNELS, SIDE, SIDE, device=device, dtype=dtype)
+    weight = torch.randn(CHANNELS, CHANNELS, 3, 3, device=device, dtype=dtype)
+    lasting = [t.to(memory_format=torch.channels_last) for t in (x, weight)]
+    return {
+        "contiguous": partial(F.conv2d, x, weight, padding=1),
+        "channels last": partial(F.conv2d, *lasting, padding=1),
+    }
+
+
 def peaks(seconds: float = 2.0) -> dict[str, float]:
     """Floating-point operations a second of a large 3x3 convolution, in the layout that is fastest,
     and of a large product of matrices, by the name of their precision."""
@@ -48,19 +63,10 @@ def peaks(seconds: float = 2.0) -> dict[str, float]:
         kinds["bf16"] = torch.bfloat16
     found = {}
     for name, dtype in kinds.items():
-        x = torch.randn(BATCH, CHANNELS, SIDE, SIDE, device=device, dtype=dtype)
-        weight = torch.randn(CHANNELS, CHANNELS, 3, 3, device=device, dtype=dtype)
-        lasting = [t.to(memory_format=torch.channels_last) for t in (x, weight)]
         matrix = torch.randn(2048, 2048, device=device, dtype=dtype)
-        tasks = {
-            "contiguous": partial(F.conv2d, x, weight, padding=1),
-            "channels last": partial(F.conv2d, *lasting, padding=1),
-            "product": partial(torch.mm, matrix, matrix),
-        }
+        layouts = convolutions(dtype)
         with torch.no_grad(), precision.exact(device):
-            turns = in_turns(tasks, seconds)
-        work = 2 * 9 * CHANNELS**2 * SIDE**2 * BATCH
-        fastest = min(turns.median("contiguous"), turns.median("channels last"))
-        found[f"{name} convolution"] = work / fastest
+            turns = in_turns(layouts | {"product": partial(torch.mm, matrix, matrix)}, seconds)
+        found[f"{name} convolution"] = CONVOLUTION / min(map(turns.median, layouts))
         found[f"{name} product"] = 2 * 2048**3 / turns.median("product")
     return found

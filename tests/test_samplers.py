@@ -11,6 +11,7 @@ from helpers import Golden, deviation, gaussian
 from overtone.denoisers import Denoiser, Estimate
 from overtone.processes import GaussianProcess, ReplayNoise, SeededNoise
 from overtone.samplers import Sampler, sigma_grid
+from overtone.samplers.estimates import triangle
 
 PROCESS = GaussianProcess()
 
@@ -67,6 +68,94 @@ def test_measured_order_against_the_closed_form_flow(estimate, order):
         assert math.log2(coarse / fine) == pytest.approx(order, abs=0.15)
 
 
+def test_three_steps_are_of_third_order():
+    # Its first step, of first order, shows from some 256 steps on.
+    errors = flow_errors("three_step", (32, 64, 128))
+    for coarse, fine in pairwise(errors):
+        assert math.log2(coarse / fine) == pytest.approx(3, abs=0.15)
+
+
+def test_a_parabola_is_solved_exactly():
+    """Where the estimate is a parabola in lambda = -ln sigma, whatever x, the step from the third
+    one on is the integral in closed form, here by quadrature in float64."""
+
+    class Parabola(Denoiser):
+        def forward(self, x, sigma, class_labels=None):
+            log = -math.log(sigma)
+            return Estimate(torch.full_like(x, 1 + 0.3 * log - 0.2 * log**2))
+
+    levels = (9.0, 5.0, 2.5, 0.7, 0.1)
+    sampler = Sampler(num_steps=5, levels=levels, estimate="three_step")
+    start = torch.randn(2, 1, 1, 1, dtype=torch.float64)
+    steps = list(sampler.path(Parabola(), PROCESS, start, SeededNoise([])))
+    for before, after in pairwise(steps[1:4]):
+        a, b = -math.log(before.sigma), -math.log(after.sigma)
+        at = torch.linspace(a, b, 20_001, dtype=torch.float64)
+        integral = torch.trapezoid(at.exp() * (1 + 0.3 * at - 0.2 * at**2), at)
+        exact = after.sigma / before.sigma * before.x + after.sigma * integral
+        assert torch.allclose(after.x, exact, rtol=1e-8)
+
+
+@pytest.mark.parametrize("form", ["single", "two_step", "three_step"])
+def test_a_multistep_form_is_its_triangle_of_weights(form):
+    levels = sigma_grid(7, rho=5.0)[:-1]
+    plain = Sampler(num_steps=7, levels=levels, estimate=form)
+    told = dataclasses.replace(plain, estimate="weighted", earlier=triangle(form, levels))
+    start = 80 * torch.randn(4, 1, 2, 2, dtype=torch.float64)
+    for one, other in zip(
+        plain.path(Probe(), PROCESS, start, SeededNoise([])),
+        told.path(Probe(), PROCESS, start, SeededNoise([])),
+        strict=True,
+    ):
+        assert torch.allclose(one.x, other.x, rtol=1e-13, atol=0)
+
+
+def test_weights_are_taken_row_by_row_and_the_last_step_has_one():
+    class Level(Denoiser):
+        def forward(self, x, sigma, class_labels=None):
+            return Estimate(torch.full_like(x, sigma))
+
+    sampler = Sampler(
+        num_steps=3, levels=(4.0, 2.0, 1.0), estimate="weighted", earlier=(0.5, 0.25, -0.125)
+    )
+    steps = list(sampler.path(Level(), PROCESS, torch.zeros(1, 1, 1, 1), SeededNoise([])))
+    estimates = [float(step.x_0) for step in steps]
+    # 2 + 0.5 (4 - 2), and 1 + 0.25 (2 - 1) - 0.125 (4 - 1): the latest estimate comes first.
+    assert estimates == [4.0, 3.0, 1 + 0.25 - 0.375]
+
+
+def test_weights_are_for_their_own_levels():
+    levels = sigma_grid(4)[:-1]
+    weights = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    sampler = Sampler(num_steps=4, levels=levels, estimate="weighted", earlier=weights)
+    assert not sampler.takes_steps
+    assert Sampler().takes_steps
+    for other in (sampler.with_levels(levels[:3]), sampler.below(levels[1])):
+        assert (other.estimate, other.earlier) == ("two_step", ())
+    assert sampler.as_ode("heun").earlier == ()
+    assert sampler.as_ode() == sampler
+
+
+@pytest.mark.parametrize("estimate", ["single", "averaged_slopes", "two_step", "three_step"])
+def test_an_epsilon_scale_of_1_is_exactly_off(estimate):
+    start = 80 * torch.randn(4, 1, 2, 2)
+    plain = Sampler(num_steps=6, estimate=estimate)
+    one = dataclasses.replace(plain, epsilon_scale=1.0)
+    out = [s(Probe(), PROCESS, start, SeededNoise([])) for s in (plain, one)]
+    assert torch.equal(*out)
+
+
+def test_an_epsilon_scale_divides_the_noise_that_is_seen():
+    """x' = x + (sigma' - sigma) eps / s, eps = (x - D(x; sigma)) / sigma, down to sigma' = 0."""
+    sampler = Sampler(num_steps=5, estimate="single", epsilon_scale=1.01)
+    x = 80 * torch.randn(4, 1, 2, 2, dtype=torch.float64)
+    steps = sampler.path(Probe(), PROCESS, x, SeededNoise([]))
+    for (sigma, sigma_next), step in zip(pairwise(sampler.sigmas), steps, strict=True):
+        eps = (x - Probe()(x, sigma).x_0) / sigma
+        x = x + (sigma_next - sigma) * eps / 1.01
+        assert torch.allclose(step.x, x, rtol=1e-12)
+
+
 def test_two_step_is_the_best_of_one_evaluation():
     # At equal evaluations: 64 steps of one, against 32 of two.
     (two_step,), (single,) = flow_errors("two_step", (64,)), flow_errors("single", (64,))
@@ -80,7 +169,7 @@ def test_the_step_is_exact_for_a_constant_estimate():
             return Estimate(torch.full_like(x, 0.25))
 
     start = 80 * torch.randn(3, 1, 2, 2, dtype=torch.float64)
-    for estimate in ("single", "averaged_slopes", "averaged_estimates", "two_step"):
+    for estimate in ("single", "averaged_slopes", "averaged_estimates", "two_step", "three_step"):
         sampler = Sampler(num_steps=5, estimate=estimate)
         for step in sampler.path(Constant(), PROCESS, start, SeededNoise([])):
             exact = 0.25 + step.sigma / 80 * (start - 0.25)
@@ -157,7 +246,13 @@ class Counting(Denoiser):
 
 @pytest.mark.parametrize(
     ("estimate", "evaluations"),
-    [("single", 6), ("averaged_slopes", 11), ("averaged_estimates", 11), ("two_step", 6)],
+    [
+        ("single", 6),
+        ("averaged_slopes", 11),
+        ("averaged_estimates", 11),
+        ("two_step", 6),
+        ("three_step", 6),
+    ],
 )
 def test_number_of_evaluations(estimate, evaluations):
     denoiser = Counting()
@@ -191,6 +286,13 @@ def test_grid_is_edms():
         ({"sigma_min": 0.0}, "sigma_min must be above 0, not 0.0"),
         ({"eta": 1.5}, r"eta must be in \[0, 1\], not 1.5"),
         ({"rho": 0.0}, r"rho must be from 0.1 to 1,000, not 0.0"),
+        ({"estimate": "weighted"}, "earlier estimates are 0, and 18 steps .* weighted take 153"),
+        ({"earlier": (0.5,)}, "earlier estimates are 1, and 18 steps .* averaged_slopes take 0"),
+        ({"epsilon_scale": 0.0}, "epsilon_scale must be above 0"),
+        (
+            {"num_steps": 2, "estimate": "weighted", "earlier": (0.5,), "S_churn": 1.0},
+            "S_churn changes the noise levels",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(change, message):

@@ -116,6 +116,8 @@ Level = Annotated[float, above(0, HIGHEST_LEVEL)]
 LevelOrInfinity = Annotated[float, at_least(0, infinite=True)]
 """the upper end of an interval of noise levels"""
 LevelOrZero = Annotated[float, within(0, HIGHEST_LEVEL)]
+Weight = Annotated[float, within(-1000, 1000)]
+"""of an earlier estimate"""
 Rho = Annotated[float, within(0.1, 1000)]
 """EDM's exponent of a grid of noise levels"""
 Time = Annotated[float, below(1)]

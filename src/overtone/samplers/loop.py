@@ -37,13 +37,16 @@ class SamplingLoop(Kind, ABC, family="sampler", home="overtone.samplers"):
 
     is_operator: ClassVar[bool] = False
     """whether it asks a solution operator, not a denoiser"""
-    takes_steps: ClassVar[bool] = False
-    """whether its `step` may be taken by itself, as a `ResamplingSampler` does"""
 
     @property
     @abstractmethod
     def sigma_start(self) -> float:
         """Standard deviation of the noise at the start."""
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether its `step` may be taken by itself, as a `ResamplingSampler` does."""
+        return False
 
     @property
     def draws_noise(self) -> bool:

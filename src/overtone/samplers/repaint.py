@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from overtone.denoisers.denoiser import Denoiser, Images, Labels
     from overtone.processes.gaussian import Process
     from overtone.processes.noise import NoiseSource
+    from overtone.samplers.estimates import History
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class ResamplingSampler(SamplingLoop, kind="ResamplingSampler"):
         def denoise(x: Tensor, sigma: float) -> Tensor:
             return denoiser(x, sigma, class_labels).x_0
 
-        own, x, carried = self.sampler, start, None
+        own, x = self.sampler, start
+        carried: History = ()
         levels = own.sigmas
         for at in range(0, len(levels) - 1, self.jump):
             part = levels[at : at + self.jump + 1]
@@ -82,7 +84,7 @@ class ResamplingSampler(SamplingLoop, kind="ResamplingSampler"):
                 if time:
                     back = math.sqrt(part[0] ** 2 - part[-1] ** 2)
                     x = x.add(process.noise(x, source), alpha=back)
-                history = None if time else carried
+                history: History = () if time else carried
                 for number, (sigma, sigma_next) in enumerate(pairwise(part)):
                     x, raised = own.churn(process, x, sigma, source)
                     x, x_0, history = own.step(

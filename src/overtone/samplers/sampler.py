@@ -5,7 +5,9 @@ With an estimate x~ of the clean image and gamma = sqrt(1 - eta^2) sigma' / sigm
     x' = mean(x~, sigma') + gamma (x - mean(x~, sigma)) + eta sigma' noise
 
 is EDM's Euler step where the mean is the identity and eta = 0, RDM's sampler where it is a blur.
-How x~ is formed (`estimates`) decides the order; EDM's churn raises sigma before the step.
+How x~ is formed (`estimates`) decides the order; EDM's churn raises sigma before the step. An
+`epsilon_scale` s makes gamma 1 - (1 - gamma) / s, which divides the noise that the network sees in
+x by s.
 """
 
 from __future__ import annotations
@@ -14,10 +16,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from overtone.ranges import Level, LevelOrInfinity, NotNegative, Rho, Share, Steps
-from overtone.samplers.estimates import FORMS, SYNONYMS, EstimateKind, History
+from overtone.ranges import Level, LevelOrInfinity, NotNegative, Positive, Rho, Share, Steps, Weight
+from overtone.samplers.estimates import FORMS, SYNONYMS, EstimateKind, History, weighted
 from overtone.samplers.loop import SamplingLoop, Step
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from overtone.denoisers.denoiser import Denoiser, Images, Labels
     from overtone.processes.gaussian import Process
     from overtone.processes.noise import NoiseSource
-    from overtone.samplers.estimates import Denoise
+    from overtone.samplers.estimates import Denoise, Form
 
 
 def sigma_grid(
@@ -100,7 +102,14 @@ class Sampler(SamplingLoop, kind="Sampler"):
     those of the four above"""
     estimate: EstimateKind = "averaged_slopes"
     """how the estimate is formed: averaged_slopes (heun) is EDM's, single (ddim, euler) takes one
-    evaluation, two_step (dpmpp_2m) one and the last one's"""
+    evaluation, two_step (dpmpp_2m) and three_step one and the last ones', weighted those and the
+    weights of `earlier`"""
+    earlier: tuple[Weight, ...] = ()
+    """weights of earlier estimates, where the estimate is weighted: none for the first step, one
+    for the second, two for the third, the latest estimate's first"""
+    epsilon_scale: Positive = 1.0
+    """what the noise that the network sees is divided by, against exposure bias (Ning et al. 2023,
+    arXiv 2308.15321); 1 leaves it as it is"""
     eta: Share = 0.0
     """share of the noise that is drawn anew at every step, in [0, 1]"""
     S_churn: NotNegative = 0.0
@@ -113,13 +122,11 @@ class Sampler(SamplingLoop, kind="Sampler"):
     S_noise: NotNegative = 1.0
     """standard deviation of the noise added"""
 
-    takes_steps: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "estimate", SYNONYMS.get(self.estimate, self.estimate))
-        if self.estimate not in FORMS:
-            known = ", ".join((*FORMS, *SYNONYMS))
+        if self.estimate not in (*FORMS, "weighted"):
+            known = ", ".join((*FORMS, "weighted", *SYNONYMS))
             raise ValueError(f"unknown estimate '{self.estimate}': one of {known}")
         if self.levels and len(self.levels) != self.num_steps:
             raise ValueError(
@@ -133,6 +140,27 @@ class Sampler(SamplingLoop, kind="Sampler"):
                 f"truncation_sigma {self.truncation_sigma} leaves no level of the grid, whose"
                 f" lowest is sigma_min, {self.sigma_min}"
             )
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        """Raises `ValueError` for weights that are not those of this number of steps."""
+        count = len(self.visited)
+        wanted = count * (count - 1) // 2 if self.estimate == "weighted" else 0
+        if len(self.earlier) != wanted:
+            raise ValueError(
+                f"the weights of earlier estimates are {len(self.earlier)}, and {count} steps with"
+                f" the estimate {self.estimate} take {wanted}"
+            )
+        if self.earlier and self.S_churn:
+            raise ValueError(
+                "S_churn changes the noise levels that weights of earlier estimates are for: take"
+                " S_churn 0"
+            )
+
+    @property
+    def takes_steps(self) -> bool:
+        """Unless its steps have weights of their own."""
+        return not self.earlier
 
     @property
     def sigmas(self) -> tuple[float, ...]:
@@ -152,8 +180,10 @@ class Sampler(SamplingLoop, kind="Sampler"):
         return bool(self.eta or self.S_churn)
 
     def with_levels(self, levels: Sequence[float]) -> Sampler:
-        count = len(levels)
-        return replace(self, num_steps=count, levels=tuple(levels), truncation_sigma=None)
+        """The same at other noise levels. Weights are for their own: `two_step` takes their place
+        at others."""
+        own = self if self.estimate != "weighted" else self.as_ode("two_step")
+        return replace(own, num_steps=len(levels), levels=tuple(levels), truncation_sigma=None)
 
     def with_budget(self, boundaries: Sequence[float], steps: Sequence[int]) -> Sampler:
         ends = self.sigmas[-2], self.sigma_start
@@ -182,7 +212,7 @@ class Sampler(SamplingLoop, kind="Sampler"):
         own = replace(self, num_steps=self.num_steps if steps is None else steps)
         if estimate is None:
             return own
-        return replace(own, estimate=estimate, eta=0.0, S_churn=0.0)
+        return replace(own, estimate=estimate, earlier=(), eta=0.0, S_churn=0.0)
 
     def path(
         self,
@@ -198,7 +228,8 @@ class Sampler(SamplingLoop, kind="Sampler"):
         def denoise(x: Tensor, sigma: float) -> Tensor:
             return denoiser(x, sigma, class_labels).x_0
 
-        x, history = start, None
+        x = start
+        history: History = ()
         for number, (sigma, sigma_next) in enumerate(pairwise(self.sigmas)):
             x, sigma = self.churn(process, x, sigma, source)
             x, x_0, history = self.step(denoise, process, x, sigma, sigma_next, source, history)
@@ -212,19 +243,21 @@ class Sampler(SamplingLoop, kind="Sampler"):
         sigma: float,
         sigma_next: float,
         source: NoiseSource,
-        history: History | None = None,
-    ) -> tuple[Tensor, Tensor, History | None]:
+        history: History = (),
+    ) -> tuple[Tensor, Tensor, History]:
         """One step from sigma to sigma_next: x', the estimate, and the history for the next."""
-        if sigma_next == 0:  # mean(x~, 0) = x~ and gamma = 0: the estimate is the image
-            x_0 = denoise(x, sigma)
-            return x_0, x_0, None
 
         def advance(x_0: Tensor) -> Tensor:
             return self.advance(process, x, x_0, sigma, sigma_next, source)
 
-        form = FORMS[self.estimate]
-        x_0, history = form(denoise, advance, x, sigma, sigma_next, history)
+        x_0, history = self._form(denoise, advance, x, sigma, sigma_next, history)
+        if sigma_next == 0 and self.epsilon_scale == 1:
+            return x_0, x_0, history  # mean(x~, 0) = x~ and gamma = 0: the estimate is the image
         return advance(x_0), x_0, history
+
+    @property
+    def _form(self) -> Form:
+        return weighted(self.earlier) if self.estimate == "weighted" else FORMS[self.estimate]
 
     def advance(
         self,
@@ -237,8 +270,10 @@ class Sampler(SamplingLoop, kind="Sampler"):
     ) -> Tensor:
         """The step formula: from x at sigma to sigma_next, given the estimate x_0."""
         gamma = math.sqrt(1 - self.eta**2) * sigma_next / sigma
+        if self.epsilon_scale != 1:
+            gamma = 1 - (1 - gamma) / self.epsilon_scale
         x_next = process.reverse(x, x_0, sigma, sigma_next, gamma)
-        if self.eta:
+        if self.eta and sigma_next:
             x_next.add_(process.noise(x, source), alpha=self.eta * sigma_next)
         return x_next
 

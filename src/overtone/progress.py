@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import time
 
+QUIET = 15.0
+"""seconds between two lines where there is no terminal"""
+
 
 class Display:
-    """Images done, images a second and time left. `done` were done before this one began."""
+    """Images done, images a second and time left. `done` were done before this one began; what
+    is counted may be something else, whose `unit` a second is told."""
 
     def __init__(
-        self, total: int, done: int = 0, *, shown: bool = True, what: str = "images"
+        self,
+        total: int,
+        done: int = 0,
+        *,
+        shown: bool = True,
+        what: str = "images",
+        unit: str = "images",
     ) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.total, self.began, self.first = total, time.perf_counter(), done
-        self.what = what
+        self.what, self.unit = what, unit
+        self.done, self.told = float(done), self.began
         self.shown = shown
         self.console = Console(stderr=True)
         self.bar = Progress(
@@ -41,10 +52,23 @@ class Display:
         """`images` are done by now, those before included."""
         self.bar.update(self.task, completed=images)
 
+    def more(self, count: float) -> None:
+        """So many more are done. Outside a terminal a line tells it now and then."""
+        self.done += count
+        self.advance(round(self.done))
+        if not self.console.is_terminal and time.perf_counter() - self.told > QUIET:
+            self.told = time.perf_counter()
+            self.report(round(self.done))
+
+    def say(self, line: str) -> None:
+        """A line of its own, above the bar."""
+        if self.shown:
+            self.console.print(line, highlight=False, markup=False)
+
     def report(self, images: int, note: str = "") -> None:
         """The rate so far, behind a note: beside the bar, or as a line."""
         rate = (images - self.first) / (time.perf_counter() - self.began)
-        note = f"{note}  {rate:,.0f} images/s".strip()
+        note = f"{note}  {rate:,.0f} {self.unit}/s".strip()
         self.bar.update(self.task, completed=images, note=note)
         if self.shown and not self.console.is_terminal:
             left = (self.total - images) / rate

@@ -28,6 +28,7 @@ COMMANDS = {
     "data": "data inspect NAME: what is in a data set; data encode NAME: its latents under a VAE",
     "ema": "averages of a run's weights, of any length, made and scored afterwards",
     "merge": "experts, trained one by one, as one model",
+    "fit": "samplers for few function evaluations, fitted to a model",
     "evaluate": "scores with intervals: Frechet distance, precision, recall, class accuracy, ...",
     "compare": "models on the same seeds: differences with intervals, at equal budgets",
     "analyze": "figures: analyze attention | spectrum | trajectory | guidance | eta | split MODEL",

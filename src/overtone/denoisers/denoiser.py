@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import ClassVar, NamedTuple
 
@@ -11,6 +12,15 @@ from torch import Tensor, nn
 
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int[Tensor, " batch"]
+Sigma = float | Float[Tensor, ""] | Float[Tensor, " batch"]
+"""a noise level: a number, a tensor without dimensions that carries a gradient, or one an image"""
+
+
+def level_of(sigma: Sigma) -> float | None:
+    """The noise level as a number, where it is one for all images; None where each has its own."""
+    if isinstance(sigma, Tensor):
+        return float(sigma.detach()) if sigma.dim() == 0 else None
+    return sigma
 
 
 class Estimate(NamedTuple):
@@ -59,15 +69,23 @@ class Model(nn.Module):
 class Denoiser(Model):
     """Estimates the clean image from x = mean(x_0, sigma) + sigma noise.
 
-    sigma is a number on the host while sampling (so that nothing waits for a device), or a tensor
-    (batch,) while training. class_labels are integers in [0, num_classes]; num_classes itself, and
+    sigma is a number on the host while sampling (so that nothing waits for a device), a tensor
+    without dimensions on the host where a sampler's noise levels are fitted, or a tensor (batch,)
+    while training. class_labels are integers in [0, num_classes]; num_classes itself, and
     None, ask for no class. A denoiser owns its network's preconditioning and time.
     """
 
     @abstractmethod
-    def forward(
-        self, x: Images, sigma: float | Float[Tensor, " batch"], class_labels: Labels | None = None
-    ) -> Estimate: ...
+    def forward(self, x: Images, sigma: Sigma, class_labels: Labels | None = None) -> Estimate: ...
+
+    def calls_at(self, sigma: float) -> int:
+        """How many times a network is called for an image at a noise level."""
+        return 1
+
+    def alike_around(self, sigma: float) -> tuple[float, float]:
+        """The lowest and the highest noise level of those around one at which as many calls are
+        made."""
+        return 0.0, math.inf
 
     def relative_time(self, sigma: float) -> float | None:
         """The share of the diffusion's noise levels that lie below one (`Schedule.share_below`);

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from overtone.denoisers.denoiser import Denoiser, Estimate, Images, Labels
+from overtone.denoisers.denoiser import Denoiser, Estimate, Images, Labels, Sigma, level_of
 from overtone.denoisers.intervals import Interval, check_intervals
 from overtone.denoisers.residence import Residence
 from overtone.precision import widest
@@ -35,11 +35,11 @@ class ExpertDenoiser(Denoiser):
         self.has_null_class = all(expert.has_null_class for expert in experts)
         self.residence: Residence | None = None
 
-    def forward(
-        self, x: Images, sigma: float | Float[Tensor, " batch"], class_labels: Labels | None = None
-    ) -> Estimate:
-        if not isinstance(sigma, Tensor):
-            return self._run(self.expert_at(sigma), x, sigma, class_labels)
+    def forward(self, x: Images, sigma: Sigma, class_labels: Labels | None = None) -> Estimate:
+        level = level_of(sigma)
+        if level is not None:
+            return self._run(self.expert_at(level), x, sigma, class_labels)
+        assert isinstance(sigma, Tensor)
         which = self.experts_at(sigma)
         numbers = which.unique().tolist()
         if len(numbers) == 1:
@@ -103,9 +103,7 @@ class ExpertDenoiser(Denoiser):
     def _expert(self, number: int) -> Denoiser:
         return cast(Denoiser, self.experts[number])
 
-    def _run(
-        self, number: int, x: Tensor, sigma: float | Tensor, class_labels: Tensor | None
-    ) -> Estimate:
+    def _run(self, number: int, x: Tensor, sigma: Sigma, class_labels: Tensor | None) -> Estimate:
         if self.residence is not None:
             self.residence.enter(number)
         out = self._expert(number)(x, sigma, class_labels)

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from overtone.denoisers.denoiser import Denoiser, Estimate, Images, Labels
+from overtone.denoisers.denoiser import Denoiser, Estimate, Images, Labels, Sigma, level_of
 from overtone.denoisers.guidance import GuidanceSettings
 
 
@@ -60,13 +60,12 @@ class GuidedDenoiser(Denoiser):
         self.settings = settings
         self.num_classes = denoiser.num_classes
 
-    def forward(
-        self, x: Images, sigma: float | torch.Tensor, class_labels: Labels | None = None
-    ) -> Estimate:
-        if isinstance(sigma, torch.Tensor):
+    def forward(self, x: Images, sigma: Sigma, class_labels: Labels | None = None) -> Estimate:
+        level = level_of(sigma)
+        if level is None:
             raise TypeError("guidance takes sigma as a number: it is for sampling, not training")
-        scale = self.scale_at(sigma)
-        if abs(scale - 1) < 2**-24:  # which in float32 is 1
+        scale = self.scale_at(level)
+        if self.calls_at(level) == 1:
             return self.denoiser(x, sigma, class_labels)
         if self.guide is not None:
             own = self.denoiser(x, sigma, class_labels)
@@ -79,6 +78,17 @@ class GuidedDenoiser(Denoiser):
         conditional, unconditional = both.x_0.chunk(2)
         variance = None if both.variance is None else both.variance.chunk(2)[0]
         return self._guided(Estimate(conditional, variance), unconditional, scale)
+
+    def calls_at(self, sigma: float) -> int:
+        return 1 if abs(self.scale_at(sigma) - 1) < 2**-24 else 2  # which in float32 is 1
+
+    def alike_around(self, sigma: float) -> tuple[float, float]:
+        low, high = self.settings.interval or (0.0, math.inf)
+        if sigma > high:
+            return math.nextafter(high, math.inf), math.inf
+        if sigma < low:
+            return 0.0, math.nextafter(low, 0.0)
+        return low, high
 
     def scale_at(self, sigma: float) -> float:
         """The scale at a noise level."""

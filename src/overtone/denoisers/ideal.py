@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from overtone.denoisers.denoiser import Denoiser, Estimate, Images, Labels
+from overtone.denoisers.denoiser import Denoiser, Estimate, Images, Labels, Sigma
 
 
 class IdealDenoiser(Denoiser):
@@ -50,10 +50,8 @@ class IdealDenoiser(Denoiser):
         self.register_buffer("class_labels", class_labels)
         self.num_classes = 0 if class_labels is None else int(class_labels.max()) + 1
 
-    def forward(
-        self, x: Images, sigma: float | Float[Tensor, " batch"], class_labels: Labels | None = None
-    ) -> Estimate:
-        if isinstance(sigma, Tensor):
+    def forward(self, x: Images, sigma: Sigma, class_labels: Labels | None = None) -> Estimate:
+        if isinstance(sigma, Tensor) and sigma.dim():
             sigma = sigma.to(x.dtype)[:, None]
         y = x.flatten(1) if self.basis is None else x.flatten(1) @ self.basis
         total = self.eigenvalues + sigma**2  # (dims,) or (batch, dims)

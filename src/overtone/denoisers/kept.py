@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from overtone.denoisers.denoiser import Denoiser, Estimate, Images, Labels
+from overtone.denoisers.denoiser import Denoiser, Estimate, Images, Labels, Sigma
 
 
 class KeptDenoiser(Denoiser):
@@ -21,9 +21,7 @@ class KeptDenoiser(Denoiser):
         self.denoiser, self.x_0, self.mask = denoiser, x_0, mask
         self.num_classes = denoiser.num_classes
 
-    def forward(
-        self, x: Images, sigma: float | Tensor, class_labels: Labels | None = None
-    ) -> Estimate:
+    def forward(self, x: Images, sigma: Sigma, class_labels: Labels | None = None) -> Estimate:
         estimate = self.denoiser(x, sigma, class_labels)
         known = torch.where(self.mask, self.x_0.to(estimate.x_0), estimate.x_0)
         return Estimate(known, estimate.variance)

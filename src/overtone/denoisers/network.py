@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from overtone.denoisers.denoiser import Denoiser, Estimate, Images, Labels
+from overtone.denoisers.denoiser import Denoiser, Estimate, Images, Labels, Sigma
 from overtone.denoisers.preconditioning import (
     EDMPreconditioning,
     Preconditioning,
@@ -16,8 +16,6 @@ from overtone.denoisers.preconditioning import (
     VPPreconditioning,
     scaled,
 )
-
-Sigma = float | Float[Tensor, " batch"]
 
 
 class NetworkDenoiser(Denoiser):
@@ -46,7 +44,9 @@ class NetworkDenoiser(Denoiser):
     ) -> Estimate:
         # Only networks with augmentation conditions take the argument.
         conditions = () if augment_labels is None else (augment_labels,)
-        level = sigma[:, None, None, None].to(x.dtype) if isinstance(sigma, Tensor) else sigma
+        level: Any = sigma
+        if isinstance(sigma, Tensor) and sigma.dim():
+            level = sigma[:, None, None, None].to(x.dtype)
         own = self.preconditioning
         out = self.network(
             scaled(own.c_in(level), x).to(self.dtype),
@@ -63,7 +63,7 @@ class NetworkDenoiser(Denoiser):
         """c_noise as the network takes it: one an image, on x's device."""
         time = self.preconditioning.c_noise(sigma)
         if isinstance(time, Tensor):
-            return time.to(self.dtype)
+            return time.to(x.device, self.dtype).expand(len(x))
         return torch.full((len(x),), time, dtype=self.dtype, device=x.device)
 
     def relative_time(self, sigma: float) -> float | None:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from overtone.denoisers.denoiser import Denoiser, Estimate, Images, Labels
+from overtone.denoisers.denoiser import Denoiser, Estimate, Images, Labels, Sigma
 
 
 def starts_of(length: int, tile: int, overlap: int, unit: int = 1) -> list[int]:
@@ -58,9 +58,7 @@ class TiledDenoiser(Denoiser):
         self.unit, self.at_a_time = unit, at_a_time
         self.num_classes = denoiser.num_classes
 
-    def forward(
-        self, x: Images, sigma: float | Tensor, class_labels: Labels | None = None
-    ) -> Estimate:
+    def forward(self, x: Images, sigma: Sigma, class_labels: Labels | None = None) -> Estimate:
         places = list(
             product(
                 starts_of(x.shape[2], self.tile[0], self.overlap, self.unit),

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,14 @@ from overtone.errors import OvertoneError
 from overtone.networks.dsno import OperatorNetwork
 from overtone.networks.network import Network
 from overtone.networks.spectral import TimeAxis
-from overtone.pipelines.pipeline import Pipeline
 from overtone.pipelines.request import Request
 from overtone.pipelines.starts import Start
 from overtone.processes.noise import SeededNoise
 from overtone.ranges import Steps
 from overtone.samplers.loop import SamplingLoop
+
+if TYPE_CHECKING:
+    from overtone.pipelines.pipeline import Pipeline
 
 MOST_STEPS = int(get_args(Steps)[1].high)
 BEYOND = 4
@@ -98,6 +100,7 @@ def expected_evaluations(pipe: Pipeline, request: Request) -> Evaluations:
     """What a request will take, an image. The sampler's steps are taken with networks that return
     zeros, on the host; a first stage makes nothing. Raises `OvertoneError` for what can't be asked
     of the pipeline."""
+    request = pipe.settled(request)
     return Evaluations(_expected_own(pipe, request), _expected_first(pipe, request))
 
 
@@ -108,8 +111,8 @@ def evaluations_of(pipe: Pipeline, request: Request) -> float:
     function, a pipeline of diffusers or a stage of somebody's own: what those call is not known
     before they run.
     """
-    first = _known_first(pipe, request)
-    return _expected_own(pipe, request) + first
+    request = pipe.settled(request)
+    return _known_first(pipe, request) + _expected_own(pipe, request)
 
 
 def request_within(pipe: Pipeline, request: Request, evaluations: float) -> Request:
@@ -248,7 +251,8 @@ def _expected_first(pipe: Pipeline, request: Request) -> float | None:
     if stage.pipeline is None:
         return 0.0 if stage.networks == {} else None
     one = _one_image(pipe, request)
-    return expected_evaluations(stage.pipeline, Request(one.seeds, one.class_labels)).total
+    first = Request(one.seeds, one.class_labels, sampler=request.first_sampler)
+    return expected_evaluations(stage.pipeline, first).total
 
 
 def _expected_own(pipe: Pipeline, request: Request, most: float = math.inf) -> float:
@@ -272,7 +276,7 @@ def _one_image(pipe: Pipeline, request: Request) -> Request:
 
 def _hollow(pipe: Pipeline) -> Pipeline:
     """The same pipeline without its weights."""
-    hollow = Pipeline(
+    hollow = type(pipe)(
         _hollow_network(pipe.network),
         pipe.sampler,
         preconditioning=pipe.preconditioning,

@@ -10,6 +10,7 @@ from overtone import former, settings, storage
 from overtone.denoisers.guidance import GuidanceSettings
 from overtone.denoisers.preconditioning import EDMPreconditioning, Preconditioning
 from overtone.errors import OvertoneError
+from overtone.pipelines.budgets import Budget
 from overtone.processes.gaussian import GaussianProcess, Process
 from overtone.ranges import check_fields
 from overtone.samplers.loop import SamplingLoop
@@ -39,6 +40,8 @@ class PipelineIndex:
     image_resolution: Resolution | None = None
     """height and width of the images that a VAE decodes; none for a model of pixels"""
     class_names: tuple[str, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    """samplers fitted to the model, each for a number of function evaluations"""
     data: str = ""
     """what it was trained on, as the recipe names it; of a path only the last part"""
     training: dict[str, int | float | str] = field(default_factory=dict)
@@ -50,6 +53,18 @@ class PipelineIndex:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+def write_budgets(folder: Path, budgets: tuple[Budget, ...]) -> None:
+    """Put the samplers that were fitted to a saved pipeline into its pipeline.json."""
+    file = folder / INDEX_FILE
+    data = storage.read_json(file, dict)
+    if "pipeline" in data:
+        raise OvertoneError(
+            f"{folder} was saved by a former version: save it again first, overtone fit ... --out"
+            " DIRECTORY."
+        )
+    storage.write_json(file, data | {"budgets": [settings.dump(budget) for budget in budgets]})
 
 
 def is_pipeline(folder: Path) -> bool:

@@ -15,6 +15,7 @@ from overtone.denoisers.preconditioning import EDMPreconditioning, Preconditioni
 from overtone.errors import OvertoneError
 from overtone.networks.network import Network, compile_network, why_no_compiler
 from overtone.networks.vae import VAE
+from overtone.pipelines.budgets import Budget
 from overtone.pipelines.card import check_license
 from overtone.pipelines.starts import NoiseStart, RelayStart, Start
 from overtone.precision import Precision
@@ -38,6 +39,7 @@ class Parts:
         image_resolution: height and width of the images that the VAE will decode.
         training: what is known of the training, for the card. A "label dropout" of 0 says that the
             model never saw the null class, and can't be guided by itself.
+        budgets: samplers fitted to the model, each for a number of function evaluations.
         license: the licence of the weights, as the Hub names it, like "apache-2.0".
 
     Raises `OvertoneError` for parts that do not belong together.
@@ -55,6 +57,7 @@ class Parts:
         vae: VAE | None = None,
         image_resolution: int | tuple[int, int] | None = None,
         class_names: Sequence[str] = (),
+        budgets: Sequence[Budget] = (),
         data: str = "",
         training: Mapping[str, int | float | str] | None = None,
         license: str = "",
@@ -82,6 +85,7 @@ class Parts:
                 f"{len(self.class_names):,} names of classes, and the model has"
                 f" {self.num_classes:,} classes."
             )
+        self.budgets = tuple(budgets)
         self.data = data
         self.training = dict(training or {})
         self.license = check_license(license)

@@ -40,9 +40,12 @@ from overtone.networks.network import load_network
 from overtone.networks.vae import FOLDER as VAE_FOLDER
 from overtone.networks.vae import VAE
 from overtone.pipelines.account import account_of
+from overtone.pipelines.asked import denoiser_for, guidance_for, sampler_for, start_for
 from overtone.pipelines.batches import Beginning, SampleBatch
+from overtone.pipelines.budgets import settled
 from overtone.pipelines.card import CARD_FILE, SAMPLES_FILE, Card, write_card
 from overtone.pipelines.edit import edited, upscaled
+from overtone.pipelines.evaluations import request_within
 from overtone.pipelines.index import INDEX_FILE, NETWORK_FOLDER, PipelineIndex, read_index
 from overtone.pipelines.parts import Parts
 from overtone.pipelines.pictures import to_pil
@@ -146,10 +149,11 @@ class Pipeline(Parts):
         sampler = self.sampler_of(request)
         if whole and sampler.is_operator:
             sampler = replace(sampler, whole=True)  # type: ignore[type-var]
-        denoiser = self._denoiser_of(request)
+        denoiser = self.denoiser_of(request)
         try:
-            source = self.start.source(seeds, self.resolution)
-            begin, sampler = self.start.begun(sampler)
+            own = self.start_of(request)
+            source = own.source(seeds, self.resolution)
+            begin, sampler = own.begun(sampler)
         except ValueError as error:
             raise OvertoneError(f"{error}.") from None
         self.check_sampler(sampler)
@@ -187,51 +191,30 @@ class Pipeline(Parts):
             asked = self.start.labels(request.seeds, self.num_classes, self.class_names)
         return labels_of(asked, request.seeds, self.num_classes, self.class_names)
 
+    def settled(self, request: Request) -> Request:
+        """The request with a sampler in the place of its `evaluations` or `tolerance`: the one that
+        was fitted for it (`budgets`), or the model's own with fewer steps, which is said."""
+        return settled(self, request)
+
+    def within(self, request: Request, evaluations: float) -> Request:
+        """The request with as many steps as this number of function evaluations allows."""
+        return request_within(self, request, evaluations)
+
     def sampler_of(self, request: Request) -> SamplingLoop:
         """The sampler as a request wants it."""
-        sampler: Any = self.sampler
-        try:
-            if request.times is not None:
-                sampler = sampler.at_times(request.times)
-            if request.steps is not None:
-                sampler = sampler.with_steps(request.steps)
-        except ValueError as error:
-            raise OvertoneError(f"{error}.") from None
-        self.check_sampler(sampler)
-        return sampler
+        return sampler_for(self, self.settled(request))
+
+    def start_of(self, request: Request) -> Start:
+        """The start as a request wants it."""
+        return start_for(self, self.settled(request))
 
     def guidance_of(self, request: Request) -> GuidanceSettings:
         """Guidance as a request wants it."""
-        changes: dict[str, Any] = {
-            "scale": request.guidance_scale,
-            "interval": request.guidance_interval,
-        }
-        changes = {name: value for name, value in changes.items() if value is not None}
-        try:
-            guidance = replace(self.guidance, **changes)
-        except ValueError as error:
-            raise OvertoneError(f"{error}.") from None
-        if guidance.scale == 1.0 and "interval" in changes and "scale" not in changes:
-            raise OvertoneError(
-                "a guidance_interval does nothing at the model's guidance scale, 1: give a"
-                " guidance_scale too."
-            )
-        return guidance
+        return guidance_for(self, request)
 
-    def _denoiser_of(self, request: Request) -> Any:
-        guidance, guide = self.guidance_of(request), request.guide
-        if guide is not None:
-            own, other = _shape(self), _shape(guide)
-            if own != other:
-                raise OvertoneError(
-                    "the guide works on {} px with {} channels, the model on {} px with {}: they"
-                    " have to be alike.".format(*other, *own)
-                )
-            if guidance.scale == 1.0:
-                raise OvertoneError(
-                    "a guide does nothing at guidance scale 1: ask for another scale."
-                )
-        return self.denoiser if guidance.scale == 1.0 else self.guided(guidance, guide)
+    def denoiser_of(self, request: Request) -> Any:
+        """The denoiser under the guidance that a request wants."""
+        return denoiser_for(self, request)
 
     def pixels(self, x: Tensor) -> Pixels:
         """Images in [-1, 1], or latents decoded, as uint8 where they are."""
@@ -305,7 +288,8 @@ class Pipeline(Parts):
         """Write the directory described above; it appears whole or not at all.
 
         `dtype`, "float16" or "bfloat16" or torch's own, halves the files of weights, a first
-        stage's and a VAE's included. They are read as float32. `card` holds scores and samples
+        stage's and a VAE's included. They are read as float32, and are other weights than those
+        that `budgets` were fitted to, which are left out. `card` holds scores and samples
         that the model card is to show.
         """
         with storage.new_directory(Path(folder), known=FILES) as temporary:
@@ -330,6 +314,7 @@ class Pipeline(Parts):
             start=settings.dump(self.start),
             image_resolution=self.image_resolution,
             class_names=self.class_names,
+            budgets=() if dtype is not None else self.budgets,
             data=data,
             training=self.training,
             license=self.license,
@@ -370,6 +355,7 @@ class Pipeline(Parts):
             vae=VAE.from_pretrained(vae) if vae.is_dir() else None,
             image_resolution=index.image_resolution,
             class_names=index.class_names,
+            budgets=index.budgets,
             data=index.data,
             training=index.training,
             license=index.license,
@@ -394,7 +380,3 @@ class Pipeline(Parts):
 @stage_of.register
 def _(first: Pipeline) -> FirstStage:
     return PipelineStage(first)
-
-
-def _shape(pipe: Pipeline) -> tuple[Any, int]:
-    return pipe.network.config.resolution, pipe.network.config.channels

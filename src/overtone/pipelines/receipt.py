@@ -160,6 +160,7 @@ class Receipts:
         compile: bool = False,
         edit: Edit | None = None,
     ) -> None:
+        request = pipe.settled(request)
         labels = pipe.labels(request)
         self.whole = Receipt(
             account=pipe.made_with(request),

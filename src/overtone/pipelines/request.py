@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from overtone.ranges import MOST_SEEDS
 
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
+    from overtone.samplers.loop import SamplingLoop
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,6 +74,17 @@ class Request:
     for those that it was trained with"""
     return_trajectory: bool = False
     """return for each image the states on the way to it as well, the image last"""
+    evaluations: int | None = None
+    """function evaluations an image, guidance and a first stage included: the sampler that was
+    fitted for exactly so many is used (`Pipeline.budgets`), or else the pipeline's own with as many
+    steps as they allow, which is said"""
+    tolerance: float | None = None
+    """root mean square distance to the converged images, in [-1, 1]: the fitted sampler of the
+    fewest evaluations whose error is at most this is used"""
+    sampler: SamplingLoop | None = None
+    """in the place of the pipeline's own"""
+    first_sampler: SamplingLoop | None = None
+    """that of a relay's first stage, in the place of its own"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seeds", whole_seeds(self.seeds))
@@ -80,6 +93,7 @@ class Request:
         self._check_numbers()
         if self.guide is not None and not hasattr(self.guide, "denoiser"):
             raise OvertoneError(f"guide is a pipeline, not {self.guide!r}.")
+        self._check_sampler()
         times = self.times
         if times is not None:
             if isinstance(times, str) or not isinstance(times, Iterable):
@@ -102,6 +116,31 @@ class Request:
                 )
             pair = tuple(_number("guidance_interval", sigma) for sigma in interval)
             object.__setattr__(self, "guidance_interval", pair)
+
+    def _check_sampler(self) -> None:
+        """One way at most of choosing it."""
+        if self.evaluations is not None:
+            wrong = isinstance(self.evaluations, bool) or not hasattr(self.evaluations, "__index__")
+            if wrong or operator.index(self.evaluations) < 1:
+                raise OvertoneError(
+                    f"evaluations is a whole number of at least 1, not {self.evaluations!r}."
+                )
+            object.__setattr__(self, "evaluations", operator.index(self.evaluations))
+        if self.tolerance is not None:
+            tolerance = _number("tolerance", self.tolerance)
+            if not 0 < tolerance < math.inf:
+                raise OvertoneError(f"tolerance is a number above 0, not {self.tolerance!r}.")
+            object.__setattr__(self, "tolerance", tolerance)
+        ways = ("evaluations", "tolerance", "sampler", "steps")
+        given = [name for name in ways if getattr(self, name) is not None]
+        if len(given) > 1 and given != ["sampler", "steps"]:
+            raise OvertoneError(
+                f"{given[0]} and {given[1]} both say which steps are taken: give one of them."
+            )
+        for name in ("sampler", "first_sampler"):
+            given_one = getattr(self, name)
+            if given_one is not None and not hasattr(given_one, "sigma_start"):
+                raise OvertoneError(f"{name} is a sampler, not {given_one!r}.")
 
     def part(self, part: slice, class_labels: Tensor | None) -> Request:
         """The same of some of the seeds, with their labels."""
@@ -131,19 +170,20 @@ def asking(
     request: Callable[P, Request], without: Sequence[str] = ()
 ) -> Callable[[Callable[[Any, Request], R]], AskedMethod[P, R]]:
     """Makes a method of one `Request` one that is called with what a request is made of, or with
-    one that is there. Arguments in `without` would do nothing in it, and raise a `TypeError`."""
+    one that is there; it is given the request `settled`. Arguments in `without` would do nothing in
+    it, and raise a `TypeError`."""
 
     def decorate(method: Callable[[Any, Request], R]) -> AskedMethod[P, R]:
         @functools.wraps(method)
         def call(self: Any, *args: P.args, **named: P.kwargs) -> R:
             if len(args) == 1 and not named and isinstance(args[0], Request):
-                return method(self, args[0])
+                return method(self, self.settled(args[0]))
             given = {*_FIELDS[: len(args)], *named}
             if useless := [name for name in without if name in given]:
                 name = call.__name__.lstrip("_")
                 raise TypeError(f"{name} takes no '{useless[0]}': {WITHOUT[useless[0]]}")
             check_names(named)
-            return method(self, request(*args, **named))
+            return method(self, self.settled(request(*args, **named)))
 
         own = inspect.signature(method)
         parameters = [

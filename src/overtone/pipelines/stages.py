@@ -19,10 +19,12 @@ from overtone.data.images import ImageData, to_unit
 from overtone.data.open import open_data, public_name
 from overtone.errors import OvertoneError
 from overtone.networks.network import digest_of
+from overtone.pipelines.request import Request
 from overtone.sizes import shown, sides
 
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
+    from overtone.samplers.loop import SamplingLoop
 
 
 class FirstStage(ABC):
@@ -56,6 +58,10 @@ class FirstStage(ABC):
         """The stage at the size that the second one wants, if it has a choice."""
         return self
 
+    def with_sampler(self, sampler: SamplingLoop) -> FirstStage:
+        """The stage with another sampler. Raises `ValueError` for one that samples nothing."""
+        raise ValueError("a first_sampler is for a first stage that is a model of Overtone's")
+
     @abstractmethod
     def images(self, seeds: Sequence[int], class_labels: Tensor | None) -> Tensor:
         """(batch, channels, height, width), in [-1, 1]."""
@@ -67,12 +73,16 @@ class FirstStage(ABC):
 
 
 class PipelineStage(FirstStage):
-    """Another pipeline, with its own sampler, guidance and precision."""
+    """Another pipeline, with its own sampler, or another, and its own guidance and precision."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, sampler: SamplingLoop | None = None) -> None:
         if pipeline.image_resolution is not None and pipeline.vae is None:
             raise OvertoneError("the first stage makes latents and has no VAE: set its vae first.")
         self.pipeline: Pipeline = pipeline
+        self.sampler = sampler
+
+    def with_sampler(self, sampler: SamplingLoop) -> FirstStage:
+        return PipelineStage(self.pipeline, sampler)
 
     def check(self, num_classes: int, class_names: Sequence[str]) -> None:
         own = self.pipeline
@@ -93,12 +103,14 @@ class PipelineStage(FirstStage):
 
     def images(self, seeds: Sequence[int], class_labels: Tensor | None) -> Tensor:
         """Before they are rounded to bytes."""
-        for step in self.pipeline.path(seeds, class_labels):
+        for step in self.pipeline.path(seeds, class_labels, sampler=self.sampler):
             x = step.x
         return x if self.pipeline.vae is None else self.pipeline.vae.decode(x).float()
 
     def facts(self) -> dict[str, Any]:
-        return self.pipeline.made_with()
+        if self.sampler is None:
+            return self.pipeline.made_with()
+        return self.pipeline.made_with(Request((), sampler=self.sampler))
 
 
 class ImageStage(FirstStage):

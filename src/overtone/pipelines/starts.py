@@ -89,6 +89,11 @@ class Start(Kind, ABC, family="start", home="overtone.pipelines"):
         """What sampling begins with where nothing of somebody's pictures is left."""
         return self
 
+    def with_first_sampler(self, sampler: SamplingLoop) -> Start:
+        """The start with another sampler of its first stage. Raises `ValueError` where there is no
+        first stage that takes one."""
+        raise ValueError("a first_sampler is for relays, whose first stage is a model")
+
     def begun(self, sampler: SamplingLoop) -> tuple[Start, SamplingLoop]:
         """The start and the sampler, each as it goes with the other. Raises `ValueError` where they
         do not."""
@@ -196,6 +201,12 @@ class RelayStart(Start, kind="relay"):
         # Another stream than the first stage's, which may be a relay, of another resolution.
         size = (resolution,) if isinstance(resolution, int) else resolution
         return SeededNoise(mix(seed, _SECOND, *size) for seed in seeds)
+
+    def with_first_sampler(self, sampler: SamplingLoop) -> Start:
+        stage = self.stage
+        if stage is None:
+            return super().with_first_sampler(sampler)
+        return replace(self, first_stage=stage.with_sampler(sampler))
 
     def labels(
         self, seeds: Sequence[int], num_classes: int, class_names: Sequence[str]

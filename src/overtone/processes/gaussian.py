@@ -68,8 +68,8 @@ class Process(Kind, ABC, family="process", home="overtone.processes"):
         """Raises `ValueError` for images of a height and width that it does not take."""
 
     @abstractmethod
-    def mean(self, x_0: Images, sigma: float | Float[Tensor, " batch"]) -> Images:
-        """E[x | x_0] at noise level sigma: a number, or one an image."""
+    def mean(self, x_0: Images, sigma: float | Float[Tensor, ...]) -> Images:
+        """E[x | x_0] at noise level sigma: a number, also as a tensor, or one an image."""
 
     @abstractmethod
     def noise(self, like: Images, source: NoiseSource) -> Images:
@@ -95,7 +95,7 @@ class GaussianProcess(Process, kind="GaussianProcess"):
 
     is_gaussian = True
 
-    def mean(self, x_0: Images, sigma: float | Float[Tensor, " batch"]) -> Images:
+    def mean(self, x_0: Images, sigma: float | Float[Tensor, ...]) -> Images:
         return x_0
 
     def noise(self, like: Images, source: NoiseSource) -> Images:

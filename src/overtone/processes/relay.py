@@ -80,7 +80,7 @@ class RelayProcess(Process, kind="RelayProcess"):
                 f"{shown(resolution)} px do not divide into patches of {self.patch} px"
             )
 
-    def mean(self, x_0: Images, sigma: float | Float[Tensor, " batch"]) -> Images:
+    def mean(self, x_0: Images, sigma: float | Float[Tensor, ...]) -> Images:
         from overtone.processes.patches import per_patch
 
         return per_patch(x_0, self.blur(sigma), self.patch)
@@ -103,20 +103,20 @@ class RelayProcess(Process, kind="RelayProcess"):
         matrix = reversing_matrix(self, sigma, sigma_next, gamma, x.dtype, x.device)
         return per_patch(x_0, matrix, self.patch).add_(x, alpha=gamma)
 
-    def kept(self, sigma: float | Float[Tensor, " batch"]) -> Float[Tensor, "*batch patch patch"]:
+    def kept(self, sigma: float | Float[Tensor, "*batch"]) -> Float[Tensor, "*batch patch patch"]:
         """D: what is kept of each coefficient at a noise level, float64."""
         k = self._per_axis(sigma)
         return (1 - self.min_scale) * k[..., :, None] * k[..., None, :] + self.min_scale
 
     def blur(
-        self, sigma: float | Float[Tensor, " batch"]
+        self, sigma: float | Float[Tensor, "*batch"]
     ) -> Float[Tensor, "*batch pixels_out pixels_in"]:
         """V D V^T of a patch's s^2 pixels, row by row, float64 on sigma's device if that has it."""
         from overtone.processes.patches import blur_matrix
 
         return blur_matrix(self._per_axis(sigma), self.min_scale)
 
-    def _per_axis(self, sigma: float | Float[Tensor, " batch"]) -> Float[Tensor, "*batch patch"]:
+    def _per_axis(self, sigma: float | Float[Tensor, "*batch"]) -> Float[Tensor, "*batch patch"]:
         from overtone.processes.patches import kept_per_axis
 
         t = self.schedule.t(sigma)

@@ -14,22 +14,23 @@ sigma, x_0^n, a share of what earlier ones were,
     x~ = x_0^n + sum_k w_k (x_0^{n-k} - x_0^n)
 
 so that an estimate that does not change stays exact. Their weights are functions of
-lambda = -ln sigma, as numbers or as tensors. Orders below are measured in the tests.
+lambda = -ln sigma. Noise levels are numbers, or tensors without dimensions that carry gradients.
+Orders below are measured in the tests.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Denoise = Callable[[Tensor, float], Tensor]
+    Denoise = Callable[[Tensor, Any], Tensor]
     Advance = Callable[[Tensor], Tensor]
-    Form = Callable[[Denoise, Advance, Tensor, float, float, "History"], tuple[Tensor, "History"]]
+    Form = Callable[[Denoise, Advance, Tensor, Any, Any, "History"], tuple[Tensor, "History"]]
 
 EstimateKind = Literal[
     "single",
@@ -64,7 +65,7 @@ class Past(NamedTuple):
     """An earlier estimate, and the noise level it was made at."""
 
     x_0: Tensor
-    sigma: float
+    sigma: S
 
 
 History = tuple[Past, ...]
@@ -129,24 +130,24 @@ def multistep(weights: Weights, reach: int) -> Form:
         denoise: Denoise,
         advance: Advance,
         x: Tensor,
-        sigma: float,
-        sigma_next: float,
+        sigma: S,
+        sigma_next: S,
         history: History,
     ) -> tuple[Tensor, History]:
         x_0 = denoise(x, sigma)
         known = tuple(_falling(history, sigma))
         estimate = x_0
         if sigma_next > 0:
-            lambdas = [-math.log(sigma), *(-math.log(past.sigma) for past in known)]
-            estimate = _joined(x_0, weights(lambdas, -math.log(sigma_next)), known)
+            lambdas = [_lambda(sigma), *(_lambda(past.sigma) for past in known)]
+            estimate = _joined(x_0, weights(lambdas, _lambda(sigma_next)), known)
         return estimate, (Past(x_0, sigma), *known)[:reach]
 
     return form
 
 
-def weighted(earlier: Sequence[float]) -> Form:
+def weighted(earlier: Any) -> Form:
     """Step n, counted from 0, takes the n weights of its own: rows of a triangle one behind the
-    other, the latest estimate's first. The last step, to 0, has a row too.
+    other, numbers or a tensor, the latest estimate's first. The last step, to 0, has a row too.
 
     Weights that were fitted to a model (`overtone fit`) are a non-stationary solver of its own
     (Shaul et al. 2024, arXiv 2403.01329).
@@ -156,8 +157,8 @@ def weighted(earlier: Sequence[float]) -> Form:
         denoise: Denoise,
         advance: Advance,
         x: Tensor,
-        sigma: float,
-        sigma_next: float,
+        sigma: S,
+        sigma_next: S,
         history: History,
     ) -> tuple[Tensor, History]:
         x_0, number = denoise(x, sigma), len(history)
@@ -167,15 +168,19 @@ def weighted(earlier: Sequence[float]) -> Form:
     return form
 
 
-def _joined(x_0: Tensor, weights: Sequence[S], history: History) -> Tensor:
+def _joined(x_0: Tensor, weights: Iterable[S], history: History) -> Tensor:
     estimate = x_0
     for weight, past in zip(weights, history, strict=False):
-        if weight:
+        if not (isinstance(weight, float) and weight == 0):
             estimate = estimate + weight * (past.x_0 - x_0)
     return estimate
 
 
-def _falling(history: History, sigma: float) -> Iterator[Past]:
+def _lambda(sigma: S) -> S:
+    return -math.log(sigma) if isinstance(sigma, float | int) else -sigma.log()
+
+
+def _falling(history: History, sigma: S) -> Iterator[Past]:
     """The latest estimates from ever higher noise levels: churn can raise sigma past the last."""
     for past in history:
         if not past.sigma > sigma:
@@ -188,8 +193,8 @@ def averaged_slopes(
     denoise: Denoise,
     advance: Advance,
     x: Tensor,
-    sigma: float,
-    sigma_next: float,
+    sigma: S,
+    sigma_next: S,
     _: History,
 ) -> tuple[Tensor, History]:
     """x~ = x - sigma (d + d') / 2 with slopes d = (x - D(x; sigma)) / sigma, here and after a step.
@@ -211,8 +216,8 @@ def averaged_estimates(
     denoise: Denoise,
     advance: Advance,
     x: Tensor,
-    sigma: float,
-    sigma_next: float,
+    sigma: S,
+    sigma_next: S,
     _: History,
 ) -> tuple[Tensor, History]:
     """x~ = (D(x; sigma) + D(x'; sigma')) / 2: second order for any process, two evaluations."""

@@ -71,6 +71,12 @@ class SamplingLoop(Kind, ABC, family="sampler", home="overtone.samplers"):
         raise ValueError(f"the noise levels of a {type(self).__name__} can't be chosen")
 
     @property
+    def frugal(self) -> SamplingLoop:
+        """The same for few evaluations: with another form of the estimate, where its own takes
+        several in a step."""
+        return self
+
+    @property
     def visited(self) -> tuple[float, ...]:
         """The noise levels that its steps begin at, falling. Raises `ValueError` where it does not
         say."""

@@ -1,0 +1,101 @@
+"""`overtone fit MODEL`: samplers fitted to a model, for few function evaluations.
+
+    overtone fit MODEL --evaluations 4 6 8 12
+    overtone sample MODEL --evaluations 8
+
+For each number of evaluations, the noise levels and the weights of earlier estimates are searched
+that bring images nearest to those of many steps. What is better than the model's own sampler on
+other seeds is saved with the model. An interrupted fit goes on where it was when the command is
+given again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from overtone.cli.model import ModelOptions, check_first, saved_options
+from overtone.cli.options import parse
+from overtone.errors import OvertoneError, plain
+from overtone.solving.settings import FitSettings
+
+if TYPE_CHECKING:
+    from overtone.pipelines.pipeline import Pipeline
+    from overtone.solving.fit import Outcome
+
+
+@dataclass(frozen=True)
+class Options:
+    model: tyro.conf.Positional[str]
+    """A saved pipeline, a run's directory, a pipeline of diffusers', or a repository of the Hub."""
+    fit: Annotated[FitSettings, tyro.conf.arg(name="")] = field(default_factory=FitSettings)
+    opening: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
+    out: Path | None = None
+    """The directory that the model is saved into with its samplers. If left out, they are written
+    into the model's own directory, which has to be a saved pipeline."""
+    json: bool = False
+    """Print JSON instead of lines."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    check_first(arguments, "fit")
+    default = Options(tyro.MISSING, opening=saved_options(arguments))
+    options = parse(Options, "fit", __doc__, arguments, default=default)
+    folder = options.out or _own_folder(options.model)
+    from overtone.pipelines.index import write_budgets
+    from overtone.progress import Display
+    from overtone.solving.fit import fit_samplers, work_of
+
+    pipe = options.opening.open(options.model)
+    if options.out is not None:
+        pipe.save_pretrained(options.out)
+    outcomes: list[Outcome] = []
+
+    def kept(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        if outcome.budget is not None:
+            write_budgets(folder, pipe.budgets)
+        display.say(str(outcome))
+
+    total = work_of(pipe, options.fit)
+    with Display(total, what="evaluations", unit="evaluations") as display:
+        fit_samplers(pipe, options.fit, told=display.more, kept=kept)
+    if options.json:
+        print(json.dumps([_told(outcome) for outcome in outcomes], indent=2))
+    if not any(outcome.budget for outcome in outcomes):
+        raise OvertoneError("no sampler was better than the model's own: nothing was saved.")
+    print(plain(f"{folder}: {_saved(pipe)}"), file=sys.stderr)
+
+
+def _own_folder(model: str) -> Path:
+    """The directory that a model's samplers are written into. Raises `OvertoneError` where there is
+    none of one's own."""
+    from overtone.pipelines.index import is_pipeline
+
+    folder = Path(model).expanduser()
+    if not is_pipeline(folder):
+        raise OvertoneError(
+            f"{model} is no saved pipeline, which the samplers could be written into: name a"
+            " directory for the model with its samplers, --out DIRECTORY."
+        )
+    return folder
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "evaluations": outcome.evaluations,
+        "kept": outcome.budget is not None,
+        "error": outcome.error,
+        "default_error": outcome.default_error,
+    }
+
+
+def _saved(pipe: Pipeline) -> str:
+    counts = ", ".join(str(n) for n in sorted({b.evaluations for b in pipe.budgets}))
+    return f"samplers for {counts} function evaluations: overtone sample ... --evaluations N"

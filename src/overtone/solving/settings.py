@@ -1,0 +1,56 @@
+"""How samplers are fitted, as settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from overtone.ranges import (
+    Batch,
+    Count,
+    Finite,
+    LevelOrInfinity,
+    LevelOrZero,
+    check_fields,
+    within,
+)
+
+Way = Literal["auto", "whole", "checkpointed", "differences"]
+Images = Annotated[int, within(32, 100_000)]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How samplers are fitted to a model."""
+
+    evaluations: tuple[Annotated[int, within(1, 1000)], ...] = (4, 6, 8, 12)
+    """The numbers of function evaluations an image, guidance and a first stage included, that a
+    sampler is fitted for."""
+    guidance_scale: Finite | None = None
+    """The scale of guidance that the samplers are fitted under. If left out, it is the model's
+    own."""
+    guidance_interval: tuple[LevelOrZero, LevelOrInfinity] | None = None
+    """The lowest and the highest sigma at which guidance acts."""
+    search_images: Images = 512
+    """The number of images that the samplers are fitted on."""
+    check_images: Images = 256
+    """The number of other images that their errors are measured on."""
+    iterations: Annotated[int, within(0, 100_000)] = 250
+    """The iterations of Adam for each number of evaluations. 0 keeps the best of the grid."""
+    batch_size: Batch = 64
+    """The number of images in an iteration, and at a time elsewhere."""
+    trials: Count = 150
+    """The most settings of the grid that are tried for each number of evaluations."""
+    weights: bool = True
+    """Fit the weights of earlier estimates as well, which sum to one. Without it the form of the
+    estimate stays the best of the grid's."""
+    epsilon_scale: bool = False
+    """Fit the epsilon scale as well."""
+    way: Way = "auto"
+    """How gradients are taken: back through the whole sampler, checkpointed step by step, or by
+    differences of the error. auto takes the first that fits into memory."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, lambda name: f"--{name.replace('_', '-')} must be")
+        if not self.evaluations or len(set(self.evaluations)) < len(self.evaluations):
+            raise ValueError("--evaluations names different numbers, one or more")

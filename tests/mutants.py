@@ -128,14 +128,16 @@ CHANGES = {
          "def c_out(self, sigma: S) -> S:\n        return (1 + sigma**2) ** -0.5"),
     ],
     ("denoisers/guided.py", "guidance latent_diffit denoisers"): [
-        ("Estimate(torch.lerp(worse, own.x_0, scale)", "Estimate(torch.lerp(own.x_0, worse, scale)"),
+        ("torch.lerp(worse, own, scale)", "torch.lerp(own, worse, scale)"),
         ("null = torch.full_like(class_labels, self.num_classes)", "null = torch.zeros_like(class_labels)"),
-        ("if not low <= sigma <= high", "if low <= sigma <= high"),
-        ("torch.lerp(worse[:, channel], own.x_0[:, channel], scale)", "own.x_0[:, channel]"),
+        ("if low <= sigma <= high else None", "if not low <= sigma <= high else None"),
+        ("self._scaled(own.x_0[:, at], worse[:, at], level)", "own.x_0[:, at]"),
+        ("alpha=high - scale", "alpha=high"),
+        ("difference - rows @ difference @ columns", "rows @ difference @ columns"),
     ],
     ("denoisers/guidance.py", "guidance"): [
         ("(1 - time) ** self.power", "time**self.power"),
-        ("1 + (self.scale - 1) * (1 - math.cos", "self.scale * (1 - math.cos"),
+        ("1 + (self.scale - 1) * self._strength(time)", "self.scale * self._strength(time)"),
     ],
     ("denoisers/experts.py", "experts"): [
         ("enumerate(self.intervals) if sigma <= high", "enumerate(self.intervals) if sigma < high"),
@@ -153,14 +155,36 @@ CHANGES = {
         ("(i / max(num_steps - 1, 1) for i", "(i / num_steps for i"),
         ("math.sqrt(1 - self.eta**2) * sigma_next / sigma", "(1 - self.eta) * sigma_next / sigma"),
         ("alpha=self.eta * sigma_next", "alpha=self.eta * sigma"),
+        ("1 - (1 - kept) / self.epsilon_scale", "kept / self.epsilon_scale"),
         ("math.sqrt(raised**2 - sigma**2) * self.S_noise", "(raised - sigma) * self.S_noise"),
         ("min(self.S_churn / self.num_steps, math.sqrt(2) - 1)", "min(self.S_churn, math.sqrt(2) - 1)"),
     ],
     ("samplers/estimates.py", "samplers"): [
         ("sigma / 2 * (slope + slope_next)", "sigma * slope_next"),
         ("(x_0 + denoise(advance(x_0), sigma_next)) / 2", "denoise(advance(x_0), sigma_next)"),
-        ("step / (2 * last_step)", "step / last_step"),
+        ("(2 * (lambdas[0] - lambdas[1]))", "(lambdas[0] - lambdas[1])"),
+        ("m_2 = h * slope - 2 * m_1", "m_2 = h * slope - m_1"),
+        ("return -(m_1 + b) / h_1 - b / h_2, b / h_2", "return -(m_1 + b) / h_1, b / h_2"),
+        ("(m_2 + h_1 * m_1) / (h_1 + h_2)", "(m_2 + h_1 * m_1) / h_2"),
+        ("earlier[number * (number - 1) // 2 :]", "earlier[number * (number + 1) // 2 :]"),
         ("(x_next - denoise(x_next, sigma_next)) / sigma_next", "(x_next - denoise(x_next, sigma_next)) / sigma"),
+    ],
+    ("solving/descent.py", "solving"): [
+        ("slope = (losses[0] - losses[1])", "slope = (losses[1] - losses[0])"),
+        ("self.top + self.gaps.exp().cumsum(0)", "self.top + self.gaps.exp()"),
+        ("place = max(min(max(own, low), high), place + LEAST_GAP)", "place = max(own, place + LEAST_GAP)"),
+    ],
+    ("solving/unrolled.py", "solving"): [
+        ("gamma * (x - process.mean(x_0, here))", "gamma * (x - process.mean(x_0, there))"),
+    ],
+    ("solving/problem.py", "solving"): [
+        (".flatten(1).mean(dim=1).sqrt()", ".flatten(1).mean(dim=1)"),
+        ("calls += sum(map(self.calls_at, levels[1:]))", "calls += sum(map(self.calls_at, levels))"),
+    ],
+    ("pipelines/budgets.py", "solving"): [
+        ("budget.error <= tolerance", "budget.default_error <= tolerance"),
+        ("min(within, key=lambda budget: budget.evaluations)", "min(within, key=lambda budget: budget.error)"),
+        ("if fitted.weights != digest_of(model.network)", "if not fitted.weights"),
     ],
     ("samplers/ancestral.py", "posterior latent_diffit"): [
         ("noise, lower = process.noise(x, source), float(steps.log_lower[i])",

@@ -17,6 +17,7 @@ from overtone.pipelines import DiffiTPipeline, load_pipeline
 from overtone.processes import GaussianProcess, SeededNoise
 from overtone.runs import find_checkpoint
 from overtone.samplers import Sampler, SchedulerSampler
+from overtone.samplers.schedulers import scheduler_sampler
 from overtone.training import find_recipe, train
 
 pytestmark = DIFFUSERS_MARKS
@@ -284,3 +285,52 @@ def test_its_networks_are_trained_with_classes_and_without(tmp_path, kind):
     recipe = dataclasses.replace(recipe, network=wrong, class_conditional=kind == "dit")
     with pytest.raises(OvertoneError, match=r"network settings|fails on two images|returns \("):
         train(recipe, tmp_path / "wrong", show=False)
+
+
+FITTED = (14.0, 5.0, 1.7, 0.6, 0.15)
+"""noise levels of no grid"""
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        diffusers.EulerDiscreteScheduler(),
+        diffusers.EDMEulerScheduler(sigma_max=80.0),
+        diffusers.FlowMatchEulerDiscreteScheduler(),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_schedulers_take_the_levels_that_a_sampler_was_fitted_to(scheduler):
+    """Euler's method at these levels is Euler's method, whoever takes the steps."""
+    denoiser, _, _ = gaussian(16)
+    levels = FITTED
+    own = Sampler(5, levels=levels, estimate="euler")
+    theirs = SchedulerSampler(scheduler).with_levels(levels)
+    assert theirs.visited == pytest.approx(levels, rel=1e-4)
+    start = levels[0] * torch.randn(3, 1, 4, 4, dtype=torch.float64)
+    process, source = GaussianProcess(), SeededNoise(range(3))
+    made = [s(denoiser, process, start.clone(), source) for s in (own, theirs)]
+    assert torch.allclose(*made, atol=2e-4)
+    again = scheduler_sampler(theirs.facts())
+    assert again.levels == levels
+    assert again.facts() == theirs.facts()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "error"),
+    [
+        (diffusers.DDIMScheduler(), "DDIMScheduler takes no noise levels"),
+        (diffusers.DPMSolverMultistepScheduler(), "takes no noise levels"),
+    ],
+)
+def test_schedulers_that_take_no_levels_say_so(scheduler, error):
+    with pytest.raises(ValueError, match=error):
+        SchedulerSampler(scheduler).with_levels(FITTED)
+
+
+def test_a_scheduler_that_changes_the_levels_is_refused():
+    shifted = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    with pytest.raises(OvertoneError, match="changes the noise levels"):
+        _ = SchedulerSampler(shifted).with_levels(FITTED).sigmas
+    with pytest.raises(ValueError, match="given one by one"):
+        SchedulerSampler(diffusers.EulerDiscreteScheduler(), 3, levels=FITTED)

@@ -3,19 +3,24 @@
 import math
 
 import pytest
+import scipy.fft
 import torch
 
 from helpers import DIFFUSERS_MARKS, TINY_TRANSFORMER, awake, deviation
 from latent_diffit import published
 from overtone.denoisers import (
     ADM_DIFFUSION,
+    Denoiser,
     EDMDenoiser,
+    Estimate,
     GuidanceSettings,
     GuidedDenoiser,
     VPDenoiser,
 )
 from overtone.networks import DiffiTTransformer
+from overtone.pipelines import Pipeline, Request
 from overtone.processes import DiscreteSchedule
+from overtone.samplers import Sampler
 
 pytestmark = DIFFUSERS_MARKS
 
@@ -111,3 +116,62 @@ def test_a_denoiser_of_diffusers_dit_takes_guidance_in_three_channels():
         out, own = GuidedDenoiser(denoiser, settings)(x, 1.0, labels), denoiser(x, 1.0, labels)
     assert torch.allclose(out.x_0[:, 3], own.x_0[:, 3], atol=1e-5)
     assert not torch.allclose(out.x_0[:, :3], own.x_0[:, :3], atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (6, 10)])
+@pytest.mark.parametrize("band", [0.5, 0.26])
+def test_two_bands_are_scaled_apart(size, band):
+    """Beside scipy's DCT of the difference, whose low block is scaled by one number and the rest by
+    another."""
+
+    class Fixed(Denoiser):
+        num_classes = 3
+
+        def forward(self, x, sigma, class_labels=None):
+            rows = torch.arange(len(x))
+            asked = torch.where(class_labels == 3, rows % 4, 4 + rows % 4)
+            return Estimate(images[asked])
+
+    images = torch.randn(8, 2, *size, dtype=torch.float64)
+    settings = GuidanceSettings(1.5, high_scale=4.0, band=band, channels=(1,))
+    x, labels = torch.zeros(4, 2, *size, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    out = GuidedDenoiser(Fixed(), settings)(x, 1.0, labels).x_0
+    worse, own = images[:4].numpy(), images[4:].numpy()
+    spectrum = scipy.fft.dctn(own - worse, axes=(2, 3), norm="ortho")
+    rows, columns = (max(1, round(band * side)) for side in size)
+    scales = 4.0 * torch.ones(size, dtype=torch.float64)
+    scales[:rows, :columns] = 1.5
+    guided = worse + scipy.fft.idctn(spectrum * scales.numpy(), axes=(2, 3), norm="ortho")
+    assert torch.equal(out[:, 0], images[4:, 0])
+    assert torch.allclose(out[:, 1], torch.from_numpy(guided)[:, 1], atol=1e-13)
+
+
+def test_one_scale_for_all_frequencies_is_exactly_what_it_was():
+    x, labels = torch.randn(4, 4, 8, 8), torch.tensor([0, 1, 2, 0])
+    denoiser = Counted().eval()
+    with torch.no_grad():
+        plain = GuidedDenoiser(denoiser, GuidanceSettings(2.0))(x, 1.0, labels).x_0
+        equal = GuidedDenoiser(denoiser, GuidanceSettings(2.0, high_scale=2.0))(x, 1.0, labels).x_0
+        low = GuidedDenoiser(denoiser, GuidanceSettings(1.0, high_scale=2.0))
+        assert torch.equal(plain, equal)
+        assert low.calls_at(1.0) == 2
+        assert not torch.equal(low(x, 1.0, labels).x_0, denoiser(x, 1.0, labels).x_0)
+    assert GuidedDenoiser(denoiser, GuidanceSettings(1.0, high_scale=1.0)).calls_at(1.0) == 1
+
+
+def test_a_requests_scale_is_for_all_frequencies():
+    pipe = Pipeline(
+        awake(DiffiTTransformer(TINY_TRANSFORMER)),
+        Sampler(4),
+        preconditioning=ADM_DIFFUSION,
+        guidance=GuidanceSettings(1.2, high_scale=3.0),
+    )
+    asked = [
+        pipe.guidance_of(Request(range(2), guidance_scale=scale, guidance_high_scale=high))
+        for scale, high in ((None, None), (1.0, None), (2.0, None), (2.0, 4.0), (None, 5.0))
+    ]
+    scales = [(guidance.scale, guidance.high_scale) for guidance in asked]
+    assert scales == [(1.2, 3.0), (1.0, None), (2.0, None), (2.0, 4.0), (1.2, 5.0)]
+    assert [guidance.acts for guidance in asked] == [True, False, True, True, True]
+    with pytest.raises(ValueError, match=r"guidance_band must be in \(0, 1\)"):
+        GuidanceSettings(2.0, band=1.0)

@@ -8,19 +8,22 @@ import pytest
 import torch
 
 from helpers import gaussian
-from mixtures import mixture_pipe
+from mixtures import MixtureConfig, Unscaled, mixture_pipe
 from overtone import storage
+from overtone.cli.app import main
 from overtone.denoisers import GuidanceSettings, GuidedDenoiser
 from overtone.errors import OvertoneError
-from overtone.pipelines import Request, evaluations_of, load_pipeline
+from overtone.pipelines import Pipeline, Request, evaluations_of, load_pipeline
+from overtone.pipelines.index import read_index
 from overtone.processes import GaussianProcess, QuantileSchedule, RelayProcess, SeededNoise
 from overtone.samplers import AncestralSampler, Sampler, sigma_grid
 from overtone.samplers.estimates import FORMS
 from overtone.solving import FitSettings, Problem, fit_samplers
 from overtone.solving import descent as descents
 from overtone.solving.descent import Unknowns, descend
-from overtone.solving.fit import Fit
+from overtone.solving.fit import CHECK, Fit
 from overtone.solving.grid import longest, searched
+from overtone.solving.problem import distance
 from overtone.solving.unrolled import solved
 
 replace = dataclasses.replace
@@ -247,6 +250,51 @@ def test_a_fit_is_kept_saved_and_used(tmp_path, capsys):
     assert load_pipeline(tmp_path / "half").budgets == ()
 
 
+def test_the_command_writes_into_the_model_and_says_what_it_found(tmp_path, capsys, monkeypatch):
+    import mixtures
+
+    model = tmp_path / "model"
+    mixture_pipe().save_pretrained(model)
+    fit = "--evaluations 4 --search-images 64 --check-images 64 --iterations 40 --batch-size 32"
+    fit += f" --trials 40 --import {mixtures.__file__}"
+    main(["fit", str(model), *fit.split()])
+    assert "4 function evaluations: error" in capsys.readouterr().err
+    (budget,) = read_index(model).budgets
+    assert f"| fitted samplers | 4 function evaluations: error {budget.error:.3g} |" in (
+        model / "README.md"
+    ).read_text("utf-8")
+    main(["info", str(model)])
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"4 function evaluations: error {budget.error:.4f}" in out
+    main(
+        [
+            "sample",
+            str(model),
+            "--evaluations",
+            "4",
+            "--seeds",
+            "0-3",
+            "--out",
+            str(tmp_path / "a.png"),
+        ]
+    )
+    assert "4 function evaluations each" in capsys.readouterr().err
+    # Once more into another place, where it is found again, and into the model: one row, one entry.
+    again = ["fit", str(model), *fit.split(), "--out", str(tmp_path / "other")]
+    main(again)
+    with monkeypatch.context() as patched:
+        patched.setattr(Fit, "outcome", lambda *args: pytest.fail("it was fitted again"))
+        main(again)
+    main(["fit", str(model), *fit.split()])
+    assert len(read_index(model).budgets) == len(read_index(tmp_path / "other").budgets) == 1
+    assert (model / "README.md").read_text("utf-8").count("fitted samplers") == 1
+
+
+def test_a_run_is_not_written_into(tmp_path):
+    with pytest.raises(SystemExit, match="1"):
+        main(["fit", str(tmp_path), "--evaluations", "4"])
+
+
 def test_another_request_takes_the_models_own_sampler_and_says_so(capsys):
     pipe = mixture_pipe()
     fit_samplers(pipe, QUICK)
@@ -331,6 +379,66 @@ def test_an_interrupted_fit_goes_on_where_it_was(monkeypatch, tmp_path):
     assert solve is not None
     folder = storage.cache_directory() / "fits"
     assert sorted(name.partition("-")[0] for name in os.listdir(folder)) == ["converged"] * 2
+
+
+def a_relay(**parts):
+    pipe = Pipeline(
+        MixtureConfig(resolution=8).build(),
+        Sampler(8, sigma_min=0.01, sigma_max=0.9, estimate="two_step"),
+        preconditioning=Unscaled(),
+        process=PROCESSES[1],
+        precision="fp32",
+        **parts,
+    )
+    pipe.first = mixture_pipe(guidance=GuidanceSettings(1.5))
+    return pipe
+
+
+def test_both_stages_of_a_relay_share_the_evaluations(tmp_path, capsys):
+    pipe = a_relay()
+    assert evaluations_of(pipe, Request(range(1))) == 70 + 8
+    (outcome,) = fit_samplers(pipe, replace(QUICK, evaluations=(10,), search_images=96))
+    (budget,) = pipe.budgets
+    first, own = budget.first.sampler, budget.own.sampler
+    # Two calls a step of the guided first stage.
+    assert 2 * len(first.visited) + len(own.visited) == budget.evaluations <= 10
+    assert budget.first.guidance.scale == 1.5
+    assert budget.error < 0.6 * budget.default_error
+    # From noise to the image, on seeds of the check.
+    seeds = range(CHECK, CHECK + 64)
+    finest = Request(
+        seeds,
+        sampler=Sampler(200, sigma_min=0.01, sigma_max=0.9),
+        first_sampler=Sampler(200),
+    )
+    converged = torch.cat([b.unrounded for b in pipe.stream(finest)])
+    made = torch.cat([b.unrounded for b in pipe.stream(seeds, evaluations=budget.evaluations)])
+    by_hand = float(distance(made, converged).mean())
+    assert by_hand == pytest.approx(outcome.error, rel=0.02)
+    assert not capsys.readouterr().err
+    request = Request(range(2), evaluations=budget.evaluations)
+    assert evaluations_of(pipe, request) == budget.evaluations
+    account = pipe.made_with(request)
+    assert account["start"]["first_stage"]["sampler"]["levels"] == list(first.levels)
+    pipe.save_pretrained(tmp_path / "relay")
+    again = load_pipeline(tmp_path / "relay")
+    assert again.settled(request).first_sampler == first
+    # Another first stage is another model.
+    again.first = mixture_pipe()
+    again.settled(request)
+    assert "under guidance with scale 1.5" in capsys.readouterr().err
+    again.first = torch.zeros(4, 1, 4, 4)
+    again.settled(request)
+    assert "another first stage" in capsys.readouterr().err
+
+
+def test_a_second_stage_that_goes_on_from_pictures_is_fitted_by_itself():
+    pipe = a_relay()
+    pipe.first = torch.rand(64, 1, 4, 4) * 2 - 1
+    asked = replace(QUICK, evaluations=(4,))
+    with pytest.raises(OvertoneError, match="say what the images show"):
+        fit_samplers(pipe, asked)
+    pipe.first = torch.zeros(4, 1, 4, 4)
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,8 @@ Positive = Annotated[float, above(0)]
 NotNegative = Annotated[float, at_least(0)]
 Share = Annotated[float, within(0, 1)]
 """a probability, or a part of a whole"""
+OpenShare = Annotated[float, Range(0, 1, open_low=True, open_high=True)]
+"""a part of a whole that is neither nothing nor all of it"""
 Part = Annotated[float, below(1)]
 """a share that is not the whole"""
 Dropout = Annotated[float, below(1)]

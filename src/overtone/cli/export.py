@@ -20,7 +20,7 @@ import tyro
 from overtone.cli.model import ModelOptions, check_first, saved_options
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError, plain
-from overtone.ranges import Steps
+from overtone.ranges import Count, Steps
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,10 @@ class Options:
     torch.export. The script uses the first."""
     steps: Steps | None = None
     """The number of noise levels that the script takes. If left out, it is the model's own."""
+    evaluations: Count | None = None
+    """The number of function evaluations an image. The script samples by the sampler that was
+    fitted for exactly so many (overtone fit), or else by the model's own with as many steps as they
+    allow."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -53,6 +57,7 @@ def main(arguments: Sequence[str]) -> None:
         options.out,
         options.formats,
         steps=options.steps,
+        evaluations=options.evaluations,
         told=lambda line: print(line, file=sys.stderr),
     )
     does = "sample.py SEED CLASS samples"

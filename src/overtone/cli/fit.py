@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from overtone.cli.evaluate import Judging
 from overtone.cli.model import ModelOptions, check_first, saved_options
 from overtone.cli.options import parse
+from overtone.cli.sample import Sampling
 from overtone.errors import OvertoneError, plain
-from overtone.solving.settings import FitSettings
+from overtone.solving.settings import FitSettings, GuidanceSearch
 
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
@@ -36,6 +38,14 @@ class Options:
     """A saved pipeline, a run's directory, a pipeline of diffusers', or a repository of the Hub."""
     fit: Annotated[FitSettings, tyro.conf.arg(name="")] = field(default_factory=FitSettings)
     opening: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
+    guidance: bool = False
+    """Search the guidance first, at the largest of the numbers of evaluations: its scale, the noise
+    levels at which it acts and the scale of high frequencies, by the Fréchet distance. What is
+    better on other seeds than the model's own, beyond the interval of the difference, is saved as
+    the model's guidance, and the samplers are fitted under it."""
+    search: GuidanceSearch = field(default_factory=GuidanceSearch)
+    """How guidance is searched."""
+    judging: Annotated[Judging, tyro.conf.arg(name="")] = field(default_factory=Judging)
     out: Path | None = None
     """The directory that the model is saved into with its samplers. If left out, they are written
     into the model's own directory, which has to be a saved pipeline."""
@@ -48,19 +58,29 @@ def main(arguments: Sequence[str]) -> None:
     default = Options(tyro.MISSING, opening=saved_options(arguments))
     options = parse(Options, "fit", __doc__, arguments, default=default)
     folder = options.out or _own_folder(options.model)
-    from overtone.pipelines.index import write_budgets
+    from overtone.networks.network import digest_of
+    from overtone.pipelines.card import tell_fitted
+    from overtone.pipelines.index import is_pipeline, read_index, write_budgets
     from overtone.progress import Display
-    from overtone.solving.fit import fit_samplers, work_of
+    from overtone.solving.fit import check_fit, fit_samplers, work_of
 
     pipe = options.opening.open(options.model)
+    check_fit(pipe, options.fit)
     if options.out is not None:
+        if is_pipeline(options.out):  # what was fitted before an interrupt
+            weights = digest_of(pipe.network)
+            there = read_index(options.out).budgets
+            pipe.budgets = tuple(b for b in there if b.own.weights == weights)
         pipe.save_pretrained(options.out)
+    if options.guidance:
+        _guide(pipe, options, folder)
     outcomes: list[Outcome] = []
 
     def kept(outcome: Outcome) -> None:
         outcomes.append(outcome)
         if outcome.budget is not None:
             write_budgets(folder, pipe.budgets)
+            tell_fitted(folder, pipe.budgets)
         display.say(str(outcome))
 
     total = work_of(pipe, options.fit)
@@ -71,6 +91,31 @@ def main(arguments: Sequence[str]) -> None:
     if not any(outcome.budget for outcome in outcomes):
         raise OvertoneError("no sampler was better than the model's own: nothing was saved.")
     print(plain(f"{folder}: {_saved(pipe)}"), file=sys.stderr)
+
+
+def _guide(pipe: Pipeline, options: Options, folder: Path) -> None:
+    """Search guidance, and save what is better than the model's own."""
+    from overtone.pipelines.index import write_guidance
+    from overtone.solving.guidance import Trial, fitted_guidance
+
+    asked = options.fit.guidance_scale, options.fit.guidance_interval
+    if (*asked, options.fit.guidance_high_scale) != (None, None, None):
+        raise OvertoneError(
+            "--guidance searches what --guidance-scale and the like would say: leave them out."
+        )
+    count = options.search.images
+    sampling = Sampling(f"0-{count - 1}")
+    evaluation = options.judging.evaluation_of(pipe, options.model, sampling)
+
+    def told(trial: Trial) -> None:
+        print(plain(str(trial)), file=sys.stderr)
+
+    evaluations = max(options.fit.evaluations)
+    outcome = fitted_guidance(pipe, evaluation, evaluations, options.search, told=told)
+    print(plain(str(outcome)), file=sys.stderr)
+    if outcome.kept:
+        pipe.guidance = outcome.found.guidance
+        write_guidance(folder, pipe.guidance)
 
 
 def _own_folder(model: str) -> Path:

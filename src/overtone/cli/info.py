@@ -44,11 +44,34 @@ def main(arguments: Sequence[str]) -> None:
     from overtone.cli.info_run import GOES_ON
 
     command = found.pop(GOES_ON, None)
+    found = _worded(found)
     tree = Tree(Text(plain(options.path), style="bold"))
     _grow(tree, found)
     Console(highlight=False, markup=False, emoji=False).print(tree)
     if command is not None:  # in one line, as it is to be copied
         print(plain(f"{GOES_ON}: {command}"))
+
+
+def _worded(found: dict[str, Any]) -> dict[str, Any]:
+    """Fitted samplers in a line each; the numbers are in --json."""
+    worded = {key: _worded(v) if isinstance(v, dict) else v for key, v in found.items()}
+    budgets = worded.pop("budgets", None)
+    if isinstance(budgets, list) and budgets:
+        worded["fitted samplers"] = dict(map(_fitted, budgets))
+    return worded
+
+
+def _fitted(budget: Any) -> tuple[str, str]:
+    from overtone import settings
+    from overtone.pipelines.budgets import Budget
+
+    found = settings.load(Budget, budget, "budgets")
+    levels = " ".join(f"{level:.3g}" for level in found.own.sampler.visited)
+    return (
+        f"{found.evaluations} function evaluations",
+        f"error {found.error:.4f}, the default's {found.default_error:.4f}; guidance scale"
+        f" {found.own.guidance.scale:g}; noise levels {levels}",
+    )
 
 
 def _draw(folder: Path, out: Path) -> None:

@@ -18,7 +18,16 @@ from overtone.errors import OvertoneError, counted, unknown
 from overtone.launch import processes
 from overtone.leftovers import TEMPORARY, sweep
 from overtone.pipelines.seeds import seeds_of
-from overtone.ranges import Batch, Columns, Count, Finite, LevelOrInfinity, LevelOrZero, Steps
+from overtone.ranges import (
+    Batch,
+    Columns,
+    Count,
+    Finite,
+    LevelOrInfinity,
+    LevelOrZero,
+    Positive,
+    Steps,
+)
 
 if TYPE_CHECKING:
     from overtone.pipelines.batches import SampleBatch
@@ -47,10 +56,19 @@ class Sampling:
     """The scale of classifier-free guidance; 1 is none. If left out, it is the model's own."""
     guidance_interval: tuple[LevelOrZero, LevelOrInfinity] | None = None
     """The lowest and the highest sigma at which guidance acts."""
+    guidance_high_scale: Finite | None = None
+    """The scale of guidance for high frequencies, beside --guidance-scale for low ones."""
     guide: str | None = None
     """A weaker model to guide with (autoguidance), in the place of the model asked for no class."""
     steps: Steps | None = None
     """The number of noise levels that the sampler takes. If left out, it is the model's own."""
+    evaluations: Count | None = None
+    """The number of function evaluations an image, guidance and a first stage included. The sampler
+    that was fitted for exactly so many (overtone fit) is used, or else the model's own with as many
+    steps as they allow, which is said."""
+    tolerance: Positive | None = None
+    """The error that a fitted sampler may have, as a root mean square distance in [-1, 1] to the
+    converged images. The one of the fewest function evaluations is used."""
     finish: str | None = None
     """Change colours as the published generators of relay diffusion do before they save an image:
     relay-imagenet (brightness) or relay-celebahq (contrast, brightness, colour)."""
@@ -73,7 +91,7 @@ class Sampling:
             labels = [numbers[i % len(numbers)] for i in range(len(seeds))]
         elif classes:
             labels = [0] * len(seeds)  # which an unconditional model refuses
-        return Request(
+        request = Request(
             seeds,
             labels,
             self.guidance_scale,
@@ -81,7 +99,11 @@ class Sampling:
             self.steps,
             self.batch_size,
             open_model(self.guide) if self.guide else None,
+            guidance_high_scale=self.guidance_high_scale,
+            evaluations=self.evaluations,
+            tolerance=self.tolerance,
         )
+        return pipe.settled(request)
 
     def stream(self, pipe: Pipeline, request: Request) -> Iterable[SampleBatch]:
         """The batches of this process's share, with progress in a terminal."""

@@ -6,7 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from overtone.ranges import Finite, LevelOrInfinity, LevelOrZero, Positive, SizeOrNone, check_fields
+from overtone.ranges import (
+    Finite,
+    LevelOrInfinity,
+    LevelOrZero,
+    OpenShare,
+    Positive,
+    SizeOrNone,
+    check_fields,
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,11 @@ class GuidanceSettings:
     """channels it acts on, the first being 0; none: all"""
     power: Positive | None = None
     """p of DiffiT's power-cosine schedule; none: the scale is constant"""
+    high_scale: Finite | None = None
+    """the scale of the high frequencies, and `scale` that of the low ones (Sadat et al. 2025, arXiv
+    2506.19713); none: one scale for all"""
+    band: OpenShare = 0.5
+    """the share of the DCT's frequencies on each axis, from the lowest on, that are low"""
 
     def __post_init__(self) -> None:
         check_fields(self, lambda name: f"guidance_{name} must be")
@@ -32,9 +45,22 @@ class GuidanceSettings:
         if not acts or len(set(acts)) < len(acts):
             raise ValueError(f"guidance acts on different channels, counted from 0, not {acts}")
 
+    @property
+    def acts(self) -> bool:
+        """Whether it changes anything."""
+        return self.scale != 1.0 or self.high_scale not in (None, 1.0)
+
     def scale_at(self, time: float) -> float:
         """s(t) = 1 + (s - 1) (1 - cos(pi (1 - t)^p)) / 2, t in [0, 1) the share of the schedule's
         steps below; the scale s itself without a power."""
+        return 1 + (self.scale - 1) * self._strength(time)
+
+    def high_scale_at(self, time: float) -> float:
+        """The same of the high frequencies."""
+        high = self.scale if self.high_scale is None else self.high_scale
+        return 1 + (high - 1) * self._strength(time)
+
+    def _strength(self, time: float) -> float:
         if self.power is None:
-            return self.scale
-        return 1 + (self.scale - 1) * (1 - math.cos(math.pi * (1 - time) ** self.power)) / 2
+            return 1.0
+        return (1 - math.cos(math.pi * (1 - time) ** self.power)) / 2

@@ -40,17 +40,20 @@ def start_for(pipe: Pipeline, request: Request) -> Start:
 
 
 def guidance_for(pipe: Pipeline, request: Request) -> GuidanceSettings:
-    """Guidance: the pipeline's, with the scale and the interval asked for."""
+    """Guidance: the pipeline's, with the scales and the interval asked for."""
     changes: dict[str, Any] = {
         "scale": request.guidance_scale,
         "interval": request.guidance_interval,
+        "high_scale": request.guidance_high_scale,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
+    if "scale" in changes:  # which is for all frequencies, unless another is asked for
+        changes.setdefault("high_scale", None)
     try:
         guidance = replace(pipe.guidance, **changes)
     except ValueError as error:
         raise OvertoneError(f"{error}.") from None
-    if guidance.scale == 1.0 and "interval" in changes and "scale" not in changes:
+    if not guidance.acts and "interval" in changes and "scale" not in changes:
         raise OvertoneError(
             "a guidance_interval does nothing at the model's guidance scale, 1: give a"
             " guidance_scale too."
@@ -68,9 +71,9 @@ def denoiser_for(pipe: Pipeline, request: Request) -> Any:
                 "the guide works on {} px with {} channels, the model on {} px with {}: they have"
                 " to be alike.".format(*other, *own)
             )
-        if guidance.scale == 1.0:
+        if not guidance.acts:
             raise OvertoneError("a guide does nothing at guidance scale 1: ask for another scale.")
-    return pipe.denoiser if guidance.scale == 1.0 else pipe.guided(guidance, guide)
+    return pipe.guided(guidance, guide) if guidance.acts else pipe.denoiser
 
 
 def _shape(pipe: Pipeline) -> tuple[Any, int]:

@@ -19,11 +19,13 @@ from overtone.samplers.sampler import Sampler
 from overtone.sizes import by
 
 if TYPE_CHECKING:
+    from overtone.pipelines.budgets import Budget
     from overtone.pipelines.pipeline import Pipeline
 
 CARD_FILE = "README.md"
 SAMPLES_FILE = "samples.png"
 
+FITTED = "fitted samplers"
 _TASK = "unconditional-image-generation"  # the Hub's name of it, whether there are classes or not
 _BEGUN = "initialised from"
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
@@ -111,7 +113,7 @@ def write_card(pipe: Pipeline, folder: Path, data: str, dtype: Any, card: Card) 
 def _model_card(pipe: Pipeline, data: str, version: str, dtype: Any, card: Card) -> str:
     network = pipe.network.config.kind
     title = f"{network} of {data}" if data else network
-    guided = pipe.guidance.scale != 1.0
+    guided = pipe.guidance.acts
     example = ", class_labels=0" if pipe.num_classes else ""
     if pipe.num_classes and pipe.denoiser.has_null_class and not guided:
         example += ", guidance_scale=1.5"
@@ -131,6 +133,35 @@ def _model_card(pipe: Pipeline, data: str, version: str, dtype: Any, card: Card)
     )
 
 
+def fitted_words(budgets: Sequence[Budget]) -> str:
+    """Samplers that were fitted to a model, in words."""
+    words = [
+        f"{budget.evaluations} function evaluations{_under(budget)}: error {budget.error:.3g}"
+        for budget in budgets
+    ]
+    return "; ".join(words)
+
+
+def _under(budget: Budget) -> str:
+    guidance = budget.own.guidance
+    return f" at guidance scale {guidance.scale:g}" if guidance.acts else ""
+
+
+def tell_fitted(folder: Path, budgets: Sequence[Budget]) -> None:
+    """Put samplers that were fitted to a saved model into the table of its card, if it has one."""
+    file = folder / CARD_FILE
+    if not file.is_file():
+        return
+    row = f"| {FITTED} | {fitted_words(budgets)} |"
+    lines = file.read_text("utf-8", "surrogateescape").splitlines()
+    kept = [line for line in lines if not line.startswith(f"| {FITTED} |")]
+    places = [n for n, line in enumerate(kept) if line.startswith("| sampler |")]
+    if places:
+        kept.insert(places[0] + 1, row)
+        with storage.new_file(file) as new:
+            new.write_text("\n".join(kept) + "\n", "utf-8", "surrogateescape")
+
+
 def _facts(pipe: Pipeline, data: str, version: str, dtype: Any) -> dict[str, Any]:
     """The table of what is known of the model."""
     rows: dict[str, Any] = {
@@ -140,7 +171,8 @@ def _facts(pipe: Pipeline, data: str, version: str, dtype: Any) -> dict[str, Any
         "preconditioning": settings.brief(pipe.preconditioning),
         "process": settings.brief(pipe.process),
         "sampler": settings.brief(pipe.sampler),
-        "guidance": settings.brief(pipe.guidance) if pipe.guidance.scale != 1.0 else "",
+        FITTED: fitted_words(pipe.budgets),
+        "guidance": settings.brief(pipe.guidance) if pipe.guidance.acts else "",
         "digest of the weights": digest_of(pipe.network) if dtype is None else "",
         "written by": f"overtone {version} (code {code_digest()}), torch {version_of('torch')}",
     }

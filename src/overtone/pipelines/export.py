@@ -10,7 +10,7 @@ every step, and a script that samples with these.
     sample.py         some forty lines of numpy
     first/            of a relay: the same of its first stage
 
-With the estimate x~ = x_0 + more (x_0 - x_0_last) every step is
+With x~ the weighted mean of the estimates so far, the latest first in model.json, every step is
 
     x' = A x~ + gamma x
 
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -37,11 +36,15 @@ from torch._dynamo.exc import UserError
 
 from overtone import storage
 from overtone.errors import OvertoneError
+from overtone.pipelines.request import Request
 from overtone.registry import said
+from overtone.samplers.estimates import MULTISTEP
 from overtone.sizes import sides
 
 Format = Literal["onnx", "torch"]
 SUFFIXES: dict[Format, str] = {"onnx": "onnx", "torch": "pt2"}
+TOLD = (*MULTISTEP, "weighted")
+"""forms of the estimate that the scripts take"""
 LARGEST_BATCH, SMALLER_BATCH = 4096, 63
 
 
@@ -94,6 +97,7 @@ def export(
     formats: Sequence[Format] = ("onnx", "torch"),
     *,
     steps: int | None = None,
+    evaluations: int | None = None,
     told: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Write a pipeline for use without Overtone; the directory appears whole or not at all.
@@ -101,7 +105,8 @@ def export(
     Arguments:
         formats: of the networks. The script uses ONNX where it is there.
         steps: noise levels; the sampler's own number if left out. An extrapolated estimate
-            (`two_step`) takes the place of another form, at the same levels.
+            (`two_step`) takes the place of an averaged one, at the same levels.
+        evaluations: the sampler that was fitted for as many, in the place of the model's own.
         told: is given a sentence on each part.
 
     Raises `OvertoneError` for what can't be exported: a sampler that is no solver of an ODE, a
@@ -121,8 +126,14 @@ def export(
                 f"the scripts of an export know two processes, and not a {stage.process.kind}:"
                 " white noise, and a relay's blur."
             )
+    own = _plain(pipe)
+    if evaluations is not None:
+        request = pipe.settled(Request((0,), steps=steps, evaluations=evaluations))
+        own.sampler, steps = pipe.sampler_of(request), None
+        if request.first_sampler is not None:
+            own.start.pipeline.sampler = request.first_sampler
     with storage.new_directory(folder) as temporary:
-        _export_into(_plain(pipe), temporary, formats, steps, told)
+        _export_into(own, temporary, formats, steps, told)
 
 
 def _plain(pipe: Any) -> Any:
@@ -178,20 +189,23 @@ def _steps_into(
     """The numbers of every step, and of a relay its matrices."""
     process, guidance = pipe.process, pipe.guidance
     try:
-        sampler: Any = pipe.sampler.as_ode("two_step", steps)
+        own = pipe.sampler.solver
+        sampler: Any = pipe.sampler.as_ode(own if own in TOLD else "two_step", steps)
     except ValueError as error:
         raise OvertoneError(f"the sampler can't be exported: {error}.") from None
-    guided = pipe.guided(guidance) if guidance.scale != 1 and pipe.num_classes else None
+    rows = sampler.rows
+    guided = pipe.guided(guidance) if guidance.acts and pipe.num_classes else None
+    if guidance.high_scale not in (None, guidance.scale):
+        raise OvertoneError(
+            "the scripts guide all frequencies alike: leave the guidance's high_scale out."
+        )
     if process.upscale != 1 and guidance.channels:
         raise OvertoneError("the script of a relay guides all channels: leave the choice out.")
     model["guided_channels"] = list(guidance.channels) if guidance.channels else None
     model["sigma_start"] = sampler.sigma_start
-    last, matrices = None, []
-    for sigma, sigma_next in pairwise(sampler.sigmas):
-        gamma, row = sigma_next / sigma, pipe.preconditioning
-        more = 0.0
-        if last is not None and sigma_next:
-            more = math.log(sigma / sigma_next) / (2 * math.log(last / sigma))
+    matrices = []
+    for weights, (sigma, sigma_next) in zip(rows, pairwise(sampler.sigmas), strict=True):
+        row, gamma = pipe.preconditioning, sampler.gamma(sigma, sigma_next)
         number = pipe.denoiser.expert_at(sigma)
         own = "network" if networks == 1 else f"network-{(number or 0) + 1}"
         scale = 1.0 if guided is None else guided.scale_at(sigma)
@@ -200,12 +214,12 @@ def _steps_into(
             {
                 "sigma": sigma,
                 "network": f"{own}.{suffix}",
-                "numbers": [float(value) for value in (*numbers, scale, more, gamma)],
+                "estimate": [1 - sum(weights), *weights],
+                "numbers": [float(value) for value in (*numbers, scale, gamma)],
             }
         )
         if process.upscale != 1:
             matrices.append((process.blur(sigma_next) - gamma * process.blur(sigma)).numpy())
-        last = sigma
     if process.upscale != 1:
         np.save(folder / "matrices.npy", np.stack(matrices).astype(np.float32))
         model |= process.script

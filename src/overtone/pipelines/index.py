@@ -57,6 +57,15 @@ class PipelineIndex:
 
 def write_budgets(folder: Path, budgets: tuple[Budget, ...]) -> None:
     """Put the samplers that were fitted to a saved pipeline into its pipeline.json."""
+    _changed(folder, "budgets", [settings.dump(budget) for budget in budgets])
+
+
+def write_guidance(folder: Path, guidance: GuidanceSettings) -> None:
+    """Put the guidance that was fitted to a saved pipeline into its pipeline.json."""
+    _changed(folder, "guidance", settings.dump(guidance))
+
+
+def _changed(folder: Path, name: str, value: Any) -> None:
     file = folder / INDEX_FILE
     data = storage.read_json(file, dict)
     if "pipeline" in data:
@@ -64,7 +73,7 @@ def write_budgets(folder: Path, budgets: tuple[Budget, ...]) -> None:
             f"{folder} was saved by a former version: save it again first, overtone fit ... --out"
             " DIRECTORY."
         )
-    storage.write_json(file, data | {"budgets": [settings.dump(budget) for budget in budgets]})
+    storage.write_json(file, data | {name: value})
 
 
 def is_pipeline(folder: Path) -> bool:

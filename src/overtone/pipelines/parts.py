@@ -139,7 +139,7 @@ class Parts:
     @guidance.setter
     def guidance(self, guidance: GuidanceSettings) -> None:
         self._check_channels(guidance)
-        if guidance.scale != 1.0:
+        if guidance.acts:
             self.guided(guidance)
         self._guidance = guidance
 

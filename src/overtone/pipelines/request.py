@@ -74,6 +74,9 @@ class Request:
     for those that it was trained with"""
     return_trajectory: bool = False
     """return for each image the states on the way to it as well, the image last"""
+    guidance_high_scale: float | None = None
+    """scale of guidance for the high frequencies; None for that of the low ones, or, where no scale
+    is asked for, for the pipeline's own"""
     evaluations: int | None = None
     """function evaluations an image, guidance and a first stage included: the sampler that was
     fitted for exactly so many is used (`Pipeline.budgets`), or else the pipeline's own with as many
@@ -105,6 +108,9 @@ class Request:
         scale, interval, steps = self.guidance_scale, self.guidance_interval, self.steps
         if scale is not None:
             object.__setattr__(self, "guidance_scale", _number("guidance_scale", scale))
+        if self.guidance_high_scale is not None:
+            high = _number("guidance_high_scale", self.guidance_high_scale)
+            object.__setattr__(self, "guidance_high_scale", high)
         if steps is not None:
             if isinstance(steps, bool) or not hasattr(steps, "__index__"):
                 raise OvertoneError(f"steps is a whole number, not {steps!r}.")

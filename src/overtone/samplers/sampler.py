@@ -19,7 +19,15 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from overtone.ranges import Level, LevelOrInfinity, NotNegative, Positive, Rho, Share, Steps, Weight
-from overtone.samplers.estimates import FORMS, SYNONYMS, EstimateKind, History, weighted
+from overtone.samplers.estimates import (
+    FORMS,
+    MULTISTEP,
+    SYNONYMS,
+    EstimateKind,
+    History,
+    triangle,
+    weighted,
+)
 from overtone.samplers.loop import SamplingLoop, Step
 
 if TYPE_CHECKING:
@@ -219,7 +227,19 @@ class Sampler(SamplingLoop, kind="Sampler"):
         own = replace(self, num_steps=self.num_steps if steps is None else steps)
         if estimate is None:
             return own
-        return replace(own, estimate=estimate, earlier=(), eta=0.0, S_churn=0.0)
+        earlier = self.earlier if estimate == self.estimate else ()
+        return replace(own, estimate=estimate, earlier=earlier, eta=0.0, S_churn=0.0)
+
+    @property
+    def rows(self) -> list[list[float]]:
+        """The weights of earlier estimates at every step, the latest estimate's first. Raises
+        `ValueError` for an averaged form, which has none."""
+        if self.estimate not in (*MULTISTEP, "weighted"):
+            raise ValueError(f"the estimate {self.estimate} is none of earlier ones")
+        flat = self.earlier
+        if self.estimate != "weighted":
+            flat = triangle(self.estimate, self.visited)
+        return [list(flat[n * (n - 1) // 2 :][:n]) for n in range(len(self.visited))]
 
     def path(
         self,
@@ -276,13 +296,15 @@ class Sampler(SamplingLoop, kind="Sampler"):
         source: NoiseSource,
     ) -> Tensor:
         """The step formula: from x at sigma to sigma_next, given the estimate x_0."""
-        gamma = math.sqrt(1 - self.eta**2) * sigma_next / sigma
-        if self.epsilon_scale != 1:
-            gamma = 1 - (1 - gamma) / self.epsilon_scale
-        x_next = process.reverse(x, x_0, sigma, sigma_next, gamma)
+        x_next = process.reverse(x, x_0, sigma, sigma_next, self.gamma(sigma, sigma_next))
         if self.eta and sigma_next:
             x_next.add_(process.noise(x, source), alpha=self.eta * sigma_next)
         return x_next
+
+    def gamma(self, sigma: float, sigma_next: float) -> float:
+        """The share of what is not the estimate's mean that a step keeps."""
+        kept = math.sqrt(1 - self.eta**2) * sigma_next / sigma
+        return kept if self.epsilon_scale == 1 else 1 - (1 - kept) / self.epsilon_scale
 
     def churn(
         self, process: Process, x: Tensor, sigma: float, source: NoiseSource

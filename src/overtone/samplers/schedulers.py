@@ -6,7 +6,7 @@ import copy
 import inspect
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -58,6 +58,9 @@ class SchedulerSampler(SamplingLoop):
     is the flow time 0.999"""
     skipped: Whole = 0
     """how many of the scheduler's timesteps are left out at the start"""
+    levels: tuple[Level, ...] = ()
+    """the noise levels themselves, falling, num_steps of them, where the scheduler takes any
+    (`sigmas=`): those that a sampler was fitted to, say; none: its own"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,16 +94,46 @@ class SchedulerSampler(SamplingLoop):
             )
         if self.num_steps < 1:
             raise ValueError("a sampler takes at least one step")
+        if self.levels and len(self.levels) != self.num_steps:
+            raise ValueError(
+                f"the scheduler's {len(self.levels)} noise levels are given one by one:"
+                f" {self.num_steps} steps can't be made of them"
+            )
 
     @cached_property
     def _prepared(self) -> Any:
         scheduler = copy.deepcopy(self.scheduler)
         with warnings.catch_warnings(), _failing(self):
             warnings.simplefilter("ignore", RuntimeWarning)  # levels that are none are refused
-            scheduler.set_timesteps(self.num_steps)
-        if self.is_flow:
+            if self.levels:
+                self._set_levels(scheduler)
+            else:
+                scheduler.set_timesteps(self.num_steps)
+        if self.is_flow and not self.levels:
             self._begin_finite(scheduler)
         return scheduler
+
+    def _set_levels(self, scheduler: Any) -> None:
+        """The noise levels given, which flow matching counts as times, and of which some schedulers
+        want the final 0 too."""
+        given = [level / (1 + level) if self.is_flow else level for level in self.levels]
+        scheduler.set_timesteps(sigmas=given)
+        if len(scheduler.timesteps) < len(given):
+            scheduler.set_timesteps(sigmas=[*given, 0.0])
+        own = [float(sigma) for sigma in scheduler.sigmas[: len(given)]]
+        if any(abs(a - b) > 1e-4 * b for a, b in zip(own, given, strict=True)):
+            raise OvertoneError(
+                f"{type(scheduler).__name__} changes the noise levels that it is given (a shift,"
+                " or Karras's levels, say): set it up without."
+            )
+
+    def with_levels(self, levels: Sequence[float]) -> SchedulerSampler:
+        if "sigmas" not in inspect.signature(self.scheduler.set_timesteps).parameters:
+            raise ValueError(
+                f"{type(self.scheduler).__name__} takes no noise levels of a model's own:"
+                " EulerDiscreteScheduler, EDMEulerScheduler and FlowMatchEulerDiscreteScheduler do"
+            )
+        return replace(self, levels=tuple(levels), num_steps=len(levels), skipped=0)
 
     def _begin_finite(self, scheduler: Any) -> None:
         """Let a scheduler of flow matching begin at sigma_max instead of at pure noise."""
@@ -208,7 +241,8 @@ class SchedulerSampler(SamplingLoop):
         name = type(self.scheduler).__name__
         own = {"kind": name, "num_steps": self.num_steps, "config": config}
         begins = {"sigma_max": self.sigmas[0]} if self.is_flow else {}
-        return own | begins | ({"skipped": self.skipped} if self.skipped else {})
+        more = {"skipped": self.skipped, "levels": list(self.levels)}
+        return own | begins | {name: value for name, value in more.items() if value}
 
 
 @contextmanager
@@ -293,6 +327,7 @@ def scheduler_sampler(facts: Any) -> SchedulerSampler:
     try:
         scheduler = getattr(diffusers, name).from_config(config)
         more = {key: facts[key] for key in ("sigma_max", "skipped") if key in facts}
+        more["levels"] = tuple(facts.get("levels", ()))
         return SchedulerSampler(scheduler, facts.get("num_steps", 50), **more)
     except OvertoneError:
         raise

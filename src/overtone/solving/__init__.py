@@ -5,6 +5,7 @@ problem.py    starts, and the converged images that they lead to
 grid.py       where the search begins: noise levels of grids, under each form of the estimate
 settings.py   how it is done
 unrolled.py   the sampler with noise levels and weights that carry gradients
+guidance.py   the scale, the interval and the frequencies of guidance
 descent.py    Adam on them, by gradients through the sampler or by differences
 """
 

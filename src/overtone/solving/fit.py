@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from overtone import settings as settings_files
 from overtone import storage
 from overtone.errors import OvertoneError, counted
+from overtone.launch import processes
 from overtone.leftovers import sweep
 from overtone.pipelines.budgets import Budget, FittedSampler, within_few
 from overtone.pipelines.evaluations import evaluations_of, expected_evaluations
@@ -81,7 +82,7 @@ def fit_samplers(
 ) -> list[Outcome]:
     """Fit a sampler to a pipeline for each number of evaluations, and put those that are nearer to
     the converged images than its own into `pipe.budgets`, where they take the place of others for
-    as many evaluations under the same guidance.
+    as many evaluations under the same guidance. What was fitted before by the same settings stays.
 
     Arguments:
         told: is told of evaluations as they are done.
@@ -94,7 +95,7 @@ def fit_samplers(
     fit = Fit(pipe, settings, told)
     outcomes = []
     for evaluations in settings.evaluations:
-        outcome = fit.outcome(evaluations)
+        outcome = fit.known_outcome(evaluations) or fit.outcome(evaluations)
         if outcome.budget is not None:
             pipe.budgets = replaced(pipe.budgets, outcome.budget)
         kept(outcome)
@@ -122,7 +123,7 @@ def forget(folder: Path) -> None:
 
 def work_of(pipe: Pipeline, settings: FitSettings) -> int:
     """About how many evaluations of an image a fit takes; one on the way back counts as two."""
-    guided = 2 if pipe.guidance_of(_asked(settings)).scale != 1 else 1
+    guided = 2 if pipe.guidance_of(_asked(settings)).acts else 1
     images = settings.search_images + settings.check_images
     work = images * CONVERGED * guided
     few, many = FIRST, 4 * FIRST * SECOND
@@ -133,11 +134,36 @@ def work_of(pipe: Pipeline, settings: FitSettings) -> int:
     return work * (1 if pipe.start.pipeline is None else 2)
 
 
+def check_fit(pipe: Pipeline, settings: FitSettings) -> None:
+    """Raises `OvertoneError` for what can't be fitted."""
+    if processes().count > 1:
+        raise OvertoneError("a fit is the work of one process: start it without a launcher.")
+    for model in (pipe, pipe.start.pipeline):
+        if model is None:
+            continue
+        if model.sampler.is_operator:
+            raise OvertoneError("an operator answers in one evaluation: there are no steps to fit.")
+        if model.sampler.draws_noise:
+            raise OvertoneError(
+                f"a sampler is fitted to the images that its starts lead to, and this"
+                f" {type(model.sampler).__name__} draws noise on the way: fit a Sampler without eta"
+                " or S_churn, by --sampler, or pipe.sampler.as_ode('two_step')."
+            )
+    own = evaluations_of(pipe, replace(_asked(settings), seeds=(0,)))
+    for evaluations in settings.evaluations:
+        if evaluations >= own:
+            raise OvertoneError(
+                f"the model's own sampler takes {own:g} function evaluations an image: a fit is for"
+                f" fewer, and not for {evaluations}."
+            )
+
+
 def _asked(settings: FitSettings) -> Request:
     return Request(
         (),
         guidance_scale=settings.guidance_scale,
         guidance_interval=settings.guidance_interval,
+        guidance_high_scale=settings.guidance_high_scale,
         batch_size=settings.batch_size,
     )
 
@@ -148,40 +174,16 @@ class Fit:
     def __init__(self, pipe: Pipeline, settings: FitSettings, told: Told) -> None:
         self.pipe, self.settings, self.told = pipe, settings, told
         self.asked = _asked(settings)
-        self._check()
+        check_fit(pipe, settings)
         self.folder = storage.cache_directory() / "fits"
         sweep(self.folder, days=KEPT_DAYS)
         forget(self.folder)
         self.known: dict[int, Sampler] = {}
         """the best samplers of the grid by their evaluations"""
         first = pipe.start.pipeline
-        plain = replace(settings, evaluations=(1,), guidance_scale=None, guidance_interval=None)
+        own = dict.fromkeys(("guidance_scale", "guidance_interval", "guidance_high_scale"))
+        plain = replace(settings, evaluations=(1,), **own)  # type: ignore[arg-type]
         self.first = None if first is None else Fit(first, plain, told)
-
-    def _check(self) -> None:
-        """Raises `OvertoneError` for what can't be fitted."""
-        pipe = self.pipe
-        for model in (pipe, pipe.start.pipeline):
-            if model is None:
-                continue
-            if model.sampler.is_operator:
-                raise OvertoneError(
-                    "an operator answers in one evaluation: there are no steps to fit."
-                )
-            if model.sampler.draws_noise:
-                raise OvertoneError(
-                    f"a sampler is fitted to the images that its starts lead to, and this"
-                    f" {type(model.sampler).__name__} draws noise on the way: fit a Sampler"
-                    " without eta or S_churn, by --sampler, or pipe.sampler.as_ode('two_step')."
-                )
-        first = 0.0 if pipe.start.pipeline is None else evaluations_of(pipe.start.pipeline, ONE)
-        own = self._own_evaluations() + first
-        for evaluations in self.settings.evaluations:
-            if evaluations >= own:
-                raise OvertoneError(
-                    f"the model's own sampler takes {own:g} function evaluations an image: a fit is"
-                    f" for fewer, and not for {evaluations}."
-                )
 
     def _own_evaluations(self) -> float:
         """Of the stage alone."""
@@ -217,6 +219,14 @@ class Fit:
         text = json.dumps([what, account, facts], sort_keys=True)
         return self.folder / f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
 
+    def known_outcome(self, evaluations: int) -> Outcome | None:
+        """What the same search has found before; None if there was none."""
+        guidance, facts = self.pipe.guidance_of(self.asked), self._facts(evaluations)
+        for budget in self.pipe.budgets:
+            if budget.fit == facts and not budget.mismatch(self.pipe, guidance):
+                return Outcome(evaluations, budget, budget.error, budget.default_error)
+        return None
+
     def outcome(self, evaluations: int) -> Outcome:
         """The sampler for a number of evaluations, measured on other seeds."""
         pipe, guidance = self.pipe, self.pipe.guidance_of(self.asked)
@@ -231,7 +241,7 @@ class Fit:
             first = FittedSampler.of(self.first.pipe, first_sampler)
             calls += self.first.search.calls_of(first_sampler)
         own = FittedSampler.of(pipe, sampler, guidance)
-        budget = Budget(calls, own, error, default_error, first, self._facts())
+        budget = Budget(calls, own, error, default_error, first, self._facts(evaluations))
         return Outcome(evaluations, budget, error, default_error)
 
     def _error(self, sampler: SamplingLoop, first_sampler: SamplingLoop | None) -> float:
@@ -318,12 +328,11 @@ class Fit:
         yield file
         file.unlink(missing_ok=True)
 
-    def _facts(self) -> dict[str, int | float | str]:
+    def _facts(self, evaluations: int) -> dict[str, int | float | str]:
+        """How a sampler is found."""
         from overtone import __version__
 
-        return {
-            "search images": self.settings.search_images,
-            "check images": self.settings.check_images,
-            "iterations": self.settings.iterations,
-            "overtone": __version__,
-        }
+        own = settings_files.dump(self.settings)
+        names = ("search_images", "check_images", "iterations", "batch_size", "trials", "weights")
+        facts = {name.replace("_", " "): own[name] for name in (*names, "epsilon_scale", "way")}
+        return {"asked for": evaluations, **facts, "overtone": __version__}

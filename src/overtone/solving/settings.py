@@ -11,12 +11,26 @@ from overtone.ranges import (
     Finite,
     LevelOrInfinity,
     LevelOrZero,
+    Share,
     check_fields,
     within,
 )
 
 Way = Literal["auto", "whole", "checkpointed", "differences"]
 Images = Annotated[int, within(32, 100_000)]
+
+
+@dataclass(frozen=True)
+class GuidanceSearch:
+    """How guidance is fitted to a model."""
+
+    images: Images = 500
+    """The number of images that each setting of guidance is judged by."""
+    recall_floor: Share = 0.9
+    """The share of the recall without guidance that guidance has to keep."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, lambda name: f"--search.{name.replace('_', '-')} must be")
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,8 @@ class FitSettings:
     own."""
     guidance_interval: tuple[LevelOrZero, LevelOrInfinity] | None = None
     """The lowest and the highest sigma at which guidance acts."""
+    guidance_high_scale: Finite | None = None
+    """The scale of guidance for high frequencies. If left out, all have the same."""
     search_images: Images = 512
     """The number of images that the samplers are fitted on."""
     check_images: Images = 256

@@ -27,17 +27,17 @@ def program(name):
 
 
 def sample(noise, *labels):
-    x, x_last = np.float32(MODEL["sigma_start"]) * noise, 0
+    x, past = np.float32(MODEL["sigma_start"]) * noise, []
     for step in MODEL["steps"]:
-        c_skip, c_out, c_in, c_noise, scale, more, gamma = np.float32(step["numbers"])
+        c_skip, c_out, c_in, c_noise, scale, gamma = np.float32(step["numbers"])
         network = program(step["network"])
         null = [np.full_like(own, MODEL["num_classes"]) for own in labels]
         given = (c_in * x, np.full(len(x), c_noise))
         out = [network(*given, *own)[:, : x.shape[1]] for own in (labels, null)[: 1 + (scale != 1)]]
         on = MODEL["guided_channels"] or slice(None)
         out[0][:, on] = out[-1][:, on] + scale * (out[0][:, on] - out[-1][:, on])
-        x_0 = c_skip * x + c_out * out[0]
-        x, x_last = (1 - gamma) * (x_0 + more * (x_0 - x_last)) + gamma * x, x_0
+        past = [c_skip * x + c_out * out[0], *past]
+        x = (1 - gamma) * np.tensordot(np.float32(step["estimate"]), past, 1) + gamma * x
     asked = () if MODEL["steps"] else labels  # an operator is told the class, a decoder is not
     return program(MODEL["last"])(x, *asked) if MODEL["last"] else x
 

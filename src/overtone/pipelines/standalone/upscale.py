@@ -19,16 +19,16 @@ def patched(x, matrix):
 
 def upscale(pictures, noise, *labels):
     """pictures (b, c, h, w) in [-1, 1], noise (b, c, PATCH h, PATCH w) of the process."""
-    x, x_last = pictures.repeat(PATCH, 2).repeat(PATCH, 3), 0
+    x, past = pictures.repeat(PATCH, 2).repeat(PATCH, 3), []
     x = x + np.float32(MODEL["sigma_start"]) * noise
     for step, matrix in zip(MODEL["steps"], np.load(HERE / "matrices.npy"), strict=True):
-        c_skip, c_out, c_in, c_noise, scale, more, gamma = np.float32(step["numbers"])
+        c_skip, c_out, c_in, c_noise, scale, gamma = np.float32(step["numbers"])
         network = program(step["network"])
         null = [np.full_like(own, MODEL["num_classes"]) for own in labels]
         given = (c_in * x, np.full(len(x), c_noise))
         out = [network(*given, *own)[:, : x.shape[1]] for own in (labels, null)[: 1 + (scale != 1)]]
-        x_0 = c_skip * x + c_out * (out[-1] + scale * (out[0] - out[-1]))
-        x, x_last = patched(x_0 + more * (x_0 - x_last), matrix) + gamma * x, x_0
+        past = [c_skip * x + c_out * (out[-1] + scale * (out[0] - out[-1])), *past]
+        x = patched(np.tensordot(np.float32(step["estimate"]), past, 1), matrix) + gamma * x
     return x
 
 

@@ -39,6 +39,8 @@ def share_of_the_peak(asked: Asked) -> Iterator[Line]:
                 if reason:
                     yield line | {"skipped": f"torch.compile does not work here: {reason}"}
                     continue
+                # A network of another size would be compiled for any size else.
+                torch._dynamo.reset()
                 compile_network(network)
             tasks = {mode: task for mode, (task, _) in modes.items()} | layouts
             turns = in_turns(tasks, asked.seconds)

@@ -15,6 +15,9 @@ class MixtureConfig(NetworkConfig, kind="TestMixture"):
     resolution: int = 4
     channels: int = 1
     num_classes: int = 3
+    faint: float = 0.0
+    """how much fainter its images are than they should be: by this share of a class, and by twice
+    as much of no class, so that guidance of scale 2 makes up for it"""
 
     def build(self):
         return MixtureNetwork(self)
@@ -38,7 +41,11 @@ class MixtureNetwork(Network):
         self.scale = torch.nn.Parameter(torch.ones(()))
 
     def forward(self, x, time, class_labels=None):
-        return self.scale * self.ideal(x, time, class_labels).x_0
+        own = self.ideal(x, time, class_labels).x_0
+        if self.config.faint:
+            null = class_labels == self.config.num_classes
+            own = own * (1 - self.config.faint * (1 + null[:, None, None, None].float()))
+        return self.scale * own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +65,8 @@ class Unscaled(Preconditioning, kind="test_mixture"):
         return sigma
 
 
-def mixture_pipe(sampler=None, classes=3, **parts):
-    network = MixtureConfig(num_classes=classes).build()
+def mixture_pipe(sampler=None, classes=3, faint=0.0, **parts):
+    network = MixtureConfig(num_classes=classes, faint=faint).build()
     return Pipeline(
         network,
         sampler or Sampler(),

@@ -425,10 +425,10 @@ def test_both_stages_of_a_relay_share_the_evaluations(tmp_path, capsys):
     assert again.settled(request).first_sampler == first
     # Another first stage is another model.
     again.first = mixture_pipe()
-    again.settled(request)
-    assert "under guidance with scale 1.5" in capsys.readouterr().err
+    with pytest.raises(OvertoneError, match=r"with scale 1.5, and no number of steps .* takes 36"):
+        again.settled(request)
     again.first = torch.zeros(4, 1, 4, 4)
-    again.settled(request)
+    again.settled(replace(request, class_labels=[0, 1]))
     assert "another first stage" in capsys.readouterr().err
 
 

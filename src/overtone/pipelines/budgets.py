@@ -64,7 +64,7 @@ class Budget:
     """that of the model's own sampler with as many steps as the evaluations allow"""
     first: FittedSampler | None = None
     """that of a relay's first stage"""
-    fit: dict[str, int | float | str] = field(default_factory=dict)
+    fit: dict[str, bool | int | float | str] = field(default_factory=dict)
     """how it was found"""
 
     def __post_init__(self) -> None:
@@ -107,11 +107,16 @@ def settled(pipe: Pipeline, request: Request) -> Request:
     found, reasons = _matching(pipe, asked, there)
     if found:
         return _with(asked, found[0])
-    settled = within_few(pipe, asked, count)
     why = reasons[0] if reasons else "no sampler was fitted for as many"
     if not there and pipe.budgets:
         known = ", ".join(str(n) for n in sorted({b.evaluations for b in pipe.budgets}))
         why += f" (there are samplers for {known})"
+    try:
+        settled = within_few(pipe, asked, count)
+    except OvertoneError as error:
+        raise OvertoneError(
+            f"{counted(count, 'function evaluation')}: {why}, and {error}"
+        ) from None
     steps = "" if settled.steps is None else f", with {counted(settled.steps, 'step')}"
     form = "" if settled.sampler in (None, pipe.sampler) else f" of {settled.sampler.solver}"
     print(

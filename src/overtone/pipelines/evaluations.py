@@ -258,7 +258,7 @@ def _expected_first(pipe: Pipeline, request: Request) -> float | None:
 def _expected_own(pipe: Pipeline, request: Request, most: float = math.inf) -> float:
     """Evaluations of one image; counting ends where there are more than `most`."""
     guide = None if request.guide is None else _hollow(request.guide)
-    own, asked = _hollow(pipe), replace(_one_image(pipe, request), guide=guide)
+    own, asked = _hollow(pipe), replace(_one_image(pipe, request), guide=guide, first_sampler=None)
     with counting(own, guide) as counter:
         for _ in own.begin(asked).steps:
             if counter.an_image(1).own > most:

@@ -117,9 +117,9 @@ class SchedulerSampler(SamplingLoop):
         """The noise levels given, which flow matching counts as times, and of which some schedulers
         want the final 0 too."""
         given = [level / (1 + level) if self.is_flow else level for level in self.levels]
-        scheduler.set_timesteps(sigmas=given)
+        scheduler.set_timesteps(sigmas=torch.tensor(given))
         if len(scheduler.timesteps) < len(given):
-            scheduler.set_timesteps(sigmas=[*given, 0.0])
+            scheduler.set_timesteps(sigmas=torch.tensor([*given, 0.0]))
         own = [float(sigma) for sigma in scheduler.sigmas[: len(given)]]
         if any(abs(a - b) > 1e-4 * b for a, b in zip(own, given, strict=True)):
             raise OvertoneError(
@@ -131,7 +131,7 @@ class SchedulerSampler(SamplingLoop):
         if "sigmas" not in inspect.signature(self.scheduler.set_timesteps).parameters:
             raise ValueError(
                 f"{type(self.scheduler).__name__} takes no noise levels of a model's own:"
-                " EulerDiscreteScheduler, EDMEulerScheduler and FlowMatchEulerDiscreteScheduler do"
+                " EulerDiscreteScheduler and FlowMatchEulerDiscreteScheduler do"
             )
         return replace(self, levels=tuple(levels), num_steps=len(levels), skipped=0)
 

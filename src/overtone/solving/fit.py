@@ -328,7 +328,7 @@ class Fit:
         yield file
         file.unlink(missing_ok=True)
 
-    def _facts(self, evaluations: int) -> dict[str, int | float | str]:
+    def _facts(self, evaluations: int) -> dict[str, bool | int | float | str]:
         """How a sampler is found."""
         from overtone import __version__
 

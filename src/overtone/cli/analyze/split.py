@@ -17,25 +17,26 @@ from overtone.cli.evaluate import SEEDS, Judging
 from overtone.cli.options import parse
 from overtone.cli.sample import Sampling
 from overtone.errors import OvertoneError
-from overtone.ranges import Share, within
+from overtone.ranges import Share
 
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
     from overtone.pipelines.request import Request
+
+TOTAL, MOST = 48, 2000
+"""function evaluations of both stages, where nothing is said, and at most"""
 
 
 @dataclass(frozen=True)
 class Options:
     """Draws the Fréchet distance of a relay's images against the split of a fixed number of
     function evaluations between its first and its second stage (RDM's figure 5). Evaluations are
-    network calls for one image, those of guidance included."""
+    network calls for one image, those of guidance included. Each split takes --evaluations, or the
+    next lower number that whole steps of both samplers add up to."""
 
     model: tyro.conf.Positional[str]
     """The second stage of a relay, saved with its first: a pipeline, a run's directory, or a
     repository of the Hub."""
-    evaluations: Annotated[int, within(2, 2000)] = 48
-    """The number of function evaluations of both stages together. Each split takes this many, or
-    the next lower number that whole steps of both samplers add up to."""
     shares: tuple[Share, ...] = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
     """The shares of the evaluations that go to the first stage, in [0, 1]. Whole steps are
     taken, whose number comes nearest to the share, one or more in each stage."""
@@ -43,7 +44,7 @@ class Options:
     """The scores that are drawn, a panel each, by the names that they have in a report:
     frechet_distance, kernel_distance, precision, recall, class_accuracy and so on."""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(
-        default_factory=lambda: Sampling(SEEDS)
+        default_factory=lambda: Sampling(SEEDS, evaluations=TOTAL)
     )
     judging: Annotated[Judging, tyro.conf.arg(name="")] = field(default_factory=Judging)
     out: Path = Path("split.png")
@@ -70,7 +71,8 @@ Cost = Callable[[int], int | None]
 
 def asked(arguments: Sequence[str]) -> Options:
     """The options in the arguments."""
-    sampling = Sampling(SEEDS, opening=opened_with(arguments, "analyze split"))
+    opening = opened_with(arguments, "analyze split")
+    sampling = Sampling(SEEDS, evaluations=TOTAL, opening=opening)
     default = Options(tyro.MISSING, sampling=sampling)
     return parse(Options, "analyze split", Options.__doc__, arguments, default=default)
 
@@ -78,8 +80,11 @@ def asked(arguments: Sequence[str]) -> Options:
 def draw(options: Options) -> None:
     from overtone.pipelines.request import Request
 
-    shares, asked = distinct(options.shares, "--shares"), options.sampling
+    shares, total = distinct(options.shares, "--shares"), options.sampling.evaluations or TOTAL
+    asked = dataclasses.replace(options.sampling, evaluations=None)
     check_drawn(options.drawn)
+    if not 2 <= total <= MOST:
+        raise OvertoneError(f"--evaluations must be from 2 to {MOST:,}, not {total}.")
     if asked.steps is not None or asked.opening.first_stage.steps is not None:
         raise OvertoneError("--steps, --first-stage.steps: the steps of this figure are its split.")
     pipe = asked.open(options.model)
@@ -90,7 +95,7 @@ def draw(options: Options) -> None:
             " between a first stage that is a model (--first) and the second."
         )
     costs = _cost(first, Request([0])), _cost(pipe, asked.request(pipe))
-    splits = splits_of(options.evaluations, shares, *costs)
+    splits = splits_of(total, shares, *costs)
     points = [
         Point(
             split.share,
@@ -101,7 +106,7 @@ def draw(options: Options) -> None:
         )
         for split in splits
     ]
-    name = f"first stage's share of {options.evaluations} evaluations"
+    name = f"first stage's share of {total} evaluations"
     Sweep(name, options.model, options.judging, options.drawn, options.out).run(pipe, points)
 
 

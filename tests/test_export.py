@@ -30,6 +30,7 @@ from overtone.errors import OvertoneError
 from overtone.networks import temporalize
 from overtone.networks.network import build
 from overtone.pipelines import DSNOPipeline, MEMEPipeline, Pipeline, RelayPipeline
+from overtone.pipelines.budgets import Budget, FittedSampler
 from overtone.pipelines.export import _Operator, export
 from overtone.processes import QuantileSchedule, RelayProcess, SeededNoise
 from overtone.samplers import OperatorSampler, Sampler
@@ -121,6 +122,38 @@ def test_the_script_makes_the_pipelines_images(guidance, formats, tmp_path):
     made = opened(tmp_path / "it").sample(noise, labels)
     (*_, last) = pipe.path(seeds, labels.tolist())
     assert np.abs(made - last.x.numpy()).max() < 1e-4
+
+
+FITTED = Sampler(
+    num_steps=4,
+    levels=(60.0, 7.0, 0.9, 0.1),
+    estimate="weighted",
+    earlier=(0.3, -0.4, 0.2, -0.1, 0.25, 0.05),
+    epsilon_scale=1.01,
+)
+
+
+@pytest.mark.parametrize(
+    "sampler", [FITTED, Sampler(5, estimate="three_step")], ids=["fitted", "3"]
+)
+def test_the_script_takes_every_multistep_estimate(sampler, tmp_path):
+    pipe = pixels_of(TINY_DIFFIT)
+    pipe.sampler = sampler
+    export(pipe, tmp_path / "it", ("torch",))
+    noise = SeededNoise([3, 4]).normal(torch.empty(2, 1, 8, 8)).numpy()
+    made = opened(tmp_path / "it").sample(noise, np.array([2, 0]))
+    (*_, last) = pipe.path([3, 4], [2, 0])
+    assert np.abs(made - last.x.numpy()).max() < 1e-4 * max(1, float(last.x.abs().max()))
+
+
+def test_the_sampler_that_was_fitted_for_a_number_of_evaluations_is_exported(tmp_path):
+    pipe = pixels_of(TINY_DIFFIT)
+    pipe.budgets = (Budget(4, FittedSampler.of(pipe, FITTED), 0.1, 0.2),)
+    export(pipe, tmp_path / "it", ("torch",), evaluations=4)
+    steps = json.loads((tmp_path / "it" / "model.json").read_text())["steps"]
+    assert [step["sigma"] for step in steps] == list(FITTED.levels)
+    assert steps[2]["estimate"] == pytest.approx([1 - (-0.4 + 0.2), -0.4, 0.2])
+    assert pipe.sampler.num_steps == 5  # the model's own stays
 
 
 def test_a_script_without_overtone(tmp_path):

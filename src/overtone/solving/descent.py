@@ -8,13 +8,15 @@ or one step's at a time, or from differences of the loss along random directions
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil  # type: ignore[import-untyped]
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from overtone import precision, storage
 from overtone.samplers.estimates import MULTISTEP, triangle
@@ -127,6 +129,28 @@ def descend(
 ) -> Sampler:
     """A sampler as good as the one that it began with, or better. With a `state` file, an
     interrupted descent goes on where it was last written."""
+    with frozen(problem.pipe.network):
+        found = _descended(problem, began, how, state, told)
+    both = {sampler: problem.error(sampler, told) for sampler in (began, found)}
+    return min(both, key=lambda sampler: both[sampler])
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """No gradients of the weights, which nobody asks for here."""
+    own = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in own:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in own:
+            parameter.requires_grad_()
+
+
+def _descended(
+    problem: Problem, began: Sampler, how: FitSettings, state: Path | None, told: Told
+) -> Sampler:
     way = how.way if how.way != "auto" else way_of(problem, began, how.batch_size)
     size = how.batch_size if way != "checkpointed" else micro_of(problem, began, how.batch_size)
     own = Unknowns(problem, began, how, way)
@@ -154,9 +178,7 @@ def descend(
         told(calls * batch * (2 * DIRECTIONS if way == "differences" else 3))
         if state is not None and (iteration + 1) % KEPT == 0:
             _keep(state, own, adam, iteration + 1)
-    found = own.sampler()
-    both = {sampler: problem.error(sampler, told) for sampler in (began, found)}
-    return min(both, key=lambda sampler: both[sampler])
+    return own.sampler()
 
 
 def _by_differences(own: Unknowns, chosen: Any, random: torch.Generator) -> None:

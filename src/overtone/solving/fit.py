@@ -267,13 +267,12 @@ class Fit:
     def _pair(self, evaluations: int) -> tuple[Sampler, Sampler | None]:
         """The best sampler, and a relay's second stage and first."""
         if self.first is None:
-            return self.fitted(self.search, self.began(evaluations), evaluations), None
+            return self.fitted(self.search, self.began(evaluations)), None
         share = self._share(evaluations)
-        first = self.first.fitted(self.first.search, self.first.began(share), share)
+        first = self.first.fitted(self.first.search, self.first.began(share))
         # It begins with what the first stage makes, whose errors it may put right.
         problem = self.search.begun_with(first, self.told)
-        rest = evaluations - share
-        return self.fitted(problem, self.began(rest), rest), first
+        return self.fitted(problem, self.began(evaluations - share)), first
 
     def _share(self, evaluations: int) -> int:
         """How many of a relay's evaluations are its first stage's: what comes nearest to the
@@ -310,7 +309,7 @@ class Fit:
         self.known[evaluations] = found
         return found
 
-    def fitted(self, problem: Problem, began: Sampler, evaluations: int) -> Sampler:
+    def fitted(self, problem: Problem, began: Sampler) -> Sampler:
         """A sampler that is nearer to some converged images than the one that it began with."""
         if not self.settings.iterations:
             return began

@@ -4,10 +4,11 @@ import dataclasses
 
 import torch
 
-from overtone.denoisers import IdealDenoiser, Preconditioning
+from overtone.denoisers import IdealDenoiser
 from overtone.networks import Network, NetworkConfig
 from overtone.pipelines import Pipeline
 from overtone.samplers import Sampler
+from teachers import Unscaled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,23 +47,6 @@ class MixtureNetwork(Network):
             null = class_labels == self.config.num_classes
             own = own * (1 - self.config.faint * (1 + null[:, None, None, None].float()))
         return self.scale * own
-
-
-@dataclasses.dataclass(frozen=True)
-class Unscaled(Preconditioning, kind="test_mixture"):
-    """D(x; sigma) = F(x; sigma)."""
-
-    def c_skip(self, sigma):
-        return 0.0
-
-    def c_out(self, sigma):
-        return 1.0
-
-    def c_in(self, sigma):
-        return 1.0
-
-    def c_noise(self, sigma):
-        return sigma
 
 
 def mixture_pipe(sampler=None, classes=3, faint=0.0, **parts):

@@ -17,7 +17,7 @@ from helpers import (
     gaussian,
     tiny_vae,
 )
-from mixtures import MixtureConfig, Unscaled, mixture_pipe
+from mixtures import MixtureConfig, mixture_pipe
 from overtone import storage
 from overtone.cli.app import main
 from overtone.denoisers import (
@@ -41,6 +41,7 @@ from overtone.solving.fit import CHECK, Fit
 from overtone.solving.grid import longest, searched
 from overtone.solving.problem import distance
 from overtone.solving.unrolled import solved
+from teachers import Unscaled
 
 pytestmark = DIFFUSERS_MARKS
 replace = dataclasses.replace
@@ -265,8 +266,9 @@ def test_a_fit_is_kept_saved_and_used(tmp_path, capsys):
     assert not capsys.readouterr().err
     # What is said of an image is what made it.
     assert again.made_with(request)["sampler"] == by_hand.made_with(Request(range(4)))["sampler"]
-    # Other weights, in half precision: the fits are left out.
+    # Other weights, in half precision: the fits are left out, which is said.
     pipe.save_pretrained(tmp_path / "half", "float16")
+    assert "are left out" in capsys.readouterr().err
     assert load_pipeline(tmp_path / "half").budgets == ()
 
 

@@ -62,15 +62,16 @@ def main(arguments: Sequence[str]) -> None:
     from overtone.pipelines.card import tell_fitted
     from overtone.pipelines.index import is_pipeline, read_index, write_budgets
     from overtone.progress import Display
-    from overtone.solving.fit import check_fit, fit_samplers, work_of
+    from overtone.solving.fit import check_fit, fit_samplers, replaced, work_of
 
     pipe = options.opening.open(options.model)
     check_fit(pipe, options.fit)
     if options.out is not None:
         if is_pipeline(options.out):  # what was fitted before an interrupt
             weights = digest_of(pipe.network)
-            there = read_index(options.out).budgets
-            pipe.budgets = tuple(b for b in there if b.own.weights == weights)
+            for budget in read_index(options.out).budgets:
+                if budget.own.weights == weights:
+                    pipe.budgets = replaced(pipe.budgets, budget)
         pipe.save_pretrained(options.out)
     if options.guidance:
         _guide(pipe, options, folder)
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.json:
         print(json.dumps([_told(outcome) for outcome in outcomes], indent=2))
     if not any(outcome.budget for outcome in outcomes):
-        raise OvertoneError("no sampler was better than the model's own: nothing was saved.")
+        raise OvertoneError("no sampler was better than the model's own, and none was saved.")
     print(plain(f"{folder}: {_saved(pipe)}"), file=sys.stderr)
 
 

@@ -16,6 +16,7 @@ read without executing anything in it and without following any path named in it
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -304,6 +305,12 @@ class Pipeline(Parts):
             raise OvertoneError(
                 "a pipeline is saved with a sampler of Overtone's own: set pipe.sampler to a"
                 " Sampler, and a diffusers scheduler again after loading."
+            )
+        if dtype is not None and self.budgets:
+            print(
+                "the samplers that were fitted to the model are left out: weights in half precision"
+                " are other weights, to which overtone fit fits others",
+                file=sys.stderr,
             )
         index = PipelineIndex(
             network=self.network.config.kind,

@@ -235,6 +235,8 @@ FORMS: dict[EstimateKind, Form] = {
     "three_step": multistep(*MULTISTEP["three_step"]),
 }
 """The forms that follow from the noise levels alone."""
+AVERAGED = tuple(form for form in FORMS if form not in MULTISTEP)
+"""Those that ask the denoiser at both ends of a step."""
 
 
 def triangle(form: str, levels: Sequence[float]) -> tuple[float, ...]:

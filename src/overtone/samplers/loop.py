@@ -71,6 +71,11 @@ class SamplingLoop(Kind, ABC, family="sampler", home="overtone.samplers"):
         raise ValueError(f"the noise levels of a {type(self).__name__} can't be chosen")
 
     @property
+    def asks_ahead(self) -> bool:
+        """Whether a step asks the denoiser a second time, at the noise level that it leads to."""
+        return False
+
+    @property
     def frugal(self) -> SamplingLoop:
         """The same for few evaluations: with another form of the estimate, where its own takes
         several in a step."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from overtone.ranges import Level, LevelOrInfinity, NotNegative, Positive, Rho, Share, Steps, Weight
 from overtone.samplers.estimates import (
+    AVERAGED,
     FORMS,
     MULTISTEP,
     SYNONYMS,
@@ -205,11 +206,14 @@ class Sampler(SamplingLoop, kind="Sampler"):
         return replace(self.with_levels(levels), S_churn=churn)
 
     @property
+    def asks_ahead(self) -> bool:
+        return self.estimate in AVERAGED
+
+    @property
     def frugal(self) -> Sampler:
         """With the estimate `two_step` in the place of an averaged one: at equal evaluations it
         takes twice the steps, and under ten an averaged one is far off."""
-        averaged = self.estimate.startswith("averaged") and not self.draws_noise
-        return self.as_ode("two_step") if averaged else self
+        return self.as_ode("two_step") if self.asks_ahead and not self.draws_noise else self
 
     @property
     def solver(self) -> str:

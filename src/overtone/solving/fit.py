@@ -33,7 +33,7 @@ from overtone.pipelines.request import Request
 from overtone.samplers.sampler import Sampler
 from overtone.solving.descent import descend
 from overtone.solving.grid import FIRST, GRID, SECOND, searched
-from overtone.solving.problem import CONVERGED, Problem, seeds_from
+from overtone.solving.problem import CONVERGED, Problem
 from overtone.solving.settings import FitSettings
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class Fit:
 
     def _problem(self, first: int, count: int) -> Problem:
         """The converged images of some seeds; computed once for a model."""
-        request = replace(self.asked, seeds=seeds_from(first, count))
+        request = replace(self.asked, seeds=range(first, first + count))
         file = self._file("converged", {"seeds": [first, count], "levels": CONVERGED})
         labels = self.pipe.labels(request)
         if file.exists():

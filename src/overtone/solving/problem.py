@@ -7,7 +7,7 @@ third order, in float32, and a sampler of few steps is fitted so that its images
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -94,13 +94,13 @@ class Problem:
         """How many network calls an image takes."""
         levels = sampler.visited
         calls = sum(map(self.calls_at, levels))
-        if sampler.solver.startswith("averaged"):  # which ask again where each step leads
+        if sampler.asks_ahead:
             calls += sum(map(self.calls_at, levels[1:]))
         return calls
 
-    def batches(self, size: int | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    def batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Starts, images and classes, where the model is."""
-        size = self.request.batch_size if size is None else size
+        size = self.request.batch_size
         for at in range(0, len(self), size):
             yield self.chosen(slice(at, at + size))
 
@@ -148,8 +148,3 @@ def _solved(
     if not bool(torch.isfinite(target).all()):
         raise OvertoneError("the model makes images that are not finite: its weights are damaged.")
     return start, target, labels
-
-
-def seeds_from(first: int, count: int) -> Sequence[int]:
-    """Some seeds."""
-    return range(first, first + count)

@@ -14,11 +14,14 @@ from helpers import TINY_DIFFIT
 from overtone.analysis.comparison import public_names
 from overtone.cli.app import main
 from overtone.data import ArrayData
+from overtone.denoisers import GuidanceSettings
 from overtone.errors import OvertoneError
 from overtone.metrics import Evaluation
 from overtone.metrics.features import Extractor, Features
 from overtone.networks import DiffiTUNet
 from overtone.pipelines import DiffiTPipeline, counting
+from overtone.pipelines.budgets import Budget, FittedSampler
+from overtone.pipelines.request import Request
 from overtone.samplers import Sampler
 
 
@@ -68,7 +71,6 @@ def test_a_frame_of_scores_and_one_of_differences():
     assert set(frame["score"]) == {
         "frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage"
     }  # fmt: skip
-    # Slopes averaged: 2 steps take 3 evaluations, 5 take 9; guided each would count twice.
     assert sorted(frame["evaluations"].unique()) == [3.0, 9.0]
     assert (frame["seconds"] > 0).all()
     assert (frame["low"] <= frame["value"]).all()
@@ -123,6 +125,38 @@ def test_converged_images_are_made_once_for_all_budgets():
         assert entry.report.solver_error == alone.of("b")[0].report.solver_error
 
 
+def test_a_fitted_sampler_answers_its_number_of_evaluations(capsys):
+    pipes = {"fitted": model(0), "other": model(0)}
+    own = FittedSampler.of(
+        pipes["fitted"], Sampler(3, levels=(5.0, 1.0, 0.1)), GuidanceSettings(1.0)
+    )
+    pipes["fitted"].budgets = (Budget(3, own, error=0.1, default_error=0.2),)
+    few = {"scores": ("frechet",), "guidance_scale": 1.0}
+    found = overtone.compare(pipes, "x", range(16), evaluations=(3,), **few)
+    assert "3 function evaluations: no sampler was fitted" in capsys.readouterr().err
+    ours, theirs = (found.of(name)[0].images for name in pipes)
+    request = {"seeds": range(4), "class_labels": [0, 1, 2, 0], "guidance_scale": 1.0}
+    (by_hand,) = pipes["fitted"].stream(**request, sampler=own.sampler)
+    assert torch.equal(ours[:4], by_hand.images)
+    assert not torch.equal(ours[:4], theirs[:4])
+
+
+def test_the_solver_error_of_a_fitted_sampler_is_its_own():
+    """The converged images are those of many steps, whatever sampler is asked for."""
+    pipe, other = model(0), model(0)
+    poor = FittedSampler.of(pipe, Sampler(3, levels=(5.0, 4.0, 3.0)), GuidanceSettings(1.0))
+    pipe.budgets = (Budget(3, poor, error=0.1, default_error=0.2),)
+    asked = {"scores": ("solver-error",), "guidance_scale": 1.0}
+    found = overtone.compare({"a": pipe, "b": other}, "x", range(6), evaluations=(3,), **asked)
+    request = Request(range(6), guidance_scale=1.0, sampler=poor.sampler)
+    (made,) = pipe.stream(request)
+    (exact,) = pipe.stream(dataclasses.replace(request, sampler=Sampler(300, sigma_max=5.0)))
+    expected = (made.unrounded.clamp(-1, 1) - exact.unrounded.clamp(-1, 1)).square()
+    assert found.of("a")[0].report.solver_error == pytest.approx(
+        float(expected.mean()) ** 0.5, rel=0.01
+    )
+
+
 def test_guidance_is_counted():
     pipes = {"a": model(0), "b": model(1)}
     found = overtone.compare(pipes, "x", range(32), scores=("frechet",), guidance_scale=2.0)
@@ -155,7 +189,7 @@ def test_the_command_writes_a_picture_numbers_and_tables(models, tmp_path, capsy
         (lambda: {"a": model(0), "b": model(0, resolution=16)}, {}, "a makes images of 8 px and b"),
         (lambda: {"a": model(0), "b": model(0, channels=3)}, {}, "of 1 channels and b of 3"),
         (lambda: {"a": model(0), "b": model(0, num_classes=5)}, {}, "of 3 classes and b of 5"),
-        (lambda: {"a": model(0), "b": model(1)}, {"evaluations": (0,)}, "must be at least 1"),
+        (lambda: {"a": model(0), "b": model(1)}, {"evaluations": (0,)}, "of at least 1"),
         (lambda: {"a": model(0), "b": model(1)}, {"scores": ("fid",)}, "unknown score"),
         (lambda: {"a": model(0), "b": model(1)}, {"seeds": range(2)}, "2 images are too few"),
         (lambda: {"a": model(0), "b": model(1)}, {"class_labels": 7}, "outside 0..2"),

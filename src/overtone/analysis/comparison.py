@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from overtone.metrics.extractors import features_by_name
 from overtone.metrics.halves import difference
 from overtone.metrics.scores import measures, scores_by_name
 from overtone.metrics.solver import evaluated
-from overtone.pipelines.evaluations import evaluations_of, request_within
+from overtone.pipelines.evaluations import evaluations_of
 from overtone.pipelines.load import load_pipeline, public_model
 from overtone.pipelines.pipeline import Pipeline
 from overtone.pipelines.request import Request
@@ -160,7 +160,8 @@ def compared_models(
     Arguments:
         request_of: what each is asked for; the same seeds and classes for all.
         stream: a pipeline's images of a request, batch by batch: this process's share.
-        budgets: function evaluations an image; if left out, each model's own settings.
+        budgets: function evaluations an image, each kept as `Request.evaluations` says; if left
+            out, each model's own settings.
         told: called with each entry as soon as it is there.
 
     Raises `OvertoneError`, before any image is made, for models of different images, and for a
@@ -197,7 +198,7 @@ def _requests(
     if not budgets:
         yield None, request
     for budget in sorted(set(budgets)):
-        yield budget, request_within(pipe, request, budget)
+        yield budget, pipe.settled(replace(request, evaluations=budget))
 
 
 def _check_alike(models: Mapping[str, Pipeline]) -> None:
@@ -250,8 +251,9 @@ def compare(
             list of what it opens. The others are compared with the first.
         data: the real images; if left out, the data that the first model was trained on.
         seeds, class_labels, guidance_scale, guidance_interval, batch_size: as for a pipeline.
-        evaluations: function evaluations an image that each model is given, its number of noise
-            levels chosen accordingly; if left out, each model's own settings.
+        evaluations: function evaluations an image that each model is given: the sampler that was
+            fitted for as many, or its own with as many steps as they allow, which is said. If left
+            out, each model keeps its own settings.
         scores, extractor, real_images, replicates: as for `overtone evaluate`.
 
     Raises `OvertoneError` for models of different images, and for what `overtone evaluate` refuses.

@@ -44,7 +44,8 @@ class Options:
     """The lowest and the highest sigma at which guidance acts."""
     evaluations: tuple[Count, ...] = ()
     """The function evaluations that an image may take, guidance and first stages included: each
-    model is compared at each of these budgets. If left out, each keeps its own settings."""
+    model is compared at each of these numbers, with the sampler that overtone fit found for it, or
+    else its own with as many steps as they allow. If left out, each keeps its own settings."""
     batch_size: Batch = 64
     """The number of images that are made at a time."""
     judging: Annotated[Judging, tyro.conf.arg(name="")] = field(default_factory=Judging)

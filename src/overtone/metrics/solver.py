@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from overtone.pipelines.request import Request
     from overtone.samplers.loop import SamplingLoop
 
+Kept = dict[tuple["SamplingLoop | None", ...], Vectors]
+"""converged images by the solver that made them and the sampler of what they start from"""
+
 CONVERGED = 128
 """noise levels of the solver whose images are taken for converged"""
 LOWEST = 0.002
@@ -44,11 +47,11 @@ def evaluated(
     scores: Sequence[Score],
     pipe: Pipeline,
     request: Request,
-    kept: dict[SamplingLoop, Vectors] | None = None,
+    kept: Kept | None = None,
 ) -> Callable[[Iterable[SampleBatch]], Iterator[tuple[Any, ...]]]:
     """What makes of a request's batches what an evaluation with these scores takes.
 
-    `kept` keeps converged images, for the same request with other numbers of steps. Raises
+    `kept` keeps converged images, for the same request with other samplers or steps. Raises
     `OvertoneError`, before anything is made, where the solver error is among the scores and can't
     be told.
     """
@@ -69,8 +72,9 @@ class Converged:
         pipe: Pipeline,
         request: Request,
         steps: int = CONVERGED,
-        kept: dict[SamplingLoop, Vectors] | None = None,
+        kept: Kept | None = None,
     ) -> None:
+        request = pipe.settled(request)
         own: Any = pipe.sampler_of(request)
         if own.draws_noise or own.is_operator:
             why = "asks an operator" if own.is_operator else "draws noise on the way"
@@ -88,13 +92,14 @@ class Converged:
         """Batches of the request as an evaluation takes them, with the squared error of each
         image."""
         known = {} if self.kept is None else self.kept
-        if self.finest in known or self.kept is None:
-            yield from self._compared(batches, known.get(self.finest), None)
+        key = (self.finest, self.request.first_sampler)
+        if key in known or self.kept is None:
+            yield from self._compared(batches, known.get(key), None)
             return
         dims = self.pipe.channels * math.prod(sides(self.pipe.resolution))
         with FeatureFile(folder(), dims) as file:
             yield from self._compared(batches, None, file)
-            known[self.finest] = file.vectors()
+            known[key] = file.vectors()
 
     def _compared(
         self, batches: Iterable[SampleBatch], known: Vectors | None, file: FeatureFile | None
@@ -120,13 +125,15 @@ class Converged:
 
     def _images(self, sampler: SamplingLoop, batch: SampleBatch) -> Tensor:
         pipe, labels = self.pipe, batch.class_labels
-        part: Any = replace(self.request, seeds=batch.seeds, class_labels=labels, steps=None)
-        before = pipe.sampler, pipe.precision
+        part: Any = replace(
+            self.request, seeds=batch.seeds, class_labels=labels, steps=None, sampler=sampler
+        )
+        before = pipe.precision
         try:
-            pipe.sampler, pipe.precision = sampler, "fp32"
+            pipe.precision = "fp32"
             return torch.cat([made.unrounded.float() for made in pipe.stream(part)])
         finally:
-            pipe.sampler, pipe.precision = before
+            pipe.precision = before
 
 
 def _heun(steps: int, lowest: float, highest: float) -> SamplingLoop:

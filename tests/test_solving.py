@@ -4,31 +4,21 @@ import dataclasses
 import math
 import os
 
-import diffusers
 import pytest
 import torch
 
 from helpers import (
     DIFFUSERS_MARKS,
-    TINY_ADM,
-    TINY_DIFFIT,
-    TINY_TRANSFORMER,
-    awake,
     gaussian,
-    tiny_vae,
 )
 from mixtures import MixtureConfig, mixture_pipe
 from overtone import storage
 from overtone.cli.app import main
 from overtone.denoisers import (
-    FlowPreconditioning,
     GuidanceSettings,
     GuidedDenoiser,
-    VPPreconditioning,
 )
 from overtone.errors import OvertoneError
-from overtone.networks import Experts
-from overtone.networks.foreign import DiffusersNetwork
 from overtone.pipelines import Pipeline, Request, evaluations_of, load_pipeline
 from overtone.pipelines.index import read_index
 from overtone.processes import GaussianProcess, QuantileSchedule, RelayProcess, SeededNoise
@@ -41,6 +31,7 @@ from overtone.solving.fit import CHECK, Fit
 from overtone.solving.grid import longest, searched
 from overtone.solving.problem import distance
 from overtone.solving.unrolled import solved
+from pipeline_kinds import kinds_of_pipelines
 from teachers import Unscaled
 
 pytestmark = DIFFUSERS_MARKS
@@ -503,34 +494,6 @@ def test_settings_of_a_fit_have_ranges(wrong):
 def test_a_request_says_in_one_way_which_steps_are_taken(asked, message):
     with pytest.raises(OvertoneError, match=message):
         Request(range(2), **asked)
-
-
-def kinds_of_pipelines():
-    def net(config, **changes):
-        return awake(replace(config, **changes).build())
-
-    torch.manual_seed(1)
-    unet = diffusers.UNet2DModel(
-        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(16, 32),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"), layers_per_block=1, norm_num_groups=4,
-    )  # fmt: skip
-    vp = {"preconditioning": VPPreconditioning()}
-    return {
-        "EDM": Pipeline(net(TINY_DIFFIT), Sampler(9)),
-        "flow": Pipeline(
-            net(TINY_ADM), Sampler(9, sigma_max=999.0), preconditioning=FlowPreconditioning()
-        ),
-        "VP": Pipeline(net(TINY_ADM), Sampler(9, sigma_min=0.01, sigma_max=150.0), **vp),
-        "experts": Pipeline(Experts([net(TINY_ADM) for _ in range(2)], (1.0,)), Sampler(9)),
-        "latents": Pipeline(
-            net(TINY_TRANSFORMER, learned_variance=False), Sampler(9), vae=tiny_vae(),
-            image_resolution=16,
-        ),
-        "diffusers": Pipeline(
-            DiffusersNetwork.of(awake(unet)), Sampler(9, sigma_min=0.01, sigma_max=150.0), **vp
-        ),
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", list(kinds_of_pipelines()))

@@ -20,6 +20,9 @@ LOCK_FILE = "lock"
 LOG_FILE = "log.jsonl"
 MERGED_FOLDER = "merged"
 """in a run of experts (`overtone.training.experts`), the pipeline of all"""
+HALVING = "steps-"
+"""in a run of halvings (`overtone.training.halving`), what the name of each student's run begins
+with; the number of its steps follows"""
 CHECKPOINTS = "checkpoints"
 PROGRESS_FILE = "training/progress.json"
 """in a checkpoint: how far the run had come, and the digests of the checkpoint's files"""
@@ -81,6 +84,18 @@ def checkpoints_of(run: Path) -> list[Path]:
     return sorted((f for f in folders if f.is_dir()), key=lambda f: int(f.name))
 
 
+def halving_folder(run: Path, steps: int) -> Path:
+    """The run of the student of a number of steps, within the run of all."""
+    return run / f"{HALVING}{steps}"
+
+
+def halvings_of(run: Path) -> list[Path]:
+    """The runs of the students in a run of halvings that have a checkpoint, the fewest steps
+    first."""
+    found = (f for f in run.glob(f"{HALVING}[0-9]*") if f.name[len(HALVING) :].isdecimal())
+    return sorted(filter(checkpoints_of, found), key=lambda f: int(f.name[len(HALVING) :]))
+
+
 def open_checkpoint(run: str | Path, which: str, opened: Callable[[Path], T]) -> T:
     """What `opened` makes of a checkpoint. A run that goes on deletes old ones: where the one that
     was found is gone before it is read, a newer one takes its place. Raises `OvertoneError` as
@@ -95,7 +110,8 @@ def open_checkpoint(run: str | Path, which: str, opened: Callable[[Path], T]) ->
 
 
 def find_checkpoint(run: str | Path, which: str = "last") -> Path:
-    """The 'last' or 'best' checkpoint of a run, itself the directory of a pipeline.
+    """The 'last' or 'best' checkpoint of a run, itself the directory of a pipeline; that of the
+    student of the fewest steps in a run of halvings.
 
     Raises `OvertoneError` for a directory that is no run or has no checkpoint yet.
     """
@@ -110,6 +126,8 @@ def find_checkpoint(run: str | Path, which: str = "last") -> Path:
             )
         return run / MERGED_FOLDER
     folders = checkpoints_of(run)
+    if not folders and (students := halvings_of(run)):
+        return find_checkpoint(students[0], which)
     if not folders and list(run.glob("expert-*")):
         raise OvertoneError(f"{run} holds experts, not merged yet: overtone merge {run}.")
     if not folders:

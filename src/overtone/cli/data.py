@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Options:
     data: tyro.conf.Positional[str]
-    """builtin:digits, builtin:glyphs, fashion-mnist; a folder, zip or .npz of images; hf:... or a
-    parquet file"""
+    """builtin:digits, builtin:glyphs, builtin:photos, fashion-mnist; a folder, zip or .npz of
+    images; hf:... or a parquet file"""
     resolution: Size | None = None
     """The height and width of a training's images: smaller pictures are told as refused."""
     channels: Literal[1, 3] = 3
@@ -66,7 +66,7 @@ class Reads:
 @dataclass(frozen=True)
 class EncodeOptions:
     data: tyro.conf.Positional[str]
-    """builtin:glyphs, fashion-mnist, a folder or zip of images, or hf:..."""
+    """builtin:glyphs, builtin:photos, fashion-mnist, a folder or zip of images, or hf:..."""
     vae: str
     """The VAE: a directory, the run of a VAE's recipe, or a repository of the Hub."""
     resolution: Resolution

@@ -1,7 +1,8 @@
-"""`overtone distill`: a model made an operator, which needs one evaluation (DSNO).
+"""`overtone distill`: a model made to need fewer function evaluations.
 
 overtone distill collect RECIPE    solve the teacher's trajectories, and keep them
-overtone distill train RECIPE      train the operator on them
+overtone distill train RECIPE      train an operator on them, which needs one evaluation (DSNO)
+overtone distill halve RECIPE      halve its steps again and again (progressive distillation)
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from typing import Annotated, Any
 import tyro
 
 from overtone.cli.options import has_help, parse
-from overtone.cli.running import introduce, rehearse, run
-from overtone.errors import OvertoneError, unknown
+from overtone.cli.running import goes_on, introduce, rehearse, run
+from overtone.errors import OvertoneError, RunInterruptedError, counted, unknown
 from overtone.launch import processes
 from overtone.training.configs.distillation import DistillationRecipe
+from overtone.training.configs.halving import HalvingRecipe
 from overtone.training.recipes import RECIPES, find_recipe, name_of, run_named
 
-WHAT = ("collect", "train")
+WHAT = ("collect", "train", "halve")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,19 @@ class TrainOptions:
     """Build everything, train a few steps, and say how long the run would take. No run is made."""
 
 
+@dataclass(frozen=True)
+class HalveOptions:
+    recipe: Annotated[HalvingRecipe, tyro.conf.arg(name="")]
+    out: Path | None = None
+    """The directory of the run, which holds a run for each number of steps (steps-8, steps-4, ...).
+    If left out, it is runs/RECIPE, or the run itself where one is named."""
+    skip_bad_checkpoints: bool = False
+    """Go on from the newest undamaged checkpoint where a newer one is damaged."""
+    dry_run: bool = False
+    """Build everything, train a few steps of the first student, and say how long each would take.
+    No run is made."""
+
+
 def main(arguments: Sequence[str]) -> None:
     helped = has_help(arguments[:2])
     if len(arguments) < 2 or helped:
@@ -62,9 +77,16 @@ def main(arguments: Sequence[str]) -> None:
     recipe: Any = find_recipe(name)
     if recipe.command == "train":
         raise OvertoneError(f"{name} distils nothing: overtone train {name}.")
+    if (recipe.command == "distill halve") != (what == "halve"):
+        raise OvertoneError(f"distill {what} is not for {name}: overtone {recipe.command} {name}.")
     about, stem = f"{name}: {recipe.about}", name_of(name)
     own = run_named(name)
     run_folder = own or Path("runs") / stem
+    if what == "halve":
+        default = HalveOptions(recipe)
+        halve = parse(HalveOptions, f"distill halve {name}", about, rest, default=default)
+        _halve(halve, halve.out or run_folder, arguments)
+        return
     trajectories = run_folder.with_name(f"{run_folder.name}-trajectories")
     if what == "collect":
         defaults = CollectOptions(recipe)
@@ -120,3 +142,30 @@ def _train(
         rehearse(trainer)
     else:
         run(trainer, out, ["distill", *arguments], options.skip_bad_checkpoints)
+
+
+def _halve(options: HalveOptions, out: Path, arguments: Sequence[str]) -> None:
+    from overtone.runs import find_checkpoint, halving_folder
+    from overtone.training.halving import first_teacher, material_for, train_halvings
+    from overtone.training.loop import Trainer
+
+    recipe = options.recipe
+    if options.dry_run:
+        teacher = first_teacher(recipe)
+        trainer = Trainer.of(
+            recipe,
+            teacher=teacher,
+            steps=recipe.halvings[0],
+            material=material_for(recipe, teacher),
+        )
+        introduce(trainer)
+        rehearse(trainer, f"each of {len(recipe.halvings)} students")
+        return
+    try:
+        train_halvings(recipe, out, introduce, skip_bad=options.skip_bad_checkpoints)
+    except RunInterruptedError as error:
+        raise goes_on(error, ["distill", *arguments]) from None
+    if not processes().is_main:
+        return
+    for steps in recipe.halvings:
+        print(f"{counted(steps, 'step')}: {find_checkpoint(halving_folder(out, steps))}")

@@ -29,10 +29,10 @@ def main(arguments: Sequence[str]) -> None:
         return
     recipe = find_recipe(name)
     if recipe.command != "train":
-        raise OvertoneError(
-            f"{name} distils a model: overtone distill collect {name}, then overtone distill train"
-            f" {name}."
+        before = (
+            f"overtone distill collect {name}, then " if "distill train" in recipe.command else ""
         )
+        raise OvertoneError(f"{name} distils a model: {before}overtone {recipe.command} {name}.")
     about = f"{name}: {recipe.about}"
     kind: Any = Options[type(recipe)]  # type: ignore[misc]
     options = parse(kind, f"train {name}", about, rest, default=kind(recipe))

@@ -105,11 +105,16 @@ def _thumbnail(item: Item, channels: int) -> np.ndarray:
 def _known(found: Inspection, resolution: int | None, channels: int) -> ImageData:
     """A data set of Overtone's own, in its size where none is asked for, or a registered one."""
     name = found.name
-    own = {"builtin:digits": (8, 1), "builtin:glyphs": (32, 3), "fashion-mnist": (28, 1)}
+    own = {
+        "builtin:digits": (8, 1),
+        "builtin:glyphs": (32, 3),
+        "builtin:photos": (64, 3),
+        "fashion-mnist": (28, 1),
+    }
     if name not in own and resolution is None:
         raise OvertoneError(f"pass --resolution: it decides how '{name}' is opened.")
     size, planes = own.get(name, (resolution or 0, channels))
-    if name == "builtin:glyphs":
+    if name in ("builtin:glyphs", "builtin:photos"):
         planes = channels
     return open_data(name, resolution or size, planes, split=found.split)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from overtone.errors import OvertoneError
 
-NAMES = ("builtin:digits", "builtin:glyphs", "fashion-mnist")
+NAMES = ("builtin:digits", "builtin:glyphs", "builtin:photos", "fashion-mnist")
 """The data sets that Overtone knows by itself."""
 
 SUFFIXES = {

@@ -14,6 +14,7 @@ from overtone.data.images import ImageData
 from overtone.data.layout import Layout
 from overtone.data.names import GIVEN, NAMES, OPENERS, TABLES, in_full, is_known, path_of, text_of
 from overtone.data.own import lowest_of, own_data
+from overtone.data.photos import Photos
 from overtone.data.reading import Source, decode
 from overtone.data.rules import Reading
 from overtone.data.tables import cut
@@ -36,7 +37,7 @@ def open_data(
 
     `name` is one of
 
-        builtin:digits, builtin:glyphs, fashion-mnist
+        builtin:digits, builtin:glyphs, builtin:photos, fashion-mnist
         a folder or a zip of images (`overtone.data.layout`)
         FILE.npz, images in one array (`overtone.data.batches`)
         hf:OWNER/NAME, hf:FOLDER (`overtone.data.hub`), FILE.parquet with `hf:` or without
@@ -52,6 +53,8 @@ def open_data(
             return open_digits(resolution, channels, split)
         case "builtin:glyphs":
             return Glyphs(resolution, channels, split)
+        case "builtin:photos":
+            return Photos(resolution, channels, split)
         case "fashion-mnist":
             return open_fashion_mnist(resolution, channels, split)
     if name.startswith(GIVEN):

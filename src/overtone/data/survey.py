@@ -11,7 +11,7 @@ from typing import Any
 from overtone.data.converting import has_colours
 from overtone.data.fetched import names_in
 from overtone.data.names import NAMES, OPENERS
-from overtone.data.open import open_source
+from overtone.data.open import open_data, open_source
 from overtone.data.own import items_of
 from overtone.data.reading import Item
 from overtone.errors import OvertoneError, counted
@@ -159,9 +159,10 @@ def survey_given(value: Any, name: str = "") -> Survey:
 
 def _of_ours(found: Survey) -> Survey:
     """What is known of Overtone's own data sets."""
-    if found.name == "builtin:glyphs":
+    if found.name in ("builtin:glyphs", "builtin:photos"):
         found.any_size, found.coloured, found.decoded = True, 1, 1
-        found.classes = dict.fromkeys("ABCDEFGHIJKLMNOPQRSTUVWXYZ", 0)
+        opened = open_data(found.name, 64, 3)
+        found.classes = dict.fromkeys(opened.class_names, 0)
         return found
     size, count = {"builtin:digits": (8, 1_500), "fashion-mnist": (32, 60_000)}[found.name]
     found.count, found.sizes[size, size], found.decoded = count, count, 1

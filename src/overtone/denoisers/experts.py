@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from overtone.denoisers.denoiser import Denoiser, Estimate, Images, Labels, Sigma, level_of
 from overtone.denoisers.intervals import Interval, check_intervals
 from overtone.denoisers.residence import Residence
+from overtone.networks.experts import Experts
+from overtone.networks.network import Network
 from overtone.precision import widest
 
 
@@ -34,6 +36,12 @@ class ExpertDenoiser(Denoiser):
         self.num_classes = experts[0].num_classes
         self.has_null_class = all(expert.has_null_class for expert in experts)
         self.residence: Residence | None = None
+
+    @property
+    def network(self) -> Experts:
+        """The experts' networks as one, which saves them."""
+        networks = [cast(Network, expert.network) for expert in self.experts]
+        return Experts(networks, [high for _, high in self.intervals[:-1]])
 
     def forward(self, x: Images, sigma: Sigma, class_labels: Labels | None = None) -> Estimate:
         level = level_of(sigma)

@@ -7,6 +7,7 @@ KINDS = {
         "classifier": "configs.classifier",
         "denoising": "configs.denoising",
         "distillation": "configs.distillation",
+        "halving": "configs.halving",
         "vae": "configs.vae",
     },
 }

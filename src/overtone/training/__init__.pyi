@@ -2,6 +2,7 @@ from .configs.classifier import ClassifierRecipe as ClassifierRecipe
 from .configs.denoising import DenoisingRecipe as DenoisingRecipe
 from .configs.denoising import ExpertSettings as ExpertSettings
 from .configs.distillation import DistillationRecipe as DistillationRecipe
+from .configs.halving import HalvingRecipe as HalvingRecipe
 from .configs.recipe import Recipe as Recipe
 from .configs.training import Reporting as Reporting
 from .configs.training import Training as Training

@@ -20,18 +20,16 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from overtone import settings, storage
+from overtone import storage
 from overtone.data.names import given_name
 from overtone.errors import OvertoneError, RunInterruptedError
 from overtone.launch import processes
-from overtone.leftovers import TEMPORARY
 from overtone.networks.network import build_empty
 from overtone.pipelines.load import load_pipeline
 from overtone.pipelines.merge import merged
 from overtone.pipelines.pipeline import Pipeline
 from overtone.runs import (
     MERGED_FOLDER,
-    RECIPE_FILE,
     RUN_FILE,
     checkpoints_of,
     find_checkpoint,
@@ -40,6 +38,7 @@ from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.denoising import network_of
 from overtone.training.loop import Trainer
 from overtone.training.material import Given, Material, encoded, material_of
+from overtone.training.several import claim_runs
 
 Started = Callable[[Trainer, str], None]
 """told of each model that begins to train, and what it is called"""
@@ -79,7 +78,8 @@ def train_experts(
     if given is not None:
         recipe = dataclasses.replace(recipe, data=given_name(material.data.name))
     if among.is_main:
-        _claim(run, recipe)
+        facts = {"experts": experts.count, "boundaries": list(experts.boundaries)}
+        claim_runs(run, recipe, facts, "expert-")
     among.wait()
     if among.is_main and len(finished_experts(run, recipe)) < experts.count:
         shutil.rmtree(run / MERGED_FOLDER, ignore_errors=True)  # of fewer images than there will be
@@ -219,29 +219,3 @@ def merged_run(run: Path, which: str = "last") -> Pipeline:
         )
     pipes = [load_pipeline(find_checkpoint(folder, which)) for folder in folders]
     return merged(pipes, boundaries)
-
-
-def _claim(run: Path, recipe: DenoisingRecipe) -> None:
-    """Make the directory, or see that it is that of the same experts."""
-    experts = recipe.experts
-    assert experts is not None
-    facts = {"experts": experts.count, "boundaries": list(experts.boundaries)}
-    known = run / RUN_FILE
-    strangers = run.is_dir() and not all(_is_ours(path.name) for path in run.iterdir())
-    if strangers and not known.exists():
-        raise OvertoneError(f"{run} is not empty and not a run: choose another --out.")
-    # Of several jobs that begin together, an expert each, one writes, and the others compare.
-    if not storage.write_json_once(known, facts):
-        differences = list(settings.difference(storage.read_json(known), facts))
-        if differences:
-            raise OvertoneError(
-                f"{run} was made with other settings ({'; '.join(differences)}): use those, or"
-                " another --out."
-            )
-    storage.write_json_once(run / RECIPE_FILE, settings.dump(recipe.anywhere()))
-
-
-def _is_ours(name: str) -> bool:
-    """Names that may be there before the run's own file: of a kill, or of a job that began at the
-    same time."""
-    return name in (RUN_FILE, RECIPE_FILE) or name.startswith((TEMPORARY, "expert-"))

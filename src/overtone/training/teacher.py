@@ -99,6 +99,19 @@ def open_teacher(
 
     Raises `OvertoneError` for a solver that draws noise on its way.
     """
+    named, pipe = open_model(name, first=first, vae=vae, precision=precision)
+    return teacher_of(pipe, named, solver, steps, guidance_scale)
+
+
+def open_model(
+    name: str,
+    *,
+    first: str | Pipeline = "",
+    vae: str = "",
+    precision: Precision = "auto",
+) -> tuple[str, Pipeline]:
+    """The model that is to be a teacher, and its name as it may be published; arguments as for
+    `open_teacher`."""
     check_made(name, "the teacher", "--teacher MODEL")
     pipe = load_pipeline(name).to(precisions.default_device())
     pipe.precision = precision
@@ -116,7 +129,7 @@ def open_teacher(
             raise OvertoneError(f"--vae: {name} makes pixels, which no VAE has to decode.")
         pipe.vae = open_vae(vae)
     here = Path(name).expanduser().exists()  # else a repository of the Hub, whose name is public
-    return teacher_of(pipe, public_name(name) if here else name, solver, steps, guidance_scale)
+    return public_name(name) if here else name, pipe
 
 
 def teacher_of(

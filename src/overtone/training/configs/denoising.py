@@ -74,8 +74,8 @@ class DenoisingRecipe(Recipe, kind="denoising"):
     network: NetworkConfig
     """the network and its settings"""
     data: str = ""
-    """builtin:digits, builtin:glyphs, fashion-mnist, a folder or zip of images, hf:..., or a
-    directory of latents"""
+    """builtin:digits, builtin:glyphs, builtin:photos, fashion-mnist, a folder or zip of images,
+    hf:..., or a directory of latents"""
     init: str = ""
     """The model whose weights training begins with, where they fit: a pipeline, a run, one of its
     checkpoints, a diffusers pipeline or a file of published weights. If left out, weights are

@@ -26,7 +26,7 @@ class VAERecipe(Recipe, kind="vae"):
     """what it is for, and what it needs"""
     network: VAEConfig
     data: str = ""
-    """builtin:glyphs, fashion-mnist, a folder or zip of images, or hf:..."""
+    """builtin:glyphs, builtin:photos, fashion-mnist, a folder or zip of images, or hf:..."""
     init: str = ""
     """The VAE whose weights training begins with, where they fit: a directory, the run of a VAE's
     recipe, or a repository of the Hub. If left out, weights are random."""

@@ -1,0 +1,90 @@
+"""What the studies share: results kept entry by entry, losses by intervals of noise levels, and
+paired differences."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from overtone import precision, storage
+from overtone.data import ImageData
+from overtone.data.images import to_unit
+from overtone.denoisers import EDMPreconditioning
+from overtone.processes import SeededNoise
+
+DOCS = Path(__file__).parents[2] / "docs"
+T = {4: 2.776, 49: 2.010}
+"""97.5 % quantiles of Student's t by degrees of freedom"""
+BATCHES = 50
+"""means of batches that an interval is told from"""
+
+
+class Results:
+    """The entries of a study in docs/studies/NAME.json, each computed once."""
+
+    def __init__(self, name: str) -> None:
+        self.file = DOCS / "studies" / f"{name}.json"
+        self.entries: dict[str, Any] = storage.read_json(self.file) if self.file.exists() else {}
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """The entry of a name, computed and written down if it is not there."""
+        if name not in self.entries:
+            self.entries[name] = compute()
+            storage.write_json(self.file, self.entries)
+        return self.entries[name]
+
+
+def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and half of its 95 % interval, by Student's t."""
+    half = T[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.mean(values), half
+
+
+def difference(values: Sequence[float], others: Sequence[float]) -> tuple[float, float]:
+    """The mean of the paired differences and half of its 95 % interval."""
+    return mean_and_half([own - other for own, other in zip(values, others, strict=True)])
+
+
+def shown(mean: float, half: float, digits: int = 4) -> str:
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def interval_losses(
+    denoiser: Any,
+    data: ImageData,
+    boundaries: Sequence[float],
+    *,
+    count: int = 5_000,
+    ends: tuple[float, float] = (0.002, 80.0),
+) -> list[list[float]]:
+    """EDM's loss of held-out images within each interval of noise levels, as `BATCHES` means.
+
+    Image k has one noise level in each interval, uniform in its logarithm, and one noise, which
+    depend on k and the interval alone: models are compared on the same ones.
+    """
+    device = precision.default_device()
+    denoiser = denoiser.to(device).eval()
+    weight, size = EDMPreconditioning().weight, count // BATCHES
+    edges, found = (ends[0], *boundaries, ends[1]), []
+    for number, (low, high) in enumerate(pairwise(edges)):
+        means = []
+        for at in range(0, size * BATCHES, size):
+            which = [k % len(data) for k in range(at, at + size)]
+            pixels, labels = data.fetch(which)
+            source = SeededNoise(number * 10_000_000 + k for k in range(at, at + size))
+            sigma = (low * (high / low) ** source.uniform()).float()
+            x_0 = to_unit(pixels)
+            x = x_0 + sigma[:, None, None, None] * source.normal(x_0)
+            own = labels.to(device) if denoiser.num_classes else None
+            with torch.no_grad(), precision.autocast("auto", device):
+                made = denoiser(x.to(device), sigma.to(device), own).x_0.float().cpu()
+            error = (made - x_0).square().mean(dim=(1, 2, 3))
+            means.append(float((weight(sigma) * error).mean()))
+        found.append(means)
+    return found

@@ -1,0 +1,209 @@
+"""Is one evaluation of an operator worth more than the steps of progressive distillation?
+
+DSNO's claim (arXiv 2211.13449): better than progressive distillation's student of one step at the
+same cost, and 2.6 and 1.3 times as fast as its students of four and two steps.
+
+    python examples/studies/one_step.py digits --teacher runs/diffit-digits --guidance-scale 1.5
+    python examples/studies/one_step.py fashion --teacher models/diffit-fashion-mnist
+    python examples/studies/one_step.py tables
+
+Both distillations have the same teacher, a student of its network, and about the same number of
+multiply-adds: the operator's are those of its teacher's trajectories and of its training, the
+students' those of their teachers' steps and of their training, told in forward passes of the
+teacher's network. Models are compared on the same seeds beside the same real images (Fréchet
+distance with 95 % intervals), and their seconds an image are measured in turns. Results are in
+docs/studies/one_step.json, tables in docs/studies/one_step.md; what is there is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from study import DOCS, Results
+
+from overtone import load_pipeline, open_data, train
+from overtone.analysis.comparison import compared_models
+from overtone.data import held_out
+from overtone.metrics import Evaluation
+from overtone.networks.network import multiply_adds
+from overtone.pipelines import Request, evaluations_of
+from overtone.precision import default_device
+from overtone.training.classifier import classifier_of
+from overtone.training.configs.distillation import DistillationRecipe
+from overtone.training.configs.halving import HalvingRecipe
+from overtone.training.recipes.dsno import dsno_digits, dsno_fashion_mnist
+from overtone.training.recipes.halving import halve_digits, halve_fashion_mnist
+
+SAMPLES = 2_000
+ROUNDS = 7
+BACKWARD = 3
+"""forward passes that a step of training takes: its own, and twice as much on the way back"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is distilled, and from how much."""
+
+    operator: DistillationRecipe
+    students: HalvingRecipe
+    data: tuple[str, int, int]
+
+
+def cases() -> dict[str, Case]:
+    """The two cases, with about as many forward passes for the operator as for the students."""
+    digits, fashion = dsno_digits(), dsno_fashion_mnist()
+    few = dataclasses.replace(
+        fashion.training, total_images=100_000, lr_rampdown_images=80_000, lr_rampup_images=2_500,
+        ema_halflife_images=2_500,
+    )  # fmt: skip
+    fashion = dataclasses.replace(fashion, count=20_000, steps=10, training=few)
+    students = halve_digits()
+    longer = dataclasses.replace(students.training, total_images=80_000, lr_rampdown_images=75_000)
+    return {
+        "digits": Case(
+            digits, dataclasses.replace(students, training=longer), ("builtin:digits", 8, 1)
+        ),
+        "fashion": Case(fashion, halve_fashion_mnist(), ("fashion-mnist", 32, 1)),
+    }
+
+
+def passes(case: Case, teacher: Any, operator: Any) -> dict[str, float]:
+    """Forward passes of the teacher's network that each distillation takes."""
+    recipe, students = case.operator, case.students
+    asked = Request((0,), guidance_scale=recipe.guidance_scale, steps=recipe.steps)
+    solving = recipe.count * evaluations_of(teacher, asked)
+    each = _cost(operator) / _cost(teacher)
+    guided = 2 if teacher.guidance_of(asked).acts else 1
+    halving = 0.0
+    for number in range(len(students.halvings)):
+        taught = 2 * (guided if number == 0 else 1)
+        halving += students.training.total_images * (BACKWARD + taught)
+    return {
+        "operator": solving + recipe.training.total_images * BACKWARD * each,
+        "students": halving,
+    }
+
+
+def _cost(pipe: Any) -> float:
+    return float(multiply_adds(pipe.network))
+
+
+def compared(case: Case, teacher: Any, models: dict[str, Any], scale: float | None) -> Any:
+    """Scores with intervals, and differences from the operator."""
+    evaluation = Evaluation(classifier_of(*case.data), open_data(*case.data), held_out(*case.data))
+    found = compared_models(
+        models,
+        evaluation,
+        lambda pipe: Request(
+            range(SAMPLES), guidance_scale=scale if pipe is models["teacher"] else None
+        ),
+        lambda pipe, asked: pipe.stream(asked),
+    )
+    scores = found.frame()[["model", "evaluations", "score", "value", "low", "high"]]
+    return {
+        "scores": scores.astype(object).where(scores.notna(), None).to_dict("records"),
+        "differences": list(found.paired()),
+    }
+
+
+def seconds(models: dict[str, Any], scale: float | None) -> dict[str, float]:
+    """Seconds an image in batches of 64, medians of rounds in which models take turns."""
+    taken: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(ROUNDS):
+        for name, pipe in models.items():
+            own = scale if name.startswith("teacher") else None
+            began = time.perf_counter()
+            for _batch in pipe.stream(range(64), guidance_scale=own):
+                pass
+            taken[name].append((time.perf_counter() - began) / 64)
+    return {name: statistics.median(times[1:]) for name, times in taken.items()}
+
+
+def asked(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Both distillations of a case, and what came of them."""
+    case, scale = cases()[name], options.guidance_scale
+    changes = {"teacher": options.teacher, "guidance_scale": scale}
+    case = dataclasses.replace(
+        case,
+        operator=dataclasses.replace(case.operator, **changes),
+        students=dataclasses.replace(case.students, **changes),
+    )
+    where = options.out / f"{name}-{scale or 1:g}"
+    began = time.perf_counter()
+    train(case.students, where / "halved")
+    halved = time.perf_counter()
+    operator = train(case.operator, where / "operator")
+    ended = time.perf_counter()
+    teacher = load_pipeline(options.teacher)
+    models = {"operator, 1 evaluation": operator, "teacher": teacher}
+    for steps in case.students.halvings:
+        title = f"student, {steps} evaluation{'s' if steps > 1 else ''}"
+        models[title] = load_pipeline(where / "halved" / f"steps-{steps}")
+    for pipe in models.values():
+        pipe.to(default_device())
+    return {
+        "passes": passes(case, teacher, operator),
+        "hours": {"students": (halved - began) / 3600, "operator": (ended - halved) / 3600},
+        "seconds": seconds(models, scale),
+        "compared": compared(case, teacher, models, scale),
+    }
+
+
+def tables(results: Results) -> None:
+    """The page's tables."""
+    lines: list[str] = []
+    for name, entry in results.entries.items():
+        costs = ", ".join(f"{who} {cost / 1e6:.2f} M" for who, cost in entry["passes"].items())
+        lines += [f"{name}: forward passes of the teacher's network in distillation: {costs}.", ""]
+        lines += ["| | Fréchet distance | less the operator's | class accuracy | ms an image |"]
+        lines += ["|---" * 5 + "|"]
+        rows = entry["compared"]
+        less = {
+            row["model"]: row for row in rows["differences"] if row["score"] == "frechet_distance"
+        }
+        for model, taken in entry["seconds"].items():
+            own = _scores(rows, model)
+            difference = less.get(model)
+            lines += [
+                f"| {model} | {_between(own['frechet_distance'], 'value')} |"
+                f" {_between(difference, 'difference') if difference else ''} |"
+                f" {own['class_accuracy']['value']:.1%} | {1000 * taken:.2f} |"
+            ]
+        lines += [""]
+    file = DOCS / "studies" / "one_step.md"
+    file.write_text("\n".join(lines))
+    print(file.read_text())
+
+
+def _scores(rows: dict[str, Any], model: str) -> dict[str, Any]:
+    return {row["score"]: row for row in rows["scores"] if row["model"] == model}
+
+
+def _between(row: dict[str, Any], name: str) -> str:
+    return f"{row[name]:.4f} ({row['low']:.4f} to {row['high']:.4f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("case", choices=("digits", "fashion", "tables"))
+    parser.add_argument("--teacher")
+    parser.add_argument("--guidance-scale", type=float)
+    parser.add_argument("--out", type=Path, default=Path("runs/one-step-study"))
+    options = parser.parse_args()
+    results = Results("one_step")
+    if options.case != "tables":
+        key = f"{options.case}, guidance {options.guidance_scale or 1:g}"
+        results.once(key, partial(asked, options.case, options))
+    tables(results)
+
+
+if __name__ == "__main__":
+    main()

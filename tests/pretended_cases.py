@@ -84,6 +84,11 @@ ALLOWED = (
         only_first=True,
     ),
     Allowed(
+        "training/halving.py HalvingObjective.loss: copies to the host",
+        1,
+        "how many images are at each noise level, once a step",
+    ),
+    Allowed(
         "pipelines/parts.py Parts.to: copies from the host",
         130,
         "the weights of a guide that the case moves to the device in its first call",

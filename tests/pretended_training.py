@@ -21,6 +21,7 @@ from overtone.training import (
     DenoisingRecipe,
     DistillationRecipe,
     ExpertSettings,
+    HalvingRecipe,
     Reporting,
     Training,
     VAERecipe,
@@ -122,6 +123,10 @@ def training() -> Iterator[Case]:
         yield Case(
             name, lambda device, recipe=recipe: step_of(of_trajectories(recipe)), (recipe,), 1e-3
         )
+    halving = HalvingRecipe("", training=plan(), reporting=WATCHED, teacher_steps=4)
+    yield Case(
+        "progressive distillation", lambda device: step_of(of_a_teacher(halving)), (halving,), 1e-3
+    )
     yield Case("EDM, a report", lambda device: report_of(of_images(denoising())), (), 1e-3)
 
 
@@ -143,8 +148,18 @@ def of_trajectories(recipe: DistillationRecipe) -> Trainer:
     return Trainer.of(recipe, teacher=teacher, folder=folder, show=False)
 
 
-def a_teacher() -> Teacher:
-    return teacher_of(at_full_precision(diffit()), "teacher", guidance_scale=1.5)
+def of_a_teacher(recipe: HalvingRecipe) -> Trainer:
+    teacher, data = a_teacher("single", recipe.teacher_steps), images()
+    trainer = Trainer.of(
+        recipe, teacher=teacher, steps=recipe.halvings[0], show=False,
+        material=Material(data, data, None),
+    )  # fmt: skip
+    teacher.pipe.to(trainer.device)
+    return trainer
+
+
+def a_teacher(*solver: Any) -> Teacher:
+    return teacher_of(at_full_precision(diffit()), "teacher", *solver, guidance_scale=1.5)
 
 
 def step_of(trainer: Trainer) -> Call:

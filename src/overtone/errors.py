@@ -62,9 +62,15 @@ def counted(count: int, thing: str, things: str = "") -> str:
     return f"{count:,} {thing if count == 1 else things or f'{thing}s'}"
 
 
+SHOWN = 32
+"""names that an error lists, at most"""
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> OvertoneError:
     """The error for a name that is not one of `known`, with the nearest one suggested."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known) or 'none'}."
+    shown = ", ".join(known[:SHOWN]) or "none"
+    more = f", and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {shown}{more}."
     return OvertoneError(f"unknown {what} '{name}': {hint}")

@@ -194,24 +194,14 @@ class DenoisingTask(Task):
         its own interval, or hardly more."""
         if self.alone:
             return None
-        columns = min(self.num_classes, 10) or GRID_ROWS
-        # Column k shows class k: the seeds count through the classes, of which the first 10 show.
-        step = self.num_classes or columns
-        seeds = [r * step + c for r in range(GRID_ROWS) for c in range(columns)]
-        pipe, labels = self.pipeline(average, progress), None
-        if self._needs_first:
-            labels = self._give_first(pipe, len(seeds))
-            seeds = list(range(len(seeds)))
-        request = Request(seeds, labels)
-        parts = [(batch.images, batch.class_labels) for batch in pipe.stream(request)]
-        shown = None
-        if self.num_classes:
-            shown = [label for _, own in parts if own is not None for label in own.tolist()]
+        pipe = self.pipeline(average, progress)
+        request = grid_request(pipe)
+        if not self._needs_first:
+            return grid_picture(pipe, request)
+        labels = self._give_first(pipe, len(request.seeds))
         # Real images in the place of a first stage are in no receipt.
-        receipt = None if self._needs_first else Receipts(pipe, request).whole
-        images = torch.cat([images for images, _ in parts])
-        picture, layout = sheet(images, shown, pipe.class_names, columns)
-        return Picture(picture, receipt, layout)
+        grid = grid_picture(pipe, Request(range(len(request.seeds)), labels))
+        return grid._replace(receipt=None)
 
     @property
     def scored_beside(self) -> str:  # type: ignore[override]
@@ -240,6 +230,29 @@ class DenoisingTask(Task):
 
     def opened(self, checkpoint: Path) -> Pipeline:
         return load_pipeline(checkpoint)
+
+
+def grid_request(pipe: Pipeline) -> Request:
+    """Fixed seeds for a grid of samples, a class a column."""
+    columns = _columns(pipe)
+    # Column k shows class k: the seeds count through the classes, of which the first 10 show.
+    step = pipe.num_classes or columns
+    return Request([r * step + c for r in range(GRID_ROWS) for c in range(columns)])
+
+
+def grid_picture(pipe: Pipeline, request: Request) -> Picture:
+    """The images of a request in a grid, with their receipt."""
+    parts = [(batch.images, batch.class_labels) for batch in pipe.stream(request)]
+    shown = None
+    if pipe.num_classes:
+        shown = [label for _, own in parts if own is not None for label in own.tolist()]
+    images = torch.cat([images for images, _ in parts])
+    picture, layout = sheet(images, shown, pipe.class_names, _columns(pipe))
+    return Picture(picture, Receipts(pipe, request).whole, layout)
+
+
+def _columns(pipe: Pipeline) -> int:
+    return min(pipe.num_classes, 10) or GRID_ROWS
 
 
 def network_of(recipe: DenoisingRecipe, num_classes: int) -> Any:

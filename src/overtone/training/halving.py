@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import copy
 import gc
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,15 +39,14 @@ from overtone.errors import OvertoneError, counted
 from overtone.launch import processes
 from overtone.pipelines.load import load_pipeline
 from overtone.pipelines.pipeline import Pipeline
-from overtone.pipelines.receipt import Receipts
 from overtone.pipelines.request import Request
-from overtone.pipelines.sheets import sheet
 from overtone.processes.gaussian import Process
 from overtone.processes.noise import SeededNoise
 from overtone.runs import HALVING, find_checkpoint, halving_folder
 from overtone.samplers.sampler import Sampler
 from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.configs.halving import HalvingRecipe
+from overtone.training.denoising import grid_picture, grid_request
 from overtone.training.judging import data_of, reading_of
 from overtone.training.loop import Trainer
 from overtone.training.material import Given, Material, encoded
@@ -57,7 +57,6 @@ from overtone.training.several import claim_runs
 from overtone.training.task import Picture, Task
 from overtone.training.teacher import Teacher, open_model, teacher_of
 
-GRID_ROWS = 8
 Started = Callable[[Trainer, str], None]
 """told of each student that begins to train, and what it is called"""
 
@@ -99,20 +98,20 @@ class HalvingObjective(Objective):
         x_0, sigma, labels = batch["x_0"], batch["sigma"], batch.get("class_labels")
         x = self.process.mean(x_0, sigma) + sigma[:, None, None, None] * batch["noise"]
         estimate = model(x, sigma, labels).x_0
-        losses = torch.zeros(len(x), device=x.device)
-        for number in batch["number"].unique().tolist():
-            at = (batch["number"] == number).nonzero()[:, 0]
-            own = None if labels is None else labels[at]
+        # Images of one level together, as a guided teacher takes them: the host waits once for the
+        # numbers of their levels.
+        order = batch["number"].argsort(stable=True)
+        sizes = sorted(Counter(batch["number"].tolist()).items())
+        losses = []
+        for (number, _), at in zip(sizes, order.split([n for _, n in sizes]), strict=True):
             with torch.no_grad():
-                wanted = self.two_steps(x[at], number, own)
-            here, there = self.sigmas[number], self.sigmas[number + 1]
-            made = estimate[at]
+                wanted = self.two_steps(x[at], number, None if labels is None else labels[at])
+            made, here, there = estimate[at], self.sigmas[number], self.sigmas[number + 1]
             if there:
                 made = self.process.reverse(x[at], made, here, there, there / here)
             error = (made - wanted).float().square().mean(dim=(1, 2, 3))
-            scale = self.weight(here) / (1 - there / here) ** 2
-            losses = losses.index_put((at,), error * scale)
-        return losses
+            losses.append(self.weight(here) / (1 - there / here) ** 2 * error)
+        return torch.cat(losses)[order.argsort()]
 
     def two_steps(self, x: Images, number: int, labels: Tensor | None) -> Images:
         """Where the teacher is after two steps from the student's level `number`."""
@@ -194,7 +193,7 @@ class HalvingTask(Task):
             vae=own.vae,
             image_resolution=own.image_resolution,
             class_names=own.class_names,
-            data=own.data,
+            data=self.scored_beside,
             training={
                 "distilled from": self.teacher.name,
                 "teacher's weights": self.teacher.digest,
@@ -218,23 +217,11 @@ class HalvingTask(Task):
     def picture(self, average: nn.Module, progress: Progress) -> Picture | None:
         """Samples at fixed seeds, a class a column."""
         pipe = self.scored(average, progress)
-        if pipe is None:
-            return None
-        columns = min(pipe.num_classes, 10) or GRID_ROWS
-        # Column k shows class k: the seeds count through the classes, of which the first 10 show.
-        step = pipe.num_classes or columns
-        request = Request([r * step + c for r in range(GRID_ROWS) for c in range(columns)])
-        parts = [(batch.images, batch.class_labels) for batch in pipe.stream(request)]
-        shown = None
-        if pipe.num_classes:
-            shown = [label for _, own in parts if own is not None for label in own.tolist()]
-        images = torch.cat([images for images, _ in parts])
-        picture, layout = sheet(images, shown, pipe.class_names, columns)
-        return Picture(picture, Receipts(pipe, request).whole, layout)
+        return None if pipe is None else grid_picture(pipe, grid_request(pipe))
 
     @property
     def scored_beside(self) -> str:  # type: ignore[override]
-        return self.teacher.pipe.data
+        return self.recipe.data or self.teacher.pipe.data
 
     @property
     def reading(self) -> Reading:  # type: ignore[override]

@@ -169,6 +169,17 @@ CHANGES = {
         ("earlier[number * (number - 1) // 2 :]", "earlier[number * (number + 1) // 2 :]"),
         ("(x_next - denoise(x_next, sigma_next)) / sigma_next", "(x_next - denoise(x_next, sigma_next)) / sigma"),
     ],
+    ("training/halving.py", "halving"): [
+        ("made, here, there, there / here)", "made, here, there, here / there)"),
+        ("self.weight(here) / (1 - there / here) ** 2", "self.weight(here) / (1 - there / here)"),
+        ("for at in (2 * number, 2 * number + 1):", "for at in (number, number + 1):"),
+        ("return 1 + snr if", "return snr if"),
+        ("[order.argsort()]", "[order]"),
+    ],
+    ("data/photos.py", "photos"): [
+        ("pixels[:, -last:] if split == \"test\" else pixels[:, :-last]", "pixels[:, -last:] if split == \"test\" else pixels"),
+        ("math.exp(draw() * math.log(most))", "math.exp(draw())"),
+    ],
     ("solving/descent.py", "solving"): [
         ("slope = (losses[0] - losses[1])", "slope = (losses[1] - losses[0])"),
         ("self.top + self.gaps.exp().cumsum(0)", "self.top + self.gaps.exp()"),
@@ -406,6 +417,7 @@ CHANGES = {
     ],
     ("metrics/solver.py", "comparison"): [
         ("known.read(at, at + len(made))", "known.read(0, len(made))"),
+        ("steps=None, sampler=sampler", "steps=None"),
     ],
     ("metrics/real.py", "metrics"): [
         ("sum(among.gather(hits)) / len(data)", "sum(among.gather(hits)) / len(data) / 2"),

@@ -3,8 +3,8 @@
     overtone train relay-glyphs-16
     overtone train relay-glyphs
     overtone train relay-glyphs --process.block-scale 0 --out runs/relay-glyphs-white
-    python examples/relay_cascade.py --out runs/cascade-glyphs
-    python examples/relay_study.py runs/relay-glyphs --white runs/relay-glyphs-white \
+    python examples/studies/cascade.py --out runs/cascade-glyphs
+    python examples/studies/letters.py runs/relay-glyphs --white runs/relay-glyphs-white \
         --cascade runs/cascade-glyphs --out study
 
 writes study.json, entry by entry (what it has already is not computed again), and study.md. All
@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from relay_cascade import NETWORK, CascadeDenoiser, enlarged
+from cascade import NETWORK, CascadeDenoiser, enlarged
 
 from overtone import ADMUNet, open_data, storage
 from overtone.data import held_out, to_pixels
@@ -130,7 +130,7 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path)
     parser.add_argument("--white", type=Path, help="a second stage trained without block noise")
-    parser.add_argument("--cascade", type=Path, help="a run of relay_cascade.py")
+    parser.add_argument("--cascade", type=Path, help="a run of studies/cascade.py")
     parser.add_argument("--samples", type=int, default=520)
     parser.add_argument("--out", type=Path, default=Path("study"))
     options = parser.parse_args()

@@ -1,11 +1,11 @@
 """What a relay is to be compared with: a cascade, whose second stage starts from noise and sees the
 small image beside its input (Ho et al. 2021, arXiv 2106.15282).
 
-    python examples/relay_cascade.py --out runs/cascade-glyphs
+    python examples/studies/cascade.py --out runs/cascade-glyphs
 
 trains one on the letters of `relay-glyphs`: the same network but for its input's channels, the same
 number of images. The small image is enlarged and, so that it forgives a first stage its mistakes,
-noised: in training by a level uniform in [0, 0.4] of which the network is not told. `relay_study.py
+noised: in training by a level uniform in [0, 0.4] of which the network is not told. `letters.py
 --cascade runs/cascade-glyphs` compares.
 """
 
@@ -92,7 +92,9 @@ class CascadeTask(Task):
         config = dataclasses.replace(network, channels=2 * channels, num_classes=classes)
         torch.manual_seed(recipe.training.seed)
         self.model = CascadeDenoiser(ADMUNet(config).to_fast_layout())
-        self.objective = CascadeObjective(num_classes=classes, label_dropout=0.1)
+        self.objective = CascadeObjective(
+            num_classes=classes, label_dropout=0.1, mirror=recipe.mirror
+        )
         self.identity = {
             "cascade": settings.dump(config),
             "training": recipe.training.identity(),
@@ -127,7 +129,7 @@ def main() -> None:
     try:
         Trainer(CascadeTask(recipe), recipe).run(options.out)
     except OvertoneError as error:
-        raise SystemExit(f"relay_cascade: {error}") from None
+        raise SystemExit(f"cascade: {error}") from None
 
 
 if __name__ == "__main__":

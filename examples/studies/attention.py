@@ -48,7 +48,6 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any], float | None]] = {
     "Fourier embedding": (None, {"time_embedding": "fourier"}, 2.02),
     "token width 32": (None, {"token_width": 32}, None),
     "window 2": (None, {"window": 2}, None),
-    "window 8": (None, {"window": 8}, None),
     "ladder 1: ViT": (None, {"encoder": "vit", "decoder": "aggregation"}, 5.34),
     "ladder 2: multi-resolution encoder": (
         None, {"encoder": "multi_resolution", "decoder": "aggregation"}, 4.64,

@@ -1,0 +1,152 @@
+"""What the studies of the papers' claims stand on. The studies themselves take hours."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import TINY_IUNET
+from overtone.data import ArrayData
+from overtone.data.images import to_unit
+from overtone.denoisers import EDMPreconditioning, IdealDenoiser, NetworkDenoiser
+from overtone.networks import DiffiTConfig
+
+STUDIES = Path(__file__).parent.parent / "examples" / "studies"
+sys.path.append(str(STUDIES))
+
+import attention  # noqa: E402
+import experts  # noqa: E402
+import one_step  # noqa: E402
+import relay  # noqa: E402
+import study  # noqa: E402
+from supernet import Supernet, expert_denoisers  # noqa: E402
+
+CONFIG = dataclasses.replace(TINY_IUNET, widths=(24, 32), head_channels=4, inception_heads=())
+
+
+def a_supernet():
+    torch.manual_seed(0)
+    network = Supernet(CONFIG, 4)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return network.eval()
+
+
+def test_each_slice_of_a_supernet_is_the_network_of_its_ratio():
+    network = a_supernet()
+    heads = {shape.attending for shape in network.shapes}
+    assert len(heads) > 1
+    x, time, labels = torch.randn(3, 1, 8, 8), torch.randn(3), torch.tensor([0, 1, 2])
+    made = []
+    for number in range(4):
+        network.number = number
+        alone = network.expert(number)
+        assert alone.config.inception_heads == network.shapes[number].attending
+        with torch.no_grad():
+            made.append(network(x, time, labels))
+            torch.testing.assert_close(made[-1], alone(x, time, labels), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(made[0], made[3], atol=1e-3)
+
+
+def test_a_supernet_trains_every_ratio_and_all_of_its_weights():
+    network = a_supernet().train()
+    seen = set()
+    for _ in range(40):
+        network(torch.randn(2, 1, 8, 8), torch.randn(2), torch.tensor([0, 1])).sum().backward()
+        seen |= {cell.mixer.number for cell in network._cells()}
+    assert seen == {0, 1, 2, 3}
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        if ".mixer.qkv.weight" in name:  # every head is some ratio's
+            assert (parameter.grad != 0).any(dim=1).all()
+
+
+def test_experts_of_a_supernet_keep_its_preconditioning():
+    denoisers = expert_denoisers(NetworkDenoiser(a_supernet(), EDMPreconditioning()))
+    assert len(denoisers) == 4
+    x, sigma = torch.randn(2, 1, 8, 8), torch.tensor([0.5, 2.0])
+    with torch.no_grad():
+        first, last = (d(x, sigma, torch.tensor([0, 1])).x_0 for d in (denoisers[0], denoisers[3]))
+    assert not torch.allclose(first, last, atol=1e-3)
+
+
+def test_losses_of_intervals_are_those_of_the_closed_form():
+    """Under the ideal denoiser of one image nothing is left; under that of N(0, S) the loss of one
+    noise level is w(sigma) tr S sigma^2 / (S + sigma^2) / n."""
+    images = np.full((4, 1, 4, 4), 200, np.uint8)
+    data = ArrayData("one image", images, np.zeros(4, np.int64), ["a"])
+    x_0 = to_unit(torch.from_numpy(images))
+    exact = study.interval_losses(IdealDenoiser(x_0[:1]), data, (0.1, 1.0), count=100)
+    assert len(exact) == 3
+    assert all(len(means) == study.BATCHES for means in exact)
+    assert max(exact[2]) < 1e-3  # bfloat16's rounding, weighted
+    wide = IdealDenoiser(torch.zeros(1, 1, 4, 4), 4.0 * torch.eye(16))
+    near = (0.4999, 0.5001)
+    _, means, _ = study.interval_losses(wide, data, near, count=2_000)
+    shrunk, weight = 4 / (4 + 0.25), 1 / 0.25 + 1 / 0.25
+    # E (s (x_0 + n) - x_0)^2 for this x_0 and n of variance sigma^2.
+    value = float(x_0.flatten()[0])
+    expected = weight * (((shrunk - 1) * value) ** 2 + shrunk**2 * 0.25)
+    assert np.mean(means) == pytest.approx(expected, rel=0.03)  # 32,000 draws: 0.8 %
+    again = study.interval_losses(wide, data, near, count=2_000)[1]
+    assert means == again
+
+
+def test_differences_are_paired():
+    mean, half = study.difference([1.0, 2.0, 3.0, 4.0, 5.0], [0.5, 1.5, 2.5, 3.5, 4.5])
+    assert (mean, half) == (0.5, 0.0)
+    mean, half = study.mean_and_half([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert mean == 3.0
+    assert half == pytest.approx(2.776 * 1.5811 / 5**0.5, rel=1e-3)
+
+
+def test_results_are_computed_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "DOCS", tmp_path)
+    (tmp_path / "studies").mkdir()
+    assert study.Results("some").once("entry", lambda: [1, 2]) == [1, 2]
+    assert study.Results("some").once("entry", lambda: pytest.fail("again")) == [1, 2]
+
+
+@pytest.mark.parametrize("name", attention.VARIANTS)
+def test_variants_of_attention_are_networks(name):
+    recipe = attention.recipe_of(name, 1_000, 3)
+    network = recipe.network.build()
+    out = network(torch.randn(2, 1, 8, 8), torch.randn(2))
+    assert out.shape == (2, 1, 8, 8)
+    assert recipe.training.seed == 3
+    assert isinstance(recipe.network, DiffiTConfig) != name.startswith("DDPM++")
+
+
+def test_entries_take_about_the_same_training():
+    """Multiply-adds of training, a pass of three evaluations an image."""
+    from overtone.networks import ADMConfig
+    from overtone.networks.network import multiply_adds
+
+    meme = experts.meme_fashion_mnist().network
+    names = [field.name for field in dataclasses.fields(ADMConfig)]
+    small = ADMConfig(**{name: getattr(meme, name) for name in names})
+    costs = {
+        "large": 65_000 * multiply_adds(experts._wider(small).build()),
+        "small": 200_000 * multiply_adds(small.build()),
+        "iU-Net": 213_000 * multiply_adds(meme.build()),
+        "one shape": (100_000 + 4 * 25_000) * multiply_adds(small.build()),
+        "MEME": (100_000 + 4 * 26_000) * multiply_adds(meme.build()),
+    }
+    assert max(costs.values()) / min(costs.values()) < 1.1
+    told = relay.recipes()
+    small, large = (multiply_adds(told[n].network.build()) for n in ("first stage", "one stage"))
+    totals = [
+        told[n].training.total_images * cost
+        for n, cost in (("first stage", small), ("relay", large), ("one stage", large))
+    ]
+    assert totals[0] + totals[1] == pytest.approx(totals[2], rel=0.001)
+
+
+def test_cases_of_one_step_fit_together():
+    for case in one_step.cases().values():
+        assert case.students.halvings == (8, 4, 2, 1)
+        assert case.operator.teacher == case.students.teacher

@@ -197,12 +197,13 @@ def test_a_student_comes_nearer_to_its_teacher(tmp_path):
     """The loss falls, and images come nearer to those of the teacher's four steps than the
     teacher's own two do."""
     longer = {"total_images": 12_800, "lr_rampdown_images": 6_400, "checkpoint_images": 6_400}
-    train(changed(DENOISING, **longer), tmp_path / "teacher", show=False)
-    recipe = changed(TINY, teacher=str(tmp_path / "teacher"), steps=2, **longer)
+    train(changed(DENOISING, lr=3e-3, **longer), tmp_path / "teacher", show=False)
+    own = {"teacher": str(tmp_path / "teacher"), "steps": 2, "ema_halflife_images": 500}
+    recipe = changed(TINY, **own, **longer)
     student = train(recipe, tmp_path / "run", show=False)
     log = [e.get("held_out_loss") for e in read_log(tmp_path / "run" / "steps-2")]
     losses = [loss for loss in log if loss is not None]
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.3 * losses[0]
     teacher = first_teacher(recipe)
     few = teacher.pipe.sampler.with_levels(student.sampler.visited)
     asked = {"seeds": range(64)}
@@ -210,7 +211,7 @@ def test_a_student_comes_nearer_to_its_teacher(tmp_path):
     (own,) = student.stream(**asked)
     (theirs,) = teacher.pipe.stream(**asked, sampler=few)
     ours, before = ((s.unrounded - wanted.unrounded).square().mean() for s in (own, theirs))
-    assert ours < 0.5 * before
+    assert ours < 0.4 * before
 
 
 @pytest.mark.parametrize("name", list(kinds_of_pipelines()))

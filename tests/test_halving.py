@@ -276,7 +276,7 @@ def test_settings_that_can_not_be(changes, message):
         replace(TINY, **changes)
 
 
-def test_teachers_that_can_not_be(tmp_path, monkeypatch):
+def test_teachers_that_can_not_be(tmp_path):
     def of(pipe, **changes):
         pipe.save_pretrained(tmp_path / "teacher")
         return first_teacher(replace(TINY, teacher=str(tmp_path / "teacher"), **changes))

@@ -224,11 +224,7 @@ class DistillationTask(Task):
             class_names=own.class_names,
             data=own.data,
             training={
-                "distilled from": self.teacher.name,
-                "teacher's weights": self.teacher.digest,
-                "teacher's guidance": own.guidance.scale,
-                "teacher's solver": own.sampler.solver,
-                "teacher's steps": own.sampler.num_steps,
+                **self.teacher.facts,
                 "trajectories": "solved online" if self.recipe.online else len(self.data),
                 "images seen": progress.images,
                 "batch size": training.batch_size,

@@ -195,11 +195,7 @@ class HalvingTask(Task):
             class_names=own.class_names,
             data=self.scored_beside,
             training={
-                "distilled from": self.teacher.name,
-                "teacher's weights": self.teacher.digest,
-                "teacher's guidance": own.guidance.scale,
-                "teacher's solver": own.sampler.solver,
-                "teacher's steps": own.sampler.num_steps,
+                **self.teacher.facts,
                 "images seen": progress.images,
                 "batch size": training.batch_size,
                 "learning rate": training.lr,

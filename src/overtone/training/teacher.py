@@ -64,6 +64,18 @@ class Teacher:
         for the VAE, which decodes them."""
         return {key: value for key, value in self.pipe.made_with().items() if key != "vae"}
 
+    @property
+    def facts(self) -> dict[str, int | float | str]:
+        """What is written down of a student."""
+        own: Any = self.pipe.sampler
+        return {
+            "distilled from": self.name,
+            "teacher's weights": self.digest,
+            "teacher's guidance": self.pipe.guidance.scale,
+            "teacher's solver": own.solver,
+            "teacher's steps": own.num_steps,
+        }
+
     def solved_by(self, sampler: Any) -> Teacher:
         """The same with another solver."""
         pipe = copy.copy(self.pipe)

@@ -106,7 +106,6 @@ def test_differences_are_paired():
 
 def test_results_are_computed_once(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "DOCS", tmp_path)
-    (tmp_path / "studies").mkdir()
     assert study.Results("some").once("entry", lambda: [1, 2]) == [1, 2]
     assert study.Results("some").once("entry", lambda: pytest.fail("again")) == [1, 2]
 

@@ -168,9 +168,6 @@ def trained(name: str, out: Path, seed: int) -> Pipeline:
         experts=dataclasses.replace(experts, shapes=shapes),  # type: ignore[arg-type]
         init=init,
     )
-    for number in range(1, experts.count + 1):
-        if name == "one shape":
-            train_and_merge(recipe, run, number)
     train_and_merge(recipe, run)
     return load_pipeline(run / MERGED_FOLDER)
 

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from cascade import NETWORK, CascadeDenoiser, CascadeTask, enlarged
 from study import DOCS, Results
 
-from overtone import ADMUNet, load_pipeline, open_data
+from overtone import ADMUNet, load_pipeline, open_data, storage
 from overtone.data import to_pixels
 from overtone.metrics import Evaluation
 from overtone.metrics.halves import difference
@@ -102,13 +102,15 @@ class Study:
 
     def small(self) -> torch.Tensor:
         """The first stage's images, in [-1, 1]."""
-        file = self.out / "small.pt"
+        file = self.out / "small.safetensors"
         if not file.exists():
             pipe = load_pipeline(self.run("first stage")).to(default_device())
             pipe.sampler = Sampler(STEPS, estimate="two_step")
             parts = pipe.stream(range(SAMPLES), batch_size=100, guidance_scale=1.0)
-            torch.save(torch.cat([batch.unrounded.cpu() for batch in parts]), file)
-        return torch.load(file, weights_only=True)
+            made = torch.cat([batch.unrounded.float().cpu() for batch in parts])
+            with storage.new_file(file) as new:
+                storage.save_tensors(new, {"images": made})
+        return storage.load_tensors(file)["images"]
 
     def images(self, name: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """An entry's images and their classes."""

@@ -30,6 +30,7 @@ class Results:
 
     def __init__(self, name: str) -> None:
         self.file = DOCS / "studies" / f"{name}.json"
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         self.entries: dict[str, Any] = storage.read_json(self.file) if self.file.exists() else {}
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:

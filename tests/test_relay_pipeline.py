@@ -21,6 +21,7 @@ from overtone.pipelines import (
     Pipeline,
     RelayPipeline,
     Request,
+    evaluations_of,
     load_pipeline,
 )
 from overtone.pipelines.pictures import finished, to_pil
@@ -60,6 +61,31 @@ def test_the_second_stage_goes_on_from_the_first(pipe):
     with torch.no_grad():
         expected = pipe.sampler(pipe.denoiser, PROCESS, start, source, torch.tensor([0, 2]))
     assert torch.allclose(step.x, expected, atol=1e-6)
+
+
+def test_a_relay_goes_on_from_a_relay(pipe, tmp_path):
+    """8 to 16 to 32 px: each stage goes on from the one before, with noise of its own."""
+    pipe.sampler = dataclasses.replace(pipe.sampler, num_steps=3)
+    third = second(resolution=32, attention_resolutions=(16,))
+    third.first = pipe
+    (*_, low) = pipe.path([3, 4], [0, 2])
+    (*_, step) = third.path([3, 4], [0, 2])
+    source = third.start.source([3, 4], third.resolution)
+    upsampled = interpolate(low.x, scale_factor=2)
+    start = upsampled + third.sampler.sigma_start * PROCESS.noise(upsampled, source)
+    with torch.no_grad():
+        expected = third.sampler(third.denoiser, PROCESS, start, source, torch.tensor([0, 2]))
+    assert torch.allclose(step.x, expected, atol=1e-6)
+    calls = []
+    for stage in (third, pipe, pipe.first):
+        stage.network.register_forward_hook(lambda *a: calls.append(1))
+    third.save_pretrained(tmp_path / "third")
+    images = pixels(third(seeds=[3, 4], class_labels=[0, 2]))
+    assert evaluations_of(third, Request((3, 4))) == len(calls)
+    again = load_pipeline(tmp_path / "third")
+    for stage in (again, again.first, again.first.first):
+        stage.precision = "fp32"
+    assert np.array_equal(pixels(again(seeds=[3, 4], class_labels=[0, 2])), images)
 
 
 def test_images_of_a_seed_are_the_same_in_any_batch(pipe):

@@ -61,12 +61,20 @@ def test_stochastic_teachers_need_another_solver():
         teacher_of(DiffiTPipeline(DiffiTUNet(TINY_DIFFIT), churning), "churning")
 
 
-def test_experts_teach_a_student_with_a_network_of_its_own(pipe):
+def test_experts_teach_a_student_that_begins_as_one_of_them_or_with_a_network_of_its_own(pipe):
     experts = MEMEPipeline.merged([pipe, a_pipe(widths=(8, 16))], boundaries=(0.5,))
     assert isinstance(experts.network, Experts)
     teacher = teacher_of(experts, "experts")
-    with pytest.raises(OvertoneError, match="several experts, and a student is one network"):
-        student_of(TINY, teacher)
+    begun, last = student_of(TINY, teacher), experts.network.networks[-1]
+    assert begun.network.config.network == last.config
+    z, labels = torch.randn(2, 1, 8, 8), torch.tensor([0, 1])
+    for sigma, state in zip((2.0, 0.5), begun(z, (2.0, 0.5), labels).unbind(1), strict=True):
+        time = torch.tensor(begun.preconditioning.c_noise(sigma)).expand(2)
+        assert torch.allclose(state, last(z, time, labels), atol=1e-6)
+    own = dataclasses.replace(pipe.network.config, widths=(16, 16))
+    grown = student_of(dataclasses.replace(TINY, network=own, modes=1), teacher)
+    assert (grown.network.config.network, grown.network.config.modes) == (own, 1)
+    assert grown.preconditioning == begun.preconditioning
     config = DSNOConfig(resolution=8, channels=1, widths=(32,), attention_resolutions=())
     student_of(dataclasses.replace(TINY, network=config), teacher)
     states, _ = solve(teacher, [1, 2], index_of(TINY, teacher).sigmas)

@@ -30,7 +30,8 @@ from overtone.denoisers.operator import SolutionOperator
 from overtone.denoisers.preconditioning import OperatorPreconditioning
 from overtone.errors import OvertoneError, plain
 from overtone.launch import processes
-from overtone.networks.dsno import DSNOUNet, OperatorNetwork, temporalize
+from overtone.networks.dsno import OperatorNetwork, temporalize
+from overtone.networks.network import Network
 from overtone.pipelines.load import load_pipeline
 from overtone.pipelines.pictures import grid
 from overtone.pipelines.pipeline import Pipeline
@@ -105,31 +106,47 @@ class TrajectoryObjective(Objective):
 
 
 def student_of(recipe: DistillationRecipe, teacher: Teacher) -> SolutionOperator:
-    """The operator before training: a network of its own, or the teacher's with temporal layers.
+    """The operator before training: the teacher's network with temporal layers in it, or a network
+    of its own, which gets temporal layers if it is not an operator's.
 
-    Raises `OvertoneError` where the two do not fit.
+    A student of experts is given the network of the expert that sampling begins with. Raises
+    `OvertoneError` where teacher and student do not fit.
     """
-    if recipe.network is not None:
-        config = dataclasses.replace(recipe.network, num_classes=teacher.num_classes)
-        for what in ("resolution", "channels"):
-            own, there = getattr(config, what), getattr(teacher, what)
-            if own != there:
-                raise OvertoneError(
-                    f"teacher and student do not fit: {what} is {there} of the teacher's images,"
-                    f" {own} of the student's."
-                )
-        if recipe.modes is not None:
-            config = dataclasses.replace(config, modes=recipe.modes)
-        try:
-            network: OperatorNetwork = DSNOUNet(config)
-        except ValueError as error:
-            raise OvertoneError(f"network settings: {error}.") from None
-        row: Any = OperatorPreconditioning().for_network(config)
-        return SolutionOperator(network, row)
-    check_student(recipe, teacher)
+    if recipe.network is None:
+        check_student(recipe, teacher)
+        return _grown(recipe, teacher, _grows_from(teacher))
+    config: Any = recipe.network
+    config = dataclasses.replace(config, num_classes=teacher.num_classes)
+    for what in ("resolution", "channels"):
+        own, there = getattr(config, what), getattr(teacher, what)
+        if own != there:
+            raise OvertoneError(
+                f"teacher and student do not fit: {what} is {there} of the teacher's images,"
+                f" {own} of the student's."
+            )
+    operator = config.makes_trajectories
+    if operator and recipe.modes is not None:
+        config = dataclasses.replace(config, modes=recipe.modes)
     try:
-        modes = MODES if recipe.modes is None else recipe.modes
-        network = temporalize(teacher.pipe.network, modes)
+        network = config.build()
+    except ValueError as error:
+        raise OvertoneError(f"network settings: {error}.") from None
+    if not operator:
+        return _grown(recipe, teacher, network)
+    row: Any = OperatorPreconditioning().for_network(config)
+    return SolutionOperator(network, row)
+
+
+def _grows_from(teacher: Teacher) -> Network:
+    """The network that the student's grows from, if the recipe has none."""
+    network = teacher.pipe.network
+    return [network, *(network.experts or ())][-1]
+
+
+def _grown(recipe: DistillationRecipe, teacher: Teacher, source: Network) -> SolutionOperator:
+    """The operator of a network with temporal layers, told the teacher's times."""
+    try:
+        network = temporalize(source, MODES if recipe.modes is None else recipe.modes)
     except ValueError as error:
         raise OvertoneError(f"{error}.") from None
     lowest = min(sigma for sigma in teacher.sampler.sigmas if sigma)
@@ -139,16 +156,10 @@ def student_of(recipe: DistillationRecipe, teacher: Teacher) -> SolutionOperator
 def check_student(recipe: DistillationRecipe, teacher: Teacher) -> None:
     """Raises `OvertoneError` where no student can be made of the teacher's network, and the recipe
     has none: before trajectories are solved for it."""
-    network = teacher.pipe.network
     if recipe.network is not None:
         return
-    if network.experts is not None:
-        raise OvertoneError(
-            "the teacher is several experts, and a student is one network: give it one of its own,"
-            " by a recipe file with a network in it."
-        )
     try:
-        list(network.temporal_spots())
+        list(_grows_from(teacher).temporal_spots())
     except ValueError as error:
         raise OvertoneError(f"{error}.") from None
 
@@ -175,8 +186,18 @@ class DistillationTask(Task):
         self.facts = begun or self._initialised(student.network, show)
         student.network.to_fast_layout()
         self.model = student
-        own = teacher.pipe.network
+        own = _grows_from(teacher)
         nowhere = recipe.network is None and not list(own.temporal_spots())
+        if (
+            show
+            and processes().is_main
+            and recipe.network is None
+            and own is not teacher.pipe.network
+        ):
+            print(
+                "the student begins with the network of the expert that sampling begins with.",
+                file=sys.stderr,
+            )
         if show and processes().is_main and nowhere:
             print(
                 f"a {own.config.kind} names no places for temporal layers"

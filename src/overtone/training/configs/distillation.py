@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 
 from overtone import settings
-from overtone.networks.configs.dsno import DSNOConfig
+from overtone.networks.configs.network import NetworkConfig
 from overtone.processes.vp_frame import Spacing, spaced
 from overtone.ranges import Count, Finite, Seed, Size, Steps, Time, Whole
 from overtone.training.configs.recipe import Recipe
@@ -70,9 +70,10 @@ class DistillationRecipe(Recipe, kind="distillation"):
     online: bool = False
     """solve each trajectory when it is trained on, and keep none: no disk, slower, never the same
     twice"""
-    network: Annotated[DSNOConfig | None, tyro.conf.Suppress] = None
-    """the student, from nothing; none: the teacher's network with temporal layers, and its
-    weights"""
+    network: Annotated[NetworkConfig | None, tyro.conf.Suppress] = None
+    """The student's network, trained from random weights: an operator's, or any other, which gets
+    temporal layers. If left out, the student has the teacher's network and weights, those of the
+    expert that sampling begins with if the teacher is several."""
     modes: Size | None = None
     """frequencies over time that the temporal layers keep, the constant one included; 2, or those
     of the student's own `network`, if left out"""

@@ -59,6 +59,28 @@ def relay_glyphs() -> DenoisingRecipe:
     return _relay(recipe, "runs/relay-glyphs-16", prob_length=0.93)
 
 
+def relay_glyphs_256() -> DenoisingRecipe:
+    recipe = DenoisingRecipe(
+        about="a relay of the relay: the letters of relay-glyphs at 256 px, on 2 CPU cores",
+        data="builtin:glyphs",
+        network=ADMConfig(
+            resolution=256,
+            channels=3,
+            widths=(16, 24, 32, 64, 96),
+            num_cells=1,
+            attention_resolutions=(16,),
+            head_channels=32,
+            embedding_width=192,
+            dropout=0.0,
+        ),
+        class_conditional=True,
+        label_dropout=0.1,
+        training=ramped(6_000, 8, 5e-4, 500, 3_000, 750),
+        reporting=Reporting(report_images=500, checkpoint_images=2_000, held_out_images=256),
+    )
+    return _relay(recipe, "runs/relay-glyphs", prob_length=0.93)
+
+
 def relay_celebahq_64() -> DenoisingRecipe:
     return DenoisingRecipe(
         about="first stage of relay-celebahq: 64 px, the published settings; days on several GPUs",

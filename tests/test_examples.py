@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from overtone import load_pipeline
+from overtone.runs import find_checkpoint
 from test_fitting import write as write_pictures
 
 ROOT = Path(__file__).parent.parent
@@ -24,24 +26,54 @@ SHORT = {
 }
 
 
+def commands_of(name, folder):
+    """The commands in an example's docstring, as (what, words), the example copied beside."""
+    (folder / "examples").mkdir()
+    file = shutil.copy(ROOT / "examples" / name, folder / "examples")
+    text = Path(file).read_text().partition('"""')[2].partition('"""')[0]
+    lines = [line.split("  ")[0] for line in map(str.strip, text.splitlines())]
+    commands = [line.split() for line in lines if line.startswith("overtone ")]
+    return [(" ".join(w[1:3]) if w[1] == "distill" else w[1], w[1:]) for w in commands]
+
+
+def done(words, folder):
+    """A command in a process of its own, which has to succeed."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "overtone", *words],
+        capture_output=True, text=True, cwd=folder,
+        env={**os.environ, "OVERTONE_CACHE": str(folder / "cache")},
+    )  # fmt: skip
+    assert ended.returncode == 0, (words, ended.stderr[-2000:])
+    return ended
+
+
+@pytest.mark.slow
+def test_the_four_systems_combined(tmp_path):
+    """Each command of the docstring but the comparison, with few images."""
+    few = ["--count", "16", "--held-out", "0"]
+    few_images = ["--total-images", "16", "--batch-size", "8"]
+    short = {
+        "train": [*few_images, "--held-out-images", "8", "--sampler.num-steps", "4"],
+        "distill collect": few,
+        "distill train": [*few, *few_images],
+        "sample": ["--seeds", "0-3"],
+    }
+    commands = commands_of("combined.py", tmp_path)
+    assert commands.pop()[0] == "compare"
+    said = [done([*words, *short[what]], tmp_path) for what, words in commands]
+    assert "2 function evaluations each" in said[-1].stderr
+    assert "begins with the network of the expert that sampling begins with" in said[3].stderr
+    pipe = load_pipeline(find_checkpoint(tmp_path / "runs" / "dsno_combined"))
+    kinds = [stage.network.within.config.kind for stage in (pipe, pipe.first)]
+    assert kinds == ["DiffiTUNet", "DiffiTUNet"]
+
+
 @pytest.mark.slow
 def test_own_parts_through_every_command(tmp_path):
     """Each command of the docstring, in a process of its own, with few images."""
-    (tmp_path / "examples").mkdir()
-    file = shutil.copy(ROOT / "examples" / "own_parts.py", tmp_path / "examples")
-    text = Path(file).read_text().partition('"""')[2].partition('"""')[0]
-    commands = [line.split() for line in text.splitlines() if line.startswith("overtone ")]
-    kinds = [" ".join(words[1:3]) if words[1] == "distill" else words[1] for words in commands]
-    assert set(kinds) == set(SHORT)
-    said = []
-    for words, what in zip(commands, kinds, strict=True):
-        done = subprocess.run(
-            [sys.executable, "-m", "overtone", *words[1:], *SHORT[what]],
-            capture_output=True, text=True, cwd=tmp_path,
-            env={**os.environ, "OVERTONE_CACHE": str(tmp_path / "cache")},
-        )  # fmt: skip
-        assert done.returncode == 0, (what, done.stderr[-2000:])
-        said.append(done)
+    commands = commands_of("own_parts.py", tmp_path)
+    assert {what for what, _ in commands} == set(SHORT)
+    said = [done([*words, *SHORT[what]], tmp_path) for what, words in commands]
     assert "executing examples/own_parts.py" in said[0].stderr
     report = json.loads(said[2].stdout)
     assert report["made_with"]["network"]["kind"] == "Plain"

@@ -110,14 +110,36 @@ def test_results_are_computed_once(tmp_path, monkeypatch):
     assert study.Results("some").once("entry", lambda: pytest.fail("again")) == [1, 2]
 
 
-@pytest.mark.parametrize("name", attention.VARIANTS)
-def test_variants_of_attention_are_networks(name):
-    recipe = attention.recipe_of(name, 1_000, 3)
-    network = recipe.network.build()
-    out = network(torch.randn(2, 1, 8, 8), torch.randn(2))
-    assert out.shape == (2, 1, 8, 8)
-    assert recipe.training.seed == 3
-    assert isinstance(recipe.network, DiffiTConfig) != name.startswith("DDPM++")
+@pytest.mark.parametrize(("data", "size"), [("digits", 8), ("fashion", 32)])
+def test_variants_of_attention_are_networks(data, size):
+    case = attention.CASES[data]
+    for name in case.variants:
+        recipe = attention.recipe_of(case, name, 3)
+        network = recipe.network.build()
+        out = network(torch.randn(2, 1, size, size), torch.randn(2))
+        assert out.shape == (2, 1, size, size)
+        assert recipe.training.seed == 3
+        assert isinstance(recipe.network, DiffiTConfig) != name.startswith("DDPM++")
+
+
+def test_tables_of_attention_have_differences_with_intervals(tmp_path, monkeypatch, capsys):
+    """Of five seeds, Student's t over the seeds; of two, over the images of each."""
+    monkeypatch.setattr(study, "DOCS", tmp_path)
+    monkeypatch.setattr(attention, "DOCS", tmp_path)
+    results = study.Results("attention")
+    for data, case in attention.CASES.items():
+        for seed in case.seeds:
+            for name, at in (("TMSA", 1.0), ("MLP", 1.5)):
+                losses = [[at + seed / 10 + batch / 100 for batch in range(50)] for _ in range(5)]
+                losses[0] = [value + (name == "MLP") * seed for value in losses[0]]
+                entry = {"parameters": 1_000_000, "losses": losses}
+                results.once(attention.key(data, name, seed), lambda entry=entry: entry)
+    attention.tables(results)
+    rows = [
+        line.split(" | ") for line in capsys.readouterr().out.splitlines() if "MLP less" in line
+    ]
+    assert rows[0][2:5] == ["2.5000 ± 1.9629", "0.5000 ± 0.0000", "0.5000 ± 0.0000"]
+    assert rows[1][2] == "0.5000 ± 0.0000, 1.5000 ± 0.0000"
 
 
 def test_entries_take_about_the_same_training():

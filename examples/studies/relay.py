@@ -2,17 +2,20 @@
 
     python examples/studies/relay.py --out runs/relay-study
     python examples/studies/relay.py --tables
+    overtone analyze snr builtin:photos --out snr.png
 
 trains on builtin:photos a first stage of 16 px, second stages of 64 px that go on from it (relays
 with block noise, white noise alone, and more block noise; a cascade, which begins with noise and
 sees the small image), and one stage of 64 px from noise, which sees as many more images as make its
 training's multiply-adds equal those of two stages. `--only NAME` trains and measures one entry.
+The relay is also sampled with noise drawn anew (eta, the paper's table 3), and with its 32
+evaluations divided otherwise between the stages (figure 5).
 
-All second stages go on from the same small images. Each model is sampled with about as many
-multiply-adds as the relay of 16 + 16 evaluations, `two_step`, without guidance, and scored on the
-features of a classifier of the photographs' training regions beside their held-out regions.
-Results are in docs/studies/relay.json, tables in docs/studies/relay.md; what is there is not
-computed again.
+All second stages go on from the same small images, but for those divisions. Each model is sampled
+with about as many multiply-adds as the relay of 16 + 16 evaluations, `two_step`, without guidance,
+and scored on the features of a classifier of the photographs' training regions beside their
+held-out regions. Results are in docs/studies/relay.json, tables in docs/studies/relay.md; what is
+there is not computed again.
 """
 
 from __future__ import annotations
@@ -51,6 +54,17 @@ RELAYS = {
     "relay, white noise": {"block_scale": 0.0},
     "relay, block noise 0.5": {"block_scale": 0.5},
 }
+SAMPLED: dict[str, tuple[int, dict[str, Any]]] = {
+    **{f"relay, eta {eta}": (STEPS, {"eta": eta}) for eta in (0.1, 0.2, 0.3)},
+    **{
+        f"relay, {first} + {2 * STEPS - first} evaluations": (
+            first,
+            {"num_steps": 2 * STEPS - first},
+        )
+        for first in (28, 24, 8)
+    },
+}
+"""Other ways to sample the relay: the first stage's evaluations, and its sampler's settings."""
 SCORES = ("frechet_distance", "precision", "recall", "class_accuracy")
 
 
@@ -100,12 +114,12 @@ class Study:
             Trainer.of(recipe, out=run).run(run)
         return find_checkpoint(run)
 
-    def small(self) -> torch.Tensor:
-        """The first stage's images, in [-1, 1]."""
-        file = self.out / "small.safetensors"
+    def small(self, steps: int = STEPS) -> torch.Tensor:
+        """The first stage's images by so many evaluations, in [-1, 1]."""
+        file = self.out / f"small-{steps}.safetensors"
         if not file.exists():
             pipe = load_pipeline(self.run("first stage")).to(default_device())
-            pipe.sampler = Sampler(STEPS, estimate="two_step")
+            pipe.sampler = Sampler(steps, estimate="two_step")
             parts = pipe.stream(range(SAMPLES), batch_size=100, guidance_scale=1.0)
             made = torch.cat([batch.unrounded.float().cpu() for batch in parts])
             with storage.new_file(file) as new:
@@ -119,21 +133,23 @@ class Study:
             for at in range(SAMPLES, 2 * SAMPLES, BATCH):
                 yield self.real.fetch(range(at, at + BATCH))
             return
-        small = self.small()
+        trained = "relay" if name in SAMPLED else name
+        steps, changes = SAMPLED.get(name, (STEPS, {}))
+        small = self.small(steps)
         if name == "first stage, bicubic":
             for low, own in zip(small.split(BATCH), classes.split(BATCH), strict=True):
                 large = F.interpolate(low, size=SIZE, mode="bicubic").clamp(-1, 1)
                 yield to_pixels(large), own
             return
-        checkpoint = self.run(name)
+        checkpoint = self.run(trained)
         if name == "cascade":
             yield from self.cascaded(checkpoint, small, classes)
             return
-        pipe = load_pipeline(checkpoint).to(default_device())
+        pipe: Any = load_pipeline(checkpoint).to(default_device())
         if name == "one stage":
             pipe.sampler = Sampler(self.steps_alone(), estimate="two_step")
         else:
-            pipe.first = small
+            pipe.first, pipe.sampler = small, dataclasses.replace(pipe.sampler, **changes)
         for at in range(0, SAMPLES, BATCH):
             seeds = range(at, at + BATCH)
             for batch in pipe.stream(seeds, classes[at : at + BATCH], batch_size=BATCH):
@@ -200,7 +216,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ("real", "first stage, bicubic", *RELAYS, "cascade", "one stage")
+    names = ("real", "first stage, bicubic", *RELAYS, "cascade", "one stage", *SAMPLED)
     parser.add_argument("--out", type=Path, default=Path("runs/relay-study"))
     parser.add_argument("--only", choices=names)
     parser.add_argument("--tables", action="store_true", help="write the table of what is there")

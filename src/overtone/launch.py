@@ -27,9 +27,9 @@ class Processes:
     index: int = 0
     count: int = 1
     local_index: int = 0
-    """on its machine"""
+    """The number of this process on its machine."""
     local_count: int = 1
-    """of processes on its machine"""
+    """The number of processes on this machine."""
 
     @property
     def is_main(self) -> bool:

@@ -36,7 +36,7 @@ class Range:
     open_low: bool = False
     open_high: bool = False
     infinite: bool = False
-    """whether infinity is taken where there is no upper end"""
+    """Whether infinity is allowed where there is no upper limit."""
 
     def __contains__(self, value: float) -> bool:
         if isinstance(value, float) and not math.isfinite(value):

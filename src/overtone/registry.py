@@ -122,7 +122,7 @@ class Kind:
     """
 
     kind: ClassVar[str] = ""
-    """the name in files"""
+    """The name in files."""
     family: ClassVar[Family]
 
     def __init_subclass__(

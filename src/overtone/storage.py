@@ -250,7 +250,7 @@ class Stored(NamedTuple):
 
     shape: tuple[int, ...]
     floating: bool
-    """whether its numbers are floats"""
+    """Whether the tensor's numbers are floats."""
 
 
 def stored_tensors(path: Path) -> dict[str, Stored]:

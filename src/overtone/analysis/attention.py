@@ -36,11 +36,12 @@ class Attended(NamedTuple):
     """What a layer attends with in one call: the inputs of its `Attend`."""
 
     qkv: Tensor
-    """(rows, tokens, 3 width): a row an image and window, the windows of an image together"""
+    """Queries, keys and values are (rows, tokens, 3 width). Each window of each image is a row; the
+    windows of an image stand together."""
     heads: int
     bias: Tensor | None
     memory: Tensor | None
-    """(rows, more, 2 width), keys and values of the time's own token"""
+    """The keys and values of the time's own token are (rows, more, 2 width)."""
 
     def of_rows(self, rows: slice) -> Attended:
         """The same of some rows."""
@@ -73,12 +74,13 @@ class AttentionMap(NamedTuple):
     """The weights that one pixel's query gives, in one layer and one call."""
 
     weights: Float[Tensor, "batch heads rows columns"]
-    """over the tokens of the whole image; 0 outside of the query's window"""
+    """The attention weights over the tokens of the whole image. They are 0 outside of the query's
+    window."""
     time_share: Float[Tensor, "batch heads"]
-    """the weight of the time's own token (`time_in` "separate"), 0 elsewhere; with the weights it
-    adds up to 1"""
+    """The attention weight of the time's own token (`time_in` "separate"), 0 elsewhere. Together
+    with the other weights it adds up to 1."""
     window: Window
-    """the window that holds the query; the whole image in layers without windows"""
+    """The window that holds the query. In layers without windows it is the whole image."""
 
     def on_host(self) -> AttentionMap:
         """The same on the host."""
@@ -195,11 +197,12 @@ class AttentionPath:
 
     sigmas: list[float] = field(default_factory=list)
     estimates: list[Float[Tensor, "batch channels height width"]] = field(default_factory=list)
-    """of the clean image, by the call that the maps are of"""
+    """The estimates of the clean image by the calls that the maps were taken from."""
     maps: list[dict[str, AttentionMap]] = field(default_factory=list)
-    """of each layer, at each noise level"""
+    """The maps of each layer at each noise level."""
     experts: list[int] = field(default_factory=list)
-    """of a model of experts: which was asked at each noise level, counted from 1"""
+    """The number of the expert that was asked at each noise level, counted from 1, where the model
+    has experts."""
 
     @property
     def layers(self) -> list[str]:

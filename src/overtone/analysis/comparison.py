@@ -48,14 +48,14 @@ class Entry:
 
     model: str
     budget: int | None
-    """the function evaluations that were allowed; None for the model's own settings"""
+    """The function evaluations that were allowed. None stands for the model's own settings."""
     evaluations: float
-    """function evaluations of one image"""
+    """The function evaluations that an image took."""
     seconds: float
-    """seconds that one image took, in a batch, on this machine"""
+    """The seconds that an image took, in a batch, on this machine."""
     report: Report
     images: Pixels = field(repr=False)
-    """the images of the first seeds"""
+    """The images of the first seeds."""
 
 
 @dataclass(frozen=True)

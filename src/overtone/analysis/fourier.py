@@ -30,13 +30,15 @@ class Spectra:
 
     sigmas: list[float]
     images: list[list[float]] = field(default_factory=list)
-    """of x_t, scaled to unit variance: the mean log amplitude at each frequency"""
+    """The mean log amplitude of x_t at each frequency, x_t scaled to unit variance."""
     layers: list[str] = field(default_factory=list)
-    """what was watched, from the first to the last called, over all noise levels"""
+    """The layers that were watched, from the first to the last that was called, over all noise
+    levels."""
     features: list[dict[str, list[float]]] = field(default_factory=list)
-    """of each layer called at a noise level: the relative log amplitude of its output"""
+    """The relative log amplitude of the output of each layer that was called at a noise level."""
     experts: list[int] = field(default_factory=list)
-    """of a model of experts: which was asked at each noise level, counted from 1"""
+    """The number of the expert that was asked at each noise level, counted from 1, where the model
+    has experts."""
 
 
 def log_amplitude(maps: Float[Tensor, "batch channels height width"]) -> Float[Tensor, " bins"]:

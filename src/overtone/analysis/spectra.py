@@ -23,14 +23,15 @@ class SNR(NamedTuple):
     """
 
     low: Float[Tensor, " bands"]
-    """of low-resolution images in white noise, enlarged with it, each pixel repeated"""
+    """The SNR of low-resolution images in white noise, enlarged together with it by repeating
+    pixels."""
     white: Float[Tensor, " bands"]
-    """of high-resolution images in white noise"""
+    """The SNR of high-resolution images in white noise."""
     block: Float[Tensor, " bands"]
-    """of high-resolution images in block noise"""
+    """The SNR of high-resolution images in block noise."""
     mixture: Float[Tensor, " bands"]
-    """of high-resolution images in the noise of a `RelayProcess`, white noise and a share of block
-    noise"""
+    """The SNR of high-resolution images in the noise of a `RelayProcess`, which mixes white noise
+    and block noise."""
 
 
 def signal_to_noise(

@@ -62,7 +62,7 @@ class TemporalSpectrum:
     spacing: str
     times: int
     energy: list[float]
-    """the constant first"""
+    """The energy of each mode, the constant first."""
 
     @property
     def cumulative(self) -> list[float]:
@@ -107,7 +107,7 @@ class Comparison:
     """An operator's states and the solver's, for the same noise."""
 
     sigmas: tuple[float, ...]
-    """of the states; the start is left out"""
+    """The noise levels of the states, without that of the start."""
     solver: Tensor
     operator: Tensor
 

@@ -31,7 +31,7 @@ class Asked:
     peers: Sequence[str] = ()
     batches: Sequence[int] = (1, 16, 64)
     seconds: float = 10.0
-    """on the slowest of what takes turns"""
+    """The seconds that the slowest of the subjects takes."""
 
 
 Case = Callable[[Asked], Iterator[Line]]

@@ -29,7 +29,7 @@ class Peer:
     name: str
     packages: tuple[str, ...]
     torchvision: bool = False
-    """whether it imports torchvision"""
+    """Whether the peer imports torchvision."""
 
 
 EINOPS = "einops==0.8.2"

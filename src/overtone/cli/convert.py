@@ -33,20 +33,23 @@ CERTIFICATE_FILE = "certificate.json"
 @dataclass(frozen=True)
 class Options:
     kind: tyro.conf.Positional[Literal["diffit-latent", "edm", "rdm", "dsno"]]
-    """whose weights: diffit-latent, the published transformer, 256 or 512 px; edm, a network of
-    EDM's; rdm, both stages of relay diffusion; dsno, an operator"""
+    """The kind of published weights: diffit-latent, the transformer of 256 or 512 px; edm, one of
+    EDM's networks; rdm, both stages of relay diffusion; dsno, an operator."""
     paths: tyro.conf.Positional[tuple[Path, ...]]
-    """the published file, of rdm two; then the directory to write the pipeline to"""
+    """The published file, or both files for rdm, and then the directory that the pipeline is
+    written to."""
     vae: str | None = None
-    """diffit-latent: the VAE to save with it, a directory or a repository of the Hub, for the
-    published weights stabilityai/sd-vae-ft-ema; without one, sampling needs --vae"""
+    """The VAE to save with a diffit-latent transformer: a directory or a repository of the Hub. The
+    published weights need stabilityai/sd-vae-ft-ema. Without a VAE, sampling needs --vae."""
     scaling_factor: Positive | None = None
-    """of the VAE's latents, where its config.json has none: 0.18215 for Stable Diffusion's"""
+    """The scaling factor of the VAE's latents, where its config.json has none. That of Stable
+    Diffusion is 0.18215."""
     sampler: str | None = None
-    """edm: the published sampler to save with it: cifar10, ffhq64, afhqv2-64, imagenet64; by size
-    and classes if left out"""
+    """The published sampler to save with an edm network: cifar10, ffhq64, afhqv2-64 or imagenet64.
+    If it is not given, it follows from the size and the classes."""
     settings: str | None = None
-    """dsno: cifar10 or imagenet64, as published, or the .yaml file that it was trained with"""
+    """The settings of a dsno operator: cifar10 or imagenet64, as published, or the .yaml file that
+    it was trained with."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Options:
     data: tyro.conf.Positional[str]
-    """builtin:digits, builtin:glyphs, builtin:photos, fashion-mnist; a folder, zip or .npz of
-    images; hf:... or a parquet file"""
+    """The data to look at: builtin:digits, builtin:glyphs, builtin:photos or fashion-mnist; a
+    folder, zip or .npz of images; hf:... or a parquet file."""
     resolution: Size | None = None
     """The height and width of a training's images: smaller pictures are told as refused."""
     channels: Literal[1, 3] = 3
@@ -66,7 +66,8 @@ class Reads:
 @dataclass(frozen=True)
 class EncodeOptions:
     data: tyro.conf.Positional[str]
-    """builtin:glyphs, builtin:photos, fashion-mnist, a folder or zip of images, or hf:..."""
+    """The images to encode: builtin:glyphs, builtin:photos, fashion-mnist, a folder or zip of
+    images, or hf:..."""
     vae: str
     """The VAE: a directory, the run of a VAE's recipe, or a repository of the Hub."""
     resolution: Resolution
@@ -77,12 +78,13 @@ class EncodeOptions:
     mirror: bool = False
     """Encode every image flipped left to right as well."""
     images: Count | None = None
-    """only so many images, spread over the data; endless data needs it"""
+    """Encode only this many images, spread over the data. Endless data needs it."""
     held_out_share: Share = HELD_OUT_SHARE
     """The share of the images, at most 2,000 of them, whose latents go into a directory of their
     own, to measure on, where the data have no test split. 0 keeps all images for training."""
     scaling_factor: Positive | None = None
-    """of the VAE's latents, where its config.json has none: 0.18215 for Stable Diffusion's"""
+    """The scaling factor of the VAE's latents, where its config.json has none. That of Stable
+    Diffusion is 0.18215."""
     reads: Annotated[Reads, tyro.conf.arg(name="")] = field(default_factory=Reads)
 
 

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Options:
     model: tyro.conf.Positional[str]
-    """a saved pipeline, a run's directory, a repository of the Hub, or a diffusers pipeline"""
+    """The model: a saved pipeline, a run's directory, a repository of the Hub, or a diffusers
+    pipeline."""
     picture: tyro.conf.Positional[Path]
-    """an image file; it has the size of the model's images, unless --fit is given"""
+    """The image file. It has the size of the model's images, unless --fit is given."""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")]
     strength: Share = 0.5
     """The share of the sampler's steps that are taken, in [0, 1]: at 0 the picture comes back as it

@@ -17,16 +17,18 @@ from overtone.ranges import Level, Steps
 @dataclass(frozen=True)
 class Options:
     models: tyro.conf.Positional[tuple[str, ...]]
-    """a run of experts; or models, that for the lowest noise levels first"""
+    """A run of experts, or several models, that for the lowest noise levels first."""
     boundaries: tuple[Level, ...] = ()
-    """of models: noise levels between one and the next, rising"""
+    """The rising noise levels that separate one model from the next, where several models are
+    merged."""
     steps: tuple[Steps, ...] = ()
-    """noise levels of the sampler in the interval of each expert; the sampler's own grid, if left
-    out"""
+    """The number of the sampler's noise levels in the interval of each expert. If it is not given,
+    the sampler's own grid is kept."""
     checkpoint: str = "last"
     """The checkpoint that is taken of each run: last or best."""
     out: Path | None = None
-    """directory of the pipeline; RUN/merged, where sample and evaluate look, if left out"""
+    """The directory of the pipeline. If it is not given, it is RUN/merged, where sample and
+    evaluate look."""
 
 
 def main(arguments: Sequence[str]) -> None:

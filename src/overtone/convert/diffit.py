@@ -39,7 +39,8 @@ class Converted(NamedTuple):
 
     network: DiffiTTransformer
     names: dict[str, str]
-    """our name of each published tensor, "" for constants, which were checked and left"""
+    """Our name for each published tensor. It is "" for constants, which were checked and left
+    out."""
 
 
 def latent_transformer(

@@ -39,7 +39,8 @@ class Record:
     kind: str
     state: dict[str, Any] = field(default_factory=dict)
     source: str = ""
-    """of EDM's persistent objects, the source code that came with it: text, never executed"""
+    """The source code that came with one of EDM's persistent objects. It is text and is never
+    executed."""
 
 
 class Allowed(Protocol):

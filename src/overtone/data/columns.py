@@ -27,7 +27,7 @@ class Classes:
 
     names: Sequence[str]
     number: Callable[[Any], int]
-    """of a cell; raises `ValueError` for one that names no class"""
+    """The number of a cell's class. It raises `ValueError` for a cell that names no class."""
 
 
 def image_column(name: str, rows: Any, asked: str | None) -> str:

@@ -27,21 +27,21 @@ class Inspection:
     name: str
     split: str
     count: int = 0
-    """images that can be used"""
+    """The number of images that can be used."""
     endless: bool = False
-    """as many as are asked for: `count` is only an upper end"""
+    """Whether there are as many images as are asked for; `count` is then only an upper limit."""
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """(width, height) of the images as they are stored"""
+    """The (width, height) of the images as they are stored."""
     classes: dict[str, int] = field(default_factory=dict)
-    """images of each class; empty: no classes"""
+    """The number of images of each class. It is empty for data without classes."""
     conversions: Counter[str] = field(default_factory=Counter)
-    """what is done to how many images to read them"""
+    """What is done to read images, and to how many of them."""
     refused: list[str] = field(default_factory=list)
-    """images that can't be read or are too small, and why"""
+    """The images that can't be read or are too small, and why."""
     notes: list[str] = field(default_factory=list)
-    """sentences on what was passed over"""
+    """Sentences on what was passed over."""
     sheet: Pixels | None = None
-    """some of them, evenly spread"""
+    """Some of the images, evenly spread."""
 
 
 def inspect_data(

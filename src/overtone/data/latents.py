@@ -52,18 +52,18 @@ class LatentsIndex:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     images: str
-    """the name of the data, as it may be published"""
+    """The public name of the data."""
     image_fingerprint: str
     image_resolution: Resolution
     image_channels: Size
     count: Count
-    """latents, mirrored ones counted"""
+    """The number of latents, mirrored ones included."""
     mirrored: bool
-    """whether the second half is of the images flipped left to right"""
+    """Whether the second half belongs to the images flipped left to right."""
     vae: str
-    """its digest"""
+    """The digest of the VAE."""
     resolution: Resolution
-    """height and width of the latents"""
+    """The height and width of the latents."""
     channels: Size
     scaling_factor: Positive
     shift_factor: Finite

@@ -43,12 +43,12 @@ class File(NamedTuple):
     """A file of a folder or an archive."""
 
     name: str
-    """below the root, its parts separated by /"""
+    """The name below the root, its parts separated by /."""
     read: Callable[[], bytes]
     stamp: str
-    """changes whenever its contents may have"""
+    """A text that changes whenever the file's contents may have changed."""
     size: int = 0
-    """bytes"""
+    """The size in bytes."""
 
 
 def is_image(name: str) -> bool:
@@ -74,11 +74,11 @@ class Layout:
     where: str
     files: Sequence[File]
     folders: set[str]
-    """every folder below the root, those without files too"""
+    """Every folder below the root, those without files included."""
     identity: str
-    """what tells the root from another one of the same name"""
+    """What tells the root from another one of the same name."""
     notes: Sequence[str] = ()
-    """sentences on what could not be listed"""
+    """Sentences on what could not be listed."""
 
     def __post_init__(self) -> None:
         self.images = sorted((f for f in self.files if is_image(f.name)), key=lambda f: f.name)

@@ -43,11 +43,11 @@ class StoredArray:
     dtype: np.dtype
     shape: tuple[int, ...]
     fortran: bool
-    """whether the first index changes fastest"""
+    """Whether the first index changes fastest."""
     skipped: int
-    """bytes of its header"""
+    """The length of the array's header in bytes."""
     member: zipfile.ZipInfo | None
-    """where it is in a zip; None for a file of one array"""
+    """The array's place in a zip. None stands for a file of one array."""
 
     @property
     def nbytes(self) -> int:

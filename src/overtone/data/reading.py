@@ -75,7 +75,7 @@ class Item(NamedTuple):
 
     name: str
     read: Callable[[], Image.Image]
-    """opens it; raises `OSError`, `ValueError` or the like for what is no image"""
+    """Opens the image. It raises `OSError`, `ValueError` or the like for what is no image."""
     label: int | None = None
 
 
@@ -85,13 +85,13 @@ class Source:
 
     name: str
     key: str
-    """changes when the images or their classes may have"""
+    """A text that changes when the images or their classes may have changed."""
     items: Callable[[], Iterable[Item]]
     count: int | None = None
-    """None where only going through them tells"""
+    """The number of images. None means that only going through them tells."""
     class_names: Sequence[str] = field(default_factory=tuple)
     notes: Sequence[str] = ()
-    """sentences on what was passed over"""
+    """Sentences on what was passed over."""
 
 
 def decode(
@@ -169,11 +169,11 @@ class Picture(NamedTuple):
     """An image that was read."""
 
     pixels: np.ndarray
-    """(channels, resolution, resolution) uint8"""
+    """The pixels are (channels, resolution, resolution) uint8."""
     done: list[str]
-    """what was done to read it"""
+    """What was done to read the picture."""
     contents: int
-    """a digest of the picture as it was stored"""
+    """A digest of the picture as it was stored."""
 
 
 def read_item(

@@ -19,11 +19,11 @@ class Reading:
     """What is done to pictures that are not what is wanted."""
 
     skip_bad: bool = False
-    """leave out what can't be read or is too small, instead of stopping"""
+    """Leave out what can't be read or is too small, instead of stopping."""
     background: str = "white"
-    """the colour behind transparent pictures"""
+    """The colour behind transparent pictures."""
     crop: Crop = "fit"
-    """what of a picture becomes the image"""
+    """What part of a picture becomes the image."""
 
     def __post_init__(self) -> None:
         check_fields(self)

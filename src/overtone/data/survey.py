@@ -32,19 +32,19 @@ class Survey:
 
     name: str
     count: int | None = None
-    """images; None where only reading them tells, or there is no end"""
+    """The number of images. None means that only reading them tells, or that there is no end."""
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """(width, height) of those that were opened"""
+    """The (width, height) of the images that were opened."""
     classes: dict[str, int] = field(default_factory=dict)
-    """images of each class; empty: no classes"""
+    """The number of images of each class. It is empty for data without classes."""
     coloured: int = 0
     transparent: int = 0
     decoded: int = 0
-    """those that were looked at for colours and transparency"""
+    """The number of images that were looked at for colours and transparency."""
     fixed: Resolution | None = None
-    """the only resolution that there is, of data that are given at one"""
+    """The only resolution that there is, where data are given at one."""
     any_size: bool = False
-    """whether images are drawn at any size that is asked for"""
+    """Whether images are drawn at any size that is asked for."""
 
     @property
     def channels(self) -> int:

@@ -89,7 +89,7 @@ class Table(NamedTuple):
     key: str
     length: int | None
     files: tuple[str, ...] = ()
-    """those of parquet on this machine, if it consists of such"""
+    """The parquet files on this machine, if the table consists of such."""
 
     def column(self, name: str) -> Iterator[Any]:
         """The cells of a column. Of parquet nothing else is read, as `datasets` would."""

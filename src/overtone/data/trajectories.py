@@ -40,26 +40,26 @@ class TrajectoriesIndex:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     teacher: str
-    """its name, as it may be published"""
+    """The public name of the teacher."""
     teacher_digest: str
-    """of its weights"""
+    """The digest of the teacher's weights."""
     made_with: dict[str, Any]
-    """the teacher's solver, guidance and preconditioning"""
+    """The teacher's solver, guidance and preconditioning."""
     sigmas: tuple[LevelOrZero, ...]
-    """noise levels of the states, falling: the start's first, the image's 0 last"""
+    """The falling noise levels of the states: the start's first, the image's 0 last."""
     count: Count
     first_seed: Whole
-    """trajectory k is that of seed first_seed + k"""
+    """The seed of the first trajectory; trajectory k has first_seed + k."""
     resolution: Resolution
     channels: Size
     class_names: tuple[str, ...] = ()
     num_classes: SizeOrNone = 0
-    """seed s has class s modulo this; 0: no classes"""
+    """The number of classes. Seed s has class s modulo this number; 0 means no classes."""
     dtype: Literal["float16", "float32"] = "float16"
     block: Count = 1024
-    """trajectories a file"""
+    """The number of trajectories in a file."""
     environment: dict[str, Any] = field(default_factory=dict)
-    """the code, versions, hardware and threads with which the directory was begun"""
+    """The code, versions, hardware and threads with which the directory was begun."""
 
     def __post_init__(self) -> None:
         check_fields(self)

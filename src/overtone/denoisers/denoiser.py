@@ -27,9 +27,9 @@ class Estimate(NamedTuple):
     """What a denoiser knows of the clean image."""
 
     x_0: Tensor
-    """E[x_0 | x], in the shape and dtype of x"""
+    """This is the expected clean image, E[x_0 | x], in the shape and dtype of x."""
     variance: Tensor | None = None
-    """of the reverse step, from networks that learn it"""
+    """This is the variance of the reverse step, where the network learns it."""
 
 
 class Model(nn.Module):
@@ -37,9 +37,10 @@ class Model(nn.Module):
 
     num_classes: int = 0
     has_null_class: bool = True
-    """whether `num_classes` may be asked for, as classifier-free guidance does"""
+    """Whether the model has a class `num_classes` that stands for no class, as classifier-free
+    guidance needs."""
     is_operator: ClassVar[bool] = False
-    """whether it knows whole trajectories: a `SolutionOperator`"""
+    """Whether the model predicts whole trajectories, as a `SolutionOperator` does."""
 
     @property
     def dtype(self) -> torch.dtype:

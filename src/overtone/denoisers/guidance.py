@@ -24,18 +24,22 @@ class GuidanceSettings:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     scale: Finite = 1.0
-    """1: none"""
+    """The scale of classifier-free guidance. 1 means no guidance."""
     interval: tuple[LevelOrZero, LevelOrInfinity] | None = None
-    """lowest and highest sigma at which it acts; none: all"""
+    """The lowest and the highest sigma at which guidance acts. If it is not given, guidance acts at
+    every sigma."""
     channels: tuple[SizeOrNone, ...] | None = None
-    """channels it acts on, the first being 0; none: all"""
+    """The channels that guidance acts on, counted from 0. If none are given, it acts on all of
+    them."""
     power: Positive | None = None
-    """p of DiffiT's power-cosine schedule; none: the scale is constant"""
+    """The power p of DiffiT's power-cosine schedule of the guidance scale. If it is not given, the
+    scale is constant."""
     high_scale: Finite | None = None
-    """the scale of the high frequencies, and `scale` that of the low ones (Sadat et al. 2025, arXiv
-    2506.19713); none: one scale for all"""
+    """The guidance scale of the high frequencies; `scale` is then that of the low ones (Sadat et
+    al. 2025, arXiv 2506.19713). If it is not given, both have the same scale."""
     band: OpenShare = 0.5
-    """the share of the DCT's frequencies on each axis, from the lowest on, that are low"""
+    """The share of the DCT's frequencies on each axis, counted from the lowest, that count as low
+    frequencies."""
 
     def __post_init__(self) -> None:
         check_fields(self, lambda name: f"guidance_{name} must be")

@@ -29,7 +29,7 @@ class SolutionOperator(Model):
 
     is_operator = True
     has_null_class = False
-    """what guidance there is was the teacher's"""
+    """An operator takes no guidance: its teacher's guidance is built into it."""
 
     def __init__(
         self, network: OperatorNetwork, preconditioning: OperatorPreconditioning | None = None

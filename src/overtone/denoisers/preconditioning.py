@@ -45,7 +45,7 @@ class Preconditioning(Kind, ABC, family="preconditioning", home="overtone.denois
     """A row of the table: four functions of the noise level."""
 
     of_trajectories: ClassVar[bool] = False
-    """whether it is that of networks which return whole trajectories"""
+    """Whether this preconditioning is for networks that return whole trajectories."""
 
     @property
     def schedule_of_time(self) -> Schedule | None:
@@ -118,10 +118,9 @@ class EDMPreconditioning(Preconditioning, kind="edm"):
     """EDM's: inputs and targets of unit variance (its equation 7 and table 1)."""
 
     sigma_data: Positive = 0.5
-    """standard deviation of the data in [-1, 1]"""
+    """The standard deviation of the data, whose values lie in [-1, 1]."""
     negated: bool = False
-    """whether the network returns minus the table's F, as under diffusers' EDM schedulers with
-    v_prediction"""
+    """Whether the network returns minus F, as under diffusers' EDM schedulers with v_prediction."""
 
     def c_skip(self, sigma: S) -> S:
         return self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
@@ -146,11 +145,11 @@ class VPPreconditioning(Preconditioning, kind="vp"):
     """
 
     prediction: Prediction = "eps"
-    """what the network returns: the noise, the image, or v"""
+    """What the network predicts: the noise (eps), the image (x) or the velocity (v)."""
     schedule: Schedule = field(default_factory=VPLinearSchedule)
-    """gives the network its time"""
+    """The schedule turns a noise level into the network's time."""
     time_scale: Positive = 999.0
-    """the network's time at t = 1: the last step's number, for discrete schedules"""
+    """The network's time at t = 1. For a discrete schedule this is the number of the last step."""
 
     @property
     def prediction_type(self) -> Prediction:
@@ -236,7 +235,7 @@ class FlowPreconditioning(Preconditioning, kind="flow"):
     s = sigma / (1 + sigma), and returns the velocity v = noise - x_0."""
 
     time_scale: Positive = 1000.0
-    """the network's time at s = 1; the default is diffusers'"""
+    """The network's time at the flow time s = 1. The default is that of diffusers."""
 
     @property
     def prediction_type(self) -> Literal["flow"]:
@@ -269,11 +268,12 @@ class OperatorPreconditioning(Preconditioning, kind="operator"):
     times: Preconditioning = field(
         default_factory=lambda: VPPreconditioning("x", VPCosineSchedule(), 1.0)
     )
-    """whose c_noise is the network's time: that of the teacher whose network the operator's grew
-    from. The default is DSNO's own, t in [0, 1] of the log-SNR cosine schedule"""
+    """The preconditioning whose c_noise is the network's time: that of the teacher whose network
+    the operator's began as. The default is DSNO's own, t in [0, 1] of the log-SNR cosine
+    schedule."""
     sigma_min: NotNegative | None = None
-    """the lowest noise level that the network is told of, in the place of 0; none: 0 if the time
-    has a value there, else 0.002"""
+    """The lowest noise level that the network is told of, in place of 0. If it is not given, it is
+    0 where the time has a value there, and 0.002 elsewhere."""
 
     of_trajectories: ClassVar[bool] = True
 

@@ -66,9 +66,9 @@ class Sizes:
     width: int
     depth: int
     hidden: int
-    """channels within the MLP"""
+    """The number of channels within the MLP."""
     side: int
-    """patches a side that it has positions for"""
+    """The number of patches on each side that the model has positions for."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -49,19 +49,19 @@ class Report:
     images: int
     scores: Mapping[str, Measured]
     against: RealFacts
-    """the real images, whose facts are attributes as well: `report.real_images`"""
+    """The real images, whose facts are attributes of the report as well: `report.real_images`."""
     classifier_accuracy: float | None
-    """the class accuracy of the real images of the held-out split"""
+    """The class accuracy of the held-out real images."""
     extractor: str
     extractor_digest: str
     made_with: Mapping[str, Any]
-    """where the images come from: seeds, sampler, guidance"""
+    """Where the images come from: seeds, sampler, guidance."""
     asked: tuple[str, ...] = ()
-    """the scores that were to be computed"""
+    """The scores that were to be computed."""
     columns: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
-    """the scores of all images and of each half, for differences of reports"""
+    """The scores of all images and of each half, from which differences of reports are computed."""
     nearest: Nearest | None = field(default=None, repr=False)
-    """the training images that the images are nearest to, where memorisation was asked for"""
+    """The training images that the images are nearest to, where memorisation was asked for."""
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and name in measures():

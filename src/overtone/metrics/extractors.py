@@ -25,9 +25,9 @@ class FeatureSettings(Kind, ABC, family="extractor", home="overtone.metrics"):
     """Settings that an `Extractor` is opened from."""
 
     needs_classes: ClassVar[bool] = False
-    """whether it is a classifier of the data, which need two classes or more"""
+    """Whether the features come from a classifier of the data, which need two classes or more."""
     takes_weights: ClassVar[bool] = False
-    """whether it has a field `weights`"""
+    """Whether the settings have a field `weights`."""
 
     @abstractmethod
     def open(
@@ -81,7 +81,7 @@ class InceptionFeatures(FeatureSettings, kind="inception"):
 
     # No file may say which file is read.
     weights: str | None = field(default=None, metadata={"saved": False})
-    """a file of torch-fidelity's weights; downloaded if left out"""
+    """A file of torch-fidelity's weights. If it is not given, they are downloaded."""
 
     def open(
         self, data: str, resolution: int, channels: int, *, skip_bad: bool = False
@@ -101,7 +101,8 @@ class DinoFeatures(FeatureSettings, kind="dinov2"):
 
     # No file may say which file is read.
     weights: str | None = field(default=None, metadata={"saved": False})
-    """a directory, repository or file of weights; the repository of ViT-L/14 if left out"""
+    """A directory, repository or file of weights. If it is not given, it is the repository of
+    ViT-L/14."""
 
     def open(
         self, data: str, resolution: int, channels: int, *, skip_bad: bool = False
@@ -116,7 +117,7 @@ class RandomFeatures(FeatureSettings, kind="random"):
     """An untrained network (`metrics.untrained`)."""
 
     seed: Seed = 0
-    """decides its weights"""
+    """The seed of the extractor's random weights."""
 
     def open(
         self, data: str, resolution: int, channels: int, *, skip_bad: bool = False

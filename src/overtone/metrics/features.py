@@ -26,9 +26,9 @@ class Features(NamedTuple):
 
     vectors: Float[Tensor, "batch features"]
     logits: Float[Tensor, "batch classes"] | None = None
-    """class scores"""
+    """The class scores."""
     spatial: Float[Tensor, "batch spatial_dims"] | None = None
-    """features that keep the place, for the spatial Fréchet distance"""
+    """Features that keep their place in the image, for the spatial Fréchet distance."""
 
 
 class Extractor(ABC):
@@ -41,7 +41,7 @@ class Extractor(ABC):
     digest: str
     dims: int
     knows_classes: bool = False
-    """whether its class scores are of the classes of the data"""
+    """Whether the class scores are for the classes of the data."""
 
     @abstractmethod
     def __call__(self, pixels: Pixels) -> Features: ...

@@ -114,14 +114,14 @@ class Measured(NamedTuple):
 
     value: float
     error: float | None = None
-    """its standard error; None where there are too few images"""
+    """The standard error of the score. None means that there are too few images."""
     bias: float | None = None
-    """by how much it is expected to be above what infinitely many images would give; None for
-    scores that are unbiased, or whose bias is not known"""
+    """By how much the score is expected to exceed that of infinitely many images. None stands for
+    scores that are unbiased, or whose bias is not known."""
     degrees: int = 0
-    """the degrees of freedom of the error"""
+    """The degrees of freedom of the standard error."""
     growth: float = 0.0
-    """by how much its variance grows with the score, of squared distances"""
+    """By how much the variance grows with the score, for squared distances."""
     lowest: float = -math.inf
     highest: float = math.inf
 

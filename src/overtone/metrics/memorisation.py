@@ -35,13 +35,13 @@ class Nearest:
     """The two nearest training images of each image."""
 
     distances: Float[Tensor, "images 2"]
-    """root mean square difference of pixels in [0, 1], the nearest first"""
+    """The root mean square differences of pixels in [0, 1], the nearest first."""
     indices: Int[Tensor, "images 2"]
-    """their numbers in the data"""
+    """The numbers of the training images in the data."""
     images: Vectors
-    """the images as they were compared"""
+    """The images as they were compared."""
     data: ImageData
-    """the training images"""
+    """The training images."""
 
     @property
     def ratios(self) -> Float[Tensor, " images"]:

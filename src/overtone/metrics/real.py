@@ -50,17 +50,17 @@ class RealFacts:
     """What a report says of the real side."""
 
     real: str
-    """the data's name"""
+    """The name of the data."""
     real_images: int | None
-    """how many; None where published statistics do not say"""
+    """The number of real images. None means that published statistics do not say it."""
     real_digest: str
-    """of the images' contents"""
+    """The digest of the images' contents."""
     resize_rule: str
     real_frechet_distance: float | None
-    """between two halves of the real images, each class split evenly: what a perfect model would
-    get with as many images, and as many of each class as they have"""
+    """The Fréchet distance between two halves of the real images, each class split evenly. A
+    perfect model would get it with as many images, and as many of each class."""
     real_recall: float | None
-    """of one half by the other"""
+    """The recall of one half of the real images by the other."""
 
 
 class RealImages:
@@ -127,9 +127,9 @@ class Available:
     extractor: Extractor
     parts: Set[str]
     images: bool
-    """whether there are real images"""
+    """Whether there are real images."""
     statistics: Set[str]
-    """the parts of which there are published statistics"""
+    """The parts for which there are published statistics."""
 
     def default(self) -> tuple[Score, ...]:
         """The scores that are computed where nothing is said: all that can be."""

@@ -52,15 +52,15 @@ class Origin:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     count: Count | None = None
-    """how many images they are of"""
+    """The number of images that the statistics were computed from."""
     extractor: str = ""
-    """the name of what the features are of"""
+    """The name of the feature extractor."""
     digest: str = ""
-    """of its weights"""
+    """The digest of the extractor's weights."""
     real: str = ""
-    """the data's public name"""
+    """The public name of the data."""
     real_digest: str = ""
-    """of the images' contents"""
+    """The digest of the images' contents."""
     resize_rule: str = ""
 
     def __post_init__(self) -> None:
@@ -91,7 +91,7 @@ class Reference:
     real_digest: str = ""
     resize_rule: str = ""
     file: str = ""
-    """where it was read; for messages, and not saved"""
+    """The file that the reference was read from. It is used in messages and not saved."""
 
     def __post_init__(self) -> None:
         if (self.spatial_mean is None) != (self.spatial_covariance is None):

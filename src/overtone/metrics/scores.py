@@ -29,11 +29,12 @@ class Measure(NamedTuple):
     title: str
     lower_is_better: bool = False
     share: bool = False
-    """whether it is a share, which is shown in percent"""
+    """Whether the score is a share, which is shown in percent."""
     biased: bool = False
-    """whether of few images it is expected to be higher or lower than of many, by b / images"""
+    """Whether the score of few images is expected to be higher or lower than that of many, by b /
+    images."""
     squared: bool = False
-    """whether it is the square of a distance"""
+    """Whether the score is the square of a distance."""
     lowest: float = -math.inf
     highest: float = math.inf
 
@@ -47,13 +48,13 @@ class Score(Kind, ABC, family="score", home="overtone.metrics"):
 
     measures: ClassVar[tuple[Measure, ...]]
     needs: ClassVar[tuple[str, ...]] = (VECTORS,)
-    """parts of the fake images' sample that it is computed from"""
+    """The parts of the generated images' sample that the score is computed from."""
     real_needs: ClassVar[tuple[str, ...]] = (VECTORS,)
-    """parts of the real images' sample"""
+    """The parts of the real images' sample that the score is computed from."""
     takes_statistics: ClassVar[bool] = False
-    """whether means and covariances are all that it has to know of the real images"""
+    """Whether the means and covariances of the real images are enough."""
     by_default: ClassVar[bool] = True
-    """whether it is computed where nothing is said, if what it needs is there"""
+    """Whether the score is computed where nothing else is asked for and what it needs is there."""
 
     @property
     def least(self) -> int:
@@ -119,9 +120,9 @@ class KernelScore(Score, kind="kernel"):
     )
 
     subsets: Count = 100
-    """random subsets that it is averaged over"""
+    """The number of random subsets that the score is averaged over."""
     subset_size: Count = 1000
-    """images in each, cut to the number of images there are"""
+    """The number of images in each subset, at most the number of images there are."""
 
     def __call__(self, real: Any, fake: Sample) -> Sequence[Tensor]:
         from overtone.metrics.kernel import of_all_pairs, of_subsets
@@ -144,7 +145,7 @@ class PrecisionRecall(Score, kind="precision-recall"):
     )
 
     neighbours: Neighbours = 3
-    """the ball about each image reaches to its neighbour of this rank"""
+    """The ball about each image reaches to its neighbour of this rank."""
 
     @property
     def least(self) -> int:
@@ -166,7 +167,7 @@ class DensityCoverage(Score, kind="density-coverage"):
     )
 
     neighbours: Neighbours = 5
-    """the ball about each image reaches to its neighbour of this rank"""
+    """The ball about each image reaches to its neighbour of this rank."""
 
     @property
     def least(self) -> int:

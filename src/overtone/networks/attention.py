@@ -229,7 +229,7 @@ class DiffiTBlock(nn.Module):
     """
 
     in_windows = True
-    """features are (batch, windows, tokens, channels)"""
+    """Features are (batch, windows, tokens, channels)."""
 
     def __init__(
         self,

@@ -85,7 +85,7 @@ class Spot(NamedTuple):
     number: int
     channels: int
     tokens: bool = False
-    """whether features are (batch, windows, tokens, channels), a transformer's"""
+    """Whether features are (batch, windows, tokens, channels), as in a transformer."""
 
 
 class ClassTable(NamedTuple):
@@ -109,10 +109,10 @@ class Network(nn.Module):
     """
 
     config_class: ClassVar[type] = NetworkConfig
-    """what its settings are, as `from_pretrained` reads them"""
+    """The class of the network's settings, as `from_pretrained` reads them."""
     gradient_checkpointing: bool = False
-    """compute blocks again in the backward pass instead of keeping their features; for networks
-    with `repeated_blocks`"""
+    """Compute blocks again in the backward pass instead of keeping their features, where a network
+    has `repeated_blocks`."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()

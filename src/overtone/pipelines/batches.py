@@ -18,7 +18,7 @@ class SampleBatch(NamedTuple):
     class_labels: Tensor | None
     images: Pixels
     unrounded: Tensor
-    """the images before they were clipped and rounded, in [-1, 1], where the model is"""
+    """The images before they were clipped and rounded, in [-1, 1], on the model's device."""
 
 
 class Beginning(NamedTuple):
@@ -26,6 +26,6 @@ class Beginning(NamedTuple):
 
     start: Tensor
     sigma: float
-    """noise level of the start"""
+    """The noise level of the start."""
     class_labels: Tensor | None
     steps: Iterator[Step]

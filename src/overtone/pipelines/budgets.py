@@ -36,7 +36,7 @@ class FittedSampler:
     sampler: SamplingLoop
     guidance: GuidanceSettings
     weights: str
-    """the digest of the network's weights"""
+    """The digest of the network's weights."""
 
     @classmethod
     def of(
@@ -55,17 +55,18 @@ class Budget:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     evaluations: Count
-    """network calls an image, guidance and a first stage included"""
+    """The network calls that an image takes, guidance and a first stage included."""
     own: FittedSampler
     error: NotNegative
-    """root mean square distance of images in [-1, 1] to the converged ones, for other seeds than it
-    was fitted to"""
+    """The root mean square distance of images in [-1, 1] to the converged ones, for other seeds
+    than the sampler was fitted to."""
     default_error: NotNegative
-    """that of the model's own sampler with as many steps as the evaluations allow"""
+    """The same distance for the model's own sampler, with as many steps as the evaluations
+    allow."""
     first: FittedSampler | None = None
-    """that of a relay's first stage"""
+    """The sampler of a relay's first stage."""
     fit: dict[str, bool | int | float | str] = field(default_factory=dict)
-    """how it was found"""
+    """How the sampler was found."""
 
     def __post_init__(self) -> None:
         check_fields(self)

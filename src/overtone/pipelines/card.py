@@ -69,13 +69,13 @@ class CardScore:
     """A score of the model's images, as its card shows it."""
 
     name: str
-    """the score's name in reports, like frechet_distance"""
+    """The name of the score in reports, such as frechet_distance."""
     title: str
     value: float
     shown: str
-    """the value, with its interval if there is one"""
+    """The value, with its interval if there is one."""
     measured: str
-    """the number of images, what they were compared with, and by which features"""
+    """The number of images, what they were compared with, and by which features."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Card:
 
     scores: Sequence[CardScore] = ()
     samples: Callable[[Path], None] | None = None
-    """writes a grid of the model's images into a .png file, as the `save` of a PIL image does"""
+    """Writes a grid of the model's images into a .png file, as the `save` of a PIL image does."""
 
 
 def check_license(name: str) -> str:

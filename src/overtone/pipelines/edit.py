@@ -56,28 +56,31 @@ class ImageStart(Start, kind="image"):
     """
 
     images: Any = field(default=None, compare=False, metadata={"saved": False})
-    """pictures, or a tensor (count, channels, height, width), uint8 or in [-1, 1]; seed k begins
-    with image k modulo their number"""
+    """The pictures, or a tensor (count, channels, height, width), uint8 or in [-1, 1]. Seed k
+    begins with image k modulo their number."""
     sigma: Level | None = None
-    """noise level that sampling begins at, or the next one below it that the sampler visits; none:
-    the sampler's own, where nothing of the pictures is left but what the mask keeps"""
+    """The noise level that sampling begins at; the sampler takes the next one below it that it
+    visits. If it is not given, it is the sampler's own, where nothing of the pictures is left but
+    what the mask keeps."""
     mask: Any = field(default=None, compare=False, metadata={"saved": False})
-    """(height, width) or (count, height, width), true where the picture is kept, or a picture
-    that is white there; none: nowhere"""
+    """The mask is (height, width) or (count, height, width), true where the picture is kept, or a
+    picture that is white there. If it is not given, the picture is kept nowhere."""
     resamples: Repeats = 1
-    """how many times each part of the way is taken under a mask; 1 for replacement alone"""
+    """How many times each part of the trajectory is repeated under a mask. 1 means replacement
+    alone."""
     jump: Repeats = 1
-    """number of steps of such a part"""
+    """The number of steps in each part that is repeated."""
     in_turn: bool = field(default=False, compare=False, metadata={"saved": False})
-    """whether the i-th of the seeds begins with image i, whatever the seed"""
+    """Whether the i-th of the seeds begins with image i, whatever the seed."""
     base: Start = field(default_factory=NoiseStart, compare=False, metadata={"saved": False})
-    """what the rest begins with where `sigma` is none"""
+    """What the rest of the image begins with where `sigma` is not given."""
     level: Level | None = field(default=None, compare=False, metadata={"saved": False})
-    """the noise level that the sampler begins at, once it is known"""
+    """The noise level that the sampler begins at, once it is known."""
     x_0: Any = field(default=None, compare=False, metadata={"saved": False})
-    """the pictures as the sampler knows them, in [-1, 1] or as latents, once a pipeline is known"""
+    """The pictures as the sampler knows them, in [-1, 1] or as latents, once a pipeline is
+    known."""
     kept: Any = field(default=None, compare=False, metadata={"saved": False})
-    """the mask in the size of x_0"""
+    """The mask in the size of x_0."""
 
     def checked(self, pipe: Holder) -> ImageStart:
         """The same with tensors of the pipeline's size. Raises `OvertoneError` for others."""

@@ -30,17 +30,17 @@ class Environment:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     code: str = ""
-    """digest of Overtone's own files"""
+    """The digest of Overtone's own files."""
     modules: dict[str, str] = field(default_factory=dict)
-    """digests of the modules that parts of one's own are defined in"""
+    """The digests of the modules that define parts of one's own."""
     versions: dict[str, str] = field(default_factory=dict)
-    """versions of packages"""
+    """The versions of packages."""
     device: str = ""
-    """the kind of device"""
+    """The kind of device."""
     hardware: str = ""
-    """the processor, or the GPU, and what torch uses of it"""
+    """The processor or the GPU, and what torch uses of it."""
     threads: Threads = 0
-    """threads of torch's"""
+    """The number of torch's threads."""
 
     def __post_init__(self) -> None:
         check_fields(self)

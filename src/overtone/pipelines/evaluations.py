@@ -44,9 +44,9 @@ class Evaluations:
     """Network calls an image, guidance included."""
 
     own: float
-    """of the model's network, or its experts, and the guide"""
+    """The evaluations of the model's network, or of its experts, and of the guide."""
     first: float | None = 0.0
-    """of the networks of a first stage; None where they are not known"""
+    """The evaluations of a first stage's networks. None means that they are not known."""
 
     @property
     def total(self) -> float | None:

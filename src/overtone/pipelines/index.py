@@ -29,27 +29,28 @@ class PipelineIndex:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     network: str
-    """the kind of the network, whose settings and weights are in network/"""
+    """The kind of the network, whose settings and weights are in network/."""
     sampler: SamplingLoop
     start: dict[str, Any]
-    """the start, as `starts.Start` reads it"""
+    """The start, as `starts.Start` reads it."""
     preconditioning: Preconditioning = field(default_factory=EDMPreconditioning)
     process: Process = field(default_factory=GaussianProcess)
     guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
-    """where nothing else is asked for"""
+    """The guidance that is used where nothing else is asked for."""
     image_resolution: Resolution | None = None
-    """height and width of the images that a VAE decodes; none for a model of pixels"""
+    """The height and width of the images that a VAE decodes. None stands for a model of pixels."""
     class_names: tuple[str, ...] = ()
     budgets: tuple[Budget, ...] = ()
-    """samplers fitted to the model, each for a number of function evaluations"""
+    """The samplers fitted to the model, each for a number of function evaluations."""
     data: str = ""
-    """what it was trained on, as the recipe names it; of a path only the last part"""
+    """The data that the model was trained on, as the recipe names them. Only the last part of a
+    path is kept."""
     training: dict[str, int | float | str] = field(default_factory=dict)
-    """how it was trained: images seen, batch size, and so on"""
+    """How the model was trained: images seen, batch size, and so on."""
     license: str = ""
-    """the licence of the weights, as the Hub names it"""
+    """The licence of the weights, as the Hub names it."""
     overtone: str = ""
-    """the version that wrote it"""
+    """The version of Overtone that wrote the file."""
 
     def __post_init__(self) -> None:
         check_fields(self)

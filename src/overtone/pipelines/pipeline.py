@@ -75,7 +75,8 @@ class Pipeline(Parts):
     """
 
     canvas: Any = None
-    """an image that is larger than the network's, of which it makes tiles (`upscale.Canvas`)"""
+    """An image that is larger than the network's, of which the pipeline makes tiles
+    (`upscale.Canvas`)."""
 
     @asking(Request)
     def __call__(self, request: Request) -> Any:

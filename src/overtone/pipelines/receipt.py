@@ -52,7 +52,7 @@ class Edit:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     picture: str
-    """digest of its pixels, in the size of the model's images"""
+    """The digest of the picture's pixels, in the size of the model's images."""
     mask: str | None = None
     strength: Share = 0.5
     resamples: Whole | None = None
@@ -68,28 +68,29 @@ class Receipt:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     account: dict[str, Any]
-    """`pipelines.account`: settings of every part, digests of all weights, precision"""
+    """The settings of every part, the digests of all weights, and the precision
+    (`pipelines.account`)."""
     seeds: str
-    """the seeds that were asked for together, like "0-63" or "3,5,8-12\""""
+    """The seeds that were asked for together, such as "0-63" or "3,5,8-12"."""
     batch_size: Batch
     receipt: Count = VERSION
     class_labels: tuple[Whole, ...] = ()
-    """the classes of the seeds, taken in turn; none for a model without classes"""
+    """The classes, which the seeds take in turn. A model without classes has none."""
     processes: Count = 1
-    """how many processes shared the seeds, each taking every so manieth"""
+    """The number of processes that shared the seeds, in turn."""
     model: str = ""
-    """the model's name, as it may be published"""
+    """The public name of the model."""
     seed: Seed | None = None
-    """the seed of the image"""
+    """The seed of the image."""
     pixels: str | None = None
-    """SHA-256 of the image's bytes, channels first"""
+    """The SHA-256 of the image's bytes, channels first."""
     evaluations: NotNegative | None = None
-    """network calls that an image took, guidance and first stages included"""
+    """The network calls that an image took, guidance and first stages included."""
     finish: str | None = None
     compile: bool = False
     edit: Edit | None = None
     training: dict[str, Any] = field(default_factory=dict)
-    """how the model was trained, the digest of its data among it"""
+    """How the model was trained, with the digest of its data."""
     environment: Environment = field(default_factory=Environment)
 
     def __post_init__(self) -> None:

@@ -32,15 +32,15 @@ class Replay:
 
     seed: int
     image: Tensor
-    """uint8 (channels, height, width)"""
+    """The image is uint8 (channels, height, width)."""
     equal: bool | None
-    """whether it is the very same; None where there is nothing to compare it with"""
+    """Whether the image is the very same. None means that there is nothing to compare it with."""
     greys: int | None
-    """the largest difference in grey levels, where the pixels are there"""
+    """The largest difference in grey levels, where the pixels are there."""
     differences: tuple[str, ...]
-    """what of the code, the packages and the hardware is not as it was, one sentence each"""
+    """What has changed in the code, the packages and the hardware, one sentence each."""
     receipt: Receipt
-    """the receipt of the image as it was made now"""
+    """The receipt of the image as it was made now."""
 
     @property
     def succeeded(self) -> bool:

@@ -53,41 +53,42 @@ class Request:
     """
 
     seeds: Sequence[int]
-    """integers in [0, 2^32), one an image: image k is drawn from `torch.Generator` with seed k"""
+    """The seeds, integers in [0, 2^32), one for each image: image k is drawn from `torch.Generator`
+    with seed k."""
     class_labels: Labels = None
-    """class names or numbers in [0, num_classes), one for all images or one for each; None gives
-    seed k the class k mod num_classes"""
+    """The class names or numbers in [0, num_classes), one for all images or one for each. None
+    gives seed k the class k mod num_classes."""
     guidance_scale: float | None = None
-    """scale of classifier-free guidance, or of the guide's; 1 for none, None for the scale that
-    the pipeline was saved with"""
+    """The scale of classifier-free guidance, or of the guide's. 1 means none; None is the scale
+    that the pipeline was saved with."""
     guidance_interval: tuple[float, float] | None = None
-    """(lowest, highest) sigma at which guidance acts; None for the pipeline's own"""
+    """The (lowest, highest) sigma at which guidance acts. None is the pipeline's own."""
     steps: int | None = None
-    """number of noise levels that the sampler takes; None for its own number"""
+    """The number of noise levels that the sampler takes. None is its own number."""
     batch_size: int = 64
-    """images at a time"""
+    """The number of images that are made at a time."""
     guide: Pipeline | None = None
-    """a weaker model of the same images, to guide with in the place of the model asked for no
-    class: autoguidance"""
+    """A weaker model of the same images that guides in place of the model without classes
+    (autoguidance)."""
     times: Sequence[float] | None = None
-    """of an operator: the times t of the log-SNR cosine schedule, falling to 0, of its states; None
-    for those that it was trained with"""
+    """The times of an operator's states, t of the log-SNR cosine schedule, falling to 0. None
+    stands for those that it was trained with."""
     return_trajectory: bool = False
-    """return for each image the states on the way to it as well, the image last"""
+    """Return the states along the trajectory of each image too, the image last."""
     guidance_high_scale: float | None = None
-    """scale of guidance for the high frequencies; None for that of the low ones, or, where no scale
-    is asked for, for the pipeline's own"""
+    """The guidance scale of the high frequencies. None is that of the low ones, or, where no scale
+    is asked for, the pipeline's own."""
     evaluations: int | None = None
-    """function evaluations an image, guidance and a first stage included: the sampler that was
-    fitted for exactly so many is used (`Pipeline.budgets`), or else the pipeline's own with as many
-    steps as they allow, which is said"""
+    """The function evaluations of an image, guidance and a first stage included. The sampler that
+    was fitted for exactly this number is used (`Pipeline.budgets`), or else the pipeline's own with
+    as many steps as they allow, which is said."""
     tolerance: float | None = None
-    """root mean square distance to the converged images, in [-1, 1]: the fitted sampler of the
-    fewest evaluations whose error is at most this is used"""
+    """The root mean square distance to the converged images, in [-1, 1]. The fitted sampler of the
+    fewest evaluations whose error is at most this is used."""
     sampler: SamplingLoop | None = None
-    """in the place of the pipeline's own"""
+    """The sampler to use in place of the pipeline's own."""
     first_sampler: SamplingLoop | None = None
-    """that of a relay's first stage, in the place of its own"""
+    """The sampler that a relay's first stage uses in place of its own."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seeds", whole_seeds(self.seeds))

@@ -38,9 +38,9 @@ class Layout:
 
     columns: Columns
     header: Whole = 0
-    """pixels above all images, for the names of columns"""
+    """The number of pixels above all images, for the names of columns."""
     band: Whole = 0
-    """pixels above each image, for its own name"""
+    """The number of pixels above each image, for its own name."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -31,7 +31,7 @@ class FirstStage(ABC):
     """Images from seeds and classes, and what a second stage has to know of them."""
 
     pipeline: Pipeline | None = None
-    """the pipeline that it is, which is saved, moved and compiled with the second stage's"""
+    """The first stage as a pipeline, which is saved, moved and compiled with the second stage."""
 
     def check(self, num_classes: int, class_names: Sequence[str]) -> None:  # noqa: B027
         """Raises `OvertoneError` for a second stage of other classes."""

@@ -82,7 +82,7 @@ class Start(Kind, ABC, family="start", home="overtone.pipelines"):
         height, width)."""
 
     level: float | None = None
-    """the noise level that it begins at, where that is not the sampler's"""
+    """The noise level that sampling begins at, where it is not the sampler's."""
 
     @property
     def without_pictures(self) -> Start:
@@ -169,10 +169,10 @@ class RelayStart(Start, kind="relay"):
     """
 
     first_stage: Any = field(default=None, compare=False, metadata={"saved": False})
-    """a pipeline, which is saved with this one and keeps its own sampler and guidance; a diffusers
-    pipeline; images, as a tensor or a data set by its name, of which seed k continues image k
-    modulo their number; a function from seeds and class labels to images; None before one is
-    given"""
+    """The first stage: a pipeline, which is saved with this one and keeps its own sampler and
+    guidance; a diffusers pipeline; images, as a tensor or a data set by its name, of which seed k
+    continues image k modulo their number; or a function from seeds and class labels to images. It
+    is None before one is given."""
 
     @property
     def stage(self) -> FirstStage | None:

@@ -40,7 +40,7 @@ class System:
 
     name: str
     networks: tuple[str, ...] = ()
-    """the kinds of network that it is made of; none: any"""
+    """The kinds of network that the system consists of. None stands for any."""
     preconditioning: Preconditioning = field(default_factory=EDMPreconditioning)
     sampler: SamplingLoop = field(default_factory=Sampler)
     process: Process = field(default_factory=GaussianProcess)

@@ -35,9 +35,9 @@ class Canvas:
     height: int
     width: int
     overlap: int
-    """pixels of the image by which tiles overlap"""
+    """The number of pixels by which tiles overlap."""
     unit: int
-    """tiles begin at multiples of it"""
+    """Tiles begin at multiples of this number of pixels."""
     at_a_time: int = AT_A_TIME
 
 

@@ -31,15 +31,16 @@ class DiscreteSchedule(Schedule, kind="discrete"):
     """
 
     betas: Literal["linear", "scaled_linear", "cosine"] = "linear"
-    """how beta grows"""
+    """How beta grows from step to step: linear; scaled_linear, whose square root grows linearly; or
+    cosine."""
     num_steps: Steps = 1000
-    """number of noise levels"""
+    """The number of noise levels."""
     beta_start: Beta = 1e-4
-    """the first beta"""
+    """The first beta."""
     beta_end: Beta = 0.02
-    """the last beta"""
+    """The last beta."""
     abar: tuple[Share, ...] | None = None
-    """cumulative products of 1 - beta, instead of the above"""
+    """The cumulative products of 1 - beta themselves, instead of the settings above."""
 
     discrete: ClassVar[bool] = True
 

@@ -25,15 +25,15 @@ class FlowSchedule(Schedule, kind="flow"):
     """
 
     times: Literal["uniform", "logit_normal"] = "uniform"
-    """how flow times are drawn in training: uniform, or logit_normal"""
+    """How flow times are drawn in training: uniform, or logit_normal."""
     mean: Finite = 0.0
-    """mean of logit(s) under logit_normal"""
+    """The mean of logit(s) under logit_normal."""
     std: Positive = 1.0
-    """standard deviation of logit(s) under logit_normal"""
+    """The standard deviation of logit(s) under logit_normal."""
     sigma_min: Level = 0.001
-    """lowest noise level, that of flow time 0.000999"""
+    """The lowest noise level. The default is that of the flow time 0.000999."""
     sigma_max: Level = 999.0
-    """highest noise level, that of flow time 0.999"""
+    """The highest noise level. The default is that of the flow time 0.999."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,7 +33,8 @@ class Process(Kind, ABC, family="process", home="overtone.processes"):
     """
 
     is_gaussian: ClassVar[bool] = False
-    """whether it is white noise on the image as it is, as DDPM and diffusers' schedulers assume"""
+    """Whether the process adds white noise to the image as it is, as DDPM and diffusers' schedulers
+    assume."""
 
     @property
     def keeps_mean(self) -> bool:

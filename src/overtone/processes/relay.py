@@ -41,17 +41,17 @@ class RelayProcess(Process, kind="RelayProcess"):
     """
 
     patch: Size = 4
-    """side of the patches in pixels: the upscale factor"""
+    """The height and width of the blurred patches, in pixels, which is the upscale factor."""
     blur_sigma_max: NotNegative = 3.0
-    """strength of the blur at t = 1"""
+    """The strength of the blur at t = 1."""
     min_scale: Share = 0.001
-    """the share of every coefficient that no blur takes away"""
+    """The share of every DCT coefficient that the blur never takes away."""
     block_scale: NotNegative = 0.15
-    """block noise beside white noise of 1"""
+    """The standard deviation of the block noise, where that of the white noise is 1."""
     normalised: bool = True
-    """divide the noise by its standard deviation, sqrt(1 + block_scale^2)"""
+    """Divide the noise by its standard deviation, sqrt(1 + block_scale^2)."""
     schedule: Schedule = field(default_factory=lambda: QuantileSchedule(prob_length=0.93))
-    """tells the time of a noise level, which the blur depends on"""
+    """The schedule turns a noise level into the time that the blur depends on."""
 
     @property
     def keeps_mean(self) -> bool:

@@ -34,7 +34,7 @@ class Schedule(Kind, ABC, family="schedule", home="overtone.processes"):
     """
 
     discrete: ClassVar[bool] = False
-    """whether it consists of numbered steps (`levels`)"""
+    """Whether the schedule consists of numbered steps (`levels`)."""
 
     def sigma(self, t: Tensor | float) -> Tensor:
         """Noise level of time t, in t's shape, float64. Raises `ValueError` outside [0, 1]."""
@@ -123,15 +123,15 @@ class QuantileSchedule(Schedule, kind="quantile"):
     """
 
     P_mean: Finite = -1.2
-    """mean of ln sigma"""
+    """The mean of ln sigma."""
     P_std: Positive = 1.2
-    """standard deviation of ln sigma"""
+    """The standard deviation of ln sigma."""
     prob_length: Positive = 1.0
-    """L, the share of the levels that is used, from the lowest up; beyond 1 (as in the published
-    sampler for CelebA-HQ) times above 1 / L have no level"""
+    """L, the share of the distribution of noise levels that is used, counted from the lowest. With
+    more than 1, as in the published sampler for CelebA-HQ, times above 1 / L have no level."""
     truncate_sigma: NotNegative = 0.0
-    """in training no noise level below about this one is drawn: times below L F(truncate_sigma)
-    become that time"""
+    """Training draws no noise level below about this one: times below L F(truncate_sigma) become
+    that time."""
 
     def drawn(self, uniform: Tensor) -> Tensor:
         if not self.truncate_sigma:
@@ -178,9 +178,9 @@ class VPLinearSchedule(Schedule, kind="vp_linear"):
     """
 
     beta_min: BetaRate = 0.1
-    """beta(0)"""
+    """The value of beta at t = 0."""
     beta_max: BetaRate = 20.0
-    """beta(1)"""
+    """The value of beta at t = 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -212,9 +212,9 @@ class VPCosineSchedule(Schedule, kind="vp_cosine"):
     """
 
     log_snr_min: LogSNR = -20.0
-    """log(alpha^2 / sigma^2) at t = 1"""
+    """The log-SNR, log(alpha^2 / sigma^2), at t = 1."""
     log_snr_max: LogSNR = 20.0
-    """and at t = 0"""
+    """The log-SNR, log(alpha^2 / sigma^2), at t = 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -245,9 +245,9 @@ class VESchedule(Schedule, kind="ve"):
     """
 
     sigma_min: Level = 0.02
-    """sigma(0)"""
+    """The noise level at t = 0."""
     sigma_max: Level = 100.0
-    """sigma(1)"""
+    """The noise level at t = 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

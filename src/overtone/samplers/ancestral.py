@@ -35,11 +35,11 @@ class AncestralSampler(SamplingLoop, kind="AncestralSampler"):
     """
 
     num_steps: Steps = 250
-    """steps taken, of those of the schedule"""
+    """The number of steps to take among those of the schedule."""
     schedule: DiscreteSchedule = field(default_factory=DiscreteSchedule)
-    """the noise levels that the network was trained with"""
+    """The discrete schedule that the network was trained with."""
     truncation_sigma: Positive | None = None
-    """levels from this one up are left out; none: all are kept"""
+    """Leave out noise levels from this one up. If it is not given, all are kept."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

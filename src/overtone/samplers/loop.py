@@ -36,7 +36,7 @@ class SamplingLoop(Kind, ABC, family="sampler", home="overtone.samplers"):
         num_steps: int
 
     is_operator: ClassVar[bool] = False
-    """whether it asks a solution operator, not a denoiser"""
+    """Whether the sampler asks a solution operator and not a denoiser."""
 
     @property
     @abstractmethod

@@ -21,12 +21,13 @@ class OperatorSampler(SamplingLoop, kind="OperatorSampler"):
     """DSNO's: all states of a trajectory by one evaluation of a `SolutionOperator`."""
 
     levels: tuple[LevelOrZero, ...] = (80.0, 0.0)
-    """noise levels, falling: the start's, then those of the states, the image's 0 the last"""
+    """The falling noise levels: first that of the start, then those of the trajectory's states,
+    last the image's 0."""
     num_steps: Steps = 1
-    """evaluations, of which there is one"""
+    """The number of evaluations, which is one."""
     whole: bool = False
-    """return the states on the way as well; else nothing is computed for them that the image does
-    not need"""
+    """Return the states along the trajectory too. Without it, nothing is computed for them that the
+    image does not need."""
 
     is_operator: ClassVar[bool] = True
 

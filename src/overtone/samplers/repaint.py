@@ -35,11 +35,11 @@ class ResamplingSampler(SamplingLoop, kind="ResamplingSampler"):
     """
 
     sampler: Sampler = field(default_factory=Sampler)
-    """the sampler whose steps are taken"""
+    """The sampler whose steps are taken."""
     resamples: Repeats = 10
-    """how many times each part of the way is taken"""
+    """How many times each part of the trajectory is repeated."""
     jump: Repeats = 1
-    """number of steps of such a part"""
+    """The number of steps in each part that is repeated."""
 
     @property
     def num_steps(self) -> int:  # type: ignore[override]

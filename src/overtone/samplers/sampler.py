@@ -96,40 +96,41 @@ class Sampler(SamplingLoop, kind="Sampler"):
     """
 
     num_steps: Steps = 18
-    """noise levels of the grid; slopes and estimates averaged take 2 num_steps - 1 evaluations"""
+    """The number of noise levels. The estimates averaged_slopes and averaged_estimates take 2
+    num_steps - 1 evaluations, the others num_steps."""
     sigma_min: Level = 0.002
-    """last noise level before 0"""
+    """The last noise level before 0."""
     sigma_max: Level = 80.0
-    """noise level of the start"""
+    """The noise level that sampling starts from."""
     rho: Rho = 7.0
-    """crowds the grid towards sigma_min"""
+    """The exponent of EDM's noise levels. Larger values crowd them towards sigma_min."""
     truncation_sigma: Level | None = None
-    """levels of the grid from this one up are left out, as where a second stage begins; none: all
-    are kept"""
+    """Leave out noise levels from this one up, as where a second stage begins. If it is not given,
+    all are kept."""
     levels: tuple[Level, ...] = ()
-    """the noise levels themselves, falling, num_steps of them (`budget_grid` makes some); none:
-    those of the four above"""
+    """The falling noise levels themselves, num_steps of them (`budget_grid` makes some). If they
+    are not given, they follow from the four settings above."""
     estimate: EstimateKind = "averaged_slopes"
-    """how the estimate is formed: averaged_slopes (heun) is EDM's, single (ddim, euler) takes one
-    evaluation, two_step (dpmpp_2m) and three_step one and the last ones', weighted those and the
-    weights of `earlier`"""
+    """How the estimate of a step is formed. averaged_slopes (heun) is EDM's; single (ddim, euler)
+    takes one evaluation; two_step (dpmpp_2m) and three_step combine it with the last ones; weighted
+    combines them by the weights in `earlier`."""
     earlier: tuple[Weight, ...] = ()
-    """weights of earlier estimates, where the estimate is weighted: none for the first step, one
-    for the second, two for the third, the latest estimate's first"""
+    """The weights of earlier estimates where the estimate is weighted: none for the first step, one
+    for the second, two for the third, that of the latest estimate first."""
     epsilon_scale: Positive = 1.0
-    """what the noise that the network sees is divided by, against exposure bias (Ning et al. 2023,
-    arXiv 2308.15321); 1 leaves it as it is"""
+    """Divide the noise that the network predicts by this number, against exposure bias (Ning et al.
+    2023, arXiv 2308.15321). 1 leaves it as it is."""
     eta: Share = 0.0
-    """share of the noise that is drawn anew at every step, in [0, 1]"""
+    """The share of the noise that is drawn anew at every step, in [0, 1]."""
     S_churn: NotNegative = 0.0
-    """EDM's stochasticity: noise added before each step; 0 is deterministic, and the only choice
-    under a process that blurs"""
+    """The amount of EDM's stochasticity, which adds noise before each step. 0 is deterministic, and
+    the only choice under a process that blurs."""
     S_min: NotNegative = 0.0
-    """lowest sigma at which noise is added"""
+    """The lowest sigma at which S_churn adds noise."""
     S_max: LevelOrInfinity | None = None
-    """highest sigma at which noise is added; none: no limit"""
+    """The highest sigma at which S_churn adds noise. If it is not given, there is no limit."""
     S_noise: NotNegative = 1.0
-    """standard deviation of the noise added"""
+    """The standard deviation of the noise that S_churn adds."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

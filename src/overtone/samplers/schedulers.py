@@ -50,17 +50,18 @@ class SchedulerSampler(SamplingLoop):
     """
 
     scheduler: Any
-    """of diffusers, as it is configured; a copy of it is stepped"""
+    """The scheduler of diffusers, as it is configured. A copy of it is stepped."""
     num_steps: Steps = 50
-    """passed to its set_timesteps"""
+    """The number of steps, which is passed to the scheduler's set_timesteps."""
     sigma_max: Level | None = None
-    """under flow matching, the noise level of the start; none: that of `FlowSchedule`, 999, which
-    is the flow time 0.999"""
+    """The noise level that sampling starts from under flow matching. If it is not given, it is that
+    of `FlowSchedule`, 999, which is the flow time 0.999."""
     skipped: Whole = 0
-    """how many of the scheduler's timesteps are left out at the start"""
+    """The number of the scheduler's first timesteps that are left out."""
     levels: tuple[Level, ...] = ()
-    """the noise levels themselves, falling, num_steps of them, where the scheduler takes any
-    (`sigmas=`): those that a sampler was fitted to, say; none: its own"""
+    """The falling noise levels themselves, num_steps of them, where the scheduler takes any
+    (`sigmas=`): those that a sampler was fitted to, for example. If they are not given, the
+    scheduler's own are used."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -65,7 +65,7 @@ class GuidanceOutcome:
     found: Trial
     own: Trial
     better_by: Measured
-    """the difference of their Fréchet distances"""
+    """The difference of the two Fréchet distances."""
     kept: bool
 
     def __str__(self) -> str:

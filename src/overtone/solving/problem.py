@@ -47,7 +47,7 @@ class Problem:
 
     pipe: Pipeline
     request: Request
-    """the seeds, their classes, guidance, and the number of images at a time"""
+    """The seeds, their classes, the guidance, and the number of images at a time."""
     start: Tensor
     target: Tensor
     labels: Tensor | None

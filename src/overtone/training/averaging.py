@@ -38,11 +38,11 @@ class Averaged:
     averages: list[Average]
     criterion: Criterion
     pipe: Pipeline
-    """the run's last checkpoint"""
+    """The run's last checkpoint."""
     tensors: dict[str, dict[str, Any]]
-    """the weights of each average, by its name"""
+    """The weights of each average, by its name."""
     images: int
-    """the images seen at which they end"""
+    """The images seen at the end of the averages."""
 
     @property
     def order(self) -> str:

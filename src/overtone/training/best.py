@@ -17,9 +17,9 @@ class Criterion:
     """A number in a run's log by which its checkpoints are ranked."""
 
     name: str
-    """as it is written in the log"""
+    """The name that is written in the log."""
     title: str
-    """as it is called where people read it"""
+    """The name that people read."""
     lower_is_better: bool = True
 
     def judge(self, progress: Progress, entry: Mapping[str, Any]) -> None:

@@ -64,9 +64,9 @@ class Before:
     """A run that another one needs first."""
 
     field: str
-    """the field of the other's recipe that names what it makes"""
+    """The field of the other recipe that names what this one makes."""
     name: str
-    """what its directory is called, behind the other's"""
+    """The name of the directory, behind the other's."""
     recipe: Recipe
 
     def place(self, run: Path) -> Path:

@@ -38,9 +38,9 @@ class Initial:
     """A model whose weights another begins with."""
 
     name: str
-    """as it may be published"""
+    """The public name."""
     module: nn.Module
-    """a network, or a VAE"""
+    """The network, or the VAE."""
     class_names: tuple[str, ...] = ()
     preconditioning: Preconditioning | None = None
 
@@ -59,7 +59,7 @@ class Copied:
     partly: dict[str, str] = field(default_factory=dict)
     anew: dict[str, str] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
-    """tensors of the source that have no place"""
+    """The tensors of the source that have no place."""
     copied: int = 0
     values: int = 0
 

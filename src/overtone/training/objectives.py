@@ -31,7 +31,7 @@ class Objective(ABC):
     """Contract of the training loop."""
 
     needs_average: ClassVar[bool] = False
-    """whether `loss` looks at the averaged model, as that of one-step students does"""
+    """Whether `loss` looks at the averaged model, as that of one-step students does."""
 
     @abstractmethod
     def draw(self, x_0: Images, labels: Int[Tensor, " batch"], source: SeededNoise) -> Batch:

@@ -117,9 +117,10 @@ class Synthesis(NamedTuple):
     """How an average is made of others."""
 
     weights: np.ndarray
-    """x, one for each snapshot"""
+    """The weights x, one for each snapshot."""
     distance: float
-    """between the profile that it has and the one that was wanted, relative to the norm of that"""
+    """The distance between the profile that is reached and the one that was wanted, relative to the
+    norm of the latter."""
 
 
 def synthesis(snapshots: Iterable[tuple[int, float]], images: int, length: float) -> Synthesis:

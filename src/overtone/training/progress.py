@@ -15,21 +15,21 @@ class Progress:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     images: Whole = 0
-    """training images seen"""
+    """The training images seen."""
     seconds: NotNegative = 0.0
-    """time spent training, over all its parts"""
+    """The seconds spent training, over all parts of the run."""
     scoring_seconds: NotNegative = 0.0
-    """time spent on the scores of its checkpoints"""
+    """The seconds spent on the scores of checkpoints."""
     best_images: Whole = 0
-    """the images seen by the best checkpoint"""
+    """The images seen by the best checkpoint."""
     best_by: str = ""
-    """what the best checkpoint was chosen by, as people read it"""
+    """What the best checkpoint was chosen by, in words."""
     best_value: Finite | None = None
-    """the value of that there; none: no checkpoint was ranked yet"""
+    """The value of the best checkpoint. None means that no checkpoint was ranked yet."""
     computed: str = ""
-    """on what and how the last part was computed, which the weights depend on by rounding only"""
+    """The device and settings of the last part, which the weights depend on by rounding only."""
     files: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of every other file of the checkpoint, by its name there"""
+    """The SHA-256 of every other file of the checkpoint, by its name there."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -27,12 +27,14 @@ class Rehearsal:
 
     images_per_second: float
     hours: float
-    """for the whole run"""
+    """The hours that the whole run will take."""
     loss: float
     tried: int
-    """images of the largest step that was tried: the batch, or fewer where there was no time"""
+    """The number of images in the largest step that was tried: the batch, or fewer where there was
+    no time."""
     memory: int
-    """bytes at the peak, of the device, or of this process where it computes on the CPU"""
+    """The peak of memory in bytes, on the device, or in this process where it computes on the
+    CPU."""
 
 
 def rehearse(trainer: Trainer, limit_s: float = LIMIT_S) -> Rehearsal:

@@ -26,9 +26,10 @@ class Picture(NamedTuple):
 
     image: Image
     receipt: Receipt | None = None
-    """what the image can be made again from; None where it shows more than seeds' images"""
+    """What the image can be made again from. None means that it shows more than the images of
+    seeds."""
     layout: Layout | None = None
-    """where the images of a grid of samples are"""
+    """Where the images of a grid of samples are."""
 
 
 class Task(ABC):
@@ -39,23 +40,23 @@ class Task(ABC):
     """
 
     model: nn.Module
-    """what is trained"""
+    """The model that is trained."""
     objective: Objective
-    """how a batch is drawn, and its loss"""
+    """How a batch is drawn, and its loss."""
     data: ImageData
-    """what it is trained on"""
+    """The training data."""
     held_out: ImageData | None = None
-    """what the averaged model's loss is measured on; None: training data"""
+    """The data that the averaged model's loss is measured on. None stands for training data."""
     identity: dict[str, Any]
-    """the JSON of all that the weights depend on, the data aside"""
+    """The JSON of all that the weights depend on, except the data."""
     alone: bool = False
-    """whether it trains in this process alone, even where a launcher started several"""
+    """Whether the task trains in this process alone, even where a launcher started several."""
     loads_here: bool = False
-    """whether its data can be loaded by the training process only"""
+    """Whether its data can be loaded by the training process only."""
     what: ClassVar[str] = "images"
-    """what the data are, in the plural"""
+    """The name of the data's items in the plural."""
     one: ClassVar[str] = "image"
-    """and in the singular"""
+    """The name of one of the data's items."""
 
     @property
     def name(self) -> str:
@@ -76,9 +77,9 @@ class Task(ABC):
         return None
 
     scored_beside: str = ""
-    """the name of the real images that `scored` images are compared with"""
+    """The name of the real images that `scored` images are compared with."""
     reading: Reading = PLAIN
-    """how these are read"""
+    """How those real images are read."""
 
     def scored(self, average: nn.Module, progress: Progress) -> Pipeline | None:
         """The pipeline whose images are scored; None for models that make none by themselves."""

@@ -27,7 +27,7 @@ class Teacher:
     """A pipeline whose sampler is a deterministic solver of its probability-flow ODE."""
 
     name: str
-    """as it may be published"""
+    """The public name of the teacher."""
     pipe: Pipeline
 
     @property

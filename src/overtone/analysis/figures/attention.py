@@ -23,11 +23,11 @@ class Shown(NamedTuple):
     """A map as it is drawn: of one head, or the mean over the heads."""
 
     weights: Tensor
-    """(batch, rows, columns)"""
+    """The attention weights are (batch, rows, columns)."""
     time_share: Tensor
-    """(batch,)"""
+    """The weights of the time's own token are (batch,)."""
     box: tuple[float, float, float, float]
-    """the window in pixels of the image: left, top, width, height"""
+    """The window in pixels of the image: left, top, width, height."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class AttentionPanels:
     name: str
     sigmas: Sequence[float]
     estimates: Sequence[Pixels]
-    """of each noise level, (batch, channels, height, width)"""
+    """The estimates of each noise level are (batch, channels, height, width)."""
     rows: Sequence[tuple[str, Sequence[Shown]]]
-    """what each is of, and a map for each noise level"""
+    """The title of each row, and a map for each noise level."""
 
 
 def shown(found: AttentionMap, head: int | None, height: int, width: int) -> Shown:

@@ -20,9 +20,9 @@ class Curve:
     measure: Measure
     scores: Sequence[float]
     intervals: Sequence[Interval | None]
-    """the 95 % interval of each, where it is known"""
+    """The 95 % interval of each value, where it is known."""
     real: float | None = None
-    """the same score between two halves of the real images"""
+    """The same score between two halves of the real images."""
 
     @property
     def best(self) -> int:

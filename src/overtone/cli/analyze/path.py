@@ -17,7 +17,7 @@ class Passed(NamedTuple):
     """Some states of a batch, and its labels, where the model is."""
 
     states: list[tuple[float, Tensor]]
-    """(sigma, x), from the start on"""
+    """The states as pairs (sigma, x), the start first."""
     class_labels: Tensor | None
 
 

@@ -28,15 +28,15 @@ class Point:
     """One value of the setting."""
 
     value: Finite
-    """where it stands on the figure's axis"""
+    """The value on the figure's axis."""
     words: str
-    """what is said of it, "eta 0.2" say"""
+    """The value in words, such as "eta 0.2"."""
     sampling: Sampling
-    """what is asked of the pipeline"""
+    """The settings that the pipeline is asked with."""
     prepare: Callable[[Any], None] = _nothing
-    """what is changed in the pipeline before it is asked"""
+    """The change that is made to the pipeline before it is asked."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """what else is known, as JSON"""
+    """What else is known of the point, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Sweep:
     """What is swept, how its images are judged and where the figure goes."""
 
     setting: str
-    """the label of the axis"""
+    """The label of the axis."""
     model: str
     judging: Judging
     drawn: Sequence[str]
-    """the scores that are drawn, by the names that they have in a report"""
+    """The scores that are drawn, by their names in a report."""
     out: Path
 
     def run(self, pipe: Pipeline, points: Sequence[Point]) -> None:

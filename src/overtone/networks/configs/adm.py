@@ -19,28 +19,29 @@ class ADMConfig(WithAugmentation, kind="ADMUNet"):
     builds: ClassVar[str] = "overtone.networks.adm:ADMUNet"
 
     resolution: Resolution = 32
-    """image height and width in pixels"""
+    """The height and width of images, in pixels."""
     channels: Size = 3
-    """channels of the image"""
+    """The number of channels of an image."""
     num_classes: SizeOrNone = 0
-    """0: unconditional"""
+    """The number of classes. 0 makes the network unconditional."""
     widths: tuple[Size, ...] = (128, 256, 256)
-    """channels a level, full resolution first"""
+    """The number of channels at each level, the full resolution first."""
     num_cells: Depth = 2
-    """residual cells a level of the encoder; the decoder has one more"""
+    """The number of residual cells at each level of the encoder. The decoder has one more at each
+    level."""
     attention_resolutions: tuple[Size, ...] = (16, 8)
-    """levels, by their resolution, whose cells attend"""
+    """The levels whose cells have self-attention, each named by its resolution in pixels."""
     head_channels: Size = 64
-    """width of an attention head"""
+    """The number of channels of an attention head."""
     embedding_width: Size = 512
-    """width of the time embedding"""
+    """The width of the time embedding."""
     augment_channels: SizeOrNone = 0
-    """number of augmentation conditions (EDM: 9)"""
+    """The number of augmentation conditions. EDM has 9."""
     dropout: Dropout = 0.1
-    """probability of dropping a feature in training"""
+    """The probability that a feature is dropped in training."""
     layout: Literal["adm", "ldm"] = "adm"
-    """ldm: the time is added to features, not modulating them, and plain convolutions lead from
-    level to level"""
+    """The layout of the U-Net. With adm the time scales and shifts features; with ldm it is added
+    to them, and plain convolutions lead from level to level."""
 
     @classmethod
     def ldm(cls: type[C], width: int = 224, **changes: Any) -> C:

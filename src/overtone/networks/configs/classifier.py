@@ -17,14 +17,14 @@ class ClassifierConfig(Building, family="classifier", kind="Classifier"):
     builds: ClassVar[str] = "overtone.networks.classifier:Classifier"
 
     resolution: Resolution = 32
-    """image height and width in pixels"""
+    """The height and width of images, in pixels."""
     channels: Size = 3
-    """channels of the image"""
+    """The number of channels of an image."""
     num_classes: Size = 10
-    """number of classes"""
+    """The number of classes."""
     widths: tuple[Size, ...] = (32, 64, 128)
-    """channels a level; each level but the last ends in a 2x2 max-pool"""
+    """The number of channels at each level. Each level but the last ends in a 2x2 max-pool."""
     num_features: Size = 64
-    """width of the feature vector before the last layer"""
+    """The width of the feature vector before the last layer."""
     dropout: Dropout = 0.2
-    """probability of dropping a feature in training"""
+    """The probability that a feature is dropped in training."""

@@ -20,37 +20,41 @@ class DiffiTConfig(WithAugmentation, kind="DiffiTUNet"):
     builds: ClassVar[str] = "overtone.networks.diffit:DiffiTUNet"
 
     resolution: Resolution = 32
-    """image height and width in pixels"""
+    """The height and width of images, in pixels."""
     channels: Size = 3
-    """channels of the image"""
+    """The number of channels of an image."""
     num_classes: SizeOrNone = 0
-    """0: unconditional"""
+    """The number of classes. 0 makes the network unconditional."""
     widths: tuple[Size, ...] = (128, 256, 256)
-    """channels a level, full resolution first"""
+    """The number of channels at each level, the full resolution first."""
     num_cells: tuple[Depth, ...] = (4, 4, 4)
-    """DiffiT cells a level of the encoder; the decoder has one more"""
+    """The number of DiffiT cells at each level of the encoder. The decoder has one more at each
+    level."""
     window: Size = 4
-    """attention stays within windows of this many pixels a side"""
+    """The height and width, in pixels, of the windows that attention stays within."""
     head_channels: Size = 32
-    """width of an attention head"""
+    """The number of channels of an attention head."""
     token_width: Size = 512
-    """width of the time token"""
+    """The width of the time token."""
     mlp_ratio: Ratio = 4.0
-    """hidden width of a block's MLP over its width"""
+    """The hidden width of a block's MLP, as a multiple of the block's width."""
     dropout: Dropout = 0.0
-    """probability of dropping a feature in training"""
+    """The probability that a feature is dropped in training."""
     time_in: TimeIn = "tmsa"
-    """where the time enters a block: queries, keys and values; a token attended to separately; the
-    MLP; the position bias; or nowhere"""
+    """Where the time enters a transformer block: in queries, keys and values (tmsa), as a token of
+    its own (separate), in the MLP (mlp), in the position bias (bias), or nowhere (none)."""
     time_embedding: Literal["positional", "fourier"] = "positional"
-    """sinusoids of the time, or fixed random Fourier features"""
+    """How the time is embedded: by sinusoids (positional) or by fixed random Fourier features
+    (fourier)."""
     augment_channels: SizeOrNone = 0
-    """number of augmentation conditions (EDM: 9)"""
+    """The number of augmentation conditions. EDM has 9."""
     encoder: Literal["vit", "multi_resolution", "diffit"] = "diffit"
-    """a plain ViT at the lowest level, plain transformer blocks at every level, or DiffiT cells"""
+    """What the encoder consists of: a plain ViT at the lowest level (vit), plain transformer blocks
+    at every level (multi_resolution), or DiffiT cells (diffit)."""
     decoder: Literal["aggregation", "multi_resolution", "diffit"] = "diffit"
-    """the multi-level aggregation of SETR (arXiv 2012.15840) instead of a U, plain transformer
-    blocks, or DiffiT cells"""
+    """What the decoder consists of: the multi-level aggregation of SETR instead of a U
+    (aggregation, arXiv 2012.15840), plain transformer blocks (multi_resolution), or DiffiT cells
+    (diffit)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,25 +100,27 @@ class DiffiTTransformerConfig(NetworkConfig, kind="DiffiTTransformer"):
     builds: ClassVar[str] = "overtone.networks.diffit:DiffiTTransformer"
 
     resolution: Resolution = 32
-    """height and width of the latents: an eighth of the image's, with Stable Diffusion's VAE"""
+    """The height and width of the latents. With Stable Diffusion's VAE they are an eighth of the
+    image's."""
     channels: Size = 4
-    """channels of the latents"""
+    """The number of channels of the latents."""
     num_classes: SizeOrNone = 0
-    """0: unconditional"""
+    """The number of classes. 0 makes the network unconditional."""
     patch: Size = 2
-    """height and width of the patch that makes a token"""
+    """The height and width of the patch of latents that makes a token."""
     width: Size = 1152
-    """width of the tokens"""
+    """The width of the tokens."""
     depth: Depth = 28
-    """number of blocks"""
+    """The number of transformer blocks."""
     heads: Size = 16
-    """attention heads"""
+    """The number of attention heads."""
     mlp_ratio: Ratio = 4.0
-    """hidden width of a block's MLP over its width"""
+    """The hidden width of a block's MLP, as a multiple of the block's width."""
     time_features: Size = 256
-    """number of sinusoids that the time is embedded in"""
+    """The number of sinusoids that embed the time."""
     learned_variance: bool = True
-    """return, behind the noise, where the reverse step's variance lies in its range"""
+    """Return the variance of the reverse step too, as its place within its range, in channels
+    behind those of the noise."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

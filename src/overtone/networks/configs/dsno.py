@@ -17,11 +17,12 @@ class TemporalConfig(NetworkConfig, kind="TemporalNetwork"):
     builds: ClassVar[str] = "overtone.networks.dsno:TemporalNetwork"
 
     network: NetworkConfig
-    """the network that temporal layers are in"""
+    """The network that the temporal layers are put into."""
     modes: Size = 2
-    """frequencies over time that they keep, the constant one included"""
+    """The number of frequencies over time that the temporal layers keep, the constant one
+    included."""
     groups: Size = 1
-    """of channels, each mapped by itself"""
+    """The number of groups of channels. A temporal layer maps each group by itself."""
 
     makes_trajectories: ClassVar[bool] = True
 
@@ -45,33 +46,36 @@ class DSNOConfig(NetworkConfig, kind="DSNOUNet"):
     builds: ClassVar[str] = "overtone.networks.dsno:DSNOUNet"
 
     resolution: Resolution = 32
-    """image height and width in pixels"""
+    """The height and width of images, in pixels."""
     channels: Size = 3
-    """channels of the image"""
+    """The number of channels of an image."""
     num_classes: SizeOrNone = 0
-    """0: unconditional"""
+    """The number of classes. 0 makes the network unconditional."""
     widths: tuple[Size, ...] = (128, 256, 256)
-    """channels a level, full resolution first"""
+    """The number of channels at each level, the full resolution first."""
     num_cells: Depth = 2
-    """residual cells a level of the encoder; the decoder has one more"""
+    """The number of residual cells at each level of the encoder. The decoder has one more at each
+    level."""
     attention_resolutions: tuple[Size, ...] = (16, 8)
-    """levels, by their resolution, whose cells attend; the middle does"""
+    """The levels whose cells have self-attention, each named by its resolution in pixels. The
+    middle always has it."""
     heads: Size = 1
-    """attention heads, if there are no head_channels"""
+    """The number of attention heads, where head_channels is 0."""
     head_channels: SizeOrNone = 0
-    """width of an attention head; 0: as heads say"""
+    """The number of channels of an attention head. With 0, the number of heads decides."""
     frequencies: Size = 128
-    """number of sinusoids that the time is embedded in"""
+    """The number of sinusoids that embed the time."""
     embedding_width: Size = 512
-    """width of the time embedding"""
+    """The width of the time embedding."""
     modes: Size = 2
-    """frequencies over time that are kept, the constant one included"""
+    """The number of frequencies over time that the temporal layers keep, the constant one
+    included."""
     log_snr_min: LogSNR = -20.0
-    """log(alpha^2 / sigma^2) at time 1"""
+    """The log-SNR, log(alpha^2 / sigma^2), at time 1."""
     log_snr_max: LogSNR = 20.0
-    """and at time 0"""
+    """The log-SNR, log(alpha^2 / sigma^2), at time 0."""
     dropout: Dropout = 0.0
-    """probability of dropping a feature in training"""
+    """The probability that a feature is dropped in training."""
 
     makes_trajectories: ClassVar[bool] = True
 

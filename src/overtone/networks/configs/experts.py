@@ -22,17 +22,17 @@ class ExpertsConfig(NetworkConfig, kind="Experts"):
     builds: ClassVar[str] = "overtone.networks.experts:Experts"
 
     networks: tuple[str, ...]
-    """the kind of each, nearest the clean image first"""
+    """The kind of each expert's network, the expert nearest the clean image first."""
     boundaries: tuple[Level, ...]
-    """noise levels between one expert and the next, rising"""
+    """The rising noise levels that separate one expert from the next."""
     resolution: Resolution
-    """image height and width in pixels"""
+    """The height and width of images, in pixels."""
     channels: Size
-    """channels of the image"""
+    """The number of channels of an image."""
     num_classes: SizeOrNone = 0
-    """0: unconditional"""
+    """The number of classes. 0 makes the networks unconditional."""
     learned_variance: bool = False
-    """whether they return the reverse step's variance as well"""
+    """Whether the networks return the variance of the reverse step too."""
 
     @property
     def learns_variance(self) -> bool:

@@ -20,21 +20,21 @@ class DiffusersConfig(NetworkConfig):
     """
 
     resolution: ResolutionOrNone
-    """image height and width in pixels"""
+    """The height and width of images, in pixels."""
     channels: SizeOrNone
-    """channels of the image"""
+    """The number of channels of an image."""
     model: dict[str, Any]
-    """diffusers' settings of its model"""
+    """The settings of the model as diffusers writes them."""
     num_classes: SizeOrNone = 0
-    """0: unconditional"""
+    """The number of classes. 0 makes the network unconditional."""
     null_class: bool = False
-    """whether the class behind the last stands for no class"""
+    """Whether the class behind the last one stands for no class."""
     learned_variance: bool = False
-    """whether the model returns the reverse step's variance as well"""
+    """Whether the model returns the variance of the reverse step too."""
 
     builds: ClassVar[str] = "overtone.networks.foreign:DiffusersNetwork"
     model_class: ClassVar[str] = ""
-    """the name of the model's class in diffusers"""
+    """The name of the model's class in diffusers."""
 
     @classmethod
     def fits(cls, model: Any) -> bool:

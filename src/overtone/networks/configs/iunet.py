@@ -58,12 +58,12 @@ class IUNetConfig(ADMConfig, kind="IUNet"):
     builds: ClassVar[str] = "overtone.networks.iunet:IUNet"
 
     inception_heads: tuple[SizeOrNone, ...] = ()
-    """heads of attention a level in the inception cells, whose other channels convolve and pool;
-    none: those between the published experts'"""
+    """The number of attention heads in the inception cells of each level; their other channels
+    convolve and pool. If none are given, the numbers lie between those of the published experts."""
     pool_above: SizeOrNone = 16
-    """at resolutions above, inception cells attend to averages of 2 x 2 pixels"""
+    """Above this resolution, in pixels, inception cells attend to averages of 2 x 2 pixels."""
     mlp_ratio: Ratio = 4.0
-    """width of the inception cells' MLP beside their own"""
+    """The hidden width of an inception cell's MLP, as a multiple of the cell's width."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

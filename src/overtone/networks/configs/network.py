@@ -15,7 +15,7 @@ class Building(Kind):
     """Settings that build a module."""
 
     builds: ClassVar[str] = ""
-    """the module's class as PACKAGE.MODULE:NAME, which is imported when one is built"""
+    """The class that is built, as PACKAGE.MODULE:NAME. It is imported when one is built."""
 
     @property
     def is_foreign(self) -> bool:
@@ -45,7 +45,8 @@ class NetworkConfig(Building, family="network", home="overtone.networks"):
         num_classes: int
 
     makes_trajectories: ClassVar[bool] = False
-    """whether the network returns whole trajectories at once (DSNO's), not one output an image"""
+    """Whether the network returns whole trajectories at once, as DSNO's does, and not one output
+    for each image."""
 
     @property
     def learns_variance(self) -> bool:

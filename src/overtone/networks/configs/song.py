@@ -19,39 +19,43 @@ class SongConfig(WithAugmentation, kind="SongUNet"):
     builds: ClassVar[str] = "overtone.networks.song:SongUNet"
 
     resolution: Resolution = 32
-    """image height and width in pixels"""
+    """The height and width of images, in pixels."""
     channels: Size = 3
-    """channels of the image"""
+    """The number of channels of an image."""
     num_classes: SizeOrNone = 0
-    """0: unconditional"""
+    """The number of classes. 0 makes the network unconditional."""
     widths: tuple[Size, ...] = (256, 256, 256)
-    """channels a level, full resolution first"""
+    """The number of channels at each level, the full resolution first."""
     stem_width: Size = 128
-    """channels of the first convolution"""
+    """The number of channels of the first convolution."""
     num_cells: Depth = 4
-    """residual cells a level of the encoder; the decoder has one more"""
+    """The number of residual cells at each level of the encoder. The decoder has one more at each
+    level."""
     attention_resolutions: tuple[Size, ...] = (16,)
-    """levels, by their resolution, whose cells attend"""
+    """The levels whose cells have attention, each named by its resolution in pixels."""
     attention: Literal["self", "tmsa"] = "self"
-    """self-attention over all pixels, or DiffiT's time-dependent attention"""
+    """The kind of attention: self-attention over all pixels (self), or DiffiT's time-dependent
+    attention (tmsa)."""
     window: Size | None = None
-    """TMSA stays within windows of this many pixels a side; none: the whole level"""
+    """The height and width, in pixels, of the windows that TMSA stays within. If it is not given,
+    TMSA covers the whole level."""
     heads: Size = 1
-    """attention heads"""
+    """The number of attention heads."""
     frequencies: Size = 128
-    """width of the time's sinusoids or Fourier features"""
+    """The number of the time's sinusoids or Fourier features."""
     embedding_width: Size = 512
-    """width of the time embedding"""
+    """The width of the time embedding."""
     time_embedding: Literal["positional", "fourier"] = "positional"
-    """sinusoids of the time (DDPM++), or fixed random Fourier features (NCSN++)"""
+    """How the time is embedded: by sinusoids (positional, DDPM++) or by fixed random Fourier
+    features (fourier, NCSN++)."""
     filter_taps: tuple[Tap, ...] = (1, 1)
-    """of the filter that resampling cells use: (1, 1) or NCSN++'s (1, 3, 3, 1)"""
+    """The taps of the filter that resampling cells use: (1, 1), or NCSN++'s (1, 3, 3, 1)."""
     residual_encoder: bool = False
-    """the input goes down beside the features and is added to them (NCSN++)"""
+    """Downsample the input beside the features and add it to them at each level, as NCSN++ does."""
     augment_channels: SizeOrNone = 0
-    """number of augmentation conditions (EDM: 9)"""
+    """The number of augmentation conditions. EDM has 9."""
     dropout: Dropout = 0.1
-    """probability of dropping a feature in training"""
+    """The probability that a feature is dropped in training."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

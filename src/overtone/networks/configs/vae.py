@@ -17,19 +17,19 @@ class VAEConfig(Building, family="VAE", kind="VAE"):
     builds: ClassVar[str] = "overtone.networks.vae:VAE.build"
 
     resolution: Resolution = 32
-    """image height and width in pixels"""
+    """The height and width of images, in pixels."""
     channels: Size = 3
-    """channels of the image"""
+    """The number of channels of an image."""
     latent_channels: Size = 4
-    """channels of the latents"""
+    """The number of channels of the latents."""
     widths: tuple[Size, ...] = (32, 64, 64)
-    """channels a level; each but the last halves the resolution"""
+    """The number of channels at each level. Each level but the last halves the resolution."""
     num_cells: Depth = 1
-    """residual cells a level"""
+    """The number of residual cells at each level."""
     groups: Size = 8
-    """of the group norms"""
+    """The number of groups of the group norms."""
     attention: bool = False
-    """attention over all pixels at the lowest resolution"""
+    """Attend over all pixels at the lowest resolution."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,13 +21,13 @@ class Distortion:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     degrees: Degrees = 12.0
-    """turned by up to so many degrees"""
+    """Rotate images by up to this angle, in degrees."""
     stretch: Part = 0.12
-    """stretched in each axis by up to this share"""
+    """Stretch images on each axis by up to this share."""
     shift: Share = 0.1
-    """moved by up to this share of the width"""
+    """Move images by up to this share of their width."""
     smoothing: Part = 0.1
-    """label smoothing"""
+    """The amount of label smoothing, in [0, 1)."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -40,13 +40,13 @@ class ClassifierRecipe(Recipe, kind="classifier"):
     makes: ClassVar[str] = "overtone.training.classifier:ClassifierTask"
 
     data: str
-    """the data that it learns to tell apart"""
+    """The data whose classes the classifier learns."""
     network: ClassifierConfig
-    """the classifier's settings"""
+    """The classifier's settings."""
     objective: Distortion = field(default_factory=Distortion)
-    """how its training images are distorted"""
+    """The distortions of the training images."""
     reading: Reading = field(default_factory=Reading)
-    """what is done to pictures that are not what is wanted"""
+    """How pictures become images of the wanted size and colours."""
     held_out_share: Share = HELD_OUT_SHARE
     """The share of the images, at most 2,000 of them, that is not trained on where the data have no
     test split: the held-out loss is measured on it. 0 trains on all images."""

@@ -34,15 +34,15 @@ class ExpertSettings:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     boundaries: tuple[Level, ...]
-    """noise levels between one expert and the next, rising"""
+    """The rising noise levels that separate one expert from the next."""
     probabilities: tuple[Share, ...]
-    """of each expert: the share of its training drawn from its own interval of noise levels; the
-    rest is drawn from all"""
+    """One number for each expert: the share of its training whose noise levels come from its own
+    interval. The rest come from all intervals."""
     shapes: Literal["published", "same"] = "same"
-    """published: each expert's iU-Net has its own ratios of convolution to attention; same: all
-    have the recipe's network"""
+    """Give each expert's iU-Net its own published ratio of convolution to attention (published), or
+    give all experts the recipe's network (same)."""
     networks: Annotated[tuple[NetworkConfig, ...], tyro.conf.Suppress] = ()
-    """of each expert: a network of its own, instead of the recipe's"""
+    """A network for each expert, instead of the recipe's."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -70,26 +70,27 @@ class DenoisingRecipe(Recipe, kind="denoising"):
     trains: ClassVar[str] = "overtone.training.train:train_denoiser"
 
     about: Annotated[str, tyro.conf.Suppress]
-    """what it is for, and what it needs"""
+    """What the recipe is for, and what it needs."""
     network: NetworkConfig
-    """the network and its settings"""
+    """The network and its settings."""
     data: str = ""
-    """builtin:digits, builtin:glyphs, builtin:photos, fashion-mnist, a folder or zip of images,
-    hf:..., or a directory of latents"""
+    """The training images: builtin:digits, builtin:glyphs, builtin:photos, fashion-mnist, a folder
+    or zip of images, hf:..., or a directory of latents."""
     init: str = ""
     """The model whose weights training begins with, where they fit: a pipeline, a run, one of its
     checkpoints, a diffusers pipeline or a file of published weights. If left out, weights are
     random."""
     class_conditional: bool = False
-    """train with the data's classes"""
+    """Train with the class labels of the data."""
     label_dropout: Share = 0.0
-    """share of images trained without their class, for guidance"""
+    """The share of images that are trained on without their class label, so that classifier-free
+    guidance can be used."""
     mirror: bool = False
-    """flip half of the images left to right"""
+    """Flip half of the images left to right."""
     augmentation: Share = 0.0
-    """probability of each of EDM's non-leaking augmentations, which the network is told of"""
+    """The probability of each of EDM's non-leaking augmentations. The network is told of them."""
     skip_bad_images: bool = False
-    """leave out images that can't be read or are too small, instead of stopping"""
+    """Leave out images that can't be read or are too small, instead of stopping."""
     background: str = "white"
     """The colour that transparent pictures are laid on: a name, such as black, or #rrggbb."""
     crop: Crop = "fit"
@@ -102,29 +103,33 @@ class DenoisingRecipe(Recipe, kind="denoising"):
     """The share of the images, at most 2,000 of them, that is not trained on where the data have no
     test split: the held-out loss is measured on it. 0 trains on all images."""
     preconditioning: Preconditioning = field(default_factory=EDMPreconditioning)
-    """how the network becomes a denoiser: EDM's preconditioning, or a VP or VE network's"""
+    """How the network becomes a denoiser: by EDM's preconditioning, or by a VP, VE or flow
+    network's."""
     schedule: Schedule = field(default_factory=QuantileSchedule)
-    """distribution of the noise levels in training"""
+    """The distribution of noise levels in training."""
     process: Process = field(default_factory=GaussianProcess)
-    """what an image becomes at a noise level: white noise on it, or a relay's blur and blocks"""
+    """What an image becomes at a noise level: the image with white noise, or a relay's blurred
+    patches with block noise."""
     first: str = ""
-    """of a relay, the first stage that is saved with it: a model, or the run of its recipe"""
+    """The first stage that is saved with a relay's second stage: a model, or the run of a
+    recipe."""
     weighting: Annotated[Preconditioning | None, tyro.conf.Suppress] = None
-    """the preconditioning whose c_out^-2 weights the loss over noise levels; none: the recipe's
-    own, under which the loss is the plain error of the network's output"""
+    """The preconditioning whose c_out^-2 weights the loss over noise levels. If it is not given, it
+    is the recipe's own, under which the loss is the plain error of the network's output."""
     sampler: SamplingLoop = field(default_factory=Sampler)
-    """sampler saved with the pipeline, and of the grids"""
+    """The sampler that is saved with the model and draws the grids of samples."""
     guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
-    """guidance saved with the pipeline, and of the grids"""
+    """The guidance that is saved with the model and used for the grids of samples."""
     experts: ExpertSettings | None = None
-    """train several networks, each for an interval of noise levels; none: one for all"""
+    """Train several networks, each for an interval of noise levels. If it is not given, one network
+    is trained for all of them."""
     vae: str = ""
-    """train on the latents of this VAE: a directory, the run of a VAE's recipe, or a repository of
-    the Hub; none: on pixels"""
+    """Train on the latents of this VAE: a directory, the run of a VAE's recipe, or a repository of
+    the Hub. If it is not given, the model is trained on pixels."""
     scaling_factor: Positive | None = None
-    """of the VAE's latents, where its config.json has none"""
+    """The scaling factor of the VAE's latents, where its config.json has none."""
     encoded_images: Count | None = None
-    """encode only so many images, spread over the data; endless data needs it"""
+    """Encode only this many images, spread over the data. Endless data needs it."""
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
     reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
 
@@ -233,8 +238,8 @@ class Expert:
 
     network: Any
     interval: tuple[float, float] = (0.0, math.inf)
-    """noise levels"""
+    """The interval of noise levels that the expert is for."""
     shares: tuple[float, float] = (0.0, 1.0)
-    """the interval as times of training"""
+    """The interval as times of the training schedule."""
     probability: float = 1.0
-    """of training on the interval rather than on all"""
+    """The share of training on the interval rather than on all noise levels."""

@@ -38,54 +38,59 @@ class DistillationRecipe(Recipe, kind="distillation"):
     command: ClassVar[str] = "distill train"
 
     about: Annotated[str, tyro.conf.Suppress]
-    """what it is for, and what it needs"""
+    """What the recipe is for, and what it needs."""
     teacher: str = ""
-    """the model to distil: a saved pipeline, a run's directory, a repository of the Hub, or a
-    diffusers pipeline of a U-Net or DiT"""
+    """The model to distil: a saved pipeline, a run's directory, a repository of the Hub, or a
+    diffusers pipeline of a U-Net or DiT."""
     init: str = ""
     """The model whose weights the student begins with, where they fit: an operator, or a model of
     the teacher's kind. If left out, they are the teacher's, or random for a network of its own."""
     count: Count = 20_000
-    """trajectories to collect; of more than these, training takes the first"""
+    """The number of trajectories to collect. If there are more, training takes the first."""
     held_out: Whole = 256
-    """trajectories beside, to measure on"""
+    """The number of further trajectories that the held-out loss is measured on."""
     first_seed: Seed = 1_000_000
-    """trajectory k is that of seed first_seed + k; small seeds are left for looking at samples"""
+    """The seed of the first trajectory; trajectory k has first_seed + k. Small seeds are left for
+    looking at samples."""
     num_times: Steps = 4
-    """states of a trajectory that are learned, the image the last"""
+    """The number of states of a trajectory that are learned. The image is the last."""
     spacing: Spacing = "quad"
-    """of their times: quad crowds them towards the image"""
+    """How the times of the states are spaced: evenly (uniform), or crowded towards the image
+    (quad)."""
     times: tuple[Time, ...] = ()
-    """the times themselves, t in [0, 1] of the log-SNR cosine schedule, falling to 0, instead of
-    the above"""
+    """The times of the states themselves, instead of num_times and spacing: t in [0, 1] of the
+    log-SNR cosine schedule, falling to 0."""
     solver: Solver = "own"
-    """the teacher's: its own sampler, or one of its noise levels with another estimate: heun, ddim,
-    dpmpp_2m, ..."""
+    """The solver of the teacher's trajectories: its own sampler (own), or another estimate at its
+    noise levels, such as heun, ddim or dpmpp_2m."""
     steps: Steps | None = None
-    """noise levels of the solver; the teacher's own number, if left out"""
+    """The number of noise levels that the solver takes. If it is not given, it is the teacher's
+    own."""
     guidance_scale: Finite | None = None
-    """of the teacher; the scale saved with it, if left out"""
+    """The teacher's guidance scale. If it is not given, it is the scale saved with the teacher."""
     dtype: Literal["float16", "float32"] = "float16"
-    """of the states on the disk"""
+    """The data type of the states on the disk."""
     online: bool = False
-    """solve each trajectory when it is trained on, and keep none: no disk, slower, never the same
-    twice"""
+    """Solve each trajectory when it is trained on, and keep none. This needs no disk, is slower,
+    and never gives the same trajectory twice."""
     network: Annotated[NetworkConfig | None, tyro.conf.Suppress] = None
     """The student's network, trained from random weights: an operator's, or any other, which gets
     temporal layers. If left out, the student has the teacher's network and weights, those of the
     expert that sampling begins with if the teacher is several."""
     modes: Size | None = None
-    """frequencies over time that the temporal layers keep, the constant one included; 2, or those
-    of the student's own `network`, if left out"""
+    """The number of frequencies over time that the temporal layers keep, the constant one included.
+    If it is not given, it is 2, or that of the student's own `network`."""
     weighting: Literal["snr", "uniform"] = "snr"
-    """of the times in the loss: snr is alpha / sigma, in [1, 10000]"""
+    """The weight of each time in the loss: alpha / sigma, limited to [1, 10000] (snr), or 1
+    (uniform)."""
     distance: Literal["l1", "lpips"] = "l1"
-    """between states; lpips needs the extra of that name"""
+    """The distance between states: the absolute difference (l1), or LPIPS, which needs the extra of
+    that name (lpips)."""
     first: str = ""
-    """of a relay's second stage, the first one that trajectories go on from, and that is saved with
-    the student: an operator, say; the teacher's, if left out"""
+    """The first stage that a relay's second-stage trajectories go on from, such as an operator. It
+    is saved with the student. If it is not given, it is the teacher's."""
     vae: str = ""
-    """what decodes the latents of a teacher that was saved without a VAE"""
+    """The VAE that decodes the latents of a teacher which was saved without one."""
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
     reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
 

@@ -27,7 +27,7 @@ class HalvingRecipe(Recipe, kind="halving"):
     command: ClassVar[str] = "distill halve"
 
     about: Annotated[str, tyro.conf.Suppress]
-    """what it is for, and what it needs"""
+    """What the recipe is for, and what it needs."""
     teacher: str = ""
     """The model to distil: a saved pipeline, a run's directory, a repository of the Hub, or a
     diffusers pipeline of a U-Net or DiT."""

@@ -25,11 +25,11 @@ class Recipe(Kind, family="recipe", home="overtone.training"):
         reporting: Reporting
 
     makes: ClassVar[str] = ""
-    """the function or class, as PACKAGE.MODULE:NAME, that makes the task of a recipe"""
+    """The function or class that makes the recipe's task, as PACKAGE.MODULE:NAME."""
     trains: ClassVar[str] = "overtone.training.train:train_model"
-    """the function that trains it from beginning to end"""
+    """The function that trains the recipe from beginning to end."""
     command: ClassVar[str] = "train"
-    """the command that trains it"""
+    """The command that trains the recipe."""
 
     def anywhere(self) -> Self:
         """These settings with absolute paths in the place of those that are relative to where the

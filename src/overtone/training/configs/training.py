@@ -56,34 +56,39 @@ class Training:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     seed: Seed = 0
-    """decides the initial weights, the order of the images and all noise"""
+    """The seed of the initial weights, of the order of the images, and of all noise."""
     total_images: Count = 100_000_000
-    """length of the run, in images seen"""
+    """The length of the run, in images seen."""
     batch_size: Count = 512
-    """images a step, over all micro-batches"""
+    """The number of images in each training step, over all micro-batches and processes."""
     micro_batch: Count | None = None
-    """images a forward pass, where memory is short; none: the whole batch"""
+    """The number of images in each forward pass, for devices with little memory. If it is not
+    given, it is the whole batch."""
     lr: Positive = 1e-3
-    """Adam's learning rate after the ramp"""
+    """Adam's learning rate after the ramp-up."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
-    """Adam's decay rates"""
+    """Adam's decay rates."""
     lr_rampup_images: Whole = 10_000_000
-    """the learning rate rises linearly over this many images"""
+    """The number of images over which the learning rate rises linearly at the start."""
     lr_rampdown_images: Whole = 0
-    """and falls linearly to 0 over the run's last ones; 0: stays constant, as in EDM"""
+    """The number of images over which the learning rate falls linearly to 0 at the end. With 0 it
+    stays constant, as in EDM."""
     lr_halved_images: tuple[Whole, ...] = ()
-    """and is halved at each of these numbers of images"""
+    """The numbers of images seen at which the learning rate is halved."""
     clip_norm: Positive | None = 1.0
-    """gradients are scaled down to this norm; none: never"""
+    """Scale gradients down to this norm where theirs is larger. If it is not given, gradients are
+    left as they are."""
     ema_halflife_images: Count = 500_000
-    """half-life of the weights' average, in images"""
+    """The half-life of the exponential moving average of the weights (EMA), in images."""
     ema_rampup_ratio: Positive | None = 0.05
-    """the half-life is at most this share of the images seen; none: no ramp-up"""
+    """The EMA half-life is at most this share of the images seen so far. If it is not given, there
+    is no such limit."""
     ema_lengths: tuple[Length, ...] = ()
     """Lengths of further averages, those of power functions, which are kept and written down so
     that averages of any length can be made afterwards (overtone ema); 0.05 and 0.1 are usual."""
     precision: Precision = "auto"
-    """auto: bf16 where the hardware has matrix units for it"""
+    """The precision of the computation: bf16, fp32, or bf16 where the hardware has matrix units for
+    it (auto)."""
     compile: Annotated[bool | None, SWITCH] = None
     """Compile the network by torch.compile: --compile, or --compile False. If left out, it is
     compiled on a GPU, if there is a compiler."""
@@ -92,7 +97,8 @@ class Training:
     same bits on a GPU too. If left out, cuDNN chooses the fastest ones by trying them, and bits
     differ by rounding from run to run. On a CPU they never do."""
     gradient_checkpointing: bool = False
-    """compute a transformer's blocks twice instead of keeping their features: less memory"""
+    """Compute transformer blocks twice instead of keeping their features, which needs less
+    memory."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -118,9 +124,10 @@ class Reporting:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     report_images: Count = 100_000
-    """images between two lines of the log"""
+    """The number of images between two lines of the log."""
     checkpoint_images: Count = 1_000_000
-    """images between two checkpoints, each with a grid of samples and the held-out loss"""
+    """The number of images between two checkpoints. Each checkpoint comes with a grid of samples
+    and the held-out loss."""
     held_out_images: Count = 1024
     """The number of draws of held-out images that the loss is averaged over."""
     scored_images: Whole = 0
@@ -140,13 +147,14 @@ class Reporting:
     """What the best checkpoint is chosen by: loss, the averaged model's loss on held-out images, or
     a number among the scores of a checkpoint, such as frechet-distance or class-accuracy."""
     keep: Count = 2
-    """checkpoints kept, besides the best"""
+    """The number of checkpoints that are kept besides the best."""
     workers: Workers | None = None
     """The number of processes that load images; with 0 the training process loads them itself. If
     left out, it is chosen from the machine, the device and whether images are stored as they are
     wanted."""
     trackers: tuple[TrackerName, ...] = ()
-    """tensorboard and wandb, besides the log and the grids in the run's directory"""
+    """The trackers that the log and the grids are sent to: tensorboard, wandb, or both. The run's
+    directory always has them."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -23,15 +23,16 @@ class VAERecipe(Recipe, kind="vae"):
     makes: ClassVar[str] = "overtone.training.vae:VAETask"
 
     about: Annotated[str, tyro.conf.Suppress]
-    """what it is for, and what it needs"""
+    """What the recipe is for, and what it needs."""
     network: VAEConfig
     data: str = ""
-    """builtin:glyphs, builtin:photos, fashion-mnist, a folder or zip of images, or hf:..."""
+    """The training images: builtin:glyphs, builtin:photos, fashion-mnist, a folder or zip of
+    images, or hf:..."""
     init: str = ""
     """The VAE whose weights training begins with, where they fit: a directory, the run of a VAE's
     recipe, or a repository of the Hub. If left out, weights are random."""
     skip_bad_images: bool = False
-    """leave out images that can't be read or are too small, instead of stopping"""
+    """Leave out images that can't be read or are too small, instead of stopping."""
     background: str = "white"
     """The colour that transparent pictures are laid on: a name, such as black, or #rrggbb."""
     crop: Crop = "fit"
@@ -44,7 +45,8 @@ class VAERecipe(Recipe, kind="vae"):
     """The share of the images, at most 2,000 of them, that is not trained on where the data have no
     test split: the held-out loss is measured on it. 0 trains on all images."""
     kl_weight: NotNegative = 1e-6
-    """of the latents' divergence from N(0, 1), summed, against the error of the values, averaged"""
+    """The weight of the latents' divergence from N(0, 1), summed over them, beside the error of the
+    pixels' values, averaged over them."""
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
     reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
 

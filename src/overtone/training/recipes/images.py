@@ -65,19 +65,19 @@ class Facts:
     """What the settings follow from."""
 
     resolution: Resolution = 32
-    """of the images"""
+    """The resolution of the images."""
     channels: int = 3
     images: int | None = None
-    """their number; None where there is no end"""
+    """The number of images. None means that there is no end."""
     num_classes: int = 0
     sigma_data: float = 0.5
-    """the standard deviation of the images' values in [-1, 1]"""
+    """The standard deviation of the images' values in [-1, 1]."""
     gpu: bool = False
 
     first_resolution: Resolution = 8
-    """of a relay's first stage, by default a quarter"""
+    """The resolution of a relay's first stage, by default a quarter."""
     latent: tuple[Resolution, int] | None = None
-    """resolution and channels of the latents of the VAE that is given"""
+    """The resolution and channels of the latents of the VAE that is given."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 

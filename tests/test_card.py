@@ -151,6 +151,24 @@ def test_the_command_writes_licence_scores_and_samples_with_their_receipt(
     assert load_pipeline(out).made_with() == load_pipeline(saved).made_with()
 
 
+def test_a_card_in_half_precision_is_of_the_rounded_weights(pipe, saved, tmp_path, capsys):
+    scores, half = report(pipe, tmp_path / "scores.json"), ["--dtype", "float16"]
+    asked = ["card", str(saved), "--license", "mit", *half]
+    said = fails(capsys, *asked, "--scores", str(scores), "--out", str(tmp_path / "a"))
+    assert "the report of other weights" in said
+    main([*asked, "--out", str(tmp_path / "half")])
+    rounded = load_pipeline(tmp_path / "half")
+    scores = report(rounded, tmp_path / "scores.json")
+    asked[1] = str(tmp_path / "half")
+    main([*asked, "--scores", str(scores), "--out", str(tmp_path / "mine")])
+    text = (tmp_path / "mine" / "README.md").read_text()
+    assert f"| digest of the weights | {rounded.made_with()['weights']} |" in text
+    files = [folder / "network" / "model.safetensors" for folder in (saved, tmp_path / "mine")]
+    assert files[1].stat().st_size < 0.62 * files[0].stat().st_size
+    main(["replay", str(tmp_path / "mine/samples.png"), "--model", str(tmp_path / "mine")])
+    assert "the very same image" in capsys.readouterr().out
+
+
 def test_reports_of_other_weights_and_of_nothing_are_refused(pipe, saved, tmp_path, capsys):
     def tried(**changes):
         file = report(pipe, tmp_path / "scores.json", **changes)

@@ -261,6 +261,14 @@ def test_a_fit_is_kept_saved_and_used(tmp_path, capsys):
     pipe.save_pretrained(tmp_path / "half", "float16")
     assert "are left out" in capsys.readouterr().err
     assert load_pipeline(tmp_path / "half").budgets == ()
+    # Weights that were rounded before they were fitted to are the same in half precision.
+    rounded = mixture_pipe().round_to("float16")
+    fit_samplers(rounded, QUICK)
+    rounded.save_pretrained(tmp_path / "rounded", "float16")
+    assert not capsys.readouterr().err
+    again = load_pipeline(tmp_path / "rounded")
+    assert again.budgets == rounded.budgets
+    assert not again.budgets[0].mismatch(again, again.guidance)
 
 
 def test_the_command_writes_into_the_model_and_says_what_it_found(tmp_path, capsys, monkeypatch):

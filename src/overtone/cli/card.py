@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -43,6 +43,9 @@ class Options:
     scores: tuple[Path, ...] = ()
     """Reports of this model that overtone evaluate --out has written, whose scores the card
     shows."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """The type that weights are saved in. float16 and bfloat16 halve the files; where they round
+    the weights, the model is another one, which no scores and no fitted samplers belong to."""
     out: Path = Path("model")
     """The directory that is written."""
 
@@ -60,6 +63,7 @@ def main(arguments: Sequence[str]) -> None:
     license = check_license(options.license or "")
     pipe = options.sampling.open(options.model)
     pipe.license = license or pipe.license
+    pipe.round_to(options.dtype)  # so that scores and samples are those of what is saved
     scores = [score for file in options.scores for score in _scores(file, pipe)]
     asked = options.sampling
     seeds = asked.seeds or usual_seeds(len(asked.classes) or pipe.num_classes)
@@ -67,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
         raise OvertoneError(f"a card shows {GRID_LIMIT:,} images at most: name fewer --seeds.")
     sampling = replace(asked, seeds=seeds)
     samples = sampled_grid(sampling, pipe, options.model)
-    pipe.save_pretrained(options.out, card=Card(scores, samples))
+    pipe.save_pretrained(options.out, options.dtype, Card(scores, samples))
     if not pipe.license:
         print("the card names no licence: state one by --license", file=sys.stderr)
     print(plain(f"{options.out}: `hf upload YOU/NAME {options.out}` publishes it"), file=sys.stderr)

@@ -138,6 +138,14 @@ class Network(nn.Module):
         tensors = {name: storage.converted(name, value, dtype) for name, value in state.items()}
         storage.save_tensors(folder / WEIGHTS_FILE, tensors)
 
+    def is_exact_in(self, dtype: Any) -> bool:
+        """Whether weights saved in a type, as in `save_pretrained`, are the very same weights."""
+        state = self.state_dict()
+        return dtype is None or all(
+            torch.equal(storage.converted(name, value, dtype).to(value.dtype), value)
+            for name, value in state.items()
+        )
+
     def check_size(self) -> None:
         """Raises `OvertoneError` if a network with these settings can't make images of their
         resolution. It is tried with tensors without numbers, which costs nothing."""

@@ -99,8 +99,8 @@ def check_license(name: str) -> str:
 
 def write_card(pipe: Pipeline, folder: Path, data: str, dtype: Any, card: Card) -> None:
     """The card and its samples, into a directory. `data` is what the model was trained on, as it
-    may be published; the digest of weights that are saved in another type is not told: they are
-    other weights."""
+    may be published. Weights that are rounded when they are saved are other weights: neither their
+    digest is told nor the samplers that were fitted to the model."""
     from overtone import __version__
 
     with storage.new_file(folder / CARD_FILE) as file:
@@ -171,9 +171,9 @@ def _facts(pipe: Pipeline, data: str, version: str, dtype: Any) -> dict[str, Any
         "preconditioning": settings.brief(pipe.preconditioning),
         "process": settings.brief(pipe.process),
         "sampler": settings.brief(pipe.sampler),
-        FITTED: fitted_words(pipe.budgets),
+        FITTED: fitted_words(pipe.budgets if pipe.is_exact_in(dtype) else ()),
         "guidance": settings.brief(pipe.guidance) if pipe.guidance.acts else "",
-        "digest of the weights": digest_of(pipe.network) if dtype is None else "",
+        "digest of the weights": digest_of(pipe.network) if pipe.network.is_exact_in(dtype) else "",
         "written by": f"overtone {version} (code {code_digest()}), torch {version_of('torch')}",
     }
     classes = list(pipe.class_names) or [str(i) for i in range(pipe.num_classes)]

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 
+from overtone import storage
 from overtone.denoisers.build import denoiser_of
 from overtone.denoisers.denoiser import Model
 from overtone.denoisers.guidance import GuidanceSettings
@@ -254,6 +255,22 @@ class Parts:
             self.vae.to(device)
         if self.start.pipeline is not None and self.start.pipeline.device != self.device:
             self.start.pipeline.to(device)
+        return self
+
+    def is_exact_in(self, dtype: Any) -> bool:
+        """Whether weights saved in a type, as in `save_pretrained`, are the very same weights, a
+        first stage's included."""
+        first = self.start.pipeline
+        return self.network.is_exact_in(dtype) and (first is None or first.is_exact_in(dtype))
+
+    @torch.no_grad()
+    def round_to(self, dtype: Any) -> Self:
+        """Round all weights, a first stage's and a VAE's included, as saving in a type does."""
+        for module in (self.network, self.vae):
+            for name, value in (module.state_dict() if module is not None else {}).items():
+                value.copy_(storage.converted(name, value, dtype))
+        if self.start.pipeline is not None:
+            self.start.pipeline.round_to(dtype)
         return self
 
     def compile(self) -> Self:

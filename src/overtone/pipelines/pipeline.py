@@ -290,9 +290,9 @@ class Pipeline(Parts):
         """Write the directory described above; it appears whole or not at all.
 
         `dtype`, "float16" or "bfloat16" or torch's own, halves the files of weights, a first
-        stage's and a VAE's included. They are read as float32, and are other weights than those
-        that `budgets` were fitted to, which are left out. `card` holds scores and samples
-        that the model card is to show.
+        stage's and a VAE's included. They are read as float32. Where rounding changes them, the
+        samplers fitted to them (`budgets`) are left out. `card` holds scores and samples that the
+        model card is to show.
         """
         with storage.new_directory(Path(folder), known=FILES) as temporary:
             self.write_into(temporary, dtype, card)
@@ -307,7 +307,8 @@ class Pipeline(Parts):
                 "a pipeline is saved with a sampler of Overtone's own: set pipe.sampler to a"
                 " Sampler, and a diffusers scheduler again after loading."
             )
-        if dtype is not None and self.budgets:
+        exact = self.is_exact_in(dtype)
+        if not exact and self.budgets:
             print(
                 "the samplers that were fitted to the model are left out: weights in half precision"
                 " are other weights, to which overtone fit fits others",
@@ -322,7 +323,7 @@ class Pipeline(Parts):
             start=settings.dump(self.start),
             image_resolution=self.image_resolution,
             class_names=self.class_names,
-            budgets=() if dtype is not None else self.budgets,
+            budgets=self.budgets if exact else (),
             data=data,
             training=self.training,
             license=self.license,

@@ -15,7 +15,8 @@ from overtone.training.recipes.common import ramped
 
 def diffit_digits() -> DenoisingRecipe:
     return DenoisingRecipe(
-        about="8 px handwritten digits, class-conditional; minutes on 2 CPU cores",
+        about="DiffiT makes 8 px handwritten digits by class. Training takes minutes on 2 CPU"
+        " cores.",
         data="builtin:digits",
         network=DiffiTConfig(
             resolution=8,
@@ -44,13 +45,14 @@ def adm_digits() -> DenoisingRecipe:
         head_channels=32,
         embedding_width=128,
     )
-    about = "the same digits with ADM's U-Net, to compare with"
+    about = "ADM's U-Net makes the digits of diffit-digits, to compare the two networks."
     return dataclasses.replace(recipe, about=about, network=network)
 
 
 def diffit_fashion_mnist() -> DenoisingRecipe:
     return DenoisingRecipe(
-        about="32 px Fashion-MNIST, class-conditional; eight hours on 2 CPU cores",
+        about="DiffiT makes 32 px Fashion-MNIST by class. Training takes eight hours on 2 CPU"
+        " cores.",
         data="fashion-mnist",
         network=DiffiTConfig(
             resolution=32,
@@ -71,8 +73,9 @@ def diffit_fashion_mnist() -> DenoisingRecipe:
 
 def diffit_cifar10() -> DenoisingRecipe:
     return DenoisingRecipe(
-        about="32 px CIFAR-10 from a folder, zip or hf:, in the published settings, but without"
-        " dropout, of which the paper says nothing; days on one GPU",
+        about="DiffiT makes 32 px CIFAR-10 from a folder, zip or hf:, in the published"
+        " settings but without dropout, of which the paper says nothing. Training takes days"
+        " on one GPU.",
         network=DiffiTConfig.cifar10(),
         augmentation=0.12,
         training=Training(total_images=200_000 * 512, batch_size=512, lr=1e-3, clip_norm=None),
@@ -81,19 +84,20 @@ def diffit_cifar10() -> DenoisingRecipe:
 
 def ddpmpp_cifar10() -> DenoisingRecipe:
     about = (
-        "the same images with EDM's DDPM++; --network.attention tmsa gives it DiffiT's attention"
+        "EDM's DDPM++ makes 32 px CIFAR-10. --network.attention tmsa gives it DiffiT's attention."
     )
     return dataclasses.replace(diffit_cifar10(), about=about, network=SongConfig.ddpmpp())
 
 
 def ncsnpp_cifar10() -> DenoisingRecipe:
-    about = "the same images with EDM's NCSN++"
+    about = "EDM's NCSN++ makes 32 px CIFAR-10."
     return dataclasses.replace(diffit_cifar10(), about=about, network=SongConfig.ncsnpp())
 
 
 def diffit_ffhq64() -> DenoisingRecipe:
     return DenoisingRecipe(
-        about="64 px FFHQ from a folder, zip or hf:, the published settings; days on several GPUs",
+        about="DiffiT makes 64 px FFHQ from a folder, zip or hf:, in the published settings."
+        " Training takes days on several GPUs.",
         network=DiffiTConfig.ffhq64(),
         augmentation=0.15,
         sampler=Sampler(num_steps=40),

@@ -11,7 +11,8 @@ from overtone.training.recipes.common import ramped, steady
 
 def dsno_digits() -> DistillationRecipe:
     return DistillationRecipe(
-        about="diffit-digits in one evaluation; twenty minutes on 2 CPU cores",
+        about="An operator makes the images of diffit-digits in one evaluation. It takes"
+        " twenty minutes on 2 CPU cores.",
         teacher="runs/diffit-digits",
         guidance_scale=1.5,
         steps=10,
@@ -22,7 +23,8 @@ def dsno_digits() -> DistillationRecipe:
 
 def dsno_fashion_mnist() -> DistillationRecipe:
     return DistillationRecipe(
-        about="diffit-fashion-mnist in one evaluation, from 50,000 trajectories",
+        about="An operator makes the images of diffit-fashion-mnist in one evaluation. It"
+        " learns from 50,000 trajectories.",
         teacher="models/diffit-fashion-mnist",
         count=50_000,
         training=ramped(1_000_000, 64, 1e-3, 20_000, 500_000, 20_000, ratio=0.05),
@@ -32,7 +34,8 @@ def dsno_fashion_mnist() -> DistillationRecipe:
 
 def dsno_glyphs_16() -> DistillationRecipe:
     return DistillationRecipe(
-        about="relay-glyphs-16 in one evaluation, for dsno-glyphs; 90 minutes on a CPU core",
+        about="An operator makes the images of relay-glyphs-16 in one evaluation, for"
+        " dsno-glyphs. It takes 90 minutes on a CPU core.",
         teacher="runs/relay-glyphs-16",
         solver="dpmpp_2m",
         steps=14,
@@ -44,7 +47,8 @@ def dsno_glyphs_16() -> DistillationRecipe:
 
 def dsno_glyphs() -> DistillationRecipe:
     return DistillationRecipe(
-        about="relay-glyphs in two evaluations, of which this is the second; an hour on a CPU core",
+        about="An operator is the second stage of relay-glyphs, which then takes two"
+        " evaluations. It takes an hour on a CPU core.",
         teacher="runs/relay-glyphs",
         first="runs/dsno-glyphs-16",
         count=3_000,
@@ -57,7 +61,8 @@ def dsno_glyphs() -> DistillationRecipe:
 
 def dsno_cifar10() -> DistillationRecipe:
     return DistillationRecipe(
-        about="CIFAR-10 in one evaluation, as published: a million trajectories; days on GPUs",
+        about="An operator makes CIFAR-10 in one evaluation, as published, from a million"
+        " trajectories. It takes days on GPUs.",
         teacher="runs/diffit-cifar10",
         count=1_000_000,
         solver="ddim",
@@ -68,8 +73,9 @@ def dsno_cifar10() -> DistillationRecipe:
 
 def dsno_imagenet64() -> DistillationRecipe:
     return DistillationRecipe(
-        about="64 px ImageNet in one evaluation, by 2.3 million trajectories of an undistilled"
-        " teacher (the paper's was progressively distilled first); days on 8 GPUs",
+        about="An operator makes 64 px ImageNet in one evaluation, from 2.3 million"
+        " trajectories of an undistilled teacher; the paper's was progressively distilled"
+        " first. It takes days on 8 GPUs.",
         teacher="runs/relay-imagenet-64",
         count=2_300_000,
         solver="ddim",

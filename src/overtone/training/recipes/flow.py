@@ -13,7 +13,7 @@ from overtone.training.recipes.diffit import diffit_digits
 def flow_digits() -> DenoisingRecipe:
     return dataclasses.replace(
         diffit_digits(),
-        about="the same digits and network as a rectified flow",
+        about="A rectified flow makes the digits of diffit-digits with the same network.",
         preconditioning=FlowPreconditioning(),
         schedule=FlowSchedule(),
     )

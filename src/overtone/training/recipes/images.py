@@ -109,7 +109,8 @@ def images(facts: Facts | None = None) -> DenoisingRecipe:
     """Images of one's own, by EDM's training of ADM's U-Net."""
     facts = facts or Facts()
     return DenoisingRecipe(
-        about="images of your own, 16 to 256 px; the settings follow from them (docs/images.md)",
+        about="ADM's U-Net makes images like your own, of 16 to 256 px. The settings follow"
+        " from the images (docs/images.md).",
         network=ADMConfig(**_unet(facts)),
         preconditioning=EDMPreconditioning(sigma_data=facts.sigma_data),
         training=replace(_training(facts), ema_lengths=EMA_LENGTHS),
@@ -125,7 +126,8 @@ def relay_images(facts: Facts | None = None) -> DenoisingRecipe:
     schedule = QuantileSchedule(prob_length=0.93, truncate_sigma=0.0075)
     return replace(
         images(facts),
-        about="images of your own at a higher resolution, from a first stage that is trained first",
+        about="A relay makes images like your own at a higher resolution. Its first stage is"
+        " trained first.",
         schedule=schedule,
         process=RelayProcess(patch=high // low, schedule=schedule),
         sampler=SECOND_STAGE,
@@ -140,7 +142,7 @@ def meme_images(facts: Facts | None = None) -> DenoisingRecipe:
     plan = recipe.training
     return replace(
         with_experts(recipe, step_shares(Sampler().sigmas, 4)),
-        about="images of your own by four experts, which all begin from one trunk",
+        about="Four experts make images like your own. They all begin from one trunk.",
         training=replace(
             plan, total_images=plan.total_images // 4, lr_rampup_images=0, ema_lengths=()
         ),
@@ -172,7 +174,8 @@ def latent_images(facts: Facts | None = None) -> DenoisingRecipe:
     }  # fmt: skip
     length = _length(facts, _LATENT_LENGTHS[facts.machine])
     return DenoisingRecipe(
-        about="images of your own in the latents of a VAE, which is given or trained first",
+        about="DiffiT makes images like your own in the latents of a VAE, which is given or"
+        " trained first.",
         network=DiffiTTransformerConfig(
             resolution=resolution, channels=channels, patch=patch, learned_variance=False, **size
         ),
@@ -199,7 +202,7 @@ def vae_images(facts: Facts) -> VAERecipe:
     length = _length(facts, 2_000_000 if facts.gpu else 40_000)
     plan = _training(facts, length)
     return VAERecipe(
-        about="the VAE of images of your own",
+        about="A VAE encodes images like your own.",
         network=VAEConfig(
             resolution=facts.resolution, channels=facts.channels, widths=narrow[:depth]
         ),
@@ -213,7 +216,8 @@ def dsno_images(facts: Facts | None = None) -> DistillationRecipe:
     facts = facts or Facts()
     length = _length(facts, 4_000_000 if facts.gpu else 60_000)
     return DistillationRecipe(
-        about="a model of your own images in one evaluation; the teacher is given or trained first",
+        about="An operator makes images like your own in one evaluation. The teacher is given"
+        " or trained first.",
         solver="dpmpp_2m",
         steps=14,
         count=50_000 if facts.gpu else 4_000,

@@ -22,7 +22,8 @@ DIT_STEPS = 7_000_000
 
 def vae_glyphs() -> VAERecipe:
     return VAERecipe(
-        about="a small VAE of 16 px letters, 4 px latents; minutes on 2 CPU cores",
+        about="A small VAE encodes 16 px letters into 4 px latents. Training takes minutes on"
+        " 2 CPU cores.",
         data="builtin:glyphs",
         network=VAEConfig(resolution=16, channels=3, latent_channels=4, widths=(32, 64, 64)),
         training=ramped(40_000, 32, 1e-3, 1_000, 20_000, 1_000, ratio=0.05),
@@ -32,7 +33,8 @@ def vae_glyphs() -> VAERecipe:
 
 def diffit_latent_glyphs() -> DenoisingRecipe:
     return DenoisingRecipe(
-        about="letters in the latents of vae-glyphs, class-conditional; minutes on 2 CPU cores",
+        about="DiffiT makes letters by class in the latents of vae-glyphs. Training takes"
+        " minutes on 2 CPU cores.",
         data="builtin:glyphs",
         network=DiffiTTransformerConfig(
             resolution=4, patch=1, width=256, depth=6, heads=8, learned_variance=False
@@ -54,7 +56,8 @@ def diffit_latent_imagenet256() -> DenoisingRecipe:
     return dataclasses.replace(
         _latent(DiffiTTransformerConfig.preset("xl-2-256")),
         mirror=True,  # as DiT's and ADM's training
-        about="256 px ImageNet in SD's latents, the published settings; days on eight GPUs",
+        about="DiffiT makes 256 px ImageNet in SD's latents, in the published settings."
+        " Training takes days on eight GPUs.",
         guidance=LATENT_GUIDANCE[32],
     )
 
@@ -63,7 +66,8 @@ def diffit_latent_imagenet512() -> DenoisingRecipe:
     recipe = diffit_latent_imagenet256()
     return dataclasses.replace(
         recipe,
-        about="the same at 512 px",
+        about="DiffiT makes 512 px ImageNet in SD's latents, in the published settings."
+        " Training takes days on eight GPUs.",
         network=DiffiTTransformerConfig.preset("xl-2-512"),
         guidance=LATENT_GUIDANCE[64],
         training=steady(DIT_STEPS, batch_size=512, lr=1e-4),
@@ -74,7 +78,8 @@ def diffit_latent_b2() -> DenoisingRecipe:
     recipe = diffit_latent_imagenet256()
     return dataclasses.replace(
         recipe,
-        about="256 px images of your own in DiT-B/2's widths; days on one GPU",
+        about="DiffiT makes 256 px images of your own in DiT-B/2's widths. Training takes days"
+        " on one GPU.",
         network=DiffiTTransformerConfig.preset("b-2"),
         guidance=GuidanceSettings(scale=1.5, channels=(0, 1, 2)),
     )

@@ -19,7 +19,8 @@ from overtone.training.recipes.diffit import diffit_digits, diffit_fashion_mnist
 def meme_digits() -> DenoisingRecipe:
     recipe = dataclasses.replace(
         diffit_digits(),
-        about="the same digits by four experts; forty minutes on 2 CPU cores",
+        about="Four experts make the digits of diffit-digits. Training takes forty minutes on"
+        " 2 CPU cores.",
         network=IUNetConfig(
             resolution=8,
             channels=1,
@@ -37,7 +38,7 @@ def meme_digits() -> DenoisingRecipe:
 def meme_fashion_mnist() -> DenoisingRecipe:
     recipe = dataclasses.replace(
         diffit_fashion_mnist(),
-        about="32 px Fashion-MNIST by four experts; hours on 2 CPU cores",
+        about="Four experts make 32 px Fashion-MNIST. Training takes hours on 2 CPU cores.",
         network=IUNetConfig(
             resolution=32,
             channels=1,
@@ -54,8 +55,8 @@ def meme_fashion_mnist() -> DenoisingRecipe:
 
 def meme_celeba64() -> DenoisingRecipe:
     recipe = DenoisingRecipe(
-        about="64 px CelebA from a folder, zip or hf: by four small ADM experts in EDM's"
-        " preconditioning, which is not the paper's; days on four GPUs",
+        about="Four small ADM experts make 64 px CelebA from a folder, zip or hf:, in EDM's"
+        " preconditioning, which is not the paper's. Training takes days on four GPUs.",
         network=IUNetConfig(
             resolution=64,
             widths=(64, 128, 192, 256),
@@ -72,15 +73,17 @@ def meme_celeba64() -> DenoisingRecipe:
 
 def meme_ffhq() -> DenoisingRecipe:
     return _meme_latent(
-        "256 px FFHQ in LDM-4's latents by four iU-LDM-S, 84.4 M parameters each (the paper's have"
-        " 82.9 M); days on four GPUs",
+        "Four iU-LDM-S, of 84.4 M parameters each (the paper's have 82.9 M), make 256 px FFHQ in"
+        " LDM-4's latents. Training takes days on four GPUs.",
         steady(steps=635_000, batch_size=42, lr=8.4e-5),
     )
 
 
 def meme_celebahq() -> DenoisingRecipe:
     training = steady(steps=410_000, batch_size=48, lr=9.6e-5)
-    return _meme_latent("the same of CelebA-HQ", training)
+    return _meme_latent(
+        "Four iU-LDM-S make 256 px CelebA-HQ in LDM-4's latents, as meme-ffhq does.", training
+    )
 
 
 def _meme_latent(about: str, training: Training) -> DenoisingRecipe:

@@ -17,7 +17,8 @@ from overtone.training.recipes.common import ramped
 
 def relay_glyphs_16() -> DenoisingRecipe:
     return DenoisingRecipe(
-        about="first stage of relay-glyphs: 16 px letters, conditional; 15 min on 2 CPU cores",
+        about="The first stage of relay-glyphs makes 16 px letters by class. Training takes 15"
+        " minutes on 2 CPU cores.",
         data="builtin:glyphs",
         network=ADMConfig(
             resolution=16,
@@ -39,7 +40,8 @@ def relay_glyphs_16() -> DenoisingRecipe:
 
 def relay_glyphs() -> DenoisingRecipe:
     recipe = DenoisingRecipe(
-        about="second stage: the letters of relay-glyphs-16 at 64 px; 21 min on 2 CPU cores",
+        about="A second stage makes the letters of relay-glyphs-16 at 64 px. Training takes 21"
+        " minutes on 2 CPU cores.",
         data="builtin:glyphs",
         network=ADMConfig(
             resolution=64,
@@ -61,7 +63,7 @@ def relay_glyphs() -> DenoisingRecipe:
 
 def relay_glyphs_256() -> DenoisingRecipe:
     recipe = DenoisingRecipe(
-        about="a relay of the relay: the letters of relay-glyphs at 256 px, on 2 CPU cores",
+        about="A relay's third stage makes the letters of relay-glyphs at 256 px.",
         data="builtin:glyphs",
         network=ADMConfig(
             resolution=256,
@@ -83,7 +85,8 @@ def relay_glyphs_256() -> DenoisingRecipe:
 
 def relay_celebahq_64() -> DenoisingRecipe:
     return DenoisingRecipe(
-        about="first stage of relay-celebahq: 64 px, the published settings; days on several GPUs",
+        about="The first stage of relay-celebahq makes 64 px images, in the published"
+        " settings. Training takes days on several GPUs.",
         network=_adm(64, 192, (1, 2, 3, 4), num_cells=3, dropout=0.15),
         augmentation=0.2,
         sampler=SAMPLERS["relay-celebahq-64"],
@@ -93,7 +96,8 @@ def relay_celebahq_64() -> DenoisingRecipe:
 
 def relay_celebahq() -> DenoisingRecipe:
     recipe = DenoisingRecipe(
-        about="256 px CelebA-HQ from 64 px, trained as published; days on 8 GPUs",
+        about="A second stage makes 256 px CelebA-HQ from 64 px, trained as published."
+        " Training takes days on 8 GPUs.",
         network=_adm(256, 256, (1, 1, 2, 2, 4, 4), num_cells=2, dropout=0.2),
         augmentation=0.2,
         training=_relay_training(total_images=47_000_000, batch_size=1024),
@@ -103,7 +107,8 @@ def relay_celebahq() -> DenoisingRecipe:
 
 def relay_imagenet_64() -> DenoisingRecipe:
     return DenoisingRecipe(
-        about="first stage of relay-imagenet: EDM's ImageNet at 64 px; weeks on 32 GPUs",
+        about="The first stage of relay-imagenet is EDM's model of 64 px ImageNet. Training"
+        " takes weeks on 32 GPUs.",
         network=_adm(64, 192, (1, 2, 3, 4), num_cells=3, dropout=0.1),
         class_conditional=True,
         sampler=SAMPLERS["relay-imagenet-64"],
@@ -115,7 +120,8 @@ def relay_imagenet_64() -> DenoisingRecipe:
 
 def relay_imagenet() -> DenoisingRecipe:
     recipe = DenoisingRecipe(
-        about="256 px ImageNet from 64 px, trained as published; weeks on 32 GPUs",
+        about="A second stage makes 256 px ImageNet from 64 px, trained as published. Training"
+        " takes weeks on 32 GPUs.",
         network=_adm(256, 256, (1, 1, 2, 2, 4, 4), num_cells=2, dropout=0.1),
         class_conditional=True,
         label_dropout=0.1,

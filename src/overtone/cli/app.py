@@ -1,4 +1,4 @@
-"""`overtone COMMAND`: finds the command's module and imports nothing else.
+"""`overtone COMMAND` finds the command's module and imports nothing else.
 
 Errors that the user can mend are printed without a traceback; OVERTONE_DEBUG=1 brings it back.
 """
@@ -17,25 +17,25 @@ from overtone.launch import finish, lost_connection
 from overtone.place import ADVICE, is_full
 
 COMMANDS = {
-    "recipes": "what can be trained, with its size and its length",
-    "train": "train a recipe; goes on by itself where it was interrupted",
-    "distill": "a model made an operator: distill collect RECIPE, then distill train RECIPE",
-    "sample": "images from a trained model",
-    "replay": "an image made again from its receipt, and compared",
-    "edit": "a picture of your own, changed by a model: in part, or where a mask leaves it free",
-    "upscale": "pictures of your own of any size, enlarged by a relay's second stage",
-    "info": "what a directory holds: a run, a pipeline, a network",
-    "data": "data inspect NAME: what is in a data set; data encode NAME: its latents under a VAE",
-    "ema": "averages of a run's weights, of any length, made and scored afterwards",
-    "merge": "experts, trained one by one, as one model",
-    "fit": "samplers for few function evaluations, fitted to a model",
-    "evaluate": "scores with intervals: Frechet distance, precision, recall, class accuracy, ...",
-    "compare": "models on the same seeds: differences with intervals, at equal budgets",
-    "analyze": "figures: analyze attention | spectrum | trajectory | guidance | eta | split MODEL",
-    "card": "a model to be handed on, with its licence, its scores and a grid of its images",
-    "export": "a model for use without Overtone: ONNX, torch.export, a script that samples",
-    "bench": "speed and memory on this machine, beside what one would use instead",
-    "convert": "published weights as a pipeline, with a certificate of what was done",
+    "recipes": "List what can be trained, with its size and its length.",
+    "train": "Train a recipe, or go on with it where it was interrupted.",
+    "distill": "Distil a model into one that needs fewer function evaluations.",
+    "sample": "Make images with a trained model.",
+    "replay": "Make an image again from its receipt, and compare the two.",
+    "edit": "Change a picture of your own by a model: all of it, or where a mask leaves it free.",
+    "upscale": "Enlarge pictures of your own, of any size, by a relay's second stage.",
+    "info": "Show what a directory holds: a run, a pipeline or a network.",
+    "data": "Look at a data set, encode its latents, or compute its statistics.",
+    "ema": "Make averages (EMA) of a run's weights, of any length, after training, and score them.",
+    "merge": "Merge experts that were trained one by one into one model.",
+    "fit": "Fit samplers of few function evaluations to a model.",
+    "evaluate": "Score images: Frechet distance, precision, recall and others, with intervals.",
+    "compare": "Compare models on the same seeds: differences with intervals, at equal budgets.",
+    "analyze": "Draw figures of attention, spectra, trajectories, guidance, eta, SNR and split.",
+    "card": "Write a model to be handed on, with its licence, its scores and a grid of its images.",
+    "export": "Export a model for use without Overtone: ONNX, torch.export, a script that samples.",
+    "bench": "Measure speed and memory on this machine, beside what one would use instead.",
+    "convert": "Convert published weights to a pipeline, with a certificate of what was done.",
 }
 
 

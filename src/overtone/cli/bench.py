@@ -1,4 +1,4 @@
-"""`overtone bench`: speed and memory beside what you would use instead, on your machine.
+"""`overtone bench` measures speed and memory on your machine, beside what you would use instead.
 
     overtone bench
     overtone bench --cases unet --batches 1 16 --peers diffusers

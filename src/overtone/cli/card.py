@@ -1,4 +1,4 @@
-"""`overtone card MODEL`: a model ready to be handed on, with a card that people can judge it by.
+"""`overtone card MODEL` writes a model to be handed on, with a card that people can judge it by.
 
     overtone evaluate runs/images --seeds 0-499 --out scores.json
     overtone card runs/images --license cc-by-4.0 --scores scores.json --out models/mine

@@ -1,8 +1,8 @@
-"""`overtone compare MODEL MODEL ...`: models on the same seeds, beside the same real images.
+"""`overtone compare MODEL MODEL ...` compares models on the same seeds and the same real images.
 
-The scores of each with 95 % intervals, the differences from the first model, and one picture: the
-same seeds side by side, the scores, and the first score against function evaluations and against
-seconds.
+It shows the scores of each with 95 % intervals, the differences from the first model, and one
+picture: the same seeds side by side, the scores, and the first score against function evaluations
+and against seconds.
 """
 
 from __future__ import annotations

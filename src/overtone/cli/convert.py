@@ -1,11 +1,11 @@
-"""`overtone convert KIND FILE OUT`: published weights as a pipeline, with a certificate.
+"""`overtone convert KIND FILE OUT` makes a pipeline of published weights, with a certificate.
 
     overtone convert diffit-latent diffit_256.safetensors models/diffit-256
     overtone convert edm edm-cifar10-32x32-cond-vp.pkl models/cifar10
     overtone convert rdm imagenet_first_stage.pkl imagenet_second_stage.pt models/relay-imagenet
     overtone convert dsno solver-model_400000.pt models/dsno-cifar10 --settings cifar10
 
-Nothing in a file is executed: of pickles only tensors, numbers, texts and containers are read.
+Nothing in a file is executed. Only tensors, numbers, texts and containers are read from pickles.
 """
 
 from __future__ import annotations

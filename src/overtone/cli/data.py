@@ -1,8 +1,8 @@
-"""`overtone data`: what is in a data set, its latents, its statistics.
+"""`overtone data` looks at a data set, encodes its latents, and computes its statistics.
 
-overtone data inspect NAME      what is in it, and what of it could not be used
-overtone data encode NAME       its latents under a VAE, encoded once, to train on
-overtone data statistics NAME   statistics of its features, to compare images with
+overtone data inspect NAME      shows what is in it, and what could not be used
+overtone data encode NAME       encodes its latents under a VAE once, to train on them
+overtone data statistics NAME   computes statistics of its features, to compare images with
 """
 
 from __future__ import annotations

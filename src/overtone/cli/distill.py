@@ -1,8 +1,8 @@
-"""`overtone distill`: a model made to need fewer function evaluations.
+"""`overtone distill` makes a model that needs fewer function evaluations than its teacher.
 
-overtone distill collect RECIPE    solve the teacher's trajectories, and keep them
-overtone distill train RECIPE      train an operator on them, which needs one evaluation (DSNO)
-overtone distill halve RECIPE      halve its steps again and again (progressive distillation)
+overtone distill collect RECIPE    solves the teacher's trajectories and keeps them
+overtone distill train RECIPE      trains an operator on them, which needs one evaluation (DSNO)
+overtone distill halve RECIPE      halves the steps again and again (progressive distillation)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`overtone edit MODEL PICTURE`: a picture of your own, changed by a model."""
+"""`overtone edit MODEL PICTURE` changes a picture of your own by a model."""
 
 from __future__ import annotations
 

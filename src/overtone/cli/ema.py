@@ -1,4 +1,4 @@
-"""`overtone ema RUN`: averages of a run's weights, of any length, made and scored afterwards.
+"""`overtone ema RUN` makes averages of a run's weights, of any length, after training.
 
     overtone ema RUN --lengths 0.02 0.05 0.1 0.2
     overtone ema RUN --lengths 0.05 0.1 --scored-images 500 --out models/averaged

@@ -1,4 +1,4 @@
-"""`overtone evaluate MODEL|IMAGES`: how good a model's images are, beside real ones."""
+"""`overtone evaluate MODEL|IMAGES` scores a model's images, or a folder's, beside real ones."""
 
 from __future__ import annotations
 

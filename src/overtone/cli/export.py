@@ -1,4 +1,4 @@
-"""`overtone export MODEL`: a model for use without Overtone, as ONNX and for torch.export.
+"""`overtone export MODEL` writes a model for use without Overtone, as ONNX and by torch.export.
 
     overtone export runs/images --out exported
     cd exported && python sample.py 7 3

@@ -1,4 +1,4 @@
-"""`overtone fit MODEL`: samplers fitted to a model, for few function evaluations.
+"""`overtone fit MODEL` fits samplers of few function evaluations to a model.
 
     overtone fit MODEL --evaluations 4 6 8 12
     overtone sample MODEL --evaluations 8

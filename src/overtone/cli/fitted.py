@@ -1,4 +1,4 @@
-"""`overtone train images` and the like: recipes whose settings follow from one's own images."""
+"""`overtone train images` and its like are recipes whose settings follow from one's own images."""
 
 from __future__ import annotations
 

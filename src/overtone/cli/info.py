@@ -1,4 +1,4 @@
-"""`overtone info DIR`: what a directory holds, read from its files without running anything."""
+"""`overtone info DIR` shows what a directory holds, from its files and without running anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `overtone info` says of a run: how far it is, how it went, what it made, how it goes on."""
+"""`overtone info` says of a run how far it is, how it went, what it made and how it goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`overtone merge RUN` or `overtone merge MODEL MODEL ...`: experts made one pipeline."""
+"""`overtone merge RUN` or `overtone merge MODEL MODEL ...` makes one pipeline of experts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`overtone recipes`: what can be trained; `overtone recipes NAME`: the networks of one of them."""
+"""`overtone recipes` lists what can be trained, and with a NAME the networks of a recipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from overtone.errors import OvertoneError
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser("overtone recipes", description=__doc__)
     parser.add_argument(
-        "name", nargs="?", help="the name of a recipe, a .json file with one, or FILE.py:NAME"
+        "name",
+        nargs="?",
+        help="The name of a recipe, a .json file that holds one, or FILE.py:NAME.",
     )
     name = parser.parse_args(arguments).name
 

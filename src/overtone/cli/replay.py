@@ -1,4 +1,4 @@
-"""`overtone replay RECEIPT|PNG`: an image made again from its receipt, and compared.
+"""`overtone replay RECEIPT|PNG` makes an image again from its receipt, and compares the two.
 
 Every image that `overtone sample` and `overtone edit` write, every grid, and every report of
 `overtone evaluate` holds a receipt. The image is made in the batch in which it was made, with as

@@ -1,4 +1,4 @@
-"""`overtone sample MODEL`: images from a trained model."""
+"""`overtone sample MODEL` makes images with a trained model."""
 
 from __future__ import annotations
 

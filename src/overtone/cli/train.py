@@ -1,4 +1,4 @@
-"""`overtone train RECIPE`: train a model from its data to a saved pipeline."""
+"""`overtone train RECIPE` trains a model, from its data to a saved pipeline."""
 
 from __future__ import annotations
 

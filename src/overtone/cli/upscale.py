@@ -1,9 +1,10 @@
-"""`overtone upscale PICTURES --model RELAY`: your own pictures, enlarged by a second stage.
+"""`overtone upscale PICTURES --model RELAY` enlarges your own pictures by a second stage.
 
     overtone upscale holiday.jpg --model runs/relay-images
     overtone upscale ~/pictures --model runs/relay-images --classes cat --out enlarged
 
-Pictures of any size are taken; larger ones than the model's are enlarged in tiles that overlap.
+Pictures may have any size. Those that are larger than the model's are enlarged in overlapping
+tiles.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""`overtone analyze WHAT ...`: figures, and their data beside them.
+"""`overtone analyze WHAT ...` draws a figure, and writes its data beside it.
 
-overtone analyze attention MODEL   where attention looks on the way from noise to image
-overtone analyze eta MODEL         the Fréchet distance against eta, the share of fresh noise
-overtone analyze guidance MODEL    the Fréchet distance against the guidance scale
-overtone analyze snr DATA          signal to noise by frequency, at two resolutions
-overtone analyze spectrum MODEL    the frequencies that its images and features hold
-overtone analyze split MODEL       the Fréchet distance against how a relay's two stages share a
-                                   fixed number of function evaluations
-overtone analyze trajectory MODEL  the way from noise to image over time; for an operator, beside
-                                   its teacher's solver
+overtone analyze attention MODEL   shows where attention looks between noise and image
+overtone analyze eta MODEL         draws the Fréchet distance against eta, the share of new noise
+overtone analyze guidance MODEL    draws the Fréchet distance against the guidance scale
+overtone analyze snr DATA          draws the SNR by frequency, at two resolutions
+overtone analyze spectrum MODEL    draws the frequencies that its images and features hold
+overtone analyze split MODEL       draws the Fréchet distance against how a relay's two stages
+                                   share a fixed number of function evaluations
+overtone analyze trajectory MODEL  draws the trajectory from noise to image; an operator's stands
+                                   beside that of its teacher's solver
 
 Two models stand side by side with --beside MODEL (attention, spectrum).
 """

@@ -1,4 +1,4 @@
-"""`overtone analyze attention MODEL`: where its attention looks on the way from noise to image."""
+"""`overtone analyze attention MODEL` shows where attention looks between noise and image."""
 
 from __future__ import annotations
 

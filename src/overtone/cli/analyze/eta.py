@@ -1,4 +1,4 @@
-"""`overtone analyze eta MODEL`: scores at several shares of fresh noise."""
+"""`overtone analyze eta MODEL` draws scores at several shares of new noise (eta)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`overtone analyze guidance MODEL`: scores at several guidance scales."""
+"""`overtone analyze guidance MODEL` draws scores at several guidance scales."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`overtone analyze snr DATA`: how much of an image is left in noise, by frequency."""
+"""`overtone analyze snr DATA` draws the signal-to-noise ratio of images in noise, by frequency."""
 
 from __future__ import annotations
 

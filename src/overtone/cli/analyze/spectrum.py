@@ -1,4 +1,4 @@
-"""`overtone analyze spectrum MODEL`: what frequencies images and features hold."""
+"""`overtone analyze spectrum MODEL` draws the frequencies that images and features hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`overtone analyze split MODEL`: how a relay's two stages share their function evaluations."""
+"""`overtone analyze split MODEL` draws scores by how two stages share function evaluations."""
 
 from __future__ import annotations
 

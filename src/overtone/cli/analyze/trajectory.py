@@ -1,4 +1,4 @@
-"""`overtone analyze trajectory MODEL`: how the way from noise to image behaves over time."""
+"""`overtone analyze trajectory MODEL` draws the trajectory from noise to image over time."""
 
 from __future__ import annotations
 

@@ -1,0 +1,57 @@
+"""What people read on the command line is whole sentences."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from overtone.cli.app import COMMANDS
+from overtone.training.recipes import RECIPES, find_recipe
+
+SOURCE = Path(__file__).parent.parent / "src" / "overtone"
+FRAGMENTS = ("Of ", "And ", "Or ", "But ", "None:", "None ", "Also ", "That ", "As ")
+"""Words that continue a sentence that stands elsewhere."""
+
+
+def is_sentence(text):
+    """Whether a text begins as a sentence does, and ends as one."""
+    text = " ".join(text.split())
+    begins = text[0].isupper() or text.startswith("`overtone ")
+    return begins and text.endswith((".", "...")) and not text.startswith(FRAGMENTS)
+
+
+@pytest.mark.parametrize(
+    "text", ["of a relay, the first stage", "Of the latents.", "0: none", "A b"]
+)
+def test_fragments_are_noticed(text):
+    assert not is_sentence(text)
+
+
+def texts():
+    """The text below each field of a class, by file, class and field."""
+    for file in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ClassDef):
+                continue
+            for field, text in zip(node.body, node.body[1:], strict=False):
+                if isinstance(field, ast.AnnAssign | ast.Assign) and isinstance(text, ast.Expr):
+                    target = field.target if isinstance(field, ast.AnnAssign) else field.targets[0]
+                    if isinstance(text.value, ast.Constant) and isinstance(text.value.value, str):
+                        yield f"{file.name}: {node.name}.{target.id}", text.value.value
+
+
+def test_every_text_of_a_setting_is_a_sentence():
+    found = dict(texts())
+    assert len(found) > 700
+    assert [name for name, text in found.items() if not is_sentence(text)] == []
+
+
+def test_commands_and_recipes_are_told_in_sentences():
+    assert [text for text in COMMANDS.values() if not is_sentence(text)] == []
+    for name in COMMANDS:
+        files = [SOURCE / "cli" / f"{name}.py", SOURCE / "cli" / name / "__init__.py"]
+        tree = ast.parse(next(file for file in files if file.exists()).read_text())
+        summary = (ast.get_docstring(tree) or "").partition("\n\n")[0]
+        assert is_sentence(summary), summary
+    abouts = {name: find_recipe(name).about for name in RECIPES}
+    assert [name for name, about in abouts.items() if not is_sentence(about)] == []

@@ -121,7 +121,7 @@ def _whole(weight: Float[Tensor, "waves groups width width"]) -> Tensor:
 def bases(
     times: int, modes: int
 ) -> tuple[Float[Tensor, "waves times"], Float[Tensor, "times waves"]]:
-    """Sums over time that give the waves' amplitudes, and the way back, weights included: 1, then
+    """Sums over time that give the waves' amplitudes, and their inverse, weights included: 1, then
     cos and sin of each wave; float64."""
     angle = 2 * math.pi / times * torch.arange(times, dtype=torch.float64)
     rows, weights = [torch.ones(times, dtype=torch.float64)], [1.0]

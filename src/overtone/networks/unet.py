@@ -220,7 +220,7 @@ class UNet(Encoder):
 
 
 class AggregationNet(Encoder):
-    """An encoder and, in the place of the way up, SETR's multi-level aggregation.
+    """An encoder and, in place of the decoder, SETR's multi-level aggregation.
 
     Four feature maps, evenly spread over the encoder, each go through a 1x1 convolution, are summed
     from the deepest to the shallowest, go through a 3x3 convolution, and are upsampled to the full

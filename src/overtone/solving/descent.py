@@ -1,7 +1,7 @@
 """Adam on a sampler's noise levels, and on the weights of its earlier estimates.
 
 The loss is the error itself: the mean distance to the converged images, after all steps. Its
-gradient comes from the way back through the sampler, where the activations fit into memory, whole
+gradient comes from backpropagation through the sampler, where the activations fit into memory, whole
 or one step's at a time, or from differences of the loss along random directions, where they do not.
 """
 
@@ -217,7 +217,7 @@ def micro_of(problem: Problem, sampler: Sampler, batch: int) -> int:
 
 
 def activations(problem: Problem, sampler: Sampler) -> int:
-    """Bytes that an evaluation of one image keeps for the way back."""
+    """Bytes that an evaluation of one image keeps for the backward pass."""
     sizes: dict[int, int] = {}
 
     def seen(tensor: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """Adam on a sampler's noise levels, and on the weights of its earlier estimates.
 
 The loss is the error itself: the mean distance to the converged images, after all steps. Its
-gradient comes from backpropagation through the sampler, where the activations fit into memory, whole
-or one step's at a time, or from differences of the loss along random directions, where they do not.
+gradient comes from backpropagation through the sampler, where the activations fit into memory,
+whole or one step's at a time, or from differences of the loss along random directions, where they
+do not.
 """
 
 from __future__ import annotations

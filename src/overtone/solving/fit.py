@@ -122,7 +122,7 @@ def forget(folder: Path) -> None:
 
 
 def work_of(pipe: Pipeline, settings: FitSettings) -> int:
-    """About how many evaluations of an image a fit takes; one in the backward pass counts as two."""
+    """About how many evaluations of an image a fit takes; a backward pass counts as two."""
     guided = 2 if pipe.guidance_of(_asked(settings)).acts else 1
     images = settings.search_images + settings.check_images
     work = images * CONVERGED * guided

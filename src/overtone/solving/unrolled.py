@@ -38,7 +38,7 @@ def solved(
         sigmas: the noise levels, tensors without dimensions on the host, without the final 0.
         earlier: the weights of earlier estimates, as those of a `Sampler`.
         estimate: the form of the estimate, where there are no weights.
-        checkpointed: keep no activations of the network: it is evaluated again in the backward pass.
+        checkpointed: keep no activations of the network: the backward pass evaluates it again.
     """
 
     def denoise(x: Tensor, sigma: Any) -> Tensor:

@@ -104,10 +104,15 @@ def test_differences_are_paired():
     assert half == pytest.approx(2.776 * 1.5811 / 5**0.5, rel=1e-3)
 
 
-def test_results_are_computed_once(tmp_path, monkeypatch):
+def test_results_are_computed_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(study, "DOCS", tmp_path)
+    beside = study.Results("some")
     assert study.Results("some").once("entry", lambda: [1, 2]) == [1, 2]
+    assert not capsys.readouterr().err
     assert study.Results("some").once("entry", lambda: pytest.fail("again")) == [1, 2]
+    assert "has it, and it is not computed again" in capsys.readouterr().err
+    beside.once("other", lambda: 3)  # by a process that began before
+    assert study.Results("some").entries == {"entry": [1, 2], "other": 3}
 
 
 @pytest.mark.parametrize(("data", "size"), [("digits", 8), ("fashion", 32)])

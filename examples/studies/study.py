@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -31,14 +32,20 @@ class Results:
     def __init__(self, name: str) -> None:
         self.file = DOCS / "studies" / f"{name}.json"
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.entries: dict[str, Any] = storage.read_json(self.file) if self.file.exists() else {}
+        self.entries = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        return storage.read_json(self.file, dict) if self.file.exists() else {}
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
-        """The entry of a name, computed and written down if it is not there."""
-        if name not in self.entries:
-            self.entries[name] = compute()
-            storage.write_json(self.file, self.entries)
-        return self.entries[name]
+        """The entry of a name, computed and written down if it is not there, which is said."""
+        if name in self.entries:
+            print(f"{name}: {self.file} has it, and it is not computed again", file=sys.stderr)
+            return self.entries[name]
+        entry = compute()
+        self.entries = self._read() | {name: entry}  # another process may have added to it
+        storage.write_json(self.file, self.entries)
+        return entry
 
 
 def mean_and_half(values: Sequence[float]) -> tuple[float, float]:

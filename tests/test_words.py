@@ -1,6 +1,10 @@
 """What people read on the command line is whole sentences."""
 
 import ast
+import os
+import subprocess
+import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -27,9 +31,11 @@ def test_fragments_are_noticed(text):
     assert not is_sentence(text)
 
 
-def texts():
-    """The text below each field of a class, by file, class and field."""
+def texts_of(*names):
+    """The text below each field of a class in files of these names, by file, class and field."""
     for file in sorted(SOURCE.rglob("*.py")):
+        if names and file.name not in names:
+            continue
         for node in ast.walk(ast.parse(file.read_text())):
             if not isinstance(node, ast.ClassDef):
                 continue
@@ -41,7 +47,7 @@ def texts():
 
 
 def test_every_text_of_a_setting_is_a_sentence():
-    found = dict(texts())
+    found = dict(texts_of())
     assert len(found) > 700
     assert [name for name, text in found.items() if not is_sentence(text)] == []
 
@@ -55,3 +61,21 @@ def test_commands_and_recipes_are_told_in_sentences():
         assert is_sentence(summary), summary
     abouts = {name: find_recipe(name).about for name in RECIPES}
     assert [name for name, about in abouts.items() if not is_sentence(about)] == []
+
+
+def test_help_is_in_groups_and_its_lines_are_full():
+    """Lines end where the next word does not fit, and not where those of the source do."""
+    told = subprocess.run(
+        [sys.executable, "-m", "overtone", "train", "diffit-digits", "--help"],
+        capture_output=True, encoding="utf-8", check=True,
+        env={**os.environ, "COLUMNS": "100", "PYTHONIOENCODING": "utf-8"},
+    )  # fmt: skip
+    lines = told.stdout.splitlines()
+    assert [line.strip("╭─╮ ").removesuffix(" options") for line in lines if "╭" in line] == [
+        "options", "network", "preconditioning", "schedule", "sampler", "guidance", "optimisation",
+        "reporting",
+    ]  # fmt: skip
+    texts = [line.strip("│").rstrip() for line in lines if line.startswith("│")]
+    pairs = [(a, b.split()[0]) for a, b in pairwise(texts) if a[:7] == b[:7] == " " * 7]
+    assert len(pairs) > 50
+    assert [line for line, word in pairs if len(line) + 1 + len(word) <= 97] == []

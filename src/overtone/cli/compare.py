@@ -12,11 +12,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from overtone.cli.evaluate import SEEDS, Judging
+from overtone.cli.evaluate import SEEDS, Judging, JudgingOptions
 from overtone.cli.model import of_recipe, open_model
 from overtone.cli.options import parse
 from overtone.cli.sample import Sampling
@@ -48,7 +48,7 @@ class Options:
     else its own with as many steps as they allow. If left out, each keeps its own settings."""
     batch_size: Batch = 64
     """The number of images that are made at a time."""
-    judging: Annotated[Judging, tyro.conf.arg(name="")] = field(default_factory=Judging)
+    judging: JudgingOptions = field(default_factory=Judging)
     out: Path = Path("compare.png")
     """The picture. The numbers go into .json and .csv files beside it."""
 

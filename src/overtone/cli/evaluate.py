@@ -145,6 +145,10 @@ class Judging:
         )
 
 
+JudgingOptions = Annotated[Judging, tyro.conf.arg(name="scoring"), tyro.conf.OmitArgPrefixes]
+"""The same as a group of options whose names have no prefix."""
+
+
 @dataclass(frozen=True)
 class Options:
     model: tyro.conf.Positional[str]
@@ -153,7 +157,7 @@ class Options:
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(
         default_factory=lambda: Sampling(SEEDS)
     )
-    judging: Annotated[Judging, tyro.conf.arg(name="")] = field(default_factory=Judging)
+    judging: JudgingOptions = field(default_factory=Judging)
     resolution: Size | None = None
     """The height and width at which a folder of images is evaluated. A model has its own."""
     channels: Channels | None = None

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from overtone.cli.evaluate import Judging
+from overtone.cli.evaluate import Judging, JudgingOptions
 from overtone.cli.model import ModelOptions, check_first, saved_options
 from overtone.cli.options import parse
 from overtone.cli.sample import Sampling
@@ -45,7 +45,7 @@ class Options:
     the model's guidance, and the samplers are fitted under it."""
     search: GuidanceSearch = field(default_factory=GuidanceSearch)
     """How guidance is searched."""
-    judging: Annotated[Judging, tyro.conf.arg(name="")] = field(default_factory=Judging)
+    judging: JudgingOptions = field(default_factory=Judging)
     out: Path | None = None
     """The directory that the model is saved into with its samplers. If left out, they are written
     into the model's own directory, which has to be a saved pipeline."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,21 @@ from overtone.ranges import check_fields
 from overtone.renamed import check_options
 
 O = TypeVar("O")  # noqa: E741
+
+_texts_of = tyro._docstrings.parse_docstring_from_object
+
+
+@cache
+def _unbroken(kind: object) -> dict[str, str]:
+    """The texts below the fields of a class without the line breaks of the source, some of which
+    tyro would keep."""
+    return {
+        name: "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+        for name, text in _texts_of(kind).items()
+    }
+
+
+tyro._docstrings.parse_docstring_from_object = _unbroken
 
 
 def parse(

@@ -30,13 +30,13 @@ class Options(Generic[R]):
     out: Path | None = None
     """The directory of the run. If left out, it is runs/RECIPE, or the run itself where one is
     named."""
-    skip_bad_checkpoints: bool = False
-    """Go on from the newest undamaged checkpoint where a newer one is damaged."""
+    dry_run: bool = False
+    """Build everything, train a few steps, and say how long the run would take. No run is made."""
     expert: Count | None = None
     """Train only this expert of a recipe of experts, counted from the clean image. If left out, all
     are trained, one after another or one a process."""
-    dry_run: bool = False
-    """Build everything, train a few steps, and say how long the run would take. No run is made."""
+    skip_bad_checkpoints: bool = False
+    """Go on from the newest undamaged checkpoint where a newer one is damaged."""
 
 
 def introduce(trainer: Trainer, name: str = "") -> None:

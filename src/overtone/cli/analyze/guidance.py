@@ -12,7 +12,7 @@ import tyro
 
 from overtone.cli.analyze.opening import opened_with
 from overtone.cli.analyze.sweep import Point, Sweep, check_drawn, distinct
-from overtone.cli.evaluate import SEEDS, Judging
+from overtone.cli.evaluate import SEEDS, Judging, JudgingOptions
 from overtone.cli.options import parse
 from overtone.cli.sample import Sampling
 from overtone.errors import OvertoneError
@@ -34,7 +34,7 @@ class Options:
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(
         default_factory=lambda: Sampling(SEEDS)
     )
-    judging: Annotated[Judging, tyro.conf.arg(name="")] = field(default_factory=Judging)
+    judging: JudgingOptions = field(default_factory=Judging)
     out: Path = Path("guidance.png")
     """The figure. Its data go into a .json file beside it."""
 

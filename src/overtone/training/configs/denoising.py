@@ -21,7 +21,12 @@ from overtone.ranges import Count, Level, Positive, Share, check_fields
 from overtone.samplers.loop import SamplingLoop
 from overtone.samplers.sampler import Sampler
 from overtone.training.configs.recipe import Recipe
-from overtone.training.configs.training import Reporting, Training
+from overtone.training.configs.training import (
+    Reporting,
+    ReportingOptions,
+    Training,
+    TrainingOptions,
+)
 
 TRIED = 8
 """images that a dry run encodes"""
@@ -130,8 +135,8 @@ class DenoisingRecipe(Recipe, kind="denoising"):
     """The scaling factor of the VAE's latents, where its config.json has none."""
     encoded_images: Count | None = None
     """Encode only this many images, spread over the data. Endless data needs it."""
-    training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
-    reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
+    training: TrainingOptions = field(default_factory=Training)
+    reporting: ReportingOptions = field(default_factory=Reporting)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,7 +12,12 @@ from overtone.networks.configs.network import NetworkConfig
 from overtone.processes.vp_frame import Spacing, spaced
 from overtone.ranges import Count, Finite, Seed, Size, Steps, Time, Whole
 from overtone.training.configs.recipe import Recipe
-from overtone.training.configs.training import Reporting, Training
+from overtone.training.configs.training import (
+    Reporting,
+    ReportingOptions,
+    Training,
+    TrainingOptions,
+)
 
 Solver = Literal[
     "own",
@@ -91,8 +96,8 @@ class DistillationRecipe(Recipe, kind="distillation"):
     is saved with the student. If it is not given, it is the teacher's."""
     vae: str = ""
     """The VAE that decodes the latents of a teacher which was saved without one."""
-    training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
-    reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
+    training: TrainingOptions = field(default_factory=Training)
+    reporting: ReportingOptions = field(default_factory=Reporting)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,7 +12,12 @@ from overtone.data.rules import Crop, Reading
 from overtone.data.splits import HELD_OUT_SHARE
 from overtone.ranges import Count, Finite, Share, Steps
 from overtone.training.configs.recipe import Recipe
-from overtone.training.configs.training import Reporting, Training
+from overtone.training.configs.training import (
+    Reporting,
+    ReportingOptions,
+    Training,
+    TrainingOptions,
+)
 
 OneStep = Literal["single", "averaged_slopes", "averaged_estimates"]
 """Forms of the estimate that need no earlier step."""
@@ -66,8 +71,8 @@ class HalvingRecipe(Recipe, kind="halving"):
     encoded_images: Count | None = None
     """The number of images that are encoded, spread over the data, for a teacher of latents. If
     left out, all are."""
-    training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
-    reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
+    training: TrainingOptions = field(default_factory=Training)
+    reporting: ReportingOptions = field(default_factory=Reporting)
 
     def __post_init__(self) -> None:
         super().__post_init__()

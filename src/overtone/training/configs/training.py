@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
+import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from overtone import settings
@@ -50,8 +51,9 @@ SWITCH = PrimitiveConstructorSpec(
 
 @dataclass(frozen=True)
 class Training:
-    """How the weights come about. All of it is fixed for a run, but `micro_batch`, `precision`,
-    `compile`, `deterministic`, `gradient_checkpointing` and, with no ramp-down, `total_images`."""
+    """These settings decide the weights. They are fixed for a run, except `micro_batch`,
+    `precision`, `compile`, `deterministic`, `gradient_checkpointing` and, with no ramp-down,
+    `total_images`."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -119,7 +121,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Reporting:
-    """How a run is watched and kept. May change when it is resumed."""
+    """These settings decide how a run is watched and kept. They may change when it is resumed."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -162,3 +164,8 @@ class Reporting:
     def snapshots_every(self, total_images: int) -> int:
         """The images between two times that averages are written down in a run of a length."""
         return self.snapshot_images or max(1, total_images // SNAPSHOTS)
+
+
+TrainingOptions = Annotated[Training, tyro.conf.arg(name="optimisation"), tyro.conf.OmitArgPrefixes]
+ReportingOptions = Annotated[Reporting, tyro.conf.arg(name="reporting"), tyro.conf.OmitArgPrefixes]
+"""The settings as groups of options whose names have no prefix."""

@@ -13,7 +13,12 @@ from overtone.data.splits import HELD_OUT_SHARE
 from overtone.networks.configs.vae import VAEConfig
 from overtone.ranges import NotNegative, Share
 from overtone.training.configs.recipe import Recipe
-from overtone.training.configs.training import Reporting, Training
+from overtone.training.configs.training import (
+    Reporting,
+    ReportingOptions,
+    Training,
+    TrainingOptions,
+)
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,8 @@ class VAERecipe(Recipe, kind="vae"):
     kl_weight: NotNegative = 1e-6
     """The weight of the latents' divergence from N(0, 1), summed over them, beside the error of the
     pixels' values, averaged over them."""
-    training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
-    reporting: Annotated[Reporting, tyro.conf.arg(name="")] = field(default_factory=Reporting)
+    training: TrainingOptions = field(default_factory=Training)
+    reporting: ReportingOptions = field(default_factory=Reporting)
 
     def __post_init__(self) -> None:
         super().__post_init__()

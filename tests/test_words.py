@@ -1,6 +1,7 @@
 """What people read on the command line is whole sentences."""
 
 import ast
+import doctest
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import overtone
 from overtone.cli.app import COMMANDS
 from overtone.training.recipes import RECIPES, find_recipe
 
@@ -79,3 +81,24 @@ def test_help_is_in_groups_and_its_lines_are_full():
     pairs = [(a, b.split()[0]) for a, b in pairwise(texts) if a[:7] == b[:7] == " " * 7]
     assert len(pairs) > 50
     assert [line for line, word in pairs if len(line) + 1 + len(word) <= 97] == []
+
+
+EXAMPLES = (
+    "Request", "Sampler", "RelayProcess", "GuidanceSettings", "DiffiTUNet", "IdealDenoiser",
+    "find_recipe", "load_pipeline", "merged", "open_data", "temporalize",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["overtone", *EXAMPLES])
+def test_examples_of_docstrings_run(name):
+    known = overtone if name == "overtone" else getattr(overtone, name)
+    module = sys.modules[known.__name__ if known is overtone else known.__module__]
+    (test,) = [
+        test
+        for test in doctest.DocTestFinder(recurse=False).find(known, name, module, vars(module))
+        if test.examples
+    ]
+    said = []
+    assert (
+        doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=said.append).failed == 0
+    ), "".join(said)

@@ -43,9 +43,16 @@ def open_data(
         hf:OWNER/NAME, hf:FOLDER (`overtone.data.hub`), FILE.parquet with `hf:` or without
         a name that was registered (`overtone.data.data_set`)
 
-    `split` is 'train' or 'test'; `reading` says what is done to pictures that are not what is
-    wanted, and `skip_bad` alone that those which can't be read or are too small are left out.
-    Raises `OvertoneError` for what does not exist or can't be read.
+    `split` is 'train' or 'test'. `reading` says how pictures become images of the wanted size and
+    colours; `skip_bad` alone leaves out those that can't be read or are too small. Raises
+    `OvertoneError` for what does not exist or can't be read.
+
+    >>> digits = open_data("builtin:digits", 8, 1)
+    >>> len(digits), digits.num_classes
+    (1500, 10)
+    >>> images, labels = digits.fetch([0, 1, 2])
+    >>> images.shape, images.dtype
+    (torch.Size([3, 1, 8, 8]), torch.uint8)
     """
     reading = reading or Reading(skip_bad)
     match name:

@@ -19,7 +19,12 @@ from overtone.ranges import (
 
 @dataclass(frozen=True)
 class GuidanceSettings:
-    """How strongly, when and where guidance acts."""
+    """How strongly, when and where guidance acts.
+
+    >>> limited = GuidanceSettings(scale=2.0, interval=(0.2, 5.0))
+    >>> GuidanceSettings().acts, limited.acts
+    (False, True)
+    """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 

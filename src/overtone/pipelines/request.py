@@ -46,10 +46,13 @@ WITHOUT = {
 
 @dataclass(frozen=True)
 class Request:
-    """Which images are asked for, and how.
+    """Which images are asked for, and how. The arguments of a call of a pipeline make one.
 
-    Raises `OvertoneError` for what no pipeline could answer; what depends on the pipeline it says
-    when it is asked.
+    Raises `OvertoneError` for what no pipeline could answer. What one pipeline can't answer is
+    said when it is asked.
+
+    >>> Request(range(16), class_labels=3, guidance_scale=1.5).seeds[:4]
+    [0, 1, 2, 3]
     """
 
     seeds: Sequence[int]

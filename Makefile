@@ -2,6 +2,7 @@
 # make check   format, lint, types, import rule, fast tests: minutes
 # make test    all tests but those of make soak: half an hour on two cores of a server, or an hour
 # make soak    what takes long: many kills, long lists, wrong formulas (make mutants alone)
+# make site    the documentation, into site/
 # make bench   speed beside other libraries, into benchmarks/results
 # make clean   removes what the others made
 
@@ -13,7 +14,7 @@ TESTS ?= not soak
 # A process for each core, each with one thread; the tests of a file stay together.
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test check soak mutants bench clean
+.PHONY: demo test check soak mutants bench site clean
 
 demo: .venv/installed
 	BEGAN=$(BEGAN) $(BIN)/python examples/demo.py
@@ -32,13 +33,17 @@ check: .venv/developing
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q -d site
 	$(PYTEST)
+
+site: .venv/developing
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q -d site
 
 bench: .venv/developing
 	$(BIN)/overtone bench --out benchmarks/results
 
 clean:
-	rm -rf .venv demo build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv demo site build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

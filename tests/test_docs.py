@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import overtone
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TABLE = "| the paper | symbol | file |"
@@ -46,3 +48,9 @@ def test_links_lead_somewhere(page):
             headings = re.findall(r"^#+ (.+)$", target.read_text(), re.M)
             slugs = [re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings]
             assert anchor in slugs, link
+
+
+def test_the_reference_has_every_public_name():
+    pages = (ROOT / "docs" / "reference").glob("*.md")
+    told = {line.rpartition(".")[2] for page in pages for line in page.read_text().splitlines()}
+    assert {name for name in overtone.__all__ if not name.startswith("_")} - told == set()

@@ -75,6 +75,7 @@ from .samplers.schedulers import SchedulerSampler as SchedulerSampler
 from .training.configs.denoising import DenoisingRecipe as DenoisingRecipe
 from .training.configs.denoising import ExpertSettings as ExpertSettings
 from .training.configs.distillation import DistillationRecipe as DistillationRecipe
+from .training.configs.halving import HalvingRecipe as HalvingRecipe
 from .training.configs.recipe import Recipe as Recipe
 from .training.configs.training import Reporting as Reporting
 from .training.configs.training import Training as Training

@@ -47,12 +47,13 @@ def open_data(
     colours; `skip_bad` alone leaves out those that can't be read or are too small. Raises
     `OvertoneError` for what does not exist or can't be read.
 
-    >>> digits = open_data("builtin:digits", 8, 1)
-    >>> len(digits), digits.num_classes
-    (1500, 10)
-    >>> images, labels = digits.fetch([0, 1, 2])
-    >>> images.shape, images.dtype
-    (torch.Size([3, 1, 8, 8]), torch.uint8)
+    Examples:
+        >>> digits = open_data("builtin:digits", 8, 1)
+        >>> len(digits), digits.num_classes
+        (1500, 10)
+        >>> images, labels = digits.fetch([0, 1, 2])
+        >>> images.shape, images.dtype
+        (torch.Size([3, 1, 8, 8]), torch.uint8)
     """
     reading = reading or Reading(skip_bad)
     match name:

@@ -21,9 +21,10 @@ from overtone.ranges import (
 class GuidanceSettings:
     """How strongly, when and where guidance acts.
 
-    >>> limited = GuidanceSettings(scale=2.0, interval=(0.2, 5.0))
-    >>> GuidanceSettings().acts, limited.acts
-    (False, True)
+    Examples:
+        >>> limited = GuidanceSettings(scale=2.0, interval=(0.2, 5.0))
+        >>> GuidanceSettings().acts, limited.acts
+        (False, True)
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}

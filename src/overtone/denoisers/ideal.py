@@ -24,11 +24,12 @@ class IdealDenoiser(Denoiser):
     Arguments: `means` (components, channels, height, width); `covariance` (dims, dims) of the
     flattened image, None for zero; `class_labels` (components,).
 
-    >>> points = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1)  # two images of one pixel
-    >>> ideal = IdealDenoiser(points)
-    >>> estimate = ideal(torch.full((1, 1, 1, 1), 0.3), 1.0).x_0.item()
-    >>> round(estimate, 4)  # tanh(x / sigma^2)
-    0.2913
+    Examples:
+        >>> points = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1)  # two images of one pixel
+        >>> ideal = IdealDenoiser(points)
+        >>> estimate = ideal(torch.full((1, 1, 1, 1), 0.3), 1.0).x_0.item()
+        >>> round(estimate, 4)  # tanh(x / sigma^2)
+        0.2913
     """
 
     basis: Tensor | None

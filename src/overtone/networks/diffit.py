@@ -131,10 +131,11 @@ class DiffiTUNet(Network):
     time (batch,), labels integers in [0, num_classes], where num_classes or None asks for no class.
     Height and width may differ from the resolution; each level must divide into windows.
 
-    >>> config = DiffiTConfig(resolution=16, widths=(32, 64), num_cells=(1, 1), token_width=64)
-    >>> network = DiffiTUNet(config)
-    >>> network(torch.randn(2, 3, 16, 16), torch.tensor([0.1, 0.2])).shape
-    torch.Size([2, 3, 16, 16])
+    Examples:
+        >>> config = DiffiTConfig(resolution=16, widths=(32, 64), num_cells=(1, 1), token_width=64)
+        >>> network = DiffiTUNet(config)
+        >>> network(torch.randn(2, 3, 16, 16), torch.tensor([0.1, 0.2])).shape
+        torch.Size([2, 3, 16, 16])
     """
 
     config_class = DiffiTConfig

@@ -118,11 +118,12 @@ def temporalize(network: nn.Module, modes: int = 2, groups: int | None = None) -
     `groups` of channels: if none are given, as few as add less than a tenth to the parameters.
     Raises `ValueError` for a network of another kind.
 
-    >>> from overtone import ADMConfig, ADMUNet
-    >>> network = ADMUNet(ADMConfig(resolution=8, widths=(64,), attention_resolutions=()))
-    >>> noise, times = torch.randn(2, 3, 8, 8), torch.tensor([0.5, 0.25, 0.0])
-    >>> temporalize(network)(noise, times).shape  # an image at each of three times
-    torch.Size([2, 3, 3, 8, 8])
+    Examples:
+        >>> from overtone import ADMConfig, ADMUNet
+        >>> network = ADMUNet(ADMConfig(resolution=8, widths=(64,), attention_resolutions=()))
+        >>> noise, times = torch.randn(2, 3, 8, 8), torch.tensor([0.5, 0.25, 0.0])
+        >>> temporalize(network)(noise, times).shape  # an image at each of three times
+        torch.Size([2, 3, 3, 8, 8])
     """
     if not isinstance(network, Network):  # diffusers' own class, which knows nothing of ours
         if not hasattr(network, "config"):

@@ -20,13 +20,14 @@ def load_pipeline(
     diffusers with a U-Net or DiT. In a run's directory `checkpoint` chooses the "last" or the
     "best" one. Raises `OvertoneError` for anything else, and for a choice where there is none.
 
-    >>> from tempfile import TemporaryDirectory
-    >>> from overtone import ADMConfig, ADMUNet, Pipeline, load_pipeline
-    >>> network = ADMUNet(ADMConfig(resolution=8, widths=(64,), attention_resolutions=()))
-    >>> with TemporaryDirectory() as folder:
-    ...     Pipeline(network).save_pretrained(f"{folder}/model")
-    ...     load_pipeline(f"{folder}/model").resolution
-    8
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from overtone import ADMConfig, ADMUNet, Pipeline, load_pipeline
+        >>> network = ADMUNet(ADMConfig(resolution=8, widths=(64,), attention_resolutions=()))
+        >>> with TemporaryDirectory() as folder:
+        ...     Pipeline(network).save_pretrained(f"{folder}/model")
+        ...     load_pipeline(f"{folder}/model").resolution
+        8
     """
     folder = storage.locate(name, revision)
     if is_run(folder):

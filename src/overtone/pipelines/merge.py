@@ -21,11 +21,12 @@ def merged(pipelines: Sequence[Pipeline], boundaries: Sequence[float]) -> Pipeli
 
     Raises `OvertoneError` where they differ in what an image or a class is.
 
-    >>> from overtone import ADMConfig, ADMUNet, Pipeline
-    >>> config = ADMConfig(resolution=8, widths=(64,), attention_resolutions=())
-    >>> experts = merged([Pipeline(ADMUNet(config)) for _ in range(2)], boundaries=(0.5,))
-    >>> experts.denoiser.expert_at(0.1), experts.denoiser.expert_at(2.0)
-    (0, 1)
+    Examples:
+        >>> from overtone import ADMConfig, ADMUNet, Pipeline
+        >>> config = ADMConfig(resolution=8, widths=(64,), attention_resolutions=())
+        >>> experts = merged([Pipeline(ADMUNet(config)) for _ in range(2)], boundaries=(0.5,))
+        >>> experts.denoiser.expert_at(0.1), experts.denoiser.expert_at(2.0)
+        (0, 1)
     """
     if not pipelines:
         raise OvertoneError("there are no experts to merge.")

@@ -51,8 +51,9 @@ class Request:
     Raises `OvertoneError` for what no pipeline could answer. What one pipeline can't answer is
     said when it is asked.
 
-    >>> Request(range(16), class_labels=3, guidance_scale=1.5).seeds[:4]
-    [0, 1, 2, 3]
+    Examples:
+        >>> Request(range(16), class_labels=3, guidance_scale=1.5).seeds[:4]
+        [0, 1, 2, 3]
     """
 
     seeds: Sequence[int]

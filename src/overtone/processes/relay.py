@@ -39,10 +39,11 @@ class RelayProcess(Process, kind="RelayProcess"):
     normaliser out, so its checkpoints need `normalised` off. Both sides of an image must be
     multiples of the patch; raises `ValueError` for others.
 
-    >>> import torch
-    >>> x_0 = torch.arange(16.0).view(1, 1, 4, 4)
-    >>> RelayProcess().mean(x_0, 80.0)[0, 0, 0].tolist()  # t = 1: nearly the patch's mean, 7.5
-    [7.039..., 7.093..., 7.169..., 7.223...]
+    Examples:
+        >>> import torch
+        >>> x_0 = torch.arange(16.0).view(1, 1, 4, 4)
+        >>> RelayProcess().mean(x_0, 80.0)[0, 0, 0].tolist()  # t = 1: nearly the patch's mean, 7.5
+        [7.039..., 7.093..., 7.169..., 7.223...]
     """
 
     patch: Size = 4

@@ -94,10 +94,11 @@ class Sampler(SamplingLoop, kind="Sampler"):
 
     A call takes the noisy start to a clean image; `path` yields every step.
 
-    >>> [round(sigma, 3) for sigma in Sampler(num_steps=5).sigmas]
-    [80.0, 17.528, 2.515, 0.17, 0.002, 0.0]
-    >>> Sampler(num_steps=10, estimate="dpmpp_2m").estimate
-    'two_step'
+    Examples:
+        >>> [round(sigma, 3) for sigma in Sampler(num_steps=5).sigmas]
+        [80.0, 17.528, 2.515, 0.17, 0.002, 0.0]
+        >>> Sampler(num_steps=10, estimate="dpmpp_2m").estimate
+        'two_step'
     """
 
     num_steps: Steps = 18

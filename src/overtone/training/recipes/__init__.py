@@ -98,11 +98,12 @@ def find_recipe(name: str) -> Recipe:
     """A recipe by name, from a JSON file, from the directory of a run, or, as FILE.py:NAME, from a
     file of one's own, which is executed. Raises `OvertoneError` where there is none.
 
-    >>> from dataclasses import replace
-    >>> recipe = find_recipe("diffit-digits")
-    >>> recipe.network.widths
-    (64, 64)
-    >>> wider = replace(recipe, network=replace(recipe.network, widths=(64, 128)))
+    Examples:
+        >>> from dataclasses import replace
+        >>> recipe = find_recipe("diffit-digits")
+        >>> recipe.network.widths
+        (64, 64)
+        >>> wider = replace(recipe, network=replace(recipe.network, widths=(64, 128)))
     """
     file, _, own = name.rpartition(":")
     if file.endswith(".py"):

@@ -44,7 +44,7 @@ No images at all
     total_images must be at least 1, not 0
 More images than anybody has
     overtone train diffit-digits --total-images 10000000000000000000
-    total_images must be at most 1,000,000,000,000,000, not 10000000000000000000
+    total_images must be at most 10^15, not 10000000000000000000
 A micro-batch below zero
     overtone train diffit-digits --micro-batch -4
     micro_batch must be at least 1, not -4

@@ -47,18 +47,24 @@ class Range:
     def wanted(self, value: float) -> str:
         """What a value outside should have been, as in "must be above 0". Far ends, which only
         keep numbers from being absurd, are named where one is passed."""
-        low = f"{'above' if self.open_low else 'at least'} {self.low:,}"
-        high = f"{'below' if self.open_high else 'at most'} {self.high:,}"
+        low = f"{'above' if self.open_low else 'at least'} {_told(self.low)}"
+        high = f"{'below' if self.open_high else 'at most'} {_told(self.high)}"
         if self.low == -math.inf or self.high >= FAR:
             if -math.inf < self.low and value <= self.low:
                 return low
             return high if self.high < value < math.inf else "finite"
         if self.high > 1 and self.open_low:
-            return f"above {self.low:,} and at most {self.high:,}"
+            return f"above {_told(self.low)} and at most {_told(self.high)}"
         if self.high > 1:
-            return f"from {self.low:,} to {self.high:,}"
+            return f"from {_told(self.low)} to {_told(self.high)}"
         ends = "(" if self.open_low else "[", ")" if self.open_high else "]"
-        return f"in {ends[0]}{self.low:,}, {self.high:,}{ends[1]}"
+        return f"in {ends[0]}{_told(self.low)}, {_told(self.high)}{ends[1]}"
+
+
+def _told(number: float) -> str:
+    """A number with commas, or as a power of ten where so many digits are hard to read."""
+    power = math.log10(number) if math.isfinite(number) and number >= 1e12 else 0.5
+    return f"10^{power:.0f}" if power.is_integer() else f"{number:,}"
 
 
 FINITE = Range()

@@ -25,7 +25,7 @@ from overtone.training.recipes.dsno import dsno_glyphs, dsno_glyphs_16
 from overtone.training.recipes.relay import relay_glyphs, relay_glyphs_16
 
 BOUNDARY = 0.3
-"""The noise level between the two experts: the median of training's."""
+"""The noise level between the two experts, about the median of training's."""
 
 
 def experts(resolution: int, widths: tuple[int, ...], windows: tuple[int, int]) -> ExpertSettings:
@@ -42,20 +42,38 @@ def experts(resolution: int, widths: tuple[int, ...], windows: tuple[int, int]) 
     return ExpertSettings((BOUNDARY,), (0.6, 0.6), networks=networks)
 
 
-def of_experts(recipe: DenoisingRecipe, own: ExpertSettings, images: int) -> DenoisingRecipe:
+def of_experts(
+    recipe: DenoisingRecipe, own: ExpertSettings, images: int, about: str
+) -> DenoisingRecipe:
     """The recipe with these experts, which see this many images each."""
     training = dataclasses.replace(
         recipe.training, total_images=images, lr_rampdown_images=images // 2
     )
-    return dataclasses.replace(recipe, network=own.networks[0], experts=own, training=training)
+    return dataclasses.replace(
+        recipe, about=about, network=own.networks[0], experts=own, training=training
+    )
 
 
-combined_16 = of_experts(relay_glyphs_16(), experts(16, (48, 96), (2, 8)), 60_000)
+combined_16 = of_experts(
+    relay_glyphs_16(), experts(16, (48, 96), (2, 8)), 60_000, "Two DiffiTs make 16 px letters."
+)
 combined = dataclasses.replace(
-    of_experts(relay_glyphs(), experts(64, (24, 32, 64, 96), (4, 8)), 20_000),
+    of_experts(
+        relay_glyphs(),
+        experts(64, (24, 32, 64, 96), (4, 8)),
+        20_000,
+        "Two DiffiTs are the second stage of combined_16 and make 64 px letters.",
+    ),
     first="runs/combined_16",
 )
-dsno_combined_16 = dataclasses.replace(dsno_glyphs_16(), teacher="runs/combined_16")
+dsno_combined_16 = dataclasses.replace(
+    dsno_glyphs_16(),
+    about="An operator makes the images of combined_16 in one evaluation.",
+    teacher="runs/combined_16",
+)
 dsno_combined = dataclasses.replace(
-    dsno_glyphs(), teacher="runs/combined", first="runs/dsno_combined_16"
+    dsno_glyphs(),
+    about="An operator is the second stage of combined, which then takes two evaluations.",
+    teacher="runs/combined",
+    first="runs/dsno_combined_16",
 )

@@ -18,7 +18,7 @@ from overtone.renamed import check_options
 
 O = TypeVar("O")  # noqa: E741
 
-_texts_of = tyro._docstrings.parse_docstring_from_object
+_texts_of = getattr(tyro._docstrings, "parse_docstring_from_object", None)
 
 
 @cache
@@ -31,7 +31,8 @@ def _unbroken(kind: object) -> dict[str, str]:
     }
 
 
-tyro._docstrings.parse_docstring_from_object = _unbroken
+if _texts_of is not None:  # of some versions of tyro; without it help is only less tidy
+    tyro._docstrings.parse_docstring_from_object = _unbroken
 
 
 def parse(

@@ -20,16 +20,7 @@ def relay_glyphs_16() -> DenoisingRecipe:
         about="The first stage of relay-glyphs makes 16 px letters by class. Training takes 15"
         " minutes on 2 CPU cores.",
         data="builtin:glyphs",
-        network=ADMConfig(
-            resolution=16,
-            channels=3,
-            widths=(48, 96),
-            num_cells=1,
-            attention_resolutions=(8,),
-            head_channels=32,
-            embedding_width=192,
-            dropout=0.0,
-        ),
+        network=_letters(16, (48, 96), attends=8),
         class_conditional=True,
         label_dropout=0.1,
         guidance=GuidanceSettings(scale=3.0),
@@ -43,16 +34,7 @@ def relay_glyphs() -> DenoisingRecipe:
         about="A second stage makes the letters of relay-glyphs-16 at 64 px. Training takes 21"
         " minutes on 2 CPU cores.",
         data="builtin:glyphs",
-        network=ADMConfig(
-            resolution=64,
-            channels=3,
-            widths=(24, 32, 64, 96),
-            num_cells=1,
-            attention_resolutions=(8,),
-            head_channels=32,
-            embedding_width=192,
-            dropout=0.0,
-        ),
+        network=_letters(64, (24, 32, 64, 96), attends=8),
         class_conditional=True,
         label_dropout=0.1,
         training=ramped(40_000, 32, 1e-3, 5_000, 20_000, 5_000),
@@ -65,16 +47,7 @@ def relay_glyphs_256() -> DenoisingRecipe:
     recipe = DenoisingRecipe(
         about="A relay's third stage makes the letters of relay-glyphs at 256 px.",
         data="builtin:glyphs",
-        network=ADMConfig(
-            resolution=256,
-            channels=3,
-            widths=(16, 24, 32, 64, 96),
-            num_cells=1,
-            attention_resolutions=(16,),
-            head_channels=32,
-            embedding_width=192,
-            dropout=0.0,
-        ),
+        network=_letters(256, (16, 24, 32, 64, 96), attends=16),
         class_conditional=True,
         label_dropout=0.1,
         training=ramped(6_000, 8, 5e-4, 500, 3_000, 750),
@@ -130,6 +103,19 @@ def relay_imagenet() -> DenoisingRecipe:
         training=_relay_training(total_images=1_250_000_000, batch_size=4096),
     )
     return _relay(recipe, "runs/relay-imagenet-64", prob_length=0.93)
+
+
+def _letters(resolution: int, widths: tuple[int, ...], *, attends: int) -> ADMConfig:
+    return ADMConfig(
+        resolution=resolution,
+        channels=3,
+        widths=widths,
+        num_cells=1,
+        attention_resolutions=(attends,),
+        head_channels=32,
+        embedding_width=192,
+        dropout=0.0,
+    )
 
 
 def _adm(

@@ -18,7 +18,7 @@ from overtone.renamed import check_options
 
 O = TypeVar("O")  # noqa: E741
 
-_texts_of = getattr(tyro._docstrings, "parse_docstring_from_object", None)
+_texts_of: Any = getattr(tyro._docstrings, "parse_docstring_from_object", None)
 
 
 @cache

@@ -12,6 +12,7 @@ from overtone.data.trajectories import fingerprint_of
 from overtone.denoisers import ADM_DIFFUSION, GuidanceSettings, VPPreconditioning
 from overtone.errors import OvertoneError
 from overtone.networks import DiffiTTransformer, DiffiTUNet, DiffusersNetwork, DSNOConfig, Experts
+from overtone.networks.configs.dsno import TemporalConfig
 from overtone.pipelines import (
     DiffiTPipeline,
     LatentDiffiTPipeline,
@@ -75,6 +76,9 @@ def test_experts_teach_a_student_that_begins_as_one_of_them_or_with_a_network_of
     grown = student_of(dataclasses.replace(TINY, network=own, modes=1), teacher)
     assert (grown.network.config.network, grown.network.config.modes) == (own, 1)
     assert grown.preconditioning == begun.preconditioning
+    whole = TemporalConfig(dataclasses.replace(own, num_classes=0), modes=3)
+    student = student_of(dataclasses.replace(TINY, network=whole), teacher)
+    assert student.network.config == dataclasses.replace(whole, network=own)
     config = DSNOConfig(resolution=8, channels=1, widths=(32,), attention_resolutions=())
     student_of(dataclasses.replace(TINY, network=config), teacher)
     states, _ = solve(teacher, [1, 2], index_of(TINY, teacher).sigmas)

@@ -115,8 +115,7 @@ def student_of(recipe: DistillationRecipe, teacher: Teacher) -> SolutionOperator
     if recipe.network is None:
         check_student(recipe, teacher)
         return _grown(recipe, teacher, _grows_from(teacher))
-    config: Any = recipe.network
-    config = dataclasses.replace(config, num_classes=teacher.num_classes)
+    config = recipe.network.with_classes(teacher.num_classes)
     for what in ("resolution", "channels"):
         own, there = getattr(config, what), getattr(teacher, what)
         if own != there:

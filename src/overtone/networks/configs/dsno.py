@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from overtone.networks.configs.network import NetworkConfig
 from overtone.ranges import Depth, Dropout, LogSNR, Size, SizeOrNone
@@ -37,6 +37,9 @@ class TemporalConfig(NetworkConfig, kind="TemporalNetwork"):
     @property
     def num_classes(self) -> int:  # type: ignore[override]
         return self.network.num_classes
+
+    def with_classes(self, num_classes: int) -> Any:
+        return replace(self, network=self.network.with_classes(num_classes))
 
 
 @dataclass(frozen=True)

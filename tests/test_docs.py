@@ -23,7 +23,7 @@ def rows_of(page):
                 yield [cell.strip() for cell in row.strip("|").split("|")]
 
 
-@pytest.mark.parametrize("name", ["relay", "meme", "dsno", "halving"])
+@pytest.mark.parametrize("name", ["diffit", "relay", "meme", "dsno", "halving"])
 def test_a_system_s_page_leads_from_the_paper_to_the_code(name):
     rows = list(rows_of(ROOT / "docs" / f"{name}.md"))
     assert len(rows) >= 3

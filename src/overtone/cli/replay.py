@@ -21,7 +21,6 @@ import tyro
 from overtone.cli.options import parse
 from overtone.errors import OvertoneError
 from overtone.ranges import Seed
-from overtone.sizes import sides
 
 if TYPE_CHECKING:
     from overtone.pipelines.pipeline import Pipeline
@@ -59,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Options, "replay", __doc__, arguments)
     if options.out is not None and options.out.suffix.lower() != ".png":
         raise OvertoneError(f"--out is a .png file, not {options.out}.")
-    from overtone.pipelines.receipt_files import read_receipt
+    from overtone.pipelines.receipt_files import kept_image, read_receipt
     from overtone.pipelines.replay import Replayer
 
     receipt = read_receipt(options.receipt)
@@ -73,7 +72,9 @@ def main(arguments: Sequence[str]) -> None:
         picture=None if edit is None else _picture(options.picture, pipe),
         mask=None if edit is None else _picture(options.mask, pipe),
     )
-    replays = [replayer.of(seed, _shown(options.receipt, receipt, pipe, seed)) for seed in seeds]
+    size = pipe.resolution, pipe.channels
+    kept = [kept_image(options.receipt, receipt, seed, *size) for seed in seeds]
+    replays = [replayer.of(seed, image) for seed, image in zip(seeds, kept, strict=True)]
     if options.out is not None:
         _write(replays, replayer, options.out, _columns(options.receipt))
     for replay in replays:
@@ -153,31 +154,6 @@ def _picture(path: Path | None, pipe: Pipeline) -> Any:
     from overtone.cli.edit import opened_picture
 
     return None if path is None else opened_picture(path, pipe.resolution, fit=True)
-
-
-def _shown(path: Path, receipt: Receipt, pipe: Pipeline, seed: int) -> Any:
-    """The pixels of a seed's image in a PNG, a single one or a grid; None where they are not in the
-    file."""
-    from PIL import Image
-
-    from overtone.pipelines.pictures import pixels_of
-    from overtone.pipelines.seeds import seeds_of
-    from overtone.pipelines.sheets import KEY, layout_in
-
-    try:
-        with Image.open(path, formats=("PNG",)) as opened:
-            picture: Image.Image = opened
-            if receipt.seed is None:
-                (high, wide), place = sides(pipe.resolution), seeds_of(receipt.seeds).index(seed)
-                picture.load()  # text may stand behind the pixels
-                text = getattr(picture, "text", {}).get(KEY)
-                box = layout_in(text, wide, picture.width).box(place, high, wide)
-                if box[3] > picture.height:  # of more images than a grid shows
-                    return None
-                picture = picture.crop(box)
-            return pixels_of([picture], pipe.channels)[0]
-    except OSError:  # a JSON file
-        return None
 
 
 def _columns(path: Path) -> int | None:

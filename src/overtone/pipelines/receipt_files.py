@@ -10,11 +10,15 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from overtone import storage
+from overtone.data.images import Pixels
 from overtone.errors import OvertoneError
+from overtone.pipelines.pictures import pixels_of
 from overtone.pipelines.receipt import Receipt
+from overtone.pipelines.seeds import seeds_of
 from overtone.pipelines.sheets import KEY as LAYOUT_KEY
-from overtone.pipelines.sheets import Layout, layout_text
+from overtone.pipelines.sheets import Layout, layout_in, layout_text
 from overtone.regular import open_regular, read_regular
+from overtone.sizes import sides
 
 KEY = "overtone"
 """the key of a PNG's text that is a receipt"""
@@ -48,6 +52,27 @@ def read_receipt(path: Path) -> Receipt:
     if isinstance(data, dict) and "receipt" not in data:
         data = data.get("made_with", data)
     return Receipt.from_json(data, str(path))
+
+
+def kept_image(
+    path: Path, receipt: Receipt, seed: int, resolution: int | tuple[int, int], channels: int
+) -> Pixels | None:
+    """The image of a seed as a PNG with that receipt holds it, uint8 (channels, height, width), cut
+    out of its grid if it is one; None where it is not in the file."""
+    try:
+        with open_regular(path) as file, Image.open(file, formats=("PNG",)) as opened:
+            picture: Image.Image = opened
+            if receipt.seed is None:
+                (high, wide), place = sides(resolution), seeds_of(receipt.seeds).index(seed)
+                picture.load()  # text may stand behind the pixels
+                text = getattr(picture, "text", {}).get(LAYOUT_KEY)
+                box = layout_in(text, wide, picture.width).box(place, high, wide)
+                if box[3] > picture.height:  # of more images than a grid shows
+                    return None
+                picture = picture.crop(box)
+            return pixels_of([picture], channels)[0]
+    except OSError:  # a JSON file
+        return None
 
 
 def _in_png(path: Path) -> Any:

@@ -1,0 +1,222 @@
+"""Make the models of the repository from finished runs, and the gallery from the models.
+
+    python docs/build.py ship diffit-digits     runs/diffit-digits becomes models/diffit-digits
+    python docs/build.py gallery                docs/gallery.md and its pictures, of all in models/
+
+`ship` rounds the weights to half precision, fits samplers of few evaluations to the rounded model,
+scores its images, and writes it with its card, its scores and a grid of samples that carries its
+receipt. `gallery` computes nothing: it shows what models/ holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from overtone import storage
+from overtone.cli.app import main as overtone
+from overtone.metrics.scores import measures
+from overtone.pipelines.card import SAMPLES_FILE
+
+DOCS = Path(__file__).resolve().parent
+MODELS = DOCS.parent / "models"
+SCORES_FILE = "scores.json"
+SHOWN = ("frechet_distance", "class_accuracy", "precision", "recall")
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A model of the repository: what it is, and the commands that it came from."""
+
+    title: str
+    about: str
+    page: str
+    """The page of docs/ that explains the system."""
+    train: tuple[str, ...]
+    """The commands that trained it, without their first word."""
+    fit: str | None = None
+    """The options of `overtone fit`, or None for what takes one evaluation anyway."""
+    asked: str = ""
+    """Options that the images are asked for with, by `sample` and `evaluate`."""
+    seeds: str = "0-999"
+    """The seeds that are scored."""
+    grid: str = ""
+    """The options of the grid that the card shows."""
+    dtype: str = "float16"
+    """The type that the weights are saved in. float32 keeps the samplers that a model has."""
+
+
+SHIPPED = {
+    "diffit-digits": Shipped(
+        "DiffiT: digits",
+        "The demo's transformer, whose attention depends on the time.",
+        "diffit.md",
+        ("train diffit-digits",),
+        "--guidance --evaluations 14",
+        "--evaluations 14",
+    ),
+    "flow-digits": Shipped(
+        "Rectified flow: digits",
+        "The same network, trained on straight paths.",
+        "flow.md",
+        ("train flow-digits",),
+        "--guidance --evaluations 14",
+        "--evaluations 14",
+    ),
+    "meme-digits": Shipped(
+        "MEME: digits",
+        "Four experts, each for an interval of noise levels, each of its own ratio of convolution"
+        " to attention.",
+        "meme.md",
+        ("train meme-digits",),
+        "--guidance --evaluations 14",
+        "--evaluations 14",
+    ),
+    "dsno-digits": Shipped(
+        "DSNO: digits in one evaluation",
+        "An operator, distilled from DiffiT's digits under guidance of scale 1.5.",
+        "dsno.md",
+        ("train diffit-digits", "distill collect dsno-digits", "distill train dsno-digits"),
+    ),
+    "relay-glyphs": Shipped(
+        "RDM: letters at 64 px",
+        "A relay of two stages: 16 px from noise, and 64 px from there by blur and block noise.",
+        "relay.md",
+        ("train relay-glyphs-16", "train relay-glyphs"),
+        "--evaluations 24 --search-images 64 --check-images 64 --iterations 120 --batch-size 16"
+        " --trials 20",
+        "--evaluations 24",
+        "0-519",
+        "--seeds 0-51 --columns 26",
+    ),
+    "diffit-latent-glyphs": Shipped(
+        "Latent DiffiT: letters at 16 px",
+        "The latent transformer, in the latents of a small VAE.",
+        "latent.md",
+        ("train vae-glyphs", "train diffit-latent-glyphs"),
+        "--evaluations 24",
+        "--evaluations 24",
+        "0-519",
+        "--seeds 0-51 --columns 26",
+    ),
+    "diffit-fashion-mnist": Shipped(
+        "DiffiT: Fashion-MNIST",
+        "A larger transformer, after 340,992 images of its training.",
+        "fashion-mnist.md",
+        ("train diffit-fashion-mnist",),
+        asked="--evaluations 8",
+        dtype="float32",
+    ),
+    "dsno-fashion-mnist": Shipped(
+        "DSNO: Fashion-MNIST in one evaluation",
+        "An operator, distilled from DiffiT's Fashion-MNIST.",
+        "dsno.md",
+        ("distill collect dsno-fashion-mnist", "distill train dsno-fashion-mnist"),
+    ),
+}
+
+
+def ship(name: str, run: str) -> None:
+    """A finished run, or a saved model, as models/NAME."""
+    shipped = SHIPPED[name]
+    with tempfile.TemporaryDirectory() as folder:
+        half, fitted, scores = (str(Path(folder) / part) for part in ("half", "fitted", "scores"))
+        model, kept = run, ["--dtype", shipped.dtype]
+        if shipped.dtype != "float32":
+            overtone(["card", run, *kept, "--seeds", "0", "--out", half])
+            model = half
+        if shipped.fit is not None:
+            overtone(["fit", model, *shipped.fit.split(), "--out", fitted])
+            model = fitted
+        asked = shipped.asked.split()
+        seeds = ["--seeds", shipped.seeds]
+        overtone(["evaluate", model, *seeds, *asked, "--out", f"{scores}.json"])
+        card = [*kept, "--license", "apache-2.0", "--scores", f"{scores}.json"]
+        made = str(Path(folder) / "made")
+        overtone(["card", model, *card, *asked, *shipped.grid.split(), "--out", made])
+        shutil.copy(f"{scores}.json", Path(made) / SCORES_FILE)
+        if (MODELS / name).exists():
+            shutil.rmtree(MODELS / name)
+        shutil.copytree(made, MODELS / name)
+
+
+def gallery() -> None:
+    """The page of all models, with their samples."""
+    lines = [_HEAD]
+    for name, shipped in SHIPPED.items():
+        folder = MODELS / name
+        if (folder / SAMPLES_FILE).exists():
+            picture = f"images/gallery-{name}.png"
+            shutil.copy(folder / SAMPLES_FILE, DOCS / picture)
+            lines += _entry(name, shipped, picture, storage.read_json(folder / SCORES_FILE, dict))
+    (DOCS / "gallery.md").write_text("\n".join(lines) + "\n")
+
+
+_HEAD = """\
+# Gallery
+
+These models are in the repository, each with a card, its scores, and samplers that were fitted to
+it. Samples are not chosen: seeds go on from 0, and the classes take turns. Scores have 95 %
+intervals. The Fréchet distances are on the features of a classifier of the model's own data: they
+compare with each other and not with published FIDs.
+
+This page and its pictures are made by `python docs/build.py gallery`, and a model by
+`python docs/build.py ship NAME`, from its run.
+"""
+
+
+def _entry(name: str, shipped: Shipped, picture: str, report: dict[str, Any]) -> list[str]:
+    """The part of the page that shows a model."""
+    titles = measures()
+    shown = [score for score in SHOWN if report.get(score) is not None]
+    counts = f"{report['images']:,} images, {report['made_with']['evaluations']:g} evaluations each"
+    sample = " ".join(("overtone sample", f"models/{name}", shipped.asked, "--out samples.png"))
+    return [
+        f"## {shipped.title}",
+        "",
+        f"{shipped.about} [More on the system]({shipped.page}).",
+        "",
+        f"![Uncurated samples of {name}]({picture})",
+        "",
+        f"    {' '.join(sample.split())}",
+        "",
+        "| " + " | ".join(titles[score].title for score in shown) + " | measured on |",
+        "|---" * (len(shown) + 1) + "|",
+        "| " + " | ".join(_value(report, score) for score in shown) + f" | {counts} |",
+        "",
+        "It was trained by",
+        "",
+        *(f"    overtone {command}" for command in shipped.train),
+        "",
+    ]
+
+
+def _value(report: dict[str, Any], name: str) -> str:
+    measure = measures()[name]
+    ends = report.get("intervals", {}).get(name)
+    between = f" ({measure.shown(ends[0])} to {measure.shown(ends[1])})" if ends else ""
+    return measure.shown(report[name]) + between
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = parser.add_subparsers(dest="part", required=True)
+    one = parts.add_parser("ship", help="make a model of the repository from a finished run")
+    one.add_argument("name", choices=tuple(SHIPPED))
+    one.add_argument("--run", help="the run or the model; runs/NAME if left out")
+    parts.add_parser("gallery", help="make the page and its pictures from the models")
+    options = parser.parse_args()
+    if options.part == "ship":
+        ship(options.name, options.run or f"runs/{options.name}")
+    else:
+        gallery()
+
+
+if __name__ == "__main__":
+    main()

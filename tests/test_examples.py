@@ -91,13 +91,14 @@ def test_own_parts_through_every_command(tmp_path):
 
 @pytest.mark.slow
 def test_own_images_from_a_folder_of_pictures_to_what_is_handed_on(tmp_path):
-    """The rehearsal of the script: at most fifteen commands, with options that the README names."""
+    """The rehearsal of the script: at most fifteen commands, with options that the page of commands
+    names."""
     script = (ROOT / "examples" / "own_images.sh").read_text()
     commands = [line for line in script.splitlines() if re.search(r"^(test|overtone|\()", line)]
     assert len(commands) <= 15
-    readme = (ROOT / "README.md").read_text()
+    page = (ROOT / "docs" / "commands.md").read_text()
     options = set(re.findall(r"--[a-z.-]+", script))
-    assert {option for option in options if not re.search(rf"{option}(?![\w.-])", readme)} == set()
+    assert {option for option in options if not re.search(rf"{option}(?![\w.-])", page)} == set()
 
     pictures = write_pictures(tmp_path / "pictures", 40)
     command = ["sh", str(ROOT / "examples" / "own_images.sh"), str(pictures), "64"]

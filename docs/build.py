@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from overtone import storage
 from overtone.cli.app import main as overtone
 from overtone.metrics.scores import measures
@@ -25,6 +27,8 @@ from overtone.pipelines.card import SAMPLES_FILE
 DOCS = Path(__file__).resolve().parent
 MODELS = DOCS.parent / "models"
 SCORES_FILE = "scores.json"
+WIDE = 700
+"""pixels of the gallery's pictures, about"""
 SHOWN = ("frechet_distance", "class_accuracy", "precision", "recall")
 
 
@@ -151,7 +155,7 @@ def gallery() -> None:
         folder = MODELS / name
         if (folder / SAMPLES_FILE).exists():
             picture = f"images/gallery-{name}.png"
-            shutil.copy(folder / SAMPLES_FILE, DOCS / picture)
+            _enlarged(folder / SAMPLES_FILE).save(DOCS / picture)
             lines += _entry(name, shipped, picture, storage.read_json(folder / SCORES_FILE, dict))
     (DOCS / "gallery.md").write_text("\n".join(lines) + "\n")
 
@@ -167,6 +171,15 @@ compare with each other and not with published FIDs.
 This page and its pictures are made by `python docs/build.py gallery`, and a model by
 `python docs/build.py ship NAME`, from its run.
 """
+
+
+def _enlarged(file: Path) -> Image.Image:
+    """A picture with each pixel as many as make it about `WIDE` wide."""
+    with Image.open(file) as picture:
+        factor = max(1, WIDE // picture.width)
+        return picture.convert("RGB").resize(
+            (factor * picture.width, factor * picture.height), Image.Resampling.NEAREST
+        )
 
 
 def _entry(name: str, shipped: Shipped, picture: str, report: dict[str, Any]) -> list[str]:

@@ -13,7 +13,6 @@ from PIL import Image
 import overtone
 from overtone.cli.app import main
 from pages import PAGES, ROOT, Code, code_of, commands_of
-from test_fitting import write as write_pictures
 
 SKIPPED = {
     r"^(make|pip|git|hf) ": "what the other tests stand on, or what publishes",
@@ -33,7 +32,8 @@ SIZES = {
     "diffit-ffhq64": "--network.widths 32 32 32 32 --network.num-cells 1 1 1 1"
     " --network.token-width 32",
     "diffit-fashion-mnist": "--network.widths 32 32 32 --network.num-cells 1 1 1",
-    "relay-images": "--network.widths 16 16 16 32 --resolution 64",
+    "relay-images": "--network.widths 32 32 32 32 --resolution 64",
+    "relay-glyphs": "--network.widths 32 32 32 32",
 }
 """Smaller networks of recipes whose own would take minutes."""
 FEWER = {
@@ -118,11 +118,21 @@ def is_skipped(words):
     return any(reason and re.search(pattern, text) for pattern, reason in SKIPPED.items())
 
 
+def write_pictures(folder):
+    """Forty pictures of 80 x 72 px in two classes."""
+    generator = np.random.default_rng(0)
+    for number in range(40):
+        small = Image.fromarray(generator.integers(0, 256, (9, 10, 3), np.uint8))
+        file = folder / "AB"[number % 2] / f"{number:03}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        small.resize((80, 72), Image.Resampling.BILINEAR).save(file)
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
     """The runs, models and pictures that pages name, each trained for seconds."""
     folder = tmp_path_factory.mktemp("world")
-    write_pictures(folder / "pictures", 40)
+    write_pictures(folder / "pictures")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("HOME", str(folder))

@@ -91,8 +91,8 @@ SHIPPED = {
         "A relay of two stages: 16 px from noise, and 64 px from there by blur and block noise.",
         "relay.md",
         ("train relay-glyphs-16", "train relay-glyphs"),
-        "--evaluations 24 --search-images 64 --check-images 64 --iterations 120 --batch-size 16"
-        " --trials 20",
+        "--evaluations 24 --search-images 48 --check-images 48 --iterations 80 --batch-size 16"
+        " --trials 10",
         "--evaluations 24",
         "0-519",
         "--seeds 0-51 --columns 26",

@@ -1,4 +1,5 @@
-"""From nothing to pictures: train DiffiT on handwritten digits and show what came of it.
+"""From nothing to pictures: train DiffiT on handwritten digits, show what came of it, and show the
+models of the repository, one of each system, beside it.
 
     python examples/demo.py          (or `make demo`, which installs first)
 
@@ -13,6 +14,7 @@ import io
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"
@@ -30,13 +32,21 @@ from overtone.metrics.scores import measures  # noqa: E402
 from overtone.pipelines import Pipeline, Request  # noqa: E402
 from overtone.pipelines.pictures import grid  # noqa: E402
 from overtone.runs import find_checkpoint, read_log  # noqa: E402
-from overtone.storage import new_directory, new_file, write_json  # noqa: E402
+from overtone.storage import new_directory, new_file, read_json, write_json  # noqa: E402
 from overtone.training.classifier import classifier_of  # noqa: E402
 from overtone.training.loop import Trainer  # noqa: E402
 from overtone.training.recipes import find_recipe  # noqa: E402
 
 SAMPLES = range(500)
 GUIDANCE = 1.5
+MODELS = Path(__file__).resolve().parent.parent / "models"
+SYSTEMS = {
+    "diffit-fashion-mnist": "DiffiT, whose attention depends on the time",
+    "relay-glyphs": "RDM, a relay from 16 to 64 px",
+    "meme-digits": "MEME, four experts for four intervals of noise",
+    "dsno-digits": "DSNO, one evaluation an image",
+}
+"""The models of the repository that the page shows."""
 
 
 def main() -> None:
@@ -45,12 +55,12 @@ def main() -> None:
     recipe = find_recipe("diffit-digits")
     data, test = open_data("builtin:digits", 8, 1), held_out("builtin:digits", 8, 1)
 
-    console.rule("1 of 4: the classifier that judges")
+    console.rule("1 of 5: the classifier that judges")
     evaluation = Evaluation(classifier_of("builtin:digits", 8, 1), data, test)
     assert test is not None
     console.print(f"class accuracy {evaluation.accuracy:.1%} on {len(test)} test digits")
 
-    console.rule("2 of 4: samples before training")
+    console.rule("2 of 5: samples before training")
     trainer = Trainer.of(recipe)
     if not (DEMO / "untrained").exists():
         with new_directory(DEMO / "untrained") as folder:
@@ -58,16 +68,18 @@ def main() -> None:
     before = evaluate(evaluation, load_pipeline(DEMO / "untrained"))
     console.print(f"Fréchet distance {before.frechet_distance:.3f}")
 
-    console.rule("3 of 4: training")
+    console.rule("3 of 5: training")
     progress = trainer.run(DEMO / "run")
     console.print(f"{progress.images:,} images in {progress.seconds:.0f} s")
 
-    console.rule("4 of 4: samples after training")
+    console.rule("4 of 5: samples after training")
     pipe = load_pipeline(find_checkpoint(DEMO / "run"))
     after = evaluate(evaluation, pipe)
+    console.rule("5 of 5: the models of the repository")
+    systems = [shown(name, title) for name, title in SYSTEMS.items() if (MODELS / name).exists()]
     seconds = time.time() - began
     write_json(DEMO / "scores.json", {"before": before.as_json(), "after": after.as_json()})
-    write_page(pipe, before, after, progress.seconds, seconds)
+    write_page(pipe, before, after, progress.seconds, seconds, systems)
     console.print(
         f"Fréchet distance {known(before, 'frechet_distance')} ->"
         f" {known(after, 'frechet_distance')}"
@@ -85,7 +97,12 @@ def evaluate(evaluation: Evaluation, pipe: Pipeline) -> Report:
 
 
 def write_page(
-    pipe: Pipeline, before: Report, after: Report, training: float, seconds: float
+    pipe: Pipeline,
+    before: Report,
+    after: Report,
+    training: float,
+    seconds: float,
+    systems: list[str],
 ) -> None:
     """demo/index.html, with its pictures inside."""
     data = open_data("builtin:digits", 8, 1)
@@ -123,9 +140,37 @@ def write_page(
         guidance=GUIDANCE,
         images=after.images,
         extractor=f"{after.extractor}, weights {after.extractor_digest}",
+        systems="".join(systems),
     )
     with new_file(DEMO / "index.html") as file:
         file.write_text(page)
+
+
+def shown(name: str, title: str) -> str:
+    """A model of the repository: samples made now, and the scores that it came with."""
+    pipe = load_pipeline(MODELS / name)
+    report = read_json(MODELS / name / "scores.json", dict)
+    evaluations = report["made_with"]["evaluations"]
+    request = Request(range(52 if pipe.num_classes == 26 else 60), batch_size=60)
+    if pipe.budgets:  # samplers fitted to so many evaluations
+        request = replace(request, evaluations=round(evaluations))
+    next(pipe.stream(replace(request, seeds=(0,))))
+    began = time.perf_counter()
+    images = next(pipe.stream(request)).images
+    taken = 1000 * (time.perf_counter() - began) / len(images)
+    scores = []
+    for score in ("frechet_distance", "class_accuracy"):
+        measure, (low, high) = measures()[score], report["intervals"][score]
+        ends = f"{measure.shown(low)} to {measure.shown(high)}"
+        scores.append(f"{measure.title} {measure.shown(report[score])} ({ends})")
+    picture = embedded(grid(images, 13 if len(images) == 52 else 10))
+    return (
+        f'<figure><img class="pixels" src="{picture}" alt="Samples of {name}">'
+        f"<figcaption><b>{html.escape(title)}</b>:"
+        f" <code>models/{name}</code>, seeds 0 to {len(images) - 1}, {evaluations:g} evaluations"
+        f" and {taken:.1f} ms an image on this machine; {', '.join(scores)} of"
+        f" {report['images']:,} images.</figcaption></figure>"
+    )
 
 
 def known(report: Report, name: str) -> str:
@@ -157,23 +202,30 @@ td, th {{ padding: .3em 1.2em .3em 0; text-align: left; border-bottom: 1px solid
 <p>A DiffiT U-Net of {parameters} M parameters, trained from nothing on 1,500 handwritten digits
 in {training} minutes on this machine; {minutes} minutes from the command to this page.
 <div class="row">
-<figure><img class="pixels" src="{samples}" alt=""><figcaption>Samples, one class a column,
+<figure><img class="pixels" src="{samples}" alt="Samples"
+><figcaption>Samples, one class a column,
 guidance {guidance}, seeds 0 to 79</figcaption></figure>
-<figure><img class="pixels" src="{real}" alt=""><figcaption>Real images</figcaption></figure>
+<figure><img class="pixels" src="{real}" alt="Real digits"
+><figcaption>Real images</figcaption></figure>
 </div>
 <h2>From noise to image</h2>
-<figure><img class="pixels" src="{path}" alt=""><figcaption>Six samples at ten of their eighteen
+<figure><img class="pixels" src="{path}" 
+alt="Six samples on their way from noise to image"><figcaption>Six samples at ten of their eighteen
 steps, from sigma = 10 on, scaled to the variance of the data</figcaption></figure>
 <h2>How good they are</h2>
 <table><tr><th>score (95 % interval)<th>before training<th>after<th>real images{table}</table>
 <p>{images} samples (seeds 0 to 499, guidance {guidance}, 18 steps) against 1,500 real images,
 on the features of a {extractor}.
 <div class="row">
-<figure><img style="width:100%" src="{curve}" alt=""><figcaption>Training
+<figure><img style="width:100%" src="{curve}" alt="Loss against images seen"><figcaption>Training
 curve</figcaption></figure>
-<figure><img class="pixels" src="{noise}" alt=""><figcaption>Samples before
+<figure><img class="pixels" src="{noise}" alt="Noise"><figcaption>Samples before
 training</figcaption></figure>
 </div>
+<h2>The four systems</h2>
+<p>These models are in the repository. Their images were made just now, and are not chosen; their
+scores have 95 % intervals.
+<div class="row">{systems}</div>
 </html>
 """
 

@@ -209,7 +209,7 @@ guidance {guidance}, seeds 0 to 79</figcaption></figure>
 ><figcaption>Real images</figcaption></figure>
 </div>
 <h2>From noise to image</h2>
-<figure><img class="pixels" src="{path}" 
+<figure><img class="pixels" src="{path}"
 alt="Six samples on their way from noise to image"><figcaption>Six samples at ten of their eighteen
 steps, from sigma = 10 on, scaled to the variance of the data</figcaption></figure>
 <h2>How good they are</h2>

@@ -64,10 +64,10 @@ def cases() -> dict[str, Case]:
     )  # fmt: skip
     fashion = dataclasses.replace(fashion, count=20_000, steps=10, training=few)
     students = halve_digits()
-    longer = dataclasses.replace(students.training, total_images=80_000, lr_rampdown_images=75_000)
+    shorter = dataclasses.replace(students.training, total_images=45_000, lr_rampdown_images=40_000)
     return {
         "digits": Case(
-            digits, dataclasses.replace(students, training=longer), ("builtin:digits", 8, 1)
+            digits, dataclasses.replace(students, training=shorter), ("builtin:digits", 8, 1)
         ),
         "fashion": Case(fashion, halve_fashion_mnist(), ("fashion-mnist", 32, 1)),
     }

@@ -153,6 +153,7 @@ Tap = Annotated[int, within(-1000, 1000)]
 Degrees = Annotated[float, within(0, 180)]
 Workers = Annotated[int, within(0, 1024)]
 Threads = Annotated[int, within(0, 1024)]
+Port = Annotated[int, within(0, 65_535)]
 
 
 def must_be(name: str) -> str:

@@ -24,6 +24,7 @@ COMMANDS = {
     "replay": "Make an image again from its receipt, and compare the two.",
     "edit": "Change a picture of your own by a model: all of it, or where a mask leaves it free.",
     "upscale": "Enlarge pictures of your own, of any size, by a relay's second stage.",
+    "studio": "Show models in a browser: images on their way from noise, live.",
     "info": "Show what a directory holds: a run, a pipeline or a network.",
     "data": "Look at a data set, encode its latents, or compute its statistics.",
     "ema": "Make averages (EMA) of a run's weights, of any length, after training, and score them.",

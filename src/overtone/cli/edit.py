@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -106,28 +106,13 @@ def _digest(picture: Image, channels: int) -> str:
     return digest_of_pixels(pixels_of([picture], channels)[0])
 
 
-def picture_in(path: Path) -> Image:
-    """The picture in a file, upright. Raises `OvertoneError` for a file that holds none."""
-    from PIL import ImageOps
-
-    from overtone.data.reading import open_image
-    from overtone.regular import open_regular
-
-    try:
-        with open_regular(path) as file:
-            picture: Any = ImageOps.exif_transpose(open_image(file))
-            picture.load()
-            return picture
-    except Exception as error:  # damaged files make Pillow raise almost anything
-        reason = str(error).strip().splitlines()
-        raise OvertoneError(f"{path} can't be read ({(reason or ['no image'])[0]}).") from None
-
-
 def opened_picture(path: Path, resolution: int | tuple[int, int], fit: bool) -> Image:
     """A picture from a file, of the model's size."""
     from PIL import Image, ImageOps
 
-    picture = picture_in(path)
+    from overtone.pipelines.pictures import read_picture
+
+    picture = read_picture(path)
     size = sides(resolution)[::-1]
     if fit:
         return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)

@@ -205,11 +205,11 @@ def _places(files: Mapping[Path, Path], out: Path) -> list[Path]:
 
 def _opened(file: Path, background: str, channels: int) -> tuple[Any, Sequence[str]]:
     """A picture from a file, in the colours of the model, and what was done to it for that."""
-    from overtone.cli.edit import picture_in
     from overtone.data.converting import to_mode
+    from overtone.pipelines.pictures import read_picture
 
     try:
-        return to_mode(picture_in(file), "L" if channels == 1 else "RGB", background)
+        return to_mode(read_picture(file), "L" if channels == 1 else "RGB", background)
     except ValueError as error:
         raise OvertoneError(f"{file} can't be read ({error}).") from None
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from overtone.data.converting import to_mode
+from overtone.data.converting import MOST_PIXELS, to_mode
 from overtone.data.images import Pixels
+from overtone.data.reading import open_image
 from overtone.errors import OvertoneError, unknown
+from overtone.regular import open_regular
 
 FINISHES = {
     "relay-imagenet": ((ImageEnhance.Brightness, 1.06),),
@@ -22,6 +26,26 @@ FINISHES = {
     ),
 }
 """What the published generators of relay diffusion do to finished images before they save them."""
+
+
+def read_picture(path: Path, name: str | None = None, most: int = MOST_PIXELS) -> Image.Image:
+    """The picture in a file, upright. Raises `OvertoneError`, which names it `name`, for a file
+    that holds none, and for one of more than `most` pixels, before it is decoded."""
+    try:
+        with open_regular(path) as file:
+            stored = open_image(file)
+            if stored.width * stored.height > most:
+                raise ValueError(
+                    f"{stored.width:,} x {stored.height:,} pixels, and {most:,} are the most"
+                )
+            picture: Any = ImageOps.exif_transpose(stored)
+            picture.load()
+            return picture
+    except Exception as error:  # damaged files make Pillow raise almost anything
+        reason = str(error).strip().splitlines()
+        raise OvertoneError(
+            f"{name or path} can't be read ({(reason or ['no image'])[0]})."
+        ) from None
 
 
 def to_pil(image: Tensor) -> Image.Image:

@@ -1,0 +1,49 @@
+"""`overtone studio` shows models in a browser: images on their way from noise, live.
+
+    overtone studio                                    the models in models/ and runs/
+    overtone studio runs/digits you/cats --port 8000   these: saved, runs, of the Hub, diffusers'
+
+Only this machine can open the page unless --host says otherwise. It needs the extra studio.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from overtone.cli.options import parse
+from overtone.errors import plain
+from overtone.ranges import Port
+from overtone.studio.limits import Limits
+
+
+@dataclass(frozen=True)
+class Options:
+    models: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Saved pipelines, runs, repositories of the Hub, or diffusers pipelines. If left out, they are
+    those in models/ and runs/. Visitors can open no others."""
+    host: str = "127.0.0.1"
+    """The address that the studio listens at. 127.0.0.1 is this machine alone; 0.0.0.0 lets
+    everyone in who can reach it."""
+    port: Port = 7860
+    """The port that the studio listens at; 0 takes any that is free."""
+    limits: Annotated[Limits, tyro.conf.arg(name="most")] = field(default_factory=Limits)
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse(Options, "studio", __doc__, arguments)
+    from overtone.cli.model import open_model
+    from overtone.studio.serve import serve
+    from overtone.studio.shelf import Shelf, models_here
+
+    names = options.models or models_here()
+    shelf = Shelf(names, open_model, options.limits.loaded)
+
+    def opened(address: str) -> None:
+        print(plain(f"Open {address} in a browser. Ctrl-C ends the studio."), file=sys.stderr)
+
+    serve(shelf, options.limits, options.host, options.port, opened)

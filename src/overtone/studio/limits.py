@@ -1,0 +1,32 @@
+"""What a visitor of the studio may ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from overtone.ranges import Count, Positive, check_fields
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that one request may cost, and all together may hold."""
+
+    images: Count = 64
+    """The most images of a request."""
+    pixels: Count = 2**22
+    """The most pixels of a request's images together, and of a picture that is uploaded."""
+    evaluations: Count = 256
+    """The most function evaluations of an image."""
+    seconds: Positive = 120.0
+    """The most seconds that a request computes. What is there by then is shown."""
+    upload: Count = 2**23
+    """The most bytes of an uploaded file."""
+    waiting: Count = 256
+    """The most requests that wait for their turn. One is computed at a time."""
+    loaded: Count = 3
+    """The most models that are in memory at a time."""
+    disk: Count = 2**28
+    """The most bytes that the pictures of all visitors take on the disk. The oldest are removed."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)

@@ -1,0 +1,120 @@
+"""The page on which a receipt is replayed."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import gradio as gr
+import torch
+
+from overtone.data.images import Pixels
+from overtone.errors import OvertoneError
+from overtone.networks.network import digest_of
+from overtone.pipelines.evaluations import evaluations_of
+from overtone.pipelines.known import weights_of
+from overtone.pipelines.load import public_model
+from overtone.pipelines.pipeline import Pipeline
+from overtone.pipelines.receipt import Receipt
+from overtone.pipelines.receipt_files import kept_image, read_receipt
+from overtone.pipelines.replay import Replayer
+from overtone.pipelines.request import Request
+from overtone.pipelines.seeds import seeds_of
+from overtone.studio.draw import picture_of
+from overtone.studio.form import TURN
+from overtone.studio.studio import Studio
+from overtone.studio.telling import told
+from overtone.studio.wish import Wish
+
+MOST = 16
+"""images of a grid that are made again"""
+
+
+def page(studio: Studio) -> None:
+    gr.Markdown(
+        "Every picture that Overtone makes says how it was made. Drop one here, and it is made"
+        " again and compared."
+    )
+    with gr.Row():
+        with gr.Column(min_width=300):
+            file = gr.File(label="A picture with a receipt", file_types=[".png", ".json"])
+            button = gr.Button("Make it again", variant="primary")
+        with gr.Column(min_width=300):
+            again = gr.HTML("")
+            said = gr.Markdown("", elem_id="replayed")
+
+    def replay(path: str | None) -> tuple[str, str]:
+        images, words = replayed(studio, path)
+        return studio.shown(picture_of(images), words[0]), "\n\n".join(words)
+
+    button.click(told(replay), file, [again, said], concurrency_id=TURN, api_visibility="private")
+
+
+def replayed(studio: Studio, path: str | None) -> tuple[Pixels, list[str]]:
+    """The images of a receipt made again, and what is to be said of them. Raises `OvertoneError`
+    for a file without one, for images of other models, and for what is beyond the limits."""
+    if path is None:
+        raise OvertoneError("Choose a picture first.")
+    file = Path(path)
+    if file.stat().st_size > studio.limits.upload:
+        raise OvertoneError(f"A file has at most {studio.limits.upload:,} bytes here.")
+    try:
+        receipt = _modest(read_receipt(file))
+    except OvertoneError as error:
+        raise OvertoneError(str(error).replace(path, "the file")) from None
+    if receipt.edit is not None:
+        raise OvertoneError(
+            "This image was made from a picture, which the receipt does not hold: overtone replay"
+            " takes both."
+        )
+    name = _model_of(studio, receipt)
+    pipe = _own(studio.shelf[name])
+    seeds = [receipt.seed] if receipt.seed is not None else seeds_of(receipt.seeds)
+    batch, labels = receipt.batch_of(seeds[0])
+    Wish(min(batch), len(batch)).request(pipe, studio.limits)
+    replayer = Replayer(pipe, receipt)
+    taken = evaluations_of(pipe, Request(batch[:1], labels[:1] if labels else None))
+    if taken > studio.limits.evaluations:
+        raise OvertoneError(
+            f"The image took {taken:g} function evaluations, and {studio.limits.evaluations} are"
+            " the most here."
+        )
+    replays = []
+    for seed in seeds[:MOST]:
+        kept = kept_image(file, receipt, seed, pipe.resolution, pipe.channels)
+        replays.append(replayer.of(seed, kept))
+    equal = sum(bool(made.equal) for made in replays)
+    near = sum(made.succeeded for made in replays)
+    words = [
+        f"{name}: {equal} of {len(replays)} images are the very same, and {near} are within one"
+        " grey level."
+    ]
+    words += [f"It differs: {difference}." for difference in replayer.differences]
+    return torch.stack([made.image for made in replays]), words
+
+
+def _own(pipe: Pipeline) -> Pipeline:
+    """A copy of a model, so that what a replay sets up is not there for other visitors."""
+    own = copy.copy(pipe)
+    if own.start.pipeline is not None:
+        own.first = copy.copy(own.start.pipeline)
+    return own
+
+
+def _modest(receipt: Receipt) -> Receipt:
+    """The receipt without what would cost the studio's machine more than the image is worth."""
+    threads = min(receipt.environment.threads, os.cpu_count() or 1)
+    environment = replace(receipt.environment, threads=threads)
+    return replace(receipt, environment=environment, compile=False)
+
+
+def _model_of(studio: Studio, receipt: Receipt) -> str:
+    """The model here that has the receipt's weights."""
+    wanted = weights_of(receipt.account)
+    names = studio.shelf.names
+    for name in sorted(names, key=lambda name: public_model(name) != receipt.model):
+        if digest_of(studio.shelf[name].network) == wanted:
+            return name
+    raise OvertoneError("None of the models here made this picture.")

@@ -1,0 +1,145 @@
+"""The studio's server: what it answers, to whom, and how much it takes in."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from overtone.errors import OvertoneError
+from overtone.studio.limits import Limits
+from overtone.studio.scratch import Scratch
+from overtone.studio.shelf import Shelf
+
+BODY = 2**20
+"""bytes that a request may have beside an uploaded file"""
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+
+
+class Bounded:
+    """An ASGI application that reads no more of a request than is allowed, and takes no upload
+    where the disk that is set aside is full."""
+
+    def __init__(self, app: Any, limits: Limits, folder: Path) -> None:
+        self.app, self.limits, self.folder = app, limits, folder
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        uploads = scope["path"].endswith("/upload")
+        most = BODY + (self.limits.upload if uploads else 0)
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > most:
+            await _drained(receive, 8 * most)
+            await _refused(send, 413, f"A request has at most {most:,} bytes here.")
+            return
+        if uploads and _size(self.folder) > self.limits.disk:
+            await _drained(receive, most)
+            await _refused(send, 507, "There is no more room for pictures: try in ten minutes.")
+            return
+        taken = 0
+
+        async def bounded() -> Any:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > most:  # of a request that does not say how long it is
+                return {"type": "http.disconnect"}
+            return message
+
+        await self.app(scope, bounded, send)
+
+
+async def _drained(receive: Any, most: int) -> None:
+    """Read on, and keep nothing: who is still sending does not hear an answer."""
+    taken, more = 0, True
+    while more and taken < most:
+        message = await receive()
+        taken += len(message.get("body", b""))
+        more = message.get("more_body", False)
+
+
+async def _refused(send: Any, status: int, words: str) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": words.encode()})
+
+
+def _size(folder: Path) -> int:
+    sizes = 0
+    for file in folder.rglob("*"):
+        try:
+            sizes += file.stat().st_size
+        except OSError:  # removed meanwhile
+            continue
+    return sizes
+
+
+def application(shelf: Shelf, limits: Limits, folder: Path, hosts: Iterable[str]) -> Any:
+    """The ASGI application. `folder` is the only one whose files are served; `hosts` are the names
+    that a browser may know it by, so that no other page can talk to it in a visitor's name."""
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    import gradio as gr
+    from fastapi import FastAPI
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    from overtone.studio.page import MENDED, STYLE, page_of, theme
+    from overtone.studio.studio import Studio
+
+    page = page_of(Studio(shelf, limits, Scratch(folder / "made", limits.disk)))
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = gr.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        allowed_paths=[str(folder / "made")],
+        show_error=False,
+        max_file_size=limits.upload,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        theme=theme(),
+        css=STYLE,
+        head=MENDED,
+    )
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    return Bounded(app, limits, folder)
+
+
+def serve(shelf: Shelf, limits: Limits, host: str, port: int, opened: Any = print) -> None:
+    """Answer until Ctrl-C. `opened` is told the address."""
+    try:
+        import gradio  # noqa: F401
+        import uvicorn
+    except ImportError:
+        raise OvertoneError(
+            "the studio needs gradio: pip install -c constraints.txt '.[studio]'"
+        ) from None
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with (
+        socket.socket(family) as listening,
+        tempfile.TemporaryDirectory(prefix="overtone-studio-") as folder,
+    ):
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, port))
+        except OSError as error:
+            raise OvertoneError(
+                f"{host}, port {port}: {error.strerror or error}. Another program may have it:"
+                " choose another --port, or 0 for any that is free."
+            ) from None
+        hosts = ["*"] if host not in LOOPBACK else LOOPBACK
+        app = application(shelf, limits, Path(folder), hosts)
+        shown = f"[{host}]" if ":" in host else host
+        opened(f"http://{shown}:{listening.getsockname()[1]}")
+        config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=30)
+        uvicorn.Server(config).run(sockets=[listening])

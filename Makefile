@@ -2,7 +2,7 @@
 # make check   format, lint, types, import rule, fast tests: minutes
 # make test    all tests but those of make soak: half an hour on two cores of a server, or an hour
 # make soak    what takes long: many kills, long lists, wrong formulas (make mutants alone)
-# make site    the documentation, into site/
+# make site    the documentation, into site/, with a model that runs in the browser (from npm: onnxruntime-web)
 # make bench   speed beside other libraries, into benchmarks/results
 # make clean   removes what the others made
 
@@ -37,7 +37,7 @@ check: .venv/developing
 	$(PYTEST)
 
 site: .venv/developing
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q -d site
+	OVERTONE_LIVE=1 NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q -d site
 
 bench: .venv/developing
 	$(BIN)/overtone bench --out benchmarks/results

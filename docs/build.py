@@ -102,7 +102,7 @@ SHIPPED = {
         "The latent transformer, in the latents of a small VAE.",
         "latent.md",
         ("train vae-glyphs", "train diffit-latent-glyphs"),
-        "--evaluations 24",
+        "--evaluations 24 --search-images 128 --check-images 128 --iterations 60 --trials 10",
         "--evaluations 24",
         "0-519",
         "--seeds 0-51 --columns 26",

@@ -12,40 +12,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+from browser import WIDE, chromium, opened  # noqa: F401
 from pipeline_kinds import kinds_of_pipelines
 from served import served
 from test_studio import a_relay, an_operator
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-WIDE, NARROW = (1280, 1000), (390, 844)
+NARROW = (390, 844)
 WAIT = 60
 FIELDS = "input, textarea"
 SERIOUS = ("serious", "critical")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    """The browser and its driver, installed from Debian's packages where they are missing."""
-    names = ("chromium", "chromedriver")
-    if not all(map(shutil.which, names)):
-        if shutil.which("apt-get") is None or os.geteuid() != 0:
-            pytest.skip("Chromium and its driver are not here, and can't be installed")
-        install = ["apt-get", "install", "-y", "-q", "chromium", "chromium-driver"]
-        subprocess.run(["apt-get", "update", "-q"], check=False, capture_output=True)
-        if subprocess.run(install, check=False, capture_output=True).returncode:
-            pytest.skip("Debian's packages are out of reach")
-    return tuple(map(shutil.which, names))
 
 
 @pytest.fixture(scope="module")
@@ -152,14 +134,8 @@ class Page:
 
 
 @pytest.fixture(params=[WIDE, NARROW], ids=["wide", "narrow"])
-def page(request, chromium, address):
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium[0]
-    for flag in (*FLAGS, f"--window-size={request.param[0]},{request.param[1]}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(chromium[1])
-    browser = webdriver.Chrome(options=options, service=service)
+def page(request, chromium, address):  # noqa: F811
+    browser = opened(chromium, request.param)
     if request.param == NARROW:
         browser.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
@@ -311,7 +287,7 @@ def test_nothing_serious_is_in_the_way_of_anybody(page, axe):
         assert bad == [], tab
 
 
-def test_two_visitors_have_their_own_pictures(page, chromium, address):
+def test_two_visitors_have_their_own_pictures(page, address):
     window = page.browser.current_window_handle
     page.browser.switch_to.new_window("tab")
     other = Page(page.browser, address)

@@ -39,6 +39,8 @@ class Options:
     """The number of function evaluations an image. The script samples by the sampler that was
     fitted for exactly so many (overtone fit), or else by the model's own with as many steps as they
     allow."""
+    whole: bool = False
+    """Write an operator's states at all times, the image last, in the place of the image alone."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -58,6 +60,7 @@ def main(arguments: Sequence[str]) -> None:
         options.formats,
         steps=options.steps,
         evaluations=options.evaluations,
+        whole=options.whole,
         told=lambda line: print(line, file=sys.stderr),
     )
     does = "sample.py SEED CLASS samples"

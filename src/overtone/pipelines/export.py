@@ -37,6 +37,7 @@ from torch._dynamo.exc import UserError
 from overtone import storage
 from overtone.errors import OvertoneError
 from overtone.pipelines.request import Request
+from overtone.processes.vp_frame import to_vp
 from overtone.registry import said
 from overtone.samplers.estimates import MULTISTEP
 from overtone.sizes import sides
@@ -60,10 +61,11 @@ class _Network(nn.Module):
 
 
 class _Operator(nn.Module):
-    """Noise of variance 1 to images, all that an operator does."""
+    """Noise of variance 1 to images, all that an operator does; or to all its states."""
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Any, whole: bool = False) -> None:
         super().__init__()
+        self.whole = whole
         self.model = pipe.denoiser
         self.vae = pipe.vae
         self.levels = tuple(pipe.sampler.levels)
@@ -71,6 +73,9 @@ class _Operator(nn.Module):
 
     def forward(self, noise: Tensor, class_labels: Tensor | None = None) -> Tensor:
         first, *levels = self.levels
+        if self.whole:
+            states = self.model.solve(first * noise, first, levels, class_labels)
+            return torch.stack([to_vp(x, s) for x, s in zip(states, levels, strict=True)], dim=1)
         (x,) = self.model.solve(first * noise, first, levels, class_labels, last_only=True)
         return x if self.vae is None else _decoded(self.vae, x)
 
@@ -98,6 +103,7 @@ def export(
     *,
     steps: int | None = None,
     evaluations: int | None = None,
+    whole: bool = False,
     told: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Write a pipeline for use without Overtone; the directory appears whole or not at all.
@@ -107,6 +113,8 @@ def export(
         steps: noise levels; the sampler's own number if left out. An extrapolated estimate
             (`two_step`) takes the place of an averaged one, at the same levels.
         evaluations: the sampler that was fitted for as many, in the place of the model's own.
+        whole: of an operator, all states (batch, times, channels, height, width) in the
+            variance-preserving frame, the image last, in the place of the images.
         told: is given a sentence on each part.
 
     Raises `OvertoneError` for what can't be exported: a sampler that is no solver of an ODE, a
@@ -126,6 +134,8 @@ def export(
                 f"the scripts of an export know two processes, and not a {stage.process.kind}:"
                 " white noise, and a relay's blur."
             )
+    if whole and (not pipe.sampler.is_operator or pipe.vae is not None):
+        raise OvertoneError("only an operator of pixels has all its states in one file.")
     own = _plain(pipe)
     if evaluations is not None:
         request = pipe.settled(Request((0,), steps=steps, evaluations=evaluations))
@@ -133,7 +143,7 @@ def export(
         if request.first_sampler is not None:
             own.start.pipeline.sampler = request.first_sampler
     with storage.new_directory(folder) as temporary:
-        _export_into(own, temporary, formats, steps, told)
+        _export_into(own, temporary, formats, steps, told, whole)
 
 
 def _plain(pipe: Any) -> Any:
@@ -144,7 +154,12 @@ def _plain(pipe: Any) -> Any:
 
 
 def _export_into(
-    pipe: Any, folder: Path, formats: Sequence[Format], steps: int | None, told: Callable
+    pipe: Any,
+    folder: Path,
+    formats: Sequence[Format],
+    steps: int | None,
+    told: Callable,
+    whole: bool = False,
 ) -> None:
     config, suffix = pipe.network.config, SUFFIXES[formats[0]]
     shape = (config.channels, *sides(config.resolution))
@@ -160,7 +175,7 @@ def _export_into(
     noise, labels = torch.randn(3, *shape), torch.zeros(3, dtype=torch.int64)
     given = (noise, labels) if pipe.num_classes else (noise,)
     if pipe.sampler.is_operator:
-        _write_program(_Operator(pipe).eval(), given, folder / "operator", formats, told)
+        _write_program(_Operator(pipe, whole).eval(), given, folder / "operator", formats, told)
         model["last"] = f"operator.{suffix}"
     else:
         networks = list(pipe.network.experts or [pipe.network])

@@ -39,7 +39,8 @@ def sample(noise, *labels):
         past = [c_skip * x + c_out * out[0], *past]
         x = (1 - gamma) * np.tensordot(np.float32(step["estimate"]), past, 1) + gamma * x
     asked = () if MODEL["steps"] else labels  # an operator is told the class, a decoder is not
-    return program(MODEL["last"])(x, *asked) if MODEL["last"] else x
+    out = program(MODEL["last"])(x, *asked) if MODEL["last"] else x
+    return out[:, -1] if out.ndim == 5 else out  # of all states of an operator the image
 
 
 if __name__ == "__main__":

@@ -214,6 +214,15 @@ def test_an_operator_is_one_file(kind, tmp_path):
     script = opened(tmp_path / "it").sample(noise.numpy(), labels.numpy())
     assert np.abs(script - last.x.numpy()).max() < 1e-4 * max(1, float(last.x.abs().max()))
     assert _Operator(pipe).levels == (80.0, 1.0, 0.0)
+    export(pipe, tmp_path / "all", ("onnx",), whole=True)
+    states = pipe.trajectory([1, 2, 3, 4], labels.tolist())
+    made = ran(tmp_path / "all" / "operator.onnx", noise, labels)
+    assert made.shape == states.shape == (4, 2, 1, 8, 8)
+    assert (made - states).abs().max() < 1e-4 * max(1, float(states.abs().max()))
+    script = opened(tmp_path / "all").sample(noise.numpy(), labels.numpy())
+    assert np.abs(script - last.x.numpy()).max() < 1e-4 * max(1, float(last.x.abs().max()))
+    with pytest.raises(OvertoneError, match="only an operator"):
+        export(pixels_of(TINY_DIFFIT), tmp_path / "none", ("onnx",), whole=True)
 
 
 def test_a_relay_enlarges_by_its_script(tmp_path):

@@ -95,17 +95,20 @@ SHIPPED = {
         " --trials 10",
         "--evaluations 24",
         "0-519",
-        "--seeds 0-51 --columns 26",
+        "--seeds 0-51",
     ),
     "diffit-latent-glyphs": Shipped(
         "Latent DiffiT: letters at 16 px",
         "The latent transformer, in the latents of a small VAE.",
         "latent.md",
-        ("train vae-glyphs", "train diffit-latent-glyphs"),
+        (
+            "train vae-glyphs",
+            "train diffit-latent-glyphs --network.width 192 --network.heads 6",
+        ),
         "--evaluations 24 --search-images 128 --check-images 128 --iterations 60 --trials 10",
         "--evaluations 24",
         "0-519",
-        "--seeds 0-51 --columns 26",
+        "--seeds 0-51",
     ),
     "diffit-fashion-mnist": Shipped(
         "DiffiT: Fashion-MNIST",

@@ -27,7 +27,7 @@ from overtone.pipelines.card import SAMPLES_FILE
 DOCS = Path(__file__).resolve().parent
 MODELS = DOCS.parent / "models"
 SCORES_FILE = "scores.json"
-WIDE = 700
+WIDE = 900
 """pixels of the gallery's pictures, about"""
 SHOWN = ("frechet_distance", "class_accuracy", "precision", "recall")
 
@@ -76,9 +76,10 @@ SHIPPED = {
         "Four experts, each for an interval of noise levels, each of its own ratio of convolution"
         " to attention.",
         "meme.md",
-        ("train meme-digits",),
-        "--guidance --evaluations 14",
-        "--evaluations 14",
+        ("train meme-digits --network.widths 48 48",),
+        "--evaluations 14 --guidance-scale 1.5 --search-images 256 --check-images 256"
+        " --iterations 100 --trials 20",
+        "--evaluations 14 --guidance-scale 1.5",
     ),
     "dsno-digits": Shipped(
         "DSNO: digits in one evaluation",

@@ -68,11 +68,17 @@ def test_a_model_scores_what_its_card_says(folder):
     if pipe.data == "fashion-mnist" and not DEBIAN_FASHION.exists():
         pytest.skip("Fashion-MNIST is not on this machine")
     report = json.loads((folder / "scores.json").read_text())
-    where = pipe.data, pipe.image_resolution or pipe.resolution, pipe.image_channels
+    where = pipe.data, pipe.resolution, pipe.channels
     evaluation = Evaluation(classifier_of(*where), open_data(*where), held_out(*where))
-    evaluations = int(report["made_with"]["evaluations"]) if pipe.budgets else None
-    batches = pipe.stream(Request(range(IMAGES), evaluations=evaluations))
-    own = evaluation((batch.images, batch.class_labels) for batch in batches).extrapolated()
+    made_with = report["made_with"]
+    scale = (made_with["guidance"] or {}).get("scale", 1.0)
+    request = Request(
+        range(IMAGES),
+        evaluations=int(made_with["evaluations"]) if pipe.budgets else None,
+        guidance_scale=None if scale == pipe.guidance.scale else scale,
+    )
+    batches = ((batch.images, batch.class_labels) for batch in pipe.stream(request))
+    own = evaluation(batches, {"seeds": f"0-{IMAGES - 1}"}).extrapolated()
     for name in ("frechet_distance", "class_accuracy", "precision", "recall"):
         low, high = own.interval(name) or (own.value(name),) * 2
         bias = report["biases"].get(name, 0.0)

@@ -68,8 +68,9 @@ SHIPPED = {
         "The same network, trained on straight paths.",
         "flow.md",
         ("train flow-digits",),
-        "--guidance --evaluations 14",
-        "--evaluations 14",
+        "--evaluations 14 --guidance-scale 1.5 --search-images 256 --check-images 256"
+        " --iterations 100 --trials 20",
+        "--evaluations 14 --guidance-scale 1.5",
     ),
     "meme-digits": Shipped(
         "MEME: digits",

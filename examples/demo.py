@@ -26,7 +26,7 @@ from rich.console import Console  # noqa: E402
 from overtone import load_pipeline, open_data  # noqa: E402
 from overtone.analysis.plots import denoising_path, training_curve  # noqa: E402
 from overtone.data import held_out  # noqa: E402
-from overtone.errors import OvertoneError  # noqa: E402
+from overtone.errors import OvertoneError, counted  # noqa: E402
 from overtone.metrics import Evaluation, Report  # noqa: E402
 from overtone.metrics.scores import measures  # noqa: E402
 from overtone.pipelines import Pipeline, Request  # noqa: E402
@@ -154,6 +154,9 @@ def shown(name: str, title: str) -> str:
     request = Request(range(52 if pipe.num_classes == 26 else 60), batch_size=60)
     if pipe.budgets:  # samplers fitted to so many evaluations
         request = replace(request, evaluations=round(evaluations))
+    scale = report["made_with"]["guidance"].get("scale", 1.0)  # that of the scores
+    if scale != pipe.guidance.scale:
+        request = replace(request, guidance_scale=scale)
     next(pipe.stream(replace(request, seeds=(0,))))
     began = time.perf_counter()
     images = next(pipe.stream(request)).images
@@ -167,7 +170,8 @@ def shown(name: str, title: str) -> str:
     return (
         f'<figure><img class="pixels" src="{picture}" alt="Samples of {name}">'
         f"<figcaption><b>{html.escape(title)}</b>:"
-        f" <code>models/{name}</code>, seeds 0 to {len(images) - 1}, {evaluations:g} evaluations"
+        f" <code>models/{name}</code>, seeds 0 to {len(images) - 1},"
+        f" {counted(round(evaluations), 'evaluation')}"
         f" and {taken:.1f} ms an image on this machine; {', '.join(scores)} of"
         f" {report['images']:,} images.</figcaption></figure>"
     )

@@ -31,7 +31,7 @@ const start = async () => {
     said.textContent = "This browser has no WebAssembly, which the network is computed with.";
     return;
   }
-  said.textContent = "The network is being fetched: 6 MB, and 13 MB of WebAssembly.";
+  said.textContent = "The network is being fetched: 6 MB, and 14 MB of WebAssembly.";
   const ort = await import(new URL("ort.wasm.min.mjs", here));
   ort.env.wasm.wasmPaths = here.href;
   ort.env.wasm.numThreads = 1;

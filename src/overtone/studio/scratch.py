@@ -15,7 +15,7 @@ class Scratch:
     """Files by names that nobody guesses. The oldest go where all together would take more than
     `most` bytes, but for the `spared` newest."""
 
-    def __init__(self, folder: Path, most: int, spared: int = 256) -> None:
+    def __init__(self, folder: Path, most: int, spared: int = 80) -> None:
         self.folder, self._most, self._spared = folder, most, spared
         folder.mkdir(parents=True, exist_ok=True)
         self._files: deque[tuple[Path, int]] = deque()

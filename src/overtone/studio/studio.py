@@ -19,6 +19,7 @@ from overtone.pipelines.receipt import Receipts
 from overtone.pipelines.receipt_files import save_png
 from overtone.pipelines.request import Request
 from overtone.pipelines.sheets import sheet
+from overtone.sizes import sides
 from overtone.studio.limits import Limits
 from overtone.studio.scratch import Scratch
 from overtone.studio.shelf import Shelf
@@ -41,7 +42,7 @@ class Studio:
     def facts(self, model: str) -> str:
         """What is known of a model, in a line or two of Markdown."""
         pipe = self.shelf[model]
-        high, wide = (pipe.resolution,) * 2 if isinstance(pipe.resolution, int) else pipe.resolution
+        high, wide = sides(pipe.resolution)
         parameters = pipe.network.num_parameters / 1e6
         said = [f"{pipe.network.config.kind}, {parameters:.2f} M parameters, {wide} x {high} px."]
         if pipe.guidance.acts:

@@ -33,6 +33,7 @@ TORCHRUN = [
     sys.executable,
     "-m",
     "torch.distributed.run",
+    "--standalone",  # a free port: other tests run at the same time
     "--nproc-per-node",
     "2",
     "-m",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import gradio as gr
 
 from overtone.studio import beside, generate, looking, pictures, receipts, stopwatch
 from overtone.studio.studio import Studio
+from overtone.studio.telling import first_line
 
 TABS = {
     "Make": generate.page,
@@ -18,6 +20,7 @@ TABS = {
     "Attention": looking.page,
     "Receipts": receipts.page,
 }
+REFUSED = "The form can't send such a request. Load the page again."
 STYLE = """
 .shown { width: 100%; max-width: 720px; image-rendering: pixelated; border-radius: 4px }
 .pixels img { image-rendering: pixelated }
@@ -31,11 +34,24 @@ KEPT = 600
 """seconds after which an uploaded picture is removed, and how often that is looked after"""
 
 
+class Page(gr.Blocks):
+    """A page that refuses what its form could not have sent, without a traceback in the log."""
+
+    async def preprocess_data(self, *given: Any, **more: Any) -> Any:
+        """The values of a request as the functions take them.
+
+        Raises `gr.Error`, which the visitor sees, for values that a component does not take.
+        """
+        try:
+            return await super().preprocess_data(*given, **more)
+        except Exception as error:
+            print(f"overtone: a request was refused: {first_line(error)}", file=sys.stderr)
+            raise gr.Error(REFUSED, print_exception=False) from None
+
+
 def page_of(studio: Studio) -> gr.Blocks:
     """All tabs."""
-    with gr.Blocks(
-        title="Overtone studio", analytics_enabled=False, delete_cache=(KEPT, KEPT)
-    ) as page:
+    with Page(title="Overtone studio", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
         gr.Markdown("# Overtone studio")
         with gr.Tabs():
             for name, tab in TABS.items():

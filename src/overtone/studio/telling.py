@@ -40,6 +40,12 @@ def told(answer: Callable[..., Any]) -> Callable[..., Any]:
     return once
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, as one line of a log that a visitor's words can't forge."""
+    said = str(error).strip().partition("\n")[0][:200]
+    return "".join(letter if letter.isprintable() else "?" for letter in said)
+
+
 def _message(error: Exception) -> gr.Error:
     """The page shows messages as HTML, so that what came from a visitor is made text first."""
     if isinstance(error, OvertoneError | ValueError) and not isinstance(error, gr.Error):

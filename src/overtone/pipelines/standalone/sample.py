@@ -38,9 +38,8 @@ def sample(noise, *labels):
         out[0][:, on] = out[-1][:, on] + scale * (out[0][:, on] - out[-1][:, on])
         past = [c_skip * x + c_out * out[0], *past]
         x = (1 - gamma) * np.tensordot(np.float32(step["estimate"]), past, 1) + gamma * x
-    asked = () if MODEL["steps"] else labels  # an operator is told the class, a decoder is not
-    out = program(MODEL["last"])(x, *asked) if MODEL["last"] else x
-    return out[:, -1] if out.ndim == 5 else out  # of all states of an operator the image
+    x = program(MODEL["last"])(x, *([] if MODEL["steps"] else labels)) if MODEL["last"] else x
+    return x[:, -1] if x.ndim == 5 else x  # an operator, which is told the class, gives all states
 
 
 if __name__ == "__main__":

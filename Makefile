@@ -4,6 +4,7 @@
 # make soak    what takes long: many kills, long lists, wrong formulas (make mutants alone)
 # make site    the documentation, into site/, with a model that runs in the browser (from npm: onnxruntime-web)
 # make bench   speed beside other libraries, into benchmarks/results
+# make dist    what is uploaded to PyPI, into dist/: make dist REPOSITORY=https://github.com/OWNER/overtone
 # make clean   removes what the others made
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ TESTS ?= not soak
 # A process for each core, each with one thread; the tests of a file stay together.
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test check soak mutants bench site clean
+.PHONY: demo test check soak mutants bench site dist clean
 
 demo: .venv/installed
 	BEGAN=$(BEGAN) $(BIN)/python examples/demo.py
@@ -41,6 +42,11 @@ site: .venv/developing
 
 bench: .venv/developing
 	$(BIN)/overtone bench --out benchmarks/results
+
+dist:
+	@test -n "$(REPOSITORY)" || { echo "Say the project's address: make dist REPOSITORY=https://github.com/OWNER/overtone"; exit 1; }
+	$(PYTHON) -m venv .venv/dist && .venv/dist/bin/pip install -q build twine
+	.venv/dist/bin/python .ci/release.py $(REPOSITORY) --out dist
 
 clean:
 	rm -rf .venv demo site build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -29,6 +29,8 @@ MODELS = DOCS.parent / "models"
 SCORES_FILE = "scores.json"
 WIDE = 900
 """pixels of the gallery's pictures, about"""
+BEGIN, END = "|---|---|---|---|---|\n", "<!-- The table is made by docs/build.py. -->\n"
+"""what stands before and behind the rows of README's table"""
 SHOWN = ("frechet_distance", "class_accuracy", "precision", "recall")
 
 
@@ -154,15 +156,20 @@ def ship(name: str, run: str) -> None:
 
 
 def gallery() -> None:
-    """The page of all models, with their samples."""
-    lines = [_HEAD]
+    """The page of all models, with their samples, and their table in README."""
+    lines, rows = [_HEAD], []
     for name, shipped in SHIPPED.items():
         folder = MODELS / name
         if (folder / SAMPLES_FILE).exists():
             picture = f"images/gallery-{name}.png"
             _enlarged(folder / SAMPLES_FILE).save(DOCS / picture)
-            lines += _entry(name, shipped, picture, storage.read_json(folder / SCORES_FILE, dict))
+            report = storage.read_json(folder / SCORES_FILE, dict)
+            lines += _entry(name, shipped, picture, report)
+            rows.append(_row(name, shipped, report))
     (DOCS / "gallery.md").write_text("\n".join(lines) + "\n")
+    readme = DOCS.parent / "README.md"
+    before, _, rest = readme.read_text().partition(BEGIN)
+    readme.write_text(before + BEGIN + "\n".join(rows) + "\n\n" + END + rest.partition(END)[2])
 
 
 _HEAD = """\
@@ -211,6 +218,18 @@ def _entry(name: str, shipped: Shipped, picture: str, report: dict[str, Any]) ->
         *(f"    overtone {command}" for command in shipped.train),
         "",
     ]
+
+
+def _row(name: str, shipped: Shipped, report: dict[str, Any]) -> str:
+    """The line of README's table that tells of a model."""
+    cells = (
+        f"[{shipped.title}](docs/{shipped.page})",
+        f"`models/{name}`",
+        f"{report['made_with']['evaluations']:g}",
+        _value(report, "frechet_distance"),
+        _value(report, "class_accuracy"),
+    )
+    return "| " + " | ".join(cells) + " |"
 
 
 def _value(report: dict[str, Any], name: str) -> str:

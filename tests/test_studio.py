@@ -8,6 +8,7 @@ import math
 
 import gradio as gr
 import httpx
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -25,6 +26,7 @@ from overtone.samplers import OperatorSampler, Sampler
 from overtone.studio.draw import attention, picture_of, spectra, timeline
 from overtone.studio.limits import Limits
 from overtone.studio.live import frames
+from overtone.studio.pictures import first_image
 from overtone.studio.receipts import replayed
 from overtone.studio.scratch import Scratch
 from overtone.studio.serve import BODY
@@ -103,7 +105,7 @@ def studio(pipes, tmp_path):
 def test_what_no_visitor_can_ask(pipes, changes, words):
     pipe, wish = pipes["EDM"], Wish(**{"count": 2} | changes)
     with pytest.raises((OvertoneError, ValueError), match=words):
-        list(frames(pipe, wish.request(pipe, LIMITS), LIMITS))
+        list(frames(pipe, wish.request(pipe, LIMITS)))
 
 
 def test_a_wish_becomes_a_request(pipes):
@@ -123,7 +125,7 @@ def test_a_wish_becomes_a_request(pipes):
 def test_the_last_frame_is_what_the_pipeline_makes(studio):
     for name in studio.shelf.names:
         pipe, request = studio.asked(name, Wish(3, 2))
-        found = list(frames(pipe, request, LIMITS))
+        found = list(frames(pipe, request))
         batch = next(pipe.stream(request))
         assert torch.equal(found[-1].images, batch.images), name
         assert torch.equal(found[-1].batch.images, batch.images)
@@ -138,11 +140,39 @@ def test_the_last_frame_is_what_the_pipeline_makes(studio):
         assert timeline(pipe, request, found[0]).startswith(("<figure", "<p>"))
 
 
-def test_time_is_limited(pipes):
-    limits = dataclasses.replace(LIMITS, seconds=1e-9)
-    request = Wish(0, 1).request(pipes["EDM"], limits)
-    with pytest.raises(OvertoneError, match="longer than"):
-        list(frames(pipes["EDM"], request, limits))
+def test_every_answer_is_limited_in_time(pipes):
+    pipe, short = pipes["EDM"], dataclasses.replace(LIMITS, seconds=1e-9)
+
+    def answers():
+        yield from frames(pipe, Wish(0, 1).request(pipe, LIMITS))
+
+    with pytest.raises(gr.Error, match="longer than the 1e-09 seconds"):
+        list(told(answers, short)())
+    picture = Image.new("L", (8, 8))
+    for answer in (
+        lambda: pipe.edit(picture, 0.5, None, 0, [0]),
+        lambda: attention(pipes["EDM"], Wish(0, 1).request(pipe, LIMITS)),
+        lambda: pipes["latents"](seeds=[0], class_labels=0),
+    ):
+        with pytest.raises(gr.Error, match="longer than the 1e-09 seconds"):
+            told(answer, short)()
+        told(answer, LIMITS)()
+    abandoned = told(answers, short)()
+    with pytest.raises(gr.Error):
+        next(abandoned)
+    lingering = told(answers, LIMITS)()
+    next(lingering)
+    assert len(told(lambda: pipe(seeds=[0, 1]), LIMITS)()) == 2
+    lingering.close()
+    pipe(seeds=[0])
+
+
+def test_a_relay_shows_its_first_stage_beside_its_image(studio):
+    pipe, request = studio.asked(RELAY, Wish(3, 1))
+    small = first_image(pipe, request)
+    first = pipe.start.pipeline
+    (made,) = first(seeds=[3], class_labels=pipe.labels(request) if first.num_classes else None)
+    assert np.array_equal(np.asarray(small), np.asarray(made))
 
 
 def test_a_timeline_names_each_expert(pipes):
@@ -282,7 +312,7 @@ def test_errors_are_text_and_tell_no_secrets(capsys):
         yield 1
         raise error
 
-    for made in (told(answer), lambda error: list(told(answers)(error))):
+    for made in (told(answer, LIMITS), lambda error: list(told(answers, LIMITS)(error))):
         with pytest.raises(gr.Error) as raised:
             made(OvertoneError("no <script>alert(1)</script> class"))
         assert "<script>" not in raised.value.message
@@ -340,6 +370,12 @@ def test_requests_are_bounded(server):
         assert client.get("/", headers={"host": "evil.example"}).status_code == 400
         long = b"x" * (BODY + 1)
         assert client.post("/gradio_api/queue/join", content=long).status_code == 413
+        for origin in ("http://evil.example", "null", address.replace("http", "https") + "0"):
+            for route in ("queue/join", "upload", "run/predict", "cancel"):
+                answer = client.post(f"/gradio_api/{route}", headers={"origin": origin})
+                assert answer.status_code == 403, (origin, route)
+        own = {"origin": address.rstrip("/")}
+        assert client.post("/gradio_api/queue/join", headers=own).status_code == 422
         large = {"files": ("a.png", b"x" * (UPLOAD + 1))}
         assert client.post("/gradio_api/upload", files=large).status_code >= 400
         parts = iter([b"x" * BODY, b"x" * BODY])  # no word of the length

@@ -38,7 +38,7 @@ def page(studio: Studio) -> None:
         # Both are checked before anything is made.
         parts = [(name, *studio.asked(name, asked_for)) for name in (model, second)]
         for place, (name, pipe, request) in enumerate(parts):
-            for frame in frames(pipe, request, studio.limits):
+            for frame in frames(pipe, request):
                 said_now = f"{name}: step {frame.step}, sigma {frame.sigma:.3g}"
                 last = frame.batch is not None
                 shown[place] = studio.shown(picture_of(frame.images), said_now, last=last)
@@ -50,7 +50,7 @@ def page(studio: Studio) -> None:
         yield gr.skip(), gr.skip(), " ".join(words), studio.shown(spectra(made), SPECTRA)
 
     button.click(
-        told(make),
+        told(make, studio.limits),
         [asked.model, other, *asked.fields],
         [left, right, said, figure],
         concurrency_id=TURN,

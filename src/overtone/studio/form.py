@@ -81,7 +81,10 @@ def form(studio: Studio, *, count: int = 16) -> Form:
             label="Function evaluations an image", info=f"1 to {limits.evaluations}."
         )
     model.change(
-        told(lambda name: (gr.update(choices=studio.classes(name), value=[]), studio.facts(name))),
+        told(
+            lambda name: (gr.update(choices=studio.classes(name), value=[]), studio.facts(name)),
+            limits,
+        ),
         model,
         [classes, facts],
         concurrency_id=TURN,

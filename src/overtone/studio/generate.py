@@ -35,7 +35,7 @@ def page(studio: Studio) -> None:
 
     def make(model: str, *values: Any) -> Iterator[Any]:
         pipe, request = studio.asked(model, wish(values))
-        for frame in frames(pipe, request, studio.limits):
+        for frame in frames(pipe, request):
             last = frame.batch is not None
             whole, files, drawn = None, None, None
             words = f"Step {frame.step}, sigma {frame.sigma:.3g}"
@@ -57,7 +57,7 @@ def page(studio: Studio) -> None:
             )
 
     button.click(
-        told(make),
+        told(make, studio.limits),
         asked.inputs,
         [live, line, said, grid, singles, figure],
         concurrency_id=TURN,

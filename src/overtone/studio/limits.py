@@ -18,7 +18,7 @@ class Limits:
     evaluations: Count = 256
     """The most function evaluations of an image."""
     seconds: Positive = 120.0
-    """The most seconds that making or enlarging images takes. What is on the page by then stays."""
+    """The most seconds that an answer takes. What is on the page by then stays."""
     upload: Count = 2**23
     """The most bytes of an uploaded file."""
     waiting: Count = 256

@@ -15,7 +15,6 @@ from overtone.errors import OvertoneError
 from overtone.pipelines.batches import SampleBatch
 from overtone.pipelines.pipeline import Pipeline
 from overtone.pipelines.request import Request
-from overtone.studio.limits import Limits
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,8 @@ class Frame:
     """The images as `Pipeline.stream` gives them, with the last frame alone."""
 
 
-def frames(pipe: Pipeline, request: Request, limits: Limits) -> Iterator[Frame]:
-    """A frame after every step; the last has the images of `pipe.stream(request)`. Raises
-    `OvertoneError` where the time is up."""
+def frames(pipe: Pipeline, request: Request) -> Iterator[Frame]:
+    """A frame after every step; the last has the images of `pipe.stream(request)`."""
     c_in = pipe.preconditioning.c_in
     denoiser: Any = pipe.denoiser
     begun, began = pipe.begin(request), time.monotonic()
@@ -58,11 +56,6 @@ def frames(pipe: Pipeline, request: Request, limits: Limits) -> Iterator[Frame]:
         following = next(steps, None)
         if following is None:
             break
-        if time.monotonic() - began > limits.seconds:
-            raise OvertoneError(
-                f"This takes longer than the {limits.seconds:g} seconds that are allowed here: ask"
-                " for fewer images or evaluations."
-            )
         shown = step.x_0 if pipe.vae is not None else step.x * (c_in(step.sigma) / c_in(0.0))
         with precision.autocast(pipe.precision, pipe.device):
             yield Frame(pipe.pixels(shown).cpu(), **told)

@@ -41,4 +41,10 @@ def page(studio: Studio) -> None:
         pipe, request = studio.asked(name, Wish(number, 1))
         return attention(pipe, request)
 
-    button.click(told(look), [model, seed], shown, concurrency_id=TURN, api_visibility="private")
+    button.click(
+        told(look, studio.limits),
+        [model, seed],
+        shown,
+        concurrency_id=TURN,
+        api_visibility="private",
+    )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import gradio as gr
 from PIL import Image, ImageOps
 
 from overtone.data.converting import to_mode
+from overtone.data.images import to_pixels
 from overtone.errors import OvertoneError
-from overtone.pipelines.pictures import pixels_of
+from overtone.pipelines.pictures import pixels_of, to_pil
+from overtone.pipelines.pipeline import Pipeline
+from overtone.pipelines.request import Request
 from overtone.pipelines.upscale import upscale_tiled
 from overtone.sizes import sides
 from overtone.studio.draw import picture_of
@@ -39,6 +40,7 @@ def _enlarge(studio: Studio, relays: list[str]) -> None:
         with gr.Column(min_width=300):
             model = chosen(studio, "Relay", relays.__contains__)
             picture = upload("Your picture")
+            gr.Markdown("Without a picture, the relay's first stage makes the small one.")
             kind = gr.Textbox(label="Class", info="Its name, or nothing where none of them fits.")
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
             button = gr.Button("Enlarge", variant="primary")
@@ -50,8 +52,20 @@ def _enlarge(studio: Studio, relays: list[str]) -> None:
         if name not in relays:
             raise OvertoneError("Choose one of the relays of the list.")
         pipe, request = studio.asked(name, Wish(number, 1, [named] if named else ()))
-        stored = studio.picture(path)
-        small, _ = to_mode(stored, "L" if pipe.channels == 1 else "RGB")
+        began = time.monotonic()
+        if path is None and pipe.start.pipeline is not None:
+            small, (made,) = first_image(pipe, request), pipe(request)
+        else:
+            small, made = enlarged(pipe, request, path, bool(named))
+        before = small.resize(made.size, Image.Resampling.BICUBIC)
+        seconds = time.monotonic() - began
+        return (before, made), f"{made.width} x {made.height} px in {seconds:.1f} s"
+
+    def enlarged(
+        pipe: Pipeline, request: Request, path: str | None, named: bool
+    ) -> tuple[Image.Image, Image.Image]:
+        """A visitor's picture as the model reads it, and larger."""
+        small, _ = to_mode(studio.picture(path), "L" if pipe.channels == 1 else "RGB")
         upscale = pipe.process.upscale
         if small.width * small.height * upscale**2 > studio.limits.pixels:
             raise OvertoneError(
@@ -59,22 +73,21 @@ def _enlarge(studio: Studio, relays: list[str]) -> None:
                 " is the most here: choose a smaller one."
             )
         labels = pipe.labels(request) if named else None
-        began = time.monotonic()
-        made = upscale_tiled(
-            pipe,
-            small,
-            None if labels is None else int(labels[0]),
-            request.seeds[0],
-            told=partial(_in_time, studio.limits.seconds),
-        )
-        before = small.resize(made.size, Image.Resampling.BICUBIC)
-        seconds = time.monotonic() - began
-        return (before, made), f"{made.width} x {made.height} px in {seconds:.1f} s"
+        label = None if labels is None else int(labels[0])
+        return small, upscale_tiled(pipe, small, label, request.seeds[0])
 
     button.click(
-        told(enlarge), [model, picture, kind, seed], [slider, said], concurrency_id=TURN,
-        api_visibility="private",
+        told(enlarge, studio.limits), [model, picture, kind, seed], [slider, said],
+        concurrency_id=TURN, api_visibility="private",
     )  # fmt: skip
+
+
+def first_image(pipe: Pipeline, request: Request) -> Image.Image:
+    """The small image that a relay goes on from at a seed."""
+    stage = pipe.start.stage
+    assert stage is not None
+    made = stage.images(request.seeds, pipe.labels(request))
+    return to_pil(to_pixels(made)[0].cpu())
 
 
 def _change(studio: Studio) -> None:
@@ -106,18 +119,6 @@ def _change(studio: Studio) -> None:
         return studio.shown(picture_of(images), "Your picture, and what the model made of it")
 
     button.click(
-        told(change), [model, picture, kind, strength, seed, count], shown,
+        told(change, studio.limits), [model, picture, kind, strength, seed, count], shown,
         concurrency_id=TURN, api_visibility="private",
     )  # fmt: skip
-
-
-def _in_time(seconds: float, steps: Iterator[Any], count: int) -> Iterator[Any]:
-    """The steps, as long as there is time."""
-    began = time.monotonic()
-    for step in steps:
-        yield step
-        if time.monotonic() - began > seconds:
-            raise OvertoneError(
-                f"This takes longer than the {seconds:g} seconds that are allowed here: choose a"
-                " smaller picture."
-            )

@@ -49,7 +49,13 @@ def page(studio: Studio) -> None:
         images, words = replayed(studio, path)
         return studio.shown(picture_of(images), words[0]), "\n\n".join(words)
 
-    button.click(told(replay), file, [again, said], concurrency_id=TURN, api_visibility="private")
+    button.click(
+        told(replay, studio.limits),
+        file,
+        [again, said],
+        concurrency_id=TURN,
+        api_visibility="private",
+    )
 
 
 def replayed(studio: Studio, path: str | None) -> tuple[Pixels, list[str]]:

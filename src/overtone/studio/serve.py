@@ -55,6 +55,22 @@ class Bounded:
         await self.app(scope, bounded, send)
 
 
+class SameOrigin:
+    """An ASGI application that answers no form which a page of another address sends."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
+            headers = dict(scope["headers"])
+            origin = headers.get(b"origin")
+            if origin is not None and origin.partition(b"://")[2] != headers.get(b"host"):
+                await _refused(send, 403, "This request comes from a page of another address.")
+                return
+        await self.app(scope, receive, send)
+
+
 async def _drained(receive: Any, most: int) -> None:
     """Read on, and keep nothing: who is still sending does not hear an answer."""
     taken, more = 0, True
@@ -82,7 +98,8 @@ def _size(folder: Path) -> int:
 
 def application(shelf: Shelf, limits: Limits, folder: Path, hosts: Iterable[str]) -> Any:
     """The ASGI application. `folder` is the only one whose files are served; `hosts` are the names
-    that a browser may know it by, so that no other page can talk to it in a visitor's name."""
+    that a browser may know it by, so that no other page can talk to it in a visitor's name; "*" is
+    any, for what others can reach."""
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio as gr
@@ -112,6 +129,8 @@ def application(shelf: Shelf, limits: Limits, folder: Path, hosts: Iterable[str]
         head=MENDED,
     )
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    if "*" not in hosts:  # a server that stands before this one may call it by another name
+        app.add_middleware(SameOrigin)
     return Bounded(app, limits, folder)
 
 

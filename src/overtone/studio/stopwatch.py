@@ -47,7 +47,7 @@ def page(studio: Studio) -> None:
         pipe, request = studio.asked(one_name, asked_for)
         beside, same = studio.asked(other, asked_for)
         skip = gr.skip()
-        for frame in frames(pipe, request, studio.limits):
+        for frame in frames(pipe, request):
             words = f"One evaluation: {frame.seconds:.2f} s"
             yield studio.shown(picture_of(frame.images), words), words, skip, "", skip
         labels = pipe.labels(request)
@@ -56,13 +56,13 @@ def page(studio: Studio) -> None:
         rows = torch.stack([pipe.pixels(state) for state in states_of], dim=1)
         picture = picture_of(rows.flatten(0, 1).cpu(), rows.shape[1])
         yield skip, skip, skip, skip, studio.shown(picture, "States from noise to image")
-        for frame in frames(beside, same, studio.limits):
+        for frame in frames(beside, same):
             words = f"Step {frame.step}: {frame.seconds:.2f} s"
             shown = studio.shown(picture_of(frame.images), words, last=frame.batch is not None)
             yield skip, skip, shown, words, skip
 
     button.click(
-        told(race),
+        told(race, studio.limits),
         [operator, teacher, seed, count],
         [first, one, second, many, states],
         concurrency_id=TURN,

@@ -1,4 +1,5 @@
-"""Errors as a visitor reads them: a sentence on the page, and never a traceback."""
+"""What stands around every function that answers a visitor: its errors are sentences on the page
+and never tracebacks, and it has so many seconds."""
 
 from __future__ import annotations
 
@@ -6,25 +7,33 @@ import functools
 import html
 import inspect
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from overtone.errors import OvertoneError
+from overtone.studio.limits import Limits
 
+_watch: Any = None
+"""what looks at the clock for the answer that is being computed"""
 UNKNOWN = "Something went wrong here, and was written to the studio's log. Try other settings."
 
 
-def told(answer: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function or generator, whose errors are messages of the page."""
+def told(answer: Callable[..., Any], limits: Limits) -> Callable[..., Any]:
+    """The same function or generator, within the time that is allowed, whose errors are messages of
+    the page."""
     if inspect.isgeneratorfunction(answer):
 
         @functools.wraps(answer)
         def each(*arguments: Any) -> Any:
             try:
-                yield from answer(*arguments)
+                with in_time(limits):
+                    yield from answer(*arguments)
             except Exception as error:
                 raise _message(error) from None
 
@@ -33,11 +42,35 @@ def told(answer: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(answer)
     def once(*arguments: Any) -> Any:
         try:
-            return answer(*arguments)
+            with in_time(limits):
+                return answer(*arguments)
         except Exception as error:
             raise _message(error) from None
 
     return once
+
+
+@contextmanager
+def in_time(limits: Limits) -> Iterator[None]:
+    """No layer of any network begins after the seconds that are allowed: `OvertoneError` is raised
+    in its place. One answer is computed at a time."""
+    global _watch
+    until = time.monotonic() + limits.seconds
+
+    def look(module: Any, given: Any) -> None:
+        if time.monotonic() > until:
+            raise OvertoneError(
+                f"This takes longer than the {limits.seconds:g} seconds that are allowed here: ask"
+                " for fewer images or evaluations, or for a smaller picture."
+            )
+
+    if _watch is not None:  # of an answer that nobody waited for
+        _watch.remove()
+    own = _watch = register_module_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        own.remove()
 
 
 def first_line(error: Exception) -> str:

@@ -144,6 +144,7 @@ def world(tmp_path_factory):
             overtone train relay-glyphs
             overtone train relay-images --data ~/pictures --first runs/images
             overtone train meme-digits
+            overtone distill collect dsno-digits
             overtone distill train dsno-digits
             overtone distill halve halve-digits
             overtone sample runs/images --seeds 0-15 --out samples.npz

@@ -200,6 +200,8 @@ def test_experts_hand_over_on_the_timeline(page):
 
 def test_a_picture_is_enlarged_and_one_is_changed(page, tmp_path):
     page.tab("Your pictures")
+    page.press("Enlarge")  # what the first stage makes
+    page.until(lambda: "8 x 8 px in" in page.said("enlarged"))
     generator = np.random.default_rng(0)
     small = tmp_path / "small.png"
     Image.fromarray(generator.integers(0, 256, (6, 9), np.uint8)).save(small)
@@ -215,11 +217,16 @@ def test_a_picture_is_enlarged_and_one_is_changed(page, tmp_path):
 
 def test_what_is_no_picture_is_said(page, tmp_path):
     page.tab("Your pictures")
-    page.press("Enlarge")
+    page.tab("Change")
+    page.fill("Class", "1")
+    page.press("Change")
     words = page.until(lambda: [part.text for part in page.all(".toast-body")])
     assert "Choose a picture first" in words[0]
     wrong = tmp_path / "wrong.png"
     wrong.write_text("no picture")
+    page.all(".toast-close")[0].click()
+    page.until(lambda: not page.all(".toast-body"))
+    page.tab("Enlarge")
     page.upload(wrong)
     page.press("Enlarge")
     page.until(lambda: any("can't be read" in part.text for part in page.all(".toast-body")))

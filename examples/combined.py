@@ -24,12 +24,12 @@ from overtone.training.configs.denoising import DenoisingRecipe, ExpertSettings
 from overtone.training.recipes.dsno import dsno_glyphs, dsno_glyphs_16
 from overtone.training.recipes.relay import relay_glyphs, relay_glyphs_16
 
-BOUNDARY = 0.3
-"""The noise level between the two experts, about the median of training's."""
 
-
-def experts(resolution: int, widths: tuple[int, ...], windows: tuple[int, int]) -> ExpertSettings:
-    """Two DiffiTs, the one nearest the image first, that attend in windows of these sizes."""
+def experts(
+    resolution: int, widths: tuple[int, ...], windows: tuple[int, int], boundary: float
+) -> ExpertSettings:
+    """Two DiffiTs, the one nearest the image first, that attend in windows of these sizes. The
+    boundary is the noise level between them, about the median of training's."""
     network = DiffiTConfig(
         resolution=resolution,
         widths=widths,
@@ -39,7 +39,7 @@ def experts(resolution: int, widths: tuple[int, ...], windows: tuple[int, int]) 
         mlp_ratio=2.0,
     )
     networks = tuple(dataclasses.replace(network, window=window) for window in windows)
-    return ExpertSettings((BOUNDARY,), (0.6, 0.6), networks=networks)
+    return ExpertSettings((boundary,), (0.6, 0.6), networks=networks)
 
 
 def of_experts(
@@ -55,12 +55,12 @@ def of_experts(
 
 
 combined_16 = of_experts(
-    relay_glyphs_16(), experts(16, (48, 96), (2, 8)), 60_000, "Two DiffiTs make 16 px letters."
+    relay_glyphs_16(), experts(16, (48, 96), (2, 8), 0.3), 60_000, "Two DiffiTs make 16 px letters."
 )
 combined = dataclasses.replace(
     of_experts(
         relay_glyphs(),
-        experts(64, (24, 32, 64, 96), (4, 8)),
+        experts(64, (24, 32, 64, 96), (4, 8), 0.13),
         20_000,
         "Two DiffiTs are the second stage of combined_16 and make 64 px letters.",
     ),

@@ -116,7 +116,7 @@ def open_shapes(resolution: int, channels: int, split: str) -> Shapes:
 
 
 shapes = DenoisingRecipe(
-    about="discs and squares of 16 px; two minutes on 2 CPU cores",
+    about="The images are discs and squares of 16 px. Training takes two minutes on 2 CPU cores.",
     data="shapes",
     network=PlainConfig(),
     preconditioning=ImagePrediction(),

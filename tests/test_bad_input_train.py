@@ -172,12 +172,12 @@ Patches that do not divide the image
     64 px do not divide into patches of 5 px
 A truncation beyond the schedule
     overtone train relay-glyphs --first= --sampler.sigma-max 5
-    and the process ends at 1.77: choose a sigma_max
+    and the process ends at 0.301: choose a sigma_max
 A truncation below the grid
     overtone train relay-glyphs --first= --sampler.truncation-sigma 0.001
     truncation_sigma 0.001 leaves no level of the grid
 A blur that has another time than training
-    overtone train relay-glyphs --first= --schedule.prob-length 0.5
+    overtone train relay-glyphs --first= --schedule.prob-length 0.6
     schedule and process.schedule differ
 Boundaries between experts that overlap
     overtone train meme-digits --experts.boundaries 2 1 30

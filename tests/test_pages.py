@@ -169,13 +169,31 @@ def world(tmp_path_factory):
     return folder
 
 
+class Shapes:
+    """The reader's own data."""
+
+    class_names = ("dark", "light")
+    fingerprint = "dark and light"
+
+    def __init__(self, resolution, channels):
+        self.shape = channels, resolution, resolution
+
+    def __len__(self):
+        return 64
+
+    def fetch(self, indices):
+        images = torch.stack(
+            [torch.full(self.shape, 128 + index, dtype=torch.uint8) for index in indices]
+        )
+        return images, torch.tensor([index % 2 for index in indices])
+
+
 def namespace(folder):
     """What the Python of pages takes as given."""
     from dataclasses import dataclass
 
     from overtone.denoisers.preconditioning import Preconditioning
     from overtone.ranges import Share
-    from test_own_data import Shapes
 
     pipe = overtone.load_pipeline("runs/diffit-digits")
     keep = Image.open("keep.png")

@@ -5,9 +5,10 @@
     overtone analyze snr builtin:photos --out snr.png
 
 trains on builtin:photos a first stage of 16 px, second stages of 64 px that go on from it (relays
-with block noise, white noise alone, and more block noise; a cascade, which begins with noise and
-sees the small image), and one stage of 64 px from noise, which sees as many more images as make its
-training's multiply-adds equal those of two stages. `--only NAME` trains and measures one entry.
+of the published noise levels and blur, with block noise, white noise alone, and more block noise; a
+cascade, which begins with noise and sees the small image), and one stage of 64 px from noise, which
+sees as many more images as make its training's multiply-adds equal those of two stages. `--only
+NAME` trains and measures one entry.
 The relay is also sampled with noise drawn anew (eta, the paper's table 3), and with its 32
 evaluations divided otherwise between the stages (figure 5).
 
@@ -45,7 +46,7 @@ from overtone.samplers import Sampler
 from overtone.training.classifier import classifier_of
 from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.loop import Trainer
-from overtone.training.recipes.relay import relay_glyphs, relay_glyphs_16
+from overtone.training.recipes.relay import relay_glyphs, relay_glyphs_16, relay_imagenet
 
 DATA, SIZE = "builtin:photos", 64
 SAMPLES, BATCH, STEPS = 1_400, 50, 16
@@ -71,7 +72,11 @@ SCORES = ("frechet_distance", "precision", "recall", "class_accuracy")
 def recipes() -> dict[str, DenoisingRecipe]:
     """The recipe of each entry that is trained."""
     first = dataclasses.replace(relay_glyphs_16(), data=DATA, mirror=True)
-    second = dataclasses.replace(relay_glyphs(), data=DATA, mirror=True, first="")
+    published = relay_imagenet()
+    second = dataclasses.replace(
+        relay_glyphs(), data=DATA, mirror=True, first="", process=published.process,
+        schedule=published.schedule, sampler=published.sampler,
+    )  # fmt: skip
     small, large = (multiply_adds(recipe.network.build()) for recipe in (first, second))
     both = second.training.total_images + first.training.total_images * small / large
     told: dict[str, DenoisingRecipe] = {"first stage": first}

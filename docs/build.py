@@ -95,7 +95,7 @@ SHIPPED = {
         "A relay of two stages: 16 px from noise, and 64 px from there by blur and block noise.",
         "relay.md",
         ("train relay-glyphs-16", "train relay-glyphs"),
-        "--evaluations 24 --search-images 16 --check-images 16 --iterations 20 --batch-size 16"
+        "--evaluations 24 --search-images 32 --check-images 32 --iterations 15 --batch-size 16"
         " --trials 2",
         "--evaluations 24",
         "0-519",

@@ -338,6 +338,17 @@ def test_another_request_takes_the_models_own_sampler_and_says_so(capsys):
     assert (many.steps, many.sampler) == (11, None)
 
 
+def test_a_sampler_that_leaves_some_evaluations_is_found_by_those_it_was_fitted_for(capsys):
+    pipe = mixture_pipe()
+    fit_samplers(pipe, QUICK)
+    (budget,) = pipe.budgets
+    pipe.budgets = (replace(budget, fit=budget.fit | {"asked for": 6}),)
+    fitted = pipe.settled(Request(range(2), evaluations=4)).sampler
+    assert pipe.settled(Request(range(2), evaluations=6)).sampler == fitted != pipe.sampler
+    assert capsys.readouterr().err == ""
+    assert pipe.settled(Request(range(2), evaluations=5)).sampler != fitted
+
+
 def test_a_tolerance_takes_the_fewest_evaluations_that_meet_it():
     pipe = mixture_pipe()
     with pytest.raises(OvertoneError, match="there is none"):

@@ -143,5 +143,5 @@ def _told(outcome: Outcome) -> dict[str, Any]:
 
 
 def _saved(pipe: Pipeline) -> str:
-    counts = ", ".join(str(n) for n in sorted({b.evaluations for b in pipe.budgets}))
+    counts = ", ".join(str(n) for n in sorted({b.asked for b in pipe.budgets}))
     return f"samplers for {counts} function evaluations: overtone sample ... --evaluations N"

@@ -71,6 +71,12 @@ class Budget:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    @property
+    def asked(self) -> int:
+        """The evaluations that were allowed, of which a relay's stages may leave some."""
+        asked = self.fit.get("asked for")
+        return asked if isinstance(asked, int) else self.evaluations
+
     def mismatch(self, pipe: Pipeline, guidance: GuidanceSettings) -> str:
         """What keeps it from a pipeline under some guidance, in words; "" for nothing."""
         from overtone.networks.network import digest_of
@@ -105,6 +111,7 @@ def settled(pipe: Pipeline, request: Request) -> Request:
     assert request.evaluations is not None
     count = request.evaluations
     there = [budget for budget in pipe.budgets if budget.evaluations == count]
+    there += [budget for budget in pipe.budgets if budget not in there and budget.asked == count]
     found, reasons = _matching(pipe, asked, there)
     if found:
         return _with(asked, found[0])

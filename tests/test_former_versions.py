@@ -59,9 +59,15 @@ def test_models_make_the_same_images(name, tmp_path):
     assert "pipeline" not in json.loads((tmp_path / "again" / "pipeline.json").read_text())
 
 
+CHANGED = {
+    "relay-glyphs-16": ("guidance", "training", "reporting"),
+    "relay-glyphs": ("schedule", "process", "sampler"),
+}
+"""The parts of recipes that are others today, since better ones were measured."""
+
+
 def test_recipes_are_those_of_today():
-    """None of their numbers has changed since. What they say of themselves may be corrected.
-    Whether a network is compiled, and how many processes load images, is left to the machine."""
+    """No other number of theirs has changed. What they say of themselves may be corrected. Whether a network is compiled, and how many processes load images, is left to the machine."""
     for name, data in json.loads((THERE / "recipes.json").read_text()).items():
         there = settings.load(Recipe, former.recipe(data), name)
         today = find_recipe(name)
@@ -72,6 +78,9 @@ def test_recipes_are_those_of_today():
         training = dataclasses.replace(there.training, compile=None)
         reporting = dataclasses.replace(there.reporting, workers=None)
         own = {"about": today.about, "training": training, "reporting": reporting}
+        for part in CHANGED.get(name, ()):
+            assert own.get(part, getattr(there, part)) != getattr(today, part), (name, part)
+            own[part] = getattr(today, part)
         assert dataclasses.replace(there, **own) == today, name
 
 

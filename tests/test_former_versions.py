@@ -67,7 +67,8 @@ CHANGED = {
 
 
 def test_recipes_are_those_of_today():
-    """No other number of theirs has changed. What they say of themselves may be corrected. Whether a network is compiled, and how many processes load images, is left to the machine."""
+    """No other number of theirs has changed. What they say of themselves may be corrected. Whether
+    a network is compiled, and how many processes load images, is left to the machine."""
     for name, data in json.loads((THERE / "recipes.json").read_text()).items():
         there = settings.load(Recipe, former.recipe(data), name)
         today = find_recipe(name)

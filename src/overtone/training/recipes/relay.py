@@ -17,7 +17,7 @@ from overtone.training.recipes.common import ramped
 
 def relay_glyphs_16() -> DenoisingRecipe:
     return DenoisingRecipe(
-        about="The first stage of relay-glyphs makes 16 px letters by class. Training takes 36"
+        about="The first stage of relay-glyphs makes 16 px letters by class. Training takes 26"
         " minutes on 2 CPU cores.",
         data="builtin:glyphs",
         network=_letters(16, (48, 96), attends=8),
@@ -31,7 +31,7 @@ def relay_glyphs_16() -> DenoisingRecipe:
 
 def relay_glyphs() -> DenoisingRecipe:
     recipe = DenoisingRecipe(
-        about="A second stage makes the letters of relay-glyphs-16 at 64 px. Training takes 21"
+        about="A second stage makes the letters of relay-glyphs-16 at 64 px. Training takes 16"
         " minutes on 2 CPU cores.",
         data="builtin:glyphs",
         network=_letters(64, (24, 32, 64, 96), attends=8),

@@ -199,7 +199,7 @@ body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto;
 h1 {{ font-weight: 600 }} figure {{ margin: 0 }} figcaption {{ color: #666; font-size: 14px }}
 .row {{ display: flex; gap: 2em; flex-wrap: wrap }}
 .pixels {{ image-rendering: pixelated; width: 100%; border-radius: 4px; background: #000 }}
-.row figure {{ flex: 1 1 18em }} table {{ border-collapse: collapse; margin: 1em 0 }}
+.row figure {{ flex: 1 1 24em }} table {{ border-collapse: collapse; margin: 1em 0 }}
 td, th {{ padding: .3em 1.2em .3em 0; text-align: left; border-bottom: 1px solid #ddd }}
 </style>
 <h1>Digits from noise</h1>

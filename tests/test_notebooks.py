@@ -31,6 +31,9 @@ def test_a_notebook_is_its_twin(file):
     assert not any(
         output.output_type == "error" for cell in kept.cells for output in cell.get("outputs", ())
     )
+    outputs = [out for cell in kept.cells if cell.cell_type == "code" for out in cell.outputs]
+    assert outputs  # as they came from a run
+    assert "site-packages" not in str(outputs)  # a path of somebody's machine
     assert file.stat().st_size < 2**20
 
 

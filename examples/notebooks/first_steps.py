@@ -67,11 +67,14 @@ pipe.made_with()["sampler"]
 # % intervals.
 
 # %%
+from overtone import Request
 from overtone.metrics import Evaluation
 from overtone.training.classifier import classifier_of
 
 evaluation = Evaluation(classifier_of("builtin:digits", 8, 1), open_data("builtin:digits", 8, 1))
-report = evaluation((batch.images, batch.class_labels) for batch in pipe.stream(range(200)))
+request = Request(range(200))
+batches = ((batch.images, batch.class_labels) for batch in pipe.stream(request))
+report = evaluation(batches, pipe.made_with(request))
 report.value("frechet_distance"), report.interval("frechet_distance")
 
 # %% [markdown]

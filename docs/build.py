@@ -21,6 +21,7 @@ from PIL import Image
 
 from overtone import storage
 from overtone.cli.app import main as overtone
+from overtone.errors import counted
 from overtone.metrics.scores import measures
 from overtone.pipelines.card import SAMPLES_FILE
 
@@ -168,7 +169,9 @@ def gallery() -> None:
             rows.append(_row(name, shipped, report))
     (DOCS / "gallery.md").write_text("\n".join(lines) + "\n")
     readme = DOCS.parent / "README.md"
-    before, _, rest = readme.read_text().partition(BEGIN)
+    before, begun, rest = readme.read_text().partition(BEGIN)
+    if not begun or END not in rest:
+        raise SystemExit("README.md has lost the place of the models' table.")
     readme.write_text(before + BEGIN + "\n".join(rows) + "\n\n" + END + rest.partition(END)[2])
 
 
@@ -198,7 +201,8 @@ def _entry(name: str, shipped: Shipped, picture: str, report: dict[str, Any]) ->
     """The part of the page that shows a model."""
     titles = measures()
     shown = [score for score in SHOWN if report.get(score) is not None]
-    counts = f"{report['images']:,} images, {report['made_with']['evaluations']:g} evaluations each"
+    evaluations = counted(round(report["made_with"]["evaluations"]), "evaluation")
+    counts = f"{report['images']:,} images, {evaluations} each"
     sample = " ".join(("overtone sample", f"models/{name}", shipped.asked, "--out samples.png"))
     return [
         f"## {shipped.title}",

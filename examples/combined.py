@@ -47,7 +47,10 @@ def of_experts(
 ) -> DenoisingRecipe:
     """The recipe with these experts, which see this many images each."""
     training = dataclasses.replace(
-        recipe.training, total_images=images, lr_rampdown_images=images // 2
+        recipe.training,
+        total_images=images,
+        lr_rampdown_images=images // 2,
+        ema_halflife_images=images // 6,
     )
     return dataclasses.replace(
         recipe, about=about, network=own.networks[0], experts=own, training=training

@@ -37,7 +37,7 @@ class Options:
     """The number of noise levels that the script takes. If left out, it is the model's own."""
     evaluations: Count | None = None
     """The number of function evaluations an image. The script samples by the sampler that was
-    fitted for exactly so many (overtone fit), or else by the model's own with as many steps as they
+    fitted for so many (overtone fit), or else by the model's own with as many steps as they
     allow."""
     whole: bool = False
     """Write an operator's states at all times, the image last, in the place of the image alone."""

@@ -64,7 +64,7 @@ class Sampling:
     """The number of noise levels that the sampler takes. If left out, it is the model's own."""
     evaluations: Count | None = None
     """The number of function evaluations an image, guidance and a first stage included. The sampler
-    that was fitted for exactly so many (overtone fit) is used, or else the model's own with as many
+    that was fitted for so many (overtone fit) is used, or else the model's own with as many
     steps as they allow, which is said."""
     tolerance: Positive | None = None
     """The error that a fitted sampler may have, as a root mean square distance in [-1, 1] to the

@@ -1,7 +1,7 @@
 """Budgets: samplers fitted to a model, each for a number of function evaluations.
 
 `overtone fit` finds them, and they are saved with the pipeline. A request for `evaluations` is
-answered by the sampler that was fitted for exactly so many, under the guidance that is asked for
+answered by the sampler that was fitted for so many, under the guidance that is asked for
 and with these weights; otherwise by the model's own sampler, with as many steps as they allow,
 which is said. A request for a `tolerance` is answered by the fewest evaluations whose error was
 below it where they were fitted: by the model, and not by the image, so that an image remains a

@@ -17,8 +17,8 @@ from overtone.training.recipes.common import ramped
 
 def relay_glyphs_16() -> DenoisingRecipe:
     return DenoisingRecipe(
-        about="The first stage of relay-glyphs makes 16 px letters by class. Training takes 26"
-        " minutes on 2 CPU cores.",
+        about="The first stage of relay-glyphs makes 16 px letters by class. Training takes"
+        " half an hour on 2 CPU cores.",
         data="builtin:glyphs",
         network=_letters(16, (48, 96), attends=8),
         class_conditional=True,
@@ -31,8 +31,8 @@ def relay_glyphs_16() -> DenoisingRecipe:
 
 def relay_glyphs() -> DenoisingRecipe:
     recipe = DenoisingRecipe(
-        about="A second stage makes the letters of relay-glyphs-16 at 64 px. Training takes 16"
-        " minutes on 2 CPU cores.",
+        about="A second stage makes the letters of relay-glyphs-16 at 64 px. Training takes a"
+        " quarter of an hour on 2 CPU cores.",
         data="builtin:glyphs",
         network=_letters(64, (24, 32, 64, 96), attends=8),
         class_conditional=True,

@@ -5,6 +5,7 @@ import base64
 import dataclasses
 import json
 import math
+import socket
 
 import gradio as gr
 import httpx
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 from helpers import TINY_ADM, TINY_DIFFIT, awake
+from overtone.cli.app import main
 from overtone.denoisers import EDMPreconditioning, OperatorPreconditioning
 from overtone.errors import OvertoneError
 from overtone.networks.dsno import temporalize
@@ -287,6 +289,33 @@ def test_a_shelf_opens_what_it_names_and_keeps_few():
             shelf[name]
     with pytest.raises(OvertoneError, match="no model to show"):
         Shelf([], open_model)
+
+
+def test_a_damaged_model_that_nobody_named_is_left_out():
+    def open_model(name):
+        if name != "good":
+            raise OvertoneError("its weights are damaged.")
+        return object()
+
+    heard = []
+    shelf = Shelf(["bad", "good", "worse"], open_model)
+    shelf.leave_out(heard.append)
+    assert shelf.names == ["good"]
+    assert heard == [f"{name} is left out: its weights are damaged." for name in ("bad", "worse")]
+    with pytest.raises(OvertoneError, match="none of these"):
+        Shelf(["bad"], open_model).leave_out(heard.append)
+
+
+def test_a_port_that_is_taken_is_said(pipes, tmp_path, capsys):
+    pipes["EDM"].save_pretrained(tmp_path / "digits")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit) as ended:
+            main(["studio", str(tmp_path / "digits"), "--port", str(port)])
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert f"port {port}" in said and "--port" in said
+    assert "Traceback" not in said
 
 
 def test_models_here_are_saved_ones_and_runs(pipes, tmp_path):

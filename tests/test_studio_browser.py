@@ -1,5 +1,6 @@
 """The studio in a real browser: Debian's Chromium, without a window."""
 
+import base64
 import os
 import shutil
 import subprocess
@@ -12,18 +13,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from browser import WIDE, chromium, opened  # noqa: F401
+from overtone import load_pipeline
 from pipeline_kinds import kinds_of_pipelines
 from served import served
 from test_studio import a_relay, an_operator
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
+ROOT = Path(__file__).parent.parent
 NARROW = (390, 844)
 WAIT = 60
 FIELDS = "input, textarea"
@@ -68,7 +72,10 @@ class Page:
         self.until(lambda: self.button("Make images"))
 
     def until(self, found):
-        return WebDriverWait(self.browser, WAIT, 0.1).until(lambda _: found())
+        """What is found at last; a part that the page replaces meanwhile is looked for again."""
+        replaced = (StaleElementReferenceException,)
+        wait = WebDriverWait(self.browser, WAIT, 0.1, ignored_exceptions=replaced)
+        return wait.until(lambda _: found())
 
     def all(self, css):
         return [part for part in self.browser.find_elements(By.CSS_SELECTOR, css)
@@ -129,6 +136,28 @@ class Page:
 
         return httpx.get(self.until(loaded)).content
 
+    def choose(self, label, words):
+        """Choose the model whose name ends so in the list with a label."""
+        self.until(lambda: self.all(f"input[aria-label='{label}']"))[0].click()
+
+        def clicked():
+            fit = [part for part in self.all("[role=option]") if part.text.strip().endswith(words)]
+            return fit and fit[0].click() is None
+
+        self.until(clicked)
+        self.until(lambda: not self.all("[role=option]"))
+        time.sleep(0.5)
+
+    def keep(self, name):
+        """Write a picture of the whole page."""
+        time.sleep(0.5)
+        height = self.browser.execute_script("return document.documentElement.scrollHeight")
+        whole = {"x": 0, "y": 0, "width": WIDE[0], "height": height, "scale": 1}
+        asked = {"captureBeyondViewport": True, "format": "png", "clip": whole}
+        taken = self.browser.execute_cdp_cmd("Page.captureScreenshot", asked)["data"]
+        if folder := os.environ.get("OVERTONE_SCREENSHOTS"):
+            Path(folder, f"{name}.png").write_bytes(base64.b64decode(taken))
+
     def errors(self):
         return [entry for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
 
@@ -188,9 +217,7 @@ def test_by_keyboard_alone(page):
 
 
 def test_experts_hand_over_on_the_timeline(page):
-    page.until(lambda: page.all("input[aria-label=Model]"))[0].click()
-    choices = page.until(lambda: page.all("[role=option]"))
-    next(choice for choice in choices if choice.text.strip().endswith("experts")).click()
+    page.choose("Model", "experts")
     page.until(lambda: "Experts, " in page.browser.page_source)
     page.press("Make images")
     page.until(lambda: "images in" in page.said("made"))
@@ -309,13 +336,45 @@ def test_two_visitors_have_their_own_pictures(page, address):
     assert other.picture() != own
 
 
-def test_pictures_of_the_page_are_kept(page, request):
-    """For the documentation, where OVERTONE_SCREENSHOTS names a directory."""
-    folder = os.environ.get("OVERTONE_SCREENSHOTS")
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """The address of a studio with the models of the repository."""
+    pipes = {path.name: load_pipeline(path) for path in sorted((ROOT / "models").iterdir())}
+    with served(tmp_path_factory.mktemp("shipped"), pipes) as (_, address):
+        yield address
+
+
+def test_each_system_has_its_view(request, chromium, shipped):  # noqa: F811
+    """With the repository's models. The documentation's pictures are these, where
+    OVERTONE_SCREENSHOTS names a directory."""
+    browser = opened(chromium, WIDE)
+    request.addfinalizer(browser.quit)
+    page = Page(browser, shipped)
+    page.choose("Model", "meme-digits")
     page.press("Make images")
-    page.until(lambda: "images in" in page.said("made"))
-    time.sleep(0.5)
-    taken = page.browser.get_screenshot_as_png()
-    assert len(taken) > 10_000
-    if folder:
-        Path(folder, f"studio-{request.node.callspec.id}.png").write_bytes(taken)
+    page.until(lambda: "16 images in" in page.said("made"))
+    assert sum("expert" in part.text for part in page.all("svg text")) == 4
+    page.keep("studio")
+    page.tab("Compare")
+    page.choose("Model", "diffit-digits")
+    page.choose("Beside it", "flow-digits")
+    page.press("Make images of both")
+    page.until(lambda: page.said("compared").count("took") == 2)
+    page.keep("studio-compare")
+    page.tab("Your pictures")
+    page.press("Enlarge")
+    page.until(lambda: "64 x 64 px in" in page.said("enlarged"))
+    page.keep("studio-enlarge")
+    page.tab("One evaluation")
+    page.choose("Beside it", "diffit-digits")
+    page.press("Start both")
+    page.until(lambda: page.said("many").startswith("Step 18"))
+    taken = [float(page.said(name).split(": ")[1].removesuffix(" s")) for name in ("one", "many")]
+    assert taken[0] < taken[1]
+    page.keep("studio-one-evaluation")
+    page.tab("Attention")
+    page.choose("Model", "diffit-digits")
+    page.press("Look")
+    page.until(lambda: page.all(".levels canvas"))
+    page.keep("studio-attention")
+    assert page.errors() == []

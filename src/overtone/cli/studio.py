@@ -40,10 +40,14 @@ def main(arguments: Sequence[str]) -> None:
     from overtone.studio.serve import serve
     from overtone.studio.shelf import Shelf, models_here
 
-    names = options.models or models_here()
-    shelf = Shelf(names, open_model, options.limits.loaded)
+    def tell(words: str) -> None:
+        print(plain(words), file=sys.stderr)
+
+    shelf = Shelf(options.models or models_here(), open_model, options.limits.loaded)
+    if not options.models:  # nobody named them: one that is damaged does not stand in the way
+        shelf.leave_out(tell)
 
     def opened(address: str) -> None:
-        print(plain(f"Open {address} in a browser. Ctrl-C ends the studio."), file=sys.stderr)
+        tell(f"Open {address} in a browser. Ctrl-C ends the studio.")
 
     serve(shelf, options.limits, options.host, options.port, opened)

@@ -37,6 +37,18 @@ class Shelf:
         self._open, self._most, self._lock = open_model, most, Lock()
         self._loaded: OrderedDict[str, Pipeline] = OrderedDict()
 
+    def leave_out(self, told: Callable[[str], None]) -> None:
+        """Leave out the models that can't be opened, and tell why of each. Raises `OvertoneError`
+        where none is left."""
+        for name in tuple(self.names):
+            try:
+                self[name]
+            except OvertoneError as error:
+                self.names.remove(name)
+                told(f"{name} is left out: {error}")
+        if not self.names:
+            raise OvertoneError("none of these models can be opened.")
+
     def __getitem__(self, name: str) -> Pipeline:
         """The model of a name. Raises `OvertoneError` for one that is not here."""
         if name not in self.names:

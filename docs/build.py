@@ -27,6 +27,7 @@ from overtone.pipelines.card import SAMPLES_FILE
 
 DOCS = Path(__file__).resolve().parent
 MODELS = DOCS.parent / "models"
+README = DOCS.parent / "README.md"
 SCORES_FILE = "scores.json"
 WIDE = 900
 """pixels of the gallery's pictures, about"""
@@ -158,21 +159,31 @@ def ship(name: str, run: str) -> None:
 
 def gallery() -> None:
     """The page of all models, with their samples, and their table in README."""
+    page, readme = texts()
+    for name in SHIPPED:
+        if (samples := MODELS / name / SAMPLES_FILE).exists():
+            _enlarged(samples).save(DOCS / _picture(name))
+    (DOCS / "gallery.md").write_text(page)
+    README.write_text(readme)
+
+
+def texts() -> tuple[str, str]:
+    """The page of all models, and README with their table."""
     lines, rows = [_HEAD], []
     for name, shipped in SHIPPED.items():
-        folder = MODELS / name
-        if (folder / SAMPLES_FILE).exists():
-            picture = f"images/gallery-{name}.png"
-            _enlarged(folder / SAMPLES_FILE).save(DOCS / picture)
-            report = storage.read_json(folder / SCORES_FILE, dict)
-            lines += _entry(name, shipped, picture, report)
+        if (file := MODELS / name / SCORES_FILE).exists():
+            report = storage.read_json(file, dict)
+            lines += _entry(name, shipped, report)
             rows.append(_row(name, shipped, report))
-    (DOCS / "gallery.md").write_text("\n".join(lines) + "\n")
-    readme = DOCS.parent / "README.md"
-    before, begun, rest = readme.read_text().partition(BEGIN)
+    before, begun, rest = README.read_text().partition(BEGIN)
     if not begun or END not in rest:
         raise SystemExit("README.md has lost the place of the models' table.")
-    readme.write_text(before + BEGIN + "\n".join(rows) + "\n\n" + END + rest.partition(END)[2])
+    readme = before + BEGIN + "\n".join(rows) + "\n\n" + END + rest.partition(END)[2]
+    return "\n".join(lines) + "\n", readme
+
+
+def _picture(name: str) -> str:
+    return f"images/gallery-{name}.png"
 
 
 _HEAD = """\
@@ -197,7 +208,7 @@ def _enlarged(file: Path) -> Image.Image:
         )
 
 
-def _entry(name: str, shipped: Shipped, picture: str, report: dict[str, Any]) -> list[str]:
+def _entry(name: str, shipped: Shipped, report: dict[str, Any]) -> list[str]:
     """The part of the page that shows a model."""
     titles = measures()
     shown = [score for score in SHOWN if report.get(score) is not None]
@@ -209,7 +220,7 @@ def _entry(name: str, shipped: Shipped, picture: str, report: dict[str, Any]) ->
         "",
         f"{shipped.about} [More on the system]({shipped.page}).",
         "",
-        f"![Uncurated samples of {name}]({picture})",
+        f"![Uncurated samples of {name}]({_picture(name)})",
         "",
         f"    {' '.join(sample.split())}",
         "",
@@ -237,10 +248,14 @@ def _row(name: str, shipped: Shipped, report: dict[str, Any]) -> str:
 
 
 def _value(report: dict[str, Any], name: str) -> str:
-    measure = measures()[name]
+    """A score with its interval, in few digits."""
+    share = measures()[name].share
+
+    def shown(value: float) -> str:
+        return f"{100 * value:.1f} %" if share else f"{value:#.3g}".rstrip(".")
+
     ends = report.get("intervals", {}).get(name)
-    between = f" ({measure.shown(ends[0])} to {measure.shown(ends[1])})" if ends else ""
-    return measure.shown(report[name]) + between
+    return shown(report[name]) + (f" ({shown(ends[0])} to {shown(ends[1])})" if ends else "")
 
 
 def main() -> None:

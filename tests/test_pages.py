@@ -103,6 +103,8 @@ def shortened(words):
             words = set_option(words, *option.split())
         if "--guidance" in words:
             words = set_option(words, "search.images", "32")
+    if words[1:3] in (["analyze", "guidance"], ["analyze", "eta"], ["analyze", "split"]):
+        words = set_option(words, "seeds", "0-31")
     if name == "ema":
         words = set_option(words, "scored-images", "32")
     for at, word in enumerate(words):
@@ -160,9 +162,7 @@ def world(tmp_path_factory):
     for name in ("digits", "tmsa", "other", "a", "b"):
         shutil.copytree(folder / "runs" / "diffit-digits", folder / "runs" / name)
     shutil.copytree(folder / "runs" / "images", folder / "runs" / "large")
-    shutil.copytree(
-        ROOT / "models" / "diffit-fashion-mnist", folder / "models/diffit-fashion-mnist"
-    )
+    shutil.copytree(ROOT / "models", folder / "models", dirs_exist_ok=True)
     grey = Image.fromarray(np.full((8, 8), 128, np.uint8))
     for name in ("picture.png", "keep.png", "seven.png"):
         grey.save(folder / name)

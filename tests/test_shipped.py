@@ -1,6 +1,7 @@
 """The models of the repository: small, told, and as good as their cards say."""
 
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,14 @@ def test_models_are_small():
     files = [file for folder in MODELS for file in folder.rglob("*") if file.is_file()]
     assert max(file.stat().st_size for file in files) <= 8 * MEGABYTE
     assert sum(file.stat().st_size for file in files) <= 40 * MEGABYTE
+
+
+def test_the_gallery_and_readme_say_what_was_scored():
+    build = runpy.run_path(str(ROOT / "docs" / "build.py"))
+    page, readme = build["texts"]()
+    assert page == (ROOT / "docs" / "gallery.md").read_text()
+    assert readme == (ROOT / "README.md").read_text()
+    assert all(f"| `models/{folder.name}` |" in readme for folder in MODELS)
 
 
 @shipped

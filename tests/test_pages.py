@@ -18,6 +18,7 @@ SKIPPED = {
     r"^(make|pip|git|hf) ": "what the other tests stand on, or what publishes",
     r"^python examples/": "hours; their parts are tested in test_studies.py and test_examples.py",
     r"^(torchrun|accelerate) ": "several processes: test_launch.py",
+    r"^overtone studio": "a server: test_studio.py and test_studio_browser.py",
     r"^overtone bench": "minutes, and other libraries to install: test_bench.py",
     r"diffit_256|diffit-256|solver-model|\.pkl ": "published weights: test_latent_diffit.py",
     r"stabilityai/|google/|hf:uoft|latents/mine": "repositories of the Hub",

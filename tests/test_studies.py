@@ -163,13 +163,14 @@ def test_entries_take_about_the_same_training():
         "MEME": (100_000 + 4 * 26_000) * multiply_adds(meme.build()),
     }
     assert max(costs.values()) / min(costs.values()) < 1.1
-    told = relay.recipes()
-    small, large = (multiply_adds(told[n].network.build()) for n in ("first stage", "one stage"))
-    totals = [
-        told[n].training.total_images * cost
-        for n, cost in (("first stage", small), ("relay", large), ("one stage", large))
-    ]
-    assert totals[0] + totals[1] == pytest.approx(totals[2], rel=0.001)
+    for case in relay.CASES.values():
+        told = case().recipes()
+        first, one = (multiply_adds(told[n].network.build()) for n in (relay.FIRST, relay.ONE))
+        totals = [
+            told[n].training.total_images * cost
+            for n, cost in ((relay.FIRST, first), (relay.RELAY, one), (relay.ONE, one))
+        ]
+        assert totals[0] + totals[1] == pytest.approx(totals[2], rel=0.001)
 
 
 def test_cases_of_one_step_fit_together():

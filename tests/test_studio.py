@@ -314,7 +314,8 @@ def test_a_port_that_is_taken_is_said(pipes, tmp_path, capsys):
             main(["studio", str(tmp_path / "digits"), "--port", str(port)])
     assert ended.value.code == 1
     said = capsys.readouterr().err
-    assert f"port {port}" in said and "--port" in said
+    assert f"port {port}" in said
+    assert "--port" in said
     assert "Traceback" not in said
 
 

@@ -1,17 +1,13 @@
 """What a relay is to be compared with: a cascade, whose second stage starts from noise and sees the
 small image beside its input (Ho et al. 2021, arXiv 2106.15282).
 
-    python examples/studies/cascade.py --out runs/cascade-glyphs
-
-trains one on the letters of `relay-glyphs`: the same network but for its input's channels, the same
-number of images. The small image is enlarged and, so that it forgives a first stage its mistakes,
-noised: in training by a level uniform in [0, 0.4] of which the network is not told. `letters.py
---cascade runs/cascade-glyphs` compares.
+`relay.py` trains it by the recipe of a relay: the same network but for its input's channels, the
+same number of images. The small image is enlarged and, so that it forgives a first stage its
+mistakes, noised: in training by a level uniform in [0, 0.4] of which the network is not told.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from overtone import ADMConfig, ADMUNet, OvertoneError, open_data, settings
+from overtone import ADMConfig, ADMUNet, open_data, settings
 from overtone.data import held_out
 from overtone.denoisers import Denoiser, Estimate
 from overtone.processes import SeededNoise
 from overtone.training.configs.denoising import DenoisingRecipe
-from overtone.training.loop import Trainer
 from overtone.training.objectives import Batch, DenoisingObjective
 from overtone.training.progress import Progress
-from overtone.training.recipes.relay import relay_glyphs
 from overtone.training.task import Task
 
 NETWORK = "network"
@@ -109,28 +103,3 @@ class CascadeTask(Task):
         return CascadeDenoiser(
             ADMUNet.from_pretrained(checkpoint / NETWORK).eval().to_fast_layout()
         )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/cascade-glyphs"))
-    parser.add_argument("--images", type=int, help="images to train on, instead of the recipe's")
-    options = parser.parse_args()
-    recipe = relay_glyphs()
-    training = recipe.training
-    if options.images:
-        ramp = min(training.lr_rampdown_images, options.images // 2)
-        training = dataclasses.replace(
-            training, total_images=options.images, lr_rampdown_images=ramp
-        )
-    recipe = dataclasses.replace(recipe, training=training)
-    try:
-        Trainer(CascadeTask(recipe), recipe).run(options.out)
-    except OvertoneError as error:
-        raise SystemExit(f"cascade: {error}") from None
-
-
-if __name__ == "__main__":
-    main()

@@ -1,29 +1,35 @@
-"""Does a relay pay? RDM's claim (arXiv 2309.03350), asked on photographs.
+"""Does a relay pay? RDM's claim (arXiv 2309.03350), asked on letters and on photographs.
 
-    python examples/studies/relay.py --out runs/relay-study
-    python examples/studies/relay.py --tables
+    python examples/studies/relay.py letters
+    python examples/studies/relay.py photos
+    python examples/studies/relay.py tables
     overtone analyze snr builtin:photos --out snr.png
 
-trains on builtin:photos a first stage of 16 px, second stages of 64 px that go on from it (relays
-of the published noise levels and blur, with block noise, white noise alone, and more block noise; a
-cascade, which begins with noise and sees the small image), and one stage of 64 px from noise, which
-sees as many more images as make its training's multiply-adds equal those of two stages. `--only
-NAME` trains and measures one entry.
-The relay is also sampled with noise drawn anew (eta, the paper's table 3), and with its 32
-evaluations divided otherwise between the stages (figure 5).
+trains a first stage of 16 px, second stages of 64 px that go on from it (with the recipe's block
+noise, with white noise alone, with more block noise; a cascade, which begins with noise and sees
+the small image), and one stage of 64 px from noise, which sees as many more images as make its
+training's multiply-adds equal those of two stages. `--only NAME` trains and measures one entry.
 
-All second stages go on from the same small images, but for those divisions. Each model is sampled
-with about as many multiply-adds as the relay of 16 + 16 evaluations, `two_step`, without guidance,
-and scored on the features of a classifier of the photographs' training regions beside their
-held-out regions. Results are in docs/studies/relay.json, tables in docs/studies/relay.md; what is
-there is not computed again.
+The relay is also sampled with noise drawn anew (eta, the paper's table 3), with its evaluations
+divided otherwise between the stages (figure 5) and, of letters, by other forms of the estimate. All
+second stages go on from the same small images, but for those divisions.
+
+    letters    builtin:glyphs, by the recipes relay-glyphs-16, guided with 2, and relay-glyphs,
+               sampled with 16 + 8 evaluations
+    photos     builtin:photos, with the published noise levels and blur, without guidance, 16 + 16
+               evaluations, beside the photographs' held-out regions
+
+Samplers are `two_step`, and one stage has as many multiply-adds as the relay of both. Features are
+those of a classifier of the training images. Results are in docs/studies/relay-letters.json and
+relay-photos.json, tables beside them; what is there is not computed again.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,84 +54,140 @@ from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.loop import Trainer
 from overtone.training.recipes.relay import relay_glyphs, relay_glyphs_16, relay_imagenet
 
-DATA, SIZE = "builtin:photos", 64
-SAMPLES, BATCH, STEPS = 1_400, 50, 16
-RELAYS = {
-    "relay": {},
-    "relay, white noise": {"block_scale": 0.0},
-    "relay, block noise 0.5": {"block_scale": 0.5},
-}
-SAMPLED: dict[str, tuple[int, dict[str, Any]]] = {
-    **{f"relay, eta {eta}": (STEPS, {"eta": eta}) for eta in (0.1, 0.2, 0.3)},
-    **{
-        f"relay, {first} + {2 * STEPS - first} evaluations": (
-            first,
-            {"num_steps": 2 * STEPS - first},
-        )
-        for first in (28, 24, 8)
-    },
-}
-"""Other ways to sample the relay: the first stage's evaluations, and its sampler's settings."""
+SIZE = 64
 SCORES = ("frechet_distance", "precision", "recall", "class_accuracy")
+REAL, BICUBIC, FIRST, RELAY, CASCADE, ONE = (
+    "real", "first stage, bicubic", "first stage", "relay", "cascade", "one stage",
+)  # fmt: skip
 
 
-def recipes() -> dict[str, DenoisingRecipe]:
-    """The recipe of each entry that is trained."""
-    first = dataclasses.replace(relay_glyphs_16(), data=DATA, mirror=True)
+@dataclass(frozen=True)
+class Case:
+    """What is trained, on which images, and how it is sampled."""
+
+    data: str
+    split: str
+    """the images that others are compared with"""
+    samples: int
+    batch: int
+    first: DenoisingRecipe
+    second: DenoisingRecipe
+    steps: tuple[int, int]
+    """function evaluations of the first stage and of the second"""
+    scale: float
+    """guidance of the first stage and of one stage"""
+    forms: Mapping[str, tuple[int, dict[str, Any]]]
+    """other ways to sample the relay: the first stage's evaluations, and its sampler's settings"""
+
+    @property
+    def relays(self) -> dict[str, dict[str, Any]]:
+        """Second stages that are relays, by what they change of the process."""
+        return {
+            RELAY: {},
+            "relay, white noise": {"block_scale": 0.0},
+            "relay, block noise 0.5": {"block_scale": 0.5},
+        }
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return REAL, BICUBIC, *self.relays, CASCADE, ONE, *self.forms
+
+    def recipes(self) -> dict[str, DenoisingRecipe]:
+        """The recipe of each entry that is trained."""
+        first, second = self.first, self.second
+        small, large = (multiply_adds(recipe.network.build()) for recipe in (first, second))
+        both = second.training.total_images + first.training.total_images * small / large
+        told: dict[str, DenoisingRecipe] = {FIRST: first, CASCADE: second}
+        for name, changes in self.relays.items():
+            assert isinstance(second.process, RelayProcess)
+            process = dataclasses.replace(second.process, **changes)
+            told[name] = dataclasses.replace(second, process=process)
+        training = dataclasses.replace(
+            second.training,
+            total_images=round(both / second.training.batch_size) * second.training.batch_size,
+            lr_rampdown_images=round(both / 2),
+        )
+        told[ONE] = dataclasses.replace(
+            second,
+            process=GaussianProcess(),
+            schedule=first.schedule,
+            sampler=Sampler(),
+            guidance=first.guidance,
+            training=training,
+        )
+        return told
+
+    def steps_alone(self) -> int:
+        """The evaluations of one stage that take the multiply-adds of both."""
+        small, large = (multiply_adds(r.network.build()) for r in (self.first, self.second))
+        return round(self.steps[1] + self.steps[0] * small / large)
+
+
+def letters() -> Case:
+    first = relay_glyphs_16()
+    forms: dict[str, tuple[int, dict[str, Any]]] = {
+        f"relay, eta {eta}": (16, {"eta": eta}) for eta in (0.1, 0.2, 0.3)
+    }
+    for one, two in ((20, 4), (12, 12), (8, 16)):
+        forms[f"relay, {one} + {two} evaluations"] = (one, {"num_steps": two})
+    for estimate, steps in (("single", 8), ("averaged_slopes", 5), ("averaged_estimates", 5)):
+        forms[f"relay, {estimate}"] = (16, {"estimate": estimate, "num_steps": steps})
+    return Case(
+        "builtin:glyphs", "train", 520, 52, first, dataclasses.replace(relay_glyphs(), first=""),
+        (16, 8), first.guidance.scale, forms,
+    )  # fmt: skip
+
+
+def photos() -> Case:
+    changes: dict[str, Any] = {"data": "builtin:photos", "mirror": True}
     published = relay_imagenet()
     second = dataclasses.replace(
-        relay_glyphs(), data=DATA, mirror=True, first="", process=published.process,
-        schedule=published.schedule, sampler=published.sampler,
+        relay_glyphs(), first="", process=published.process, schedule=published.schedule,
+        sampler=published.sampler, **changes,
     )  # fmt: skip
-    small, large = (multiply_adds(recipe.network.build()) for recipe in (first, second))
-    both = second.training.total_images + first.training.total_images * small / large
-    told: dict[str, DenoisingRecipe] = {"first stage": first}
-    for name, changes in RELAYS.items():
-        assert isinstance(second.process, RelayProcess)
-        process = dataclasses.replace(second.process, **changes)  # type: ignore[arg-type]
-        told[name] = dataclasses.replace(second, process=process)
-    told["cascade"] = second
-    training = dataclasses.replace(
-        second.training,
-        total_images=round(both / second.training.batch_size) * second.training.batch_size,
-        lr_rampdown_images=round(both / 2),
-    )
-    told["one stage"] = dataclasses.replace(
-        second,
-        process=GaussianProcess(),
-        schedule=first.schedule,
-        sampler=Sampler(),
-        guidance=dataclasses.replace(first.guidance, scale=1.0),
-        training=training,
-    )
-    return told
+    first = relay_glyphs_16()
+    unguided = dataclasses.replace(first.guidance, scale=1.0)
+    first = dataclasses.replace(first, guidance=unguided, **changes)
+    forms: dict[str, tuple[int, dict[str, Any]]] = {
+        f"relay, eta {eta}": (16, {"eta": eta}) for eta in (0.1, 0.2, 0.3)
+    }
+    for one, two in ((28, 4), (24, 8), (8, 24)):
+        forms[f"relay, {one} + {two} evaluations"] = (one, {"num_steps": two})
+    return Case("builtin:photos", "test", 1_400, 50, first, second, (16, 16), 1.0, forms)
+
+
+CASES: dict[str, Callable[[], Case]] = {"letters": letters, "photos": photos}
 
 
 class Study:
     """Entries trained in a folder, and measured."""
 
-    def __init__(self, out: Path, results: Results) -> None:
-        self.out, self.results, self.recipes = out, results, recipes()
-        self.real = open_data(DATA, SIZE, 3, split="test")
-        self.evaluation = Evaluation(classifier_of(DATA, SIZE, 3), self.real, self.real)
+    def __init__(self, case: Case, out: Path) -> None:
+        self.case, self.out, self.recipes = case, out, case.recipes()
+        data = partial(open_data, case.data, SIZE, 3)
+        self.real, self.test = data(split=case.split), data(split="test")
+        classifier = classifier_of(case.data, SIZE, 3)
+        self.evaluation = Evaluation(classifier, self.real, self.test)
+        self.classes = torch.arange(case.samples) % self.real.num_classes
 
     def run(self, name: str) -> Path:
         """The checkpoint of an entry, trained or there already."""
         run = self.out / "".join(c if c.isalnum() else "-" for c in name)
         recipe = self.recipes[name]
-        if name == "cascade":
-            Trainer(CascadeTask(recipe), recipe).run(run)
-        else:
-            Trainer.of(recipe, out=run).run(run)
+        trainer = (
+            Trainer(CascadeTask(recipe), recipe) if name == CASCADE else Trainer.of(recipe, out=run)
+        )
+        trainer.run(run)
         return find_checkpoint(run)
 
-    def small(self, steps: int = STEPS) -> torch.Tensor:
+    def small(self, steps: int) -> torch.Tensor:
         """The first stage's images by so many evaluations, in [-1, 1]."""
         file = self.out / f"small-{steps}.safetensors"
         if not file.exists():
-            pipe = load_pipeline(self.run("first stage")).to(default_device())
+            pipe = load_pipeline(self.run(FIRST)).to(default_device())
             pipe.sampler = Sampler(steps, estimate="two_step")
-            parts = pipe.stream(range(SAMPLES), batch_size=100, guidance_scale=1.0)
+            seeds = range(self.case.samples)
+            parts = pipe.stream(seeds, batch_size=100, guidance_scale=self.case.scale)
             made = torch.cat([batch.unrounded.float().cpu() for batch in parts])
             with storage.new_file(file) as new:
                 storage.save_tensors(new, {"images": made})
@@ -133,52 +195,45 @@ class Study:
 
     def images(self, name: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """An entry's images and their classes."""
-        classes = torch.arange(SAMPLES) % self.real.num_classes
-        if name == "real":  # other crops of the same regions
-            for at in range(SAMPLES, 2 * SAMPLES, BATCH):
-                yield self.real.fetch(range(at, at + BATCH))
+        case, batch = self.case, self.case.batch
+        if name == REAL:  # others of the test split than those that models are compared with
+            for at in range(case.samples, 2 * case.samples, batch):
+                yield self.test.fetch(range(at, at + batch))
             return
-        trained = "relay" if name in SAMPLED else name
-        steps, changes = SAMPLED.get(name, (STEPS, {}))
+        steps, changes = case.forms.get(name, (case.steps[0], {}))
         small = self.small(steps)
-        if name == "first stage, bicubic":
-            for low, own in zip(small.split(BATCH), classes.split(BATCH), strict=True):
+        if name == BICUBIC:
+            for low, own in zip(small.split(batch), self.classes.split(batch), strict=True):
                 large = F.interpolate(low, size=SIZE, mode="bicubic").clamp(-1, 1)
                 yield to_pixels(large), own
             return
-        checkpoint = self.run(trained)
-        if name == "cascade":
-            yield from self.cascaded(checkpoint, small, classes)
+        checkpoint = self.run(RELAY if name in case.forms else name)
+        if name == CASCADE:
+            yield from self.cascaded(checkpoint, small)
             return
         pipe: Any = load_pipeline(checkpoint).to(default_device())
-        if name == "one stage":
-            pipe.sampler = Sampler(self.steps_alone(), estimate="two_step")
+        scale = None
+        if name == ONE:
+            pipe.sampler, scale = Sampler(case.steps_alone(), estimate="two_step"), case.scale
         else:
+            changes = {"num_steps": case.steps[1], "estimate": "two_step"} | changes
             pipe.first, pipe.sampler = small, dataclasses.replace(pipe.sampler, **changes)
-        for at in range(0, SAMPLES, BATCH):
-            seeds = range(at, at + BATCH)
-            for batch in pipe.stream(seeds, classes[at : at + BATCH], batch_size=BATCH):
-                yield batch.images, classes[at : at + BATCH]
-
-    def steps_alone(self) -> int:
-        """The evaluations of one stage that take the multiply-adds of both."""
-        small, large = (
-            multiply_adds(self.recipes[name].network.build()) for name in ("first stage", "relay")
-        )
-        return round(STEPS * (1 + small / large))
+        seeds, own = range(case.samples), self.classes.tolist()
+        for made in pipe.stream(seeds, own, batch_size=batch, guidance_scale=scale):
+            yield made.images, made.class_labels
 
     def cascaded(
-        self, checkpoint: Path, small: torch.Tensor, classes: torch.Tensor
+        self, checkpoint: Path, small: torch.Tensor
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """A cascade's images."""
+        """A cascade's images, by as many evaluations as the relay's."""
         network = ADMUNet.from_pretrained(checkpoint / NETWORK).eval().to_fast_layout()
         device, denoiser = default_device(), CascadeDenoiser(network).to(default_device())
-        sampler, process = Sampler(STEPS, estimate="two_step"), GaussianProcess()
-        for at in range(0, SAMPLES, BATCH):
-            beside = enlarged(small[at : at + BATCH], SIZE // small.shape[-1]).to(device)
-            source = SeededNoise(range(at, at + BATCH))
+        sampler, process = Sampler(self.case.steps[1], estimate="two_step"), GaussianProcess()
+        for at in range(0, self.case.samples, self.case.batch):
+            part = slice(at, at + self.case.batch)
+            beside = enlarged(small[part], SIZE // small.shape[-1]).to(device)
+            source, own = SeededNoise(range(at, at + len(beside))), self.classes[part]
             noise = sampler.sigma_start * process.noise(beside, source)
-            own = classes[at : at + BATCH]
             with torch.no_grad(), autocast("auto", device):
                 start = torch.cat((noise, beside), dim=1)
                 out = sampler(denoiser, process, start, source, own.to(device))
@@ -194,23 +249,21 @@ class Study:
         return scores | {"columns": report.columns["frechet_distance"].tolist()}
 
 
-def tables(results: Results) -> None:
-    """The page's table."""
+def table(results: Results) -> str:
+    """The scores of all entries, and their differences from the relay's."""
     lines = ["| | Fréchet distance | less the relay's | precision | recall | class accuracy |"]
     lines += ["|---" * 6 + "|"]
-    relay, biased = results.entries.get("relay"), measures()["frechet_distance"].biased
+    relay, biased = results.entries.get(RELAY), measures()["frechet_distance"].biased
     for name, entry in results.entries.items():
         less = ""
-        if relay is not None and name != "relay":
+        if relay is not None and name != RELAY:
             own, other = (torch.tensor(e["columns"], dtype=torch.float64) for e in (entry, relay))
             found = difference(own, other, biased=biased)
             less = _between([found.value, *(found.interval or ())])
         value = _between(entry["frechet_distance"])
         rest = " | ".join(f"{entry[score][0]:.1%}" for score in SCORES[1:])
         lines += [f"| {name} | {value} | {less} | {rest} |"]
-    file = DOCS / "studies" / "relay.md"
-    file.write_text("\n".join(lines) + "\n")
-    print(file.read_text())
+    return "\n".join(lines) + "\n"
 
 
 def _between(numbers: list[float]) -> str:
@@ -221,18 +274,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ("real", "first stage, bicubic", *RELAYS, "cascade", "one stage", *SAMPLED)
-    parser.add_argument("--out", type=Path, default=Path("runs/relay-study"))
-    parser.add_argument("--only", choices=names)
-    parser.add_argument("--tables", action="store_true", help="write the table of what is there")
+    parser.add_argument("case", choices=(*CASES, "tables"))
+    parser.add_argument("--out", type=Path, help="where runs are kept; runs/relay-CASE if left out")
+    parser.add_argument("--only", help="one entry")
     options = parser.parse_args()
-    results = Results("relay")
-    if not options.tables:
-        study = Study(options.out, results)
-        for name in names if options.only is None else (options.only,):
-            compute: Callable[[], Any] = partial(study.measured, name)
-            results.once(name, compute)
-    tables(results)
+    for name in CASES if options.case == "tables" else (options.case,):
+        results = Results(f"relay-{name}")
+        if options.case != "tables":
+            case = CASES[name]()
+            if options.only is not None and options.only not in case.names:
+                parser.error(f"--only is one of {', '.join(case.names)}.")
+            study = Study(case, options.out or Path("runs") / f"relay-{name}")
+            for entry in case.names if options.only is None else (options.only,):
+                results.once(entry, partial(study.measured, entry))
+        if results.entries:
+            file = DOCS / "studies" / f"relay-{name}.md"
+            file.write_text(table(results))
+            print(file.read_text())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """`overtone studio` shows models in a browser: images on their way from noise, live.
 
-    overtone studio                                    the models in models/ and runs/
-    overtone studio runs/digits you/cats --port 8000   these: saved, runs, of the Hub, diffusers'
+    overtone studio                                    shows the models in models/ and runs/
+    overtone studio runs/digits you/cats --port 8000   shows a run and a repository of the Hub
 
 Only this machine can open the page unless --host says otherwise. It needs the extra studio.
 """
@@ -23,7 +23,10 @@ from overtone.studio.limits import Limits
 
 @dataclass(frozen=True)
 class Options:
-    models: tyro.conf.Positional[tuple[str, ...]] = ()
+    models: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="[MODEL ...]", help_behavior_hint=""),
+    ] = ()
     """Saved pipelines, runs, repositories of the Hub, or diffusers pipelines. If left out, they are
     those in models/ and runs/. Visitors can open no others."""
     host: str = "127.0.0.1"

@@ -78,8 +78,8 @@ SHIPPED = {
     ),
     "meme-digits": Shipped(
         "MEME: digits",
-        "Four experts, each for an interval of noise levels, each of its own ratio of convolution"
-        " to attention.",
+        "Four experts share the noise levels. Each has its own interval of them, and its own ratio"
+        " of convolution to attention.",
         "meme.md",
         ("train meme-digits --network.widths 48 48",),
         "--evaluations 14 --guidance-scale 1.5 --search-images 256 --check-images 256"
@@ -88,13 +88,14 @@ SHIPPED = {
     ),
     "dsno-digits": Shipped(
         "DSNO: digits in one evaluation",
-        "An operator, distilled from DiffiT's digits under guidance of scale 1.5.",
+        "An operator that was distilled from DiffiT's digits under guidance of scale 1.5.",
         "dsno.md",
         ("train diffit-digits", "distill collect dsno-digits", "distill train dsno-digits"),
     ),
     "relay-glyphs": Shipped(
         "RDM: letters at 64 px",
-        "A relay of two stages: 16 px from noise, and 64 px from there by blur and block noise.",
+        "The relay has two stages: the first makes 16 px from noise, and the second goes on to 64 px"
+        " by blur and block noise.",
         "relay.md",
         ("train relay-glyphs-16", "train relay-glyphs"),
         "--evaluations 24 --search-images 32 --check-images 32 --iterations 15 --batch-size 16"
@@ -118,9 +119,9 @@ SHIPPED = {
     ),
     "diffit-fashion-mnist": Shipped(
         "DiffiT: Fashion-MNIST",
-        "A larger transformer, after 340,992 images of its training.",
+        "A larger DiffiT, whose training was stopped after 340,992 images.",
         "fashion-mnist.md",
-        ("train diffit-fashion-mnist",),
+        ("train diffit-fashion-mnist                stopped after 340,992 images",),
         asked="--evaluations 8",
         dtype="float32",
     ),
@@ -189,13 +190,13 @@ def _picture(name: str) -> str:
 _HEAD = """\
 # Gallery
 
-These models are in the repository, each with a card, its scores, and samplers that were fitted to
-it. Samples are not chosen: seeds go on from 0, and the classes take turns. Scores have 95 %
-intervals. The Fréchet distances are on the features of a classifier of the model's own data: they
+These models are in the repository, each with a card and its scores, and all but the operator with
+samplers that were fitted to them. Samples are not chosen: seeds begin with 0, and the classes take
+turns. Scores have 95 % intervals. The Fréchet distances are on the features of a classifier of the model's own data: they
 compare with each other and not with published FIDs.
 
-This page and its pictures are made by `python docs/build.py gallery`, and a model by
-`python docs/build.py ship NAME`, from its run.
+`python docs/build.py gallery` makes this page and its pictures, and `python docs/build.py ship NAME`
+makes a model from its run.
 """
 
 
@@ -239,7 +240,7 @@ def _row(name: str, shipped: Shipped, report: dict[str, Any]) -> str:
     """The line of README's table that tells of a model."""
     cells = (
         f"[{shipped.title}](docs/{shipped.page})",
-        f"`models/{name}`",
+        f"`{' '.join(('models/' + name, shipped.asked)).strip()}`",
         f"{report['made_with']['evaluations']:g}",
         _value(report, "frechet_distance"),
         _value(report, "class_accuracy"),

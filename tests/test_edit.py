@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 from functools import partial
+from pathlib import Path
 
 import diffusers
 import numpy as np
@@ -18,6 +19,7 @@ from overtone.errors import OvertoneError
 from overtone.networks import ADMUNet, DiffiTTransformer, DiffiTUNet, temporalize
 from overtone.pipelines import DSNOPipeline, ImageStart, Pipeline, merged
 from overtone.pipelines.edit import strength_sigma
+from overtone.pipelines.receipt_files import read_receipt
 from overtone.processes import RelayProcess, SeededNoise
 from overtone.samplers import AncestralSampler, OperatorSampler, Sampler, SchedulerSampler
 
@@ -412,6 +414,17 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     main(["edit", "model", "big.png", "--fit", "--classes", "1", "--seeds", "0-3",
           "--sampler.num-steps", "3", "--out", "grid.png"])  # fmt: skip
     assert read("grid.png").shape == (8, 4 * 9 - 1)
+    same = ["--classes", "1", "--seeds", "3", "--out"]
+    for name, options in (
+        ("plain", ["--guidance-scale", "2"]),
+        ("high", ["--guidance-scale", "2", "--guidance-high-scale", "4"]),
+        ("few", ["--guidance-scale", "2", "--evaluations", "6"]),
+    ):
+        main(["edit", "model", "picture.png", *same, f"{name}.png", *options])
+    assert not np.array_equal(read("plain.png"), read("high.png"))
+    assert not np.array_equal(read("plain.png"), read("few.png"))
+    receipt = read_receipt(Path("few.png"))
+    assert receipt.account["sampler"]["num_steps"] == 3
     capsys.readouterr()
     for arguments, message in (
         (["big.png", "--classes", "1"], "big.png is 20 x 30 px, and the model's images are 8 x 8"),

@@ -114,6 +114,9 @@ def test_ten_images_of_each_kind_of_model_are_made_again_bit_by_bit(name, tmp_pa
         main(["replay", str(file)])
         seed = int(file.stem.partition("-")[0])
         assert capsys.readouterr().out == f"seed {seed}: the very same image\n"
+    with pytest.raises(SystemExit):
+        main(["replay", str(files[1]), "--seed", "7"])
+    assert capsys.readouterr().err.startswith("overtone: --seed 7: the image has the receipt of ")
 
 
 def test_a_grid_and_its_images_from_one_receipt(tmp_path, capsys):

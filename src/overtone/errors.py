@@ -57,9 +57,10 @@ def _visible(letter: str) -> str:
     return letter.encode("unicode_escape", "surrogatepass").decode()
 
 
-def counted(count: int, thing: str, things: str = "") -> str:
+def counted(count: float, thing: str, things: str = "") -> str:
     """A number of things in words: "1 image", "2,000 images"."""
-    return f"{count:,} {thing if count == 1 else things or f'{thing}s'}"
+    shown = int(count) if count == int(count) else count
+    return f"{shown:,} {thing if count == 1 else things or f'{thing}s'}"
 
 
 SHOWN = 32

@@ -56,7 +56,7 @@ def signal_to_noise(
         fine, coarse = fine + _power(images), coarse + _power(repeated)
         count += len(images)
     if not count:
-        raise ValueError("no images, no ratio")
+        raise ValueError("there are no images to compute the ratio of")
     dct, one = dct_matrix(size), torch.eye(size, dtype=torch.float64)
     repeat = torch.eye(size // factor, dtype=torch.float64).repeat_interleave(factor, 0)
     # One axis of block noise: sums of `factor` neighbours, circular, of unit variance.

@@ -22,7 +22,7 @@ COMMANDS = {
     "distill": "Distil a model into one that needs fewer function evaluations.",
     "sample": "Make images with a trained model.",
     "replay": "Make an image again from its receipt, and compare the two.",
-    "edit": "Change a picture of your own by a model: all of it, or where a mask leaves it free.",
+    "edit": "Change a picture by a model: all of it, or only outside a mask.",
     "upscale": "Enlarge pictures of your own, of any size, by a relay's second stage.",
     "studio": "Show models in a browser: images on their way from noise, live.",
     "info": "Show what a directory holds: a run, a pipeline or a network.",
@@ -35,7 +35,7 @@ COMMANDS = {
     "analyze": "Draw figures of attention, spectra, trajectories, guidance, eta, SNR and split.",
     "card": "Write a model to be handed on, with its licence, its scores and a grid of its images.",
     "export": "Export a model for use without Overtone: ONNX, torch.export, a script that samples.",
-    "bench": "Measure speed and memory on this machine, beside what one would use instead.",
+    "bench": "Measure speed and memory on this machine, beside other libraries.",
     "convert": "Convert published weights to a pipeline, with a certificate of what was done.",
 }
 

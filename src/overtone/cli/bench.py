@@ -42,14 +42,14 @@ class Options:
     """The cases to measure: networks of equal multiply-adds (unet, transformer) or of equal
     parameters (unet-parameters, transformer-parameters), operators beside their formulas written
     out, samplers, what the systems add to their networks, the share of the machine's peak, the time
-    from the return key to the images (end-to-end), start-up, memory, and growth with the data and
+    of a whole sampling command (end-to-end), start-up, memory, and growth with the data and
     the processes."""
     peers: tuple[str, ...] = PEERS
     """The libraries to compare with; --peers none leaves all of them out."""
     batches: tuple[Batch, ...] = (1, 16, 64)
     """The batch sizes of networks and of memory."""
     seconds: Positive = 10.0
-    """The seconds that are spent on the slowest of what takes turns, in each case."""
+    """The seconds that each case spends on the slowest of the libraries that take turns."""
     out: Path = Path("bench")
     """The folder that the results go into."""
 

@@ -44,8 +44,8 @@ class Options:
     """Reports of this model that overtone evaluate --out has written, whose scores the card
     shows."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """The type that weights are saved in. float16 and bfloat16 halve the files; where they round
-    the weights, the model is another one, which no scores and no fitted samplers belong to."""
+    """The data type of the saved weights. float16 and bfloat16 halve the files. Where they round
+    the weights, the scores and the fitted samplers of the float32 model no longer apply."""
     out: Path = Path("model")
     """The directory that is written."""
 

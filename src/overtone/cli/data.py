@@ -32,7 +32,8 @@ class Options:
     """The data to look at: builtin:digits, builtin:glyphs, builtin:photos or fashion-mnist; a
     folder, zip or .npz of images; hf:... or a parquet file."""
     resolution: Size | None = None
-    """The height and width of a training's images: smaller pictures are told as refused."""
+    """The height and width that training would have, in pixels. Smaller pictures are reported as
+    refused."""
     channels: Literal[1, 3] = 3
     """The number of channels; 1 reads the images as grey."""
     split: Literal["train", "test"] = "train"
@@ -118,7 +119,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def encode(arguments: Sequence[str]) -> None:
-    about = "Its latents under a VAE, encoded once, to train on."
+    about = "Encode the latents of a data set by a VAE, once, to train on them."
     options = parse(EncodeOptions, "data encode", about, arguments)
     from overtone import precision
     from overtone.data import latents
@@ -157,7 +158,7 @@ def encode(arguments: Sequence[str]) -> None:
 
 
 def statistics(arguments: Sequence[str]) -> None:
-    about = "Statistics of its features, as EDM's fid.py and ADM's evaluator read them."
+    about = "Compute feature statistics of a data set, for EDM's fid.py and ADM's evaluator."
     options = parse(StatisticsOptions, "data statistics", about, arguments)
     if options.out.suffix.lower() != ".npz":
         raise OvertoneError(f"--out is an .npz file, not {options.out}.")
@@ -180,7 +181,7 @@ def statistics(arguments: Sequence[str]) -> None:
 
 
 def inspect(arguments: Sequence[str]) -> None:
-    about = "What is in a data set, and what of it could not be used."
+    about = "Show what a data set holds, and which of its images can't be used."
     options = parse(Options, "data inspect", about, arguments)
     from overtone import storage
     from overtone.data.inspect import inspect_data

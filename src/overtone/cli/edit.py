@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ def main(arguments: Sequence[str]) -> None:
         resamples=options.resamples,
     )
     receipts = options.sampling.receipts(pipe, options.model, request, edit)
+    own = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
+    asked = {name: value for name, value in own.items() if name not in ("seeds", "class_labels")}
     images = pipe.edit(
         picture,
         options.strength,
@@ -84,11 +87,7 @@ def main(arguments: Sequence[str]) -> None:
         request.class_labels,
         request.seeds,
         options.resamples,
-        guidance_scale=request.guidance_scale,
-        guidance_interval=request.guidance_interval,
-        steps=request.steps,
-        batch_size=request.batch_size,
-        guide=request.guide,
+        **asked,
     )
     pixels, labels = pixels_of(images, pipe.channels), pipe.labels(request)
     if len(images) == 1:

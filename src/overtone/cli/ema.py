@@ -30,8 +30,8 @@ class Options:
     run: tyro.conf.Positional[Path]
     """The directory of the run."""
     lengths: tuple[Length, ...] = (0.02, 0.05, 0.1, 0.2)
-    """The lengths of the averages: standard deviations of their profiles, as shares of the images
-    seen."""
+    """The lengths (sigma_rel) of the averages: the standard deviations of their profiles, as shares
+    of the images seen, 0.005 to 0.288."""
     images: Count | None = None
     """The images seen at which the averages end. If left out, those of the last checkpoint."""
     scored_images: Whole = 0

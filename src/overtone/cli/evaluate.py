@@ -15,7 +15,7 @@ from overtone.cli.model import check_first, is_images, of_recipe, saved_options
 from overtone.cli.options import parse
 from overtone.cli.sample import Sampling
 from overtone.data.rules import Crop, Reading
-from overtone.errors import OvertoneError
+from overtone.errors import OvertoneError, counted
 from overtone.launch import processes
 from overtone.pipelines.seeds import seeds_of
 from overtone.ranges import Channels, Count, Replicates, Size
@@ -212,7 +212,8 @@ def show(report: Report) -> None:
     console.print(table)
     evaluations = report.made_with.get("evaluations")
     if evaluations is not None:
-        console.print(f" {report.images:,} images of {evaluations:g} function evaluations each")
+        each = counted(evaluations, "function evaluation")
+        console.print(f" {counted(report.images, 'image')} of {each} each")
 
 
 def _show_nearest(nearest: Nearest, path: Path) -> None:
@@ -232,10 +233,11 @@ def evaluate(options: Options) -> Report:
     judging = options.judging
     if is_images(options.model):
         if judging.data is None or options.resolution is None:
-            raise OvertoneError("images need --data and --resolution beside it.")
+            raise OvertoneError("to score images, give the real ones, --data, and --resolution.")
         if useless := _given(options.sampling):
             raise OvertoneError(
-                f"{', '.join(useless)}: {options.model} holds images, which no model has to make."
+                f"{', '.join(useless)}: {options.model} holds images, and these options are for"
+                " models: leave them out."
             )
         size = options.resolution
         channels = 3 if options.channels is None else options.channels

@@ -40,7 +40,8 @@ class Options:
     fitted for so many (overtone fit), or else by the model's own with as many steps as they
     allow."""
     whole: bool = False
-    """Write an operator's states at all times, the image last, in the place of the image alone."""
+    """Export an operator that returns its states at all times, the image last, instead of the image
+    alone."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -90,7 +90,10 @@ def main(arguments: Sequence[str]) -> None:
     if options.json:
         print(json.dumps([_told(outcome) for outcome in outcomes], indent=2))
     if not any(outcome.budget for outcome in outcomes):
-        raise OvertoneError("no sampler was better than the model's own, and none was saved.")
+        raise OvertoneError(
+            "no sampler was better than the model's own, and none was saved: try more --trials,"
+            " more --iterations or other --evaluations."
+        )
     print(plain(f"{folder}: {_saved(pipe)}"), file=sys.stderr)
 
 
@@ -102,7 +105,8 @@ def _guide(pipe: Pipeline, options: Options, folder: Path) -> None:
     asked = options.fit.guidance_scale, options.fit.guidance_interval
     if (*asked, options.fit.guidance_high_scale) != (None, None, None):
         raise OvertoneError(
-            "--guidance searches what --guidance-scale and the like would say: leave them out."
+            "--guidance searches the guidance itself: leave out --guidance-scale,"
+            " --guidance-interval and --guidance-high-scale."
         )
     count = options.search.images
     sampling = Sampling(f"0-{count - 1}")

@@ -78,8 +78,9 @@ class FittedOptions(Options[R]):
     """Options of a recipe that is trained on images."""
 
     resolution: Resolution | None = None
-    """The height and width of the images, from 16 to 256 px: one number for squares, or two. If
-    left out, it is the largest usual one that the images and the machine allow."""
+    """The height and width of the images, from 16 to 256 px (latent-images: to 1,024): one number
+    for squares, or two. If left out, it is the largest usual one that the images and the machine
+    allow."""
 
 
 @dataclass(frozen=True)

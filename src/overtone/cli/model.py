@@ -13,7 +13,7 @@ from overtone import storage
 from overtone.errors import OvertoneError, plain
 from overtone.launch import processes
 from overtone.pipelines.index import is_diffusers, is_pipeline, read_index
-from overtone.ranges import Finite, LevelOrInfinity, LevelOrZero, Positive, Steps, Whole
+from overtone.ranges import Count, Finite, LevelOrInfinity, LevelOrZero, Positive, Steps
 from overtone.runs import best_told, find_checkpoint, is_run, open_checkpoint
 from overtone.samplers.loop import SamplingLoop
 
@@ -86,13 +86,13 @@ class ModelOptions:
     first: str | None = None
     """The first stage that a relay's second stage goes on from: a model, a run, or images (folder,
     zip, hf:, ...). Seed k continues image k, modulo the number of images."""
-    resident: Whole | None = None
+    resident: Count | None = None
     """The number of experts that are on the device at a time, at most. If left out, all are."""
     compile: bool = False
     """Compile the network first, by torch.compile. It pays for many images on a GPU."""
     checkpoint: str = "last"
-    """The checkpoint of a run's directory that is opened: last, or best by what the run ranks its
-    checkpoints by, which is said."""
+    """The checkpoint of a run's directory that is opened: last, or best. A message says what best
+    is judged by in this run."""
 
     def open(self, model: str) -> Pipeline:
         """The pipeline, where it runs fastest, with the parts asked for."""

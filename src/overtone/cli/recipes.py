@@ -45,7 +45,10 @@ def _networks(recipe: Any) -> None:
     from overtone.networks.network import build_empty, multiply_adds
 
     if recipe.network is None:
-        raise OvertoneError(f"the network is made from that of the teacher, {recipe.teacher}.")
+        raise OvertoneError(
+            f"a recipe of distillation has no network of its own: its student has"
+            f" {recipe.network_name}."
+        )
     rows = []
     for number in range(1, recipe.num_experts + 1) or (0,):
         config, levels, drawn = recipe.network, "", ""

@@ -86,13 +86,13 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _seeds(receipt: Receipt, options: Options) -> list[int]:
-    from overtone.pipelines.seeds import seeds_of
+    from overtone.pipelines.seeds import seeds_of, text_of
 
     own = [receipt.seed] if receipt.seed is not None else seeds_of(receipt.seeds)
     if options.seed is not None:
         if options.seed not in own:
             raise OvertoneError(
-                f"--seed {options.seed}: the receipt is of {receipt.seed or receipt.seeds:.80}."
+                f"--seed {options.seed}: the image has the receipt of {text_of(own)[:80]}."
             )
         return [options.seed]
     if len(own) > MOST:

@@ -47,28 +47,32 @@ class Sampling:
     """What is asked of a pipeline; shared by `sample` and `evaluate`."""
 
     seeds: str = ""
-    """The seeds, like 0-63 or 3,5,8-12. Each gives one image. If left out, they are 0 to 63, or as
-    many as the classes share evenly."""
+    """The seeds, like 0-63 or 3,5,8-12. Each gives one image. If the list is empty, seeds 0 to 63
+    are used, or the number below that which the classes share evenly."""
     classes: tuple[str, ...] = ()
     """The class names or numbers that the seeds get, one after another and again from the first. If
     left out, seed k gets class k modulo the number of classes."""
     guidance_scale: Finite | None = None
     """The scale of classifier-free guidance; 1 is none. If left out, it is the model's own."""
     guidance_interval: tuple[LevelOrZero, LevelOrInfinity] | None = None
-    """The lowest and the highest sigma at which guidance acts."""
+    """The lowest and the highest sigma at which guidance acts. If left out, they are the model's
+    own."""
     guidance_high_scale: Finite | None = None
-    """The scale of guidance for high frequencies, beside --guidance-scale for low ones."""
+    """The scale of guidance for high frequencies, beside --guidance-scale for low ones. If left
+    out, it is the model's own."""
     guide: str | None = None
-    """A weaker model to guide with (autoguidance), in the place of the model asked for no class."""
+    """A weaker model that guides (autoguidance), instead of the model's own estimate without a
+    class."""
     steps: Steps | None = None
     """The number of noise levels that the sampler takes. If left out, it is the model's own."""
     evaluations: Count | None = None
-    """The number of function evaluations an image, guidance and a first stage included. The sampler
-    that was fitted for so many (overtone fit) is used, or else the model's own with as many
-    steps as they allow, which is said."""
+    """The number of function evaluations per image, guidance and a first stage included. The
+    sampler that was fitted for this number (overtone fit) is used. Without one the model's own
+    sampler takes as many steps as the number allows, and a message says so."""
     tolerance: Positive | None = None
-    """The error that a fitted sampler may have, as a root mean square distance in [-1, 1] to the
-    converged images. The one of the fewest function evaluations is used."""
+    """The largest error that a fitted sampler may have, as the root mean square distance to the
+    converged images, pixels in [-1, 1]. The sampler of the fewest function evaluations is
+    used."""
     finish: str | None = None
     """Change colours as the published generators of relay diffusion do before they save an image:
     relay-imagenet (brightness) or relay-celebahq (contrast, brightness, colour)."""
@@ -202,7 +206,9 @@ def main(arguments: Sequence[str]) -> None:
         shown, count = _as_pictures(options, pipe, request, receipts)
     if processes().is_main:
         evaluations = receipts.whole.evaluations
-        each = "" if evaluations is None else f", {evaluations:g} function evaluations each"
+        each = (
+            "" if evaluations is None else f", {counted(evaluations, 'function evaluation')} each"
+        )
         print(f"{counted(count, 'image')}: {options.out}{each}{shown}", file=sys.stderr)
 
 

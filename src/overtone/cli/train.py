@@ -19,8 +19,8 @@ def main(arguments: Sequence[str]) -> None:
         own = list(dict.fromkeys([*trained, *FITTED]))
         print(__doc__, f"\nusage: overtone train RECIPE [options]\n\nrecipes: {', '.join(own)}")
         print(
-            "or the path of a .json file with a recipe, or the directory of a run, which goes on."
-            "   overtone train RECIPE --help"
+            "\nRECIPE may also be a .json file with a recipe, or the directory of a run, which then"
+            " goes on.\n`overtone train RECIPE --help` shows its options."
         )
         return
     name, *rest = arguments
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
         train_experts(options.recipe, out, options, command)
         return
     if options.expert is not None:
-        raise OvertoneError("--expert: this recipe has one network, and no experts.")
+        raise OvertoneError("--expert: this recipe has one network, and no experts: leave it out.")
     from overtone.training.loop import Trainer
 
     tried = options.recipe.tried() if options.dry_run else options.recipe

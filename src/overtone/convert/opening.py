@@ -33,8 +33,8 @@ def open_published(file: Path) -> Pipeline:
         except OvertoneError as error:
             reasons.append(f"as {name}: {str(error).rstrip('.')}")
     raise OvertoneError(
-        f"{file} is no model that is known by its file alone ({'; '.join(reasons)}). `overtone"
-        " convert` makes a pipeline of DSNO's checkpoints, which do not name their settings."
+        f"the model in {file} was not recognised ({'; '.join(reasons)}). DSNO's checkpoints do"
+        " not hold their settings: `overtone convert` takes both."
     )
 
 

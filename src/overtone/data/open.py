@@ -68,7 +68,7 @@ def open_data(
     if name.startswith(GIVEN):
         raise OvertoneError(
             f"the data '{name.removeprefix(GIVEN)}' were given to train(...) in Python, as an"
-            " object: that goes on with the run, and --data names other data."
+            " object: go on with the run there, or name other data, --data."
         )
     if name in OPENERS:
         own = registered(name, resolution, channels, split, reading)

@@ -71,8 +71,8 @@ def own_data(
     if isinstance(value, str | bytes | Mapping) or value is None:
         raise OvertoneError(
             f"{name} is no data set: data given in Python are an object, an array or a sequence of"
-            " items. A name, such as builtin:digits or a folder's, is the recipe's `data`; of a"
-            " dictionary of splits, give one."
+            " items. Set the recipe's `data` for a name, such as builtin:digits or a folder's; pass"
+            " one split of a dictionary of splits."
         )
     if hasattr(value, "fetch") or hasattr(value, "fingerprint"):
         return _checked(Fetched(value, resolution, channels, name), resolution, channels, name)

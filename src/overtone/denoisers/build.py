@@ -29,8 +29,8 @@ def denoiser_of(network: Network, preconditioning: Preconditioning) -> Model:
         )
     if own.for_network(config) != own:
         raise ValueError(
-            f"a {config.kind} has the time of log-SNRs {config.log_snrs} built in, and its"
-            " preconditioning tells it another: use OperatorPreconditioning().for_network(config)"
+            f"the log-SNRs of the preconditioning are not those that the {config.kind} was built"
+            f" with, {config.log_snrs}: use OperatorPreconditioning().for_network(config)"
         )
     if config.learns_variance and not own.takes_variance:
         raise ValueError(

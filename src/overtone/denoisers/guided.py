@@ -49,7 +49,8 @@ class GuidedDenoiser(Denoiser):
             )
         if guide is None and not denoiser.has_null_class:
             raise ValueError(
-                "this model has classes but none for 'no class': guide it with a weaker model"
+                "this model has no null class for classifier-free guidance: pass a weaker model, a"
+                " guide"
             )
         if guide is not None and guide.num_classes not in (0, denoiser.num_classes):
             raise ValueError(
@@ -57,8 +58,8 @@ class GuidedDenoiser(Denoiser):
             )
         if settings.power is not None and denoiser.relative_time(1.0) is None:
             raise ValueError(
-                f"a {type(denoiser).__name__} has no steps whose number the power of guidance"
-                " could be of: leave it out"
+                "guidance.power needs a denoiser with a time of its own, and a"
+                f" {type(denoiser).__name__} has none: leave it out"
             )
         self.denoiser = denoiser
         self.guide = guide

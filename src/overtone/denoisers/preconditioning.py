@@ -115,7 +115,7 @@ def _log(sigma: S) -> S:
 
 @dataclass(frozen=True)
 class EDMPreconditioning(Preconditioning, kind="edm"):
-    """EDM's: inputs and targets of unit variance (its equation 7 and table 1)."""
+    """EDM's preconditioning: inputs and targets of unit variance (its equation 7 and table 1)."""
 
     sigma_data: Positive = 0.5
     """The standard deviation of the data, whose values lie in [-1, 1]."""
@@ -138,7 +138,7 @@ class EDMPreconditioning(Preconditioning, kind="edm"):
 
 @dataclass(frozen=True)
 class VPPreconditioning(Preconditioning, kind="vp"):
-    """That of variance-preserving networks (DDPM, DDIM, latent diffusion).
+    """The preconditioning of variance-preserving networks (DDPM, DDIM, latent diffusion).
 
     Such a network sees alpha x, alpha = 1 / sqrt(1 + sigma^2), at its own time, `time_scale`
     schedule.t(sigma). It returns the noise, the image, or v = alpha noise - sigma alpha image.
@@ -197,7 +197,7 @@ class VPPreconditioning(Preconditioning, kind="vp"):
 
 @dataclass(frozen=True)
 class VEPreconditioning(Preconditioning, kind="ve"):
-    """That of variance-exploding networks (NCSN++), whose output is minus the noise."""
+    """The preconditioning of variance-exploding networks (NCSN++), which return minus the noise."""
 
     def c_skip(self, sigma: S) -> S:
         return 1.0
@@ -214,7 +214,7 @@ class VEPreconditioning(Preconditioning, kind="ve"):
 
 @dataclass(frozen=True)
 class ScorePreconditioning(Preconditioning, kind="score"):
-    """That of networks that return the score, as under diffusers' ScoreSdeVeScheduler."""
+    """The preconditioning of networks that return the score, for diffusers' ScoreSdeVeScheduler."""
 
     def c_skip(self, sigma: S) -> S:
         return 1.0
@@ -231,7 +231,7 @@ class ScorePreconditioning(Preconditioning, kind="score"):
 
 @dataclass(frozen=True)
 class FlowPreconditioning(Preconditioning, kind="flow"):
-    """That of rectified flow, whose network sees x_s = (1 - s) x_0 + s noise at flow time
+    """The preconditioning of rectified flow. The network sees x_s = (1 - s) x_0 + s noise at time
     s = sigma / (1 + sigma), and returns the velocity v = noise - x_0."""
 
     time_scale: Positive = 1000.0
@@ -256,7 +256,7 @@ class FlowPreconditioning(Preconditioning, kind="flow"):
 
 @dataclass(frozen=True)
 class OperatorPreconditioning(Preconditioning, kind="operator"):
-    """That of networks of trajectories (DSNO): from x at one noise level to x at others,
+    """The preconditioning of operators (DSNO), from x at one noise level to x at others,
 
         x(s') = c_out(s') F(c_in(s) x(s); c_noise(s'))
 

@@ -145,7 +145,7 @@ class PrecisionRecall(Score, kind="precision-recall"):
     )
 
     neighbours: Neighbours = 3
-    """The ball about each image reaches to its neighbour of this rank."""
+    """The k of the balls, which reach from each image to its k-th nearest neighbour."""
 
     @property
     def least(self) -> int:
@@ -167,7 +167,7 @@ class DensityCoverage(Score, kind="density-coverage"):
     )
 
     neighbours: Neighbours = 5
-    """The ball about each image reaches to its neighbour of this rank."""
+    """The k of the balls, which reach from each image to its k-th nearest neighbour."""
 
     @property
     def least(self) -> int:

@@ -79,8 +79,8 @@ class Converged:
         if own.draws_noise or own.is_operator:
             why = "asks an operator" if own.is_operator else "draws noise on the way"
             raise OvertoneError(
-                f"the solver error is that of an ODE's steps, and this {own.kind or 'sampler'}"
-                f" {why}: leave solver-error out of --scores."
+                "the solver error needs a sampler of steps that draw no noise, and this"
+                f" {own.kind or 'sampler'} {why}: leave solver-error out of --scores."
             )
         self.pipe, self.request, self.kept = pipe, request, kept
         lowest = min(getattr(own, "sigmas", (LOWEST,))[:-1] or (LOWEST,))

@@ -209,8 +209,8 @@ class Network(nn.Module):
             wrong = sorted(name for name in {**own, **other} if own.get(name) != other.get(name))
             raise OvertoneError(
                 f"this {self.config.kind} could not be loaded again: its settings build a network"
-                f" with other tensors ({', '.join(wrong[:3])}). What its weights' shapes depend on"
-                " belongs into its settings."
+                f" with other tensors ({', '.join(wrong[:3])}). Put all that decides the"
+                " shapes of the weights into its settings."
             )
 
     @classmethod

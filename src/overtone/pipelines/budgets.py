@@ -157,8 +157,8 @@ def _within_tolerance(pipe: Pipeline, asked: Request, tolerance: float) -> Budge
         )
     why = f": there are some {reasons[0]}" if reasons else ""
     raise OvertoneError(
-        f"a tolerance is met by samplers that are fitted to the model and its guidance, and there"
-        f" is none{why}. overtone fit MODEL --evaluations N fits one."
+        "--tolerance needs a sampler that was fitted to the model and its guidance, and there is"
+        f" none{why}. overtone fit MODEL --evaluations N fits one."
     )
 
 

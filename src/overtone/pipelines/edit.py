@@ -97,7 +97,9 @@ class ImageStart(Start, kind="image"):
         images = images if images.dtype == torch.uint8 else images.float()
         mask = None if self.mask is None else _mask(self.mask, images)
         if self.sigma is None and mask is None:
-            raise OvertoneError("without a sigma and a mask nothing of the pictures is left.")
+            raise OvertoneError(
+                "an ImageStart needs a sigma or a mask: else nothing of the pictures is kept."
+            )
         if pipe.vae is None and pipe.image_resolution is not None:
             raise OvertoneError("pictures become latents by a VAE: set pipe.vae first (--vae).")
         base = self.base if self.sigma is not None else self.base.joined(pipe)
@@ -125,8 +127,8 @@ class ImageStart(Start, kind="image"):
     def begun(self, sampler: SamplingLoop) -> tuple[Start, SamplingLoop]:
         if self.mask is not None and sampler.is_operator:
             raise ValueError(
-                "an operator makes an image in one evaluation: it can't keep to what a mask says on"
-                " the way"
+                "an operator makes an image in one evaluation, without steps at which a mask could"
+                " be applied: take the model that it was distilled from"
             )
         if self.sigma is not None:
             sampler = sampler.below(self.sigma)
@@ -189,8 +191,8 @@ class ImageStart(Start, kind="image"):
 
     def write_into(self, folder: Path, dtype: Any = None) -> None:
         raise OvertoneError(
-            "a pipeline that begins with pictures is not saved, as they would not be: set its start"
-            " to a NoiseStart or a RelayStart first."
+            "the pictures that a pipeline begins with can't be saved: set its start to a NoiseStart"
+            " or a RelayStart first."
         )
 
 
@@ -230,7 +232,9 @@ def edited(
         raise OvertoneError("resamples goes with a mask: without one there is nothing to keep.")
     pixels, seeds = _asked(pipe, images, class_labels, seeds)
     if len(pixels) not in (1, len(seeds)):
-        raise OvertoneError(f"{len(seeds)} seeds for {len(pixels)} images.")
+        raise OvertoneError(
+            f"{len(seeds)} seeds for {len(pixels)} images: give one seed for each image."
+        )
     mask = None if mask is None else _mask(mask, pixels)
     request = Request(seeds, class_labels, **asked)
     labels, sampler = pipe.labels(request), pipe.sampler_of(request)

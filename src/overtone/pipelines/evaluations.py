@@ -238,8 +238,9 @@ def _known_first(pipe: Pipeline, request: Request) -> float:
     first = _expected_first(pipe, request)
     if first is None:
         raise OvertoneError(
-            f"what the first stage, a {type(pipe.start.stage).__name__}, evaluates is not known"
-            " before it runs: overtone.pipelines.counting counts it while it does."
+            "the function evaluations of the first stage, a"
+            f" {type(pipe.start.stage).__name__}, can't be told before it runs:"
+            " overtone.pipelines.counting counts them while it does."
         )
     return first
 

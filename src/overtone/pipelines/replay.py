@@ -158,7 +158,8 @@ class Replayer:
                 continue
             if picture is None:
                 raise OvertoneError(
-                    f"the image was made from a {name} of somebody's: pass it, --{name} FILE."
+                    f"the image was made from a {name} that its receipt does not hold: pass"
+                    f" --{name} FILE."
                 )
             if digest_of_pixels(pixels_of([picture], channels)[0]) != digest:
                 raise OvertoneError(f"--{name} is another {name} than the receipt is of.")
@@ -198,4 +199,4 @@ def _check_guide(receipt: Receipt, guide: Pipeline | None) -> None:
             " MODEL."
         )
     if wanted is None and guide is not None:
-        raise OvertoneError("--guide: no guide was there when the image was made.")
+        raise OvertoneError("--guide: the image was made without a guide: leave it out.")

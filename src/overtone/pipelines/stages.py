@@ -88,8 +88,8 @@ class PipelineStage(FirstStage):
         own = self.pipeline
         if own.num_classes != num_classes:
             raise OvertoneError(
-                f"the stages do not meet: the first has {own.num_classes} classes, the second"
-                f" {num_classes}."
+                "the stages have different numbers of classes: the first has"
+                f" {own.num_classes}, the second {num_classes}."
             )
         if own.class_names and class_names and own.class_names != tuple(class_names):
             raise OvertoneError(

@@ -278,8 +278,8 @@ def _check_size(low: tuple[int, ...], high: tuple[int, ...], upscale: int) -> No
     channels, height, width = low
     if (height * upscale, width * upscale) != tuple(high[1:]):
         raise OvertoneError(
-            f"the stages do not meet: images of {height} x {width} px, {upscale} times enlarged,"
-            f" are {height * upscale} x {width * upscale} px, and the second stage makes"
+            f"the stages' sizes do not match: images of {height} x {width} px, {upscale} times"
+            f" enlarged, are {height * upscale} x {width * upscale} px, and the second stage makes"
             f" {high[1]} x {high[2]} px."
         )
     if channels != high[0]:

@@ -74,8 +74,8 @@ def upscale_tiled(
     sampler: Any = pipe.sampler_of(request)
     if sampler.is_operator:
         raise OvertoneError(
-            "an operator makes a whole image in one evaluation, and can't agree with itself from"
-            " tile to tile: upscale with the model that it was distilled from."
+            "an operator makes an image in one evaluation, so that its tiles can't be made to"
+            " agree on the way: upscale with the model that it was distilled from."
         )
     low = pictures_of(picture, pipe.channels)
     low = to_unit(low) if low.dtype == torch.uint8 else low.float()

@@ -106,7 +106,7 @@ class SamplingLoop(Kind, ABC, family="sampler", home="overtone.samplers"):
     def at_times(self, times: Sequence[float]) -> Self:
         """The same, asked for the states at other times. Raises `ValueError` for samplers whose
         states are those of their steps."""
-        raise ValueError("times are of an operator's states: a solver's are those of its steps")
+        raise ValueError("`times` is for operators: the states of a solver are those of its steps")
 
     def as_ode(
         self, estimate: EstimateKind | None = None, steps: int | None = None

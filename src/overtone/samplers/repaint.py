@@ -56,7 +56,7 @@ class ResamplingSampler(SamplingLoop, kind="ResamplingSampler"):
     def check_process(self, process: Process) -> None:
         if not process.keeps_mean:
             raise ValueError(
-                f"a {process.kind} can't be gone back in by adding noise: it blurs as well. Take"
+                f"resampling adds noise to go back a step, and a {process.kind} blurs as well: take"
                 " resamples 1, which is replacement"
             )
 

@@ -114,12 +114,12 @@ class Sampler(SamplingLoop, kind="Sampler"):
     """Leave out noise levels from this one up, as where a second stage begins. If it is not given,
     all are kept."""
     levels: tuple[Level, ...] = ()
-    """The falling noise levels themselves, num_steps of them (`budget_grid` makes some). If they
-    are not given, they follow from the four settings above."""
+    """The noise levels themselves, num_steps of them, falling (`budget_grid` makes some). If they
+    are not given, they follow from num_steps, sigma_min, sigma_max, rho and truncation_sigma."""
     estimate: EstimateKind = "averaged_slopes"
-    """How the estimate of a step is formed. averaged_slopes (heun) is EDM's; single (ddim, euler)
-    takes one evaluation; two_step (dpmpp_2m) and three_step combine it with the last ones; weighted
-    combines them by the weights in `earlier`."""
+    """How the estimate of a step is formed. averaged_slopes (heun) is EDM's; averaged_estimates is
+    Heun's method of second order under blur; single (ddim, euler) takes one evaluation; two_step
+    (dpmpp_2m) and three_step are multistep; weighted combines estimates by `earlier`."""
     earlier: tuple[Weight, ...] = ()
     """The weights of earlier estimates where the estimate is weighted: none for the first step, one
     for the second, two for the third, that of the latest estimate first."""
@@ -127,10 +127,11 @@ class Sampler(SamplingLoop, kind="Sampler"):
     """Divide the noise that the network predicts by this number, against exposure bias (Ning et al.
     2023, arXiv 2308.15321). 1 leaves it as it is."""
     eta: Share = 0.0
-    """The share of the noise that is drawn anew at every step, in [0, 1]."""
+    """The standard deviation of the noise that is drawn anew at every step, as a share of the next
+    noise level, in [0, 1]. 0 makes the sampler deterministic."""
     S_churn: NotNegative = 0.0
-    """The amount of EDM's stochasticity, which adds noise before each step. 0 is deterministic, and
-    the only choice under a process that blurs."""
+    """The amount of EDM's stochasticity, which adds noise before each step. 0 adds none, and is the
+    only choice under a process that blurs."""
     S_min: NotNegative = 0.0
     """The lowest sigma at which S_churn adds noise."""
     S_max: LevelOrInfinity | None = None
@@ -164,8 +165,8 @@ class Sampler(SamplingLoop, kind="Sampler"):
         wanted = count * (count - 1) // 2 if self.estimate == "weighted" else 0
         if len(self.earlier) != wanted:
             raise ValueError(
-                f"the weights of earlier estimates are {len(self.earlier)}, and {count} steps with"
-                f" the estimate {self.estimate} take {wanted}"
+                f"{count} steps with the estimate {self.estimate} need {wanted} weights of earlier"
+                f" estimates, not {len(self.earlier)}"
             )
         if self.earlier and self.S_churn:
             raise ValueError(
@@ -246,7 +247,7 @@ class Sampler(SamplingLoop, kind="Sampler"):
         """The weights of earlier estimates at every step, the latest estimate's first. Raises
         `ValueError` for an averaged form, which has none."""
         if self.estimate not in (*MULTISTEP, "weighted"):
-            raise ValueError(f"the estimate {self.estimate} is none of earlier ones")
+            raise ValueError(f"the estimate {self.estimate} has no weights of earlier estimates")
         flat = self.earlier
         if self.estimate != "weighted":
             flat = triangle(self.estimate, self.visited)

@@ -77,7 +77,9 @@ class SchedulerSampler(SamplingLoop):
             "DPMSolverMultistepInverseScheduler",
             "RePaintScheduler",
         ):
-            raise OvertoneError(f"{name} goes another way than from noise to image.")
+            raise OvertoneError(
+                f"{name} does not lead from noise to an image: take another scheduler."
+            )
         if is_a(
             self.scheduler,
             "KDPM2DiscreteScheduler",
@@ -86,7 +88,7 @@ class SchedulerSampler(SamplingLoop):
         ):
             raise OvertoneError(f"{name} hides the noise levels of its half steps: use Heun's.")
         if is_a(self.scheduler, "FlowMatchHeunDiscreteScheduler", "ScoreSdeVeScheduler"):
-            raise OvertoneError(f"{name} takes other steps than this loop: use Overtone's sampler.")
+            raise OvertoneError(f"the steps of {name} can't be taken here: use Overtone's sampler.")
         preconditioning_of(self.scheduler)
         if self.sigma_max is not None and not (self.is_flow and 0 < self.sigma_max < math.inf):
             raise ValueError(

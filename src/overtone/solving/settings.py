@@ -46,7 +46,8 @@ class FitSettings:
     guidance_interval: tuple[LevelOrZero, LevelOrInfinity] | None = None
     """The lowest and the highest sigma at which guidance acts."""
     guidance_high_scale: Finite | None = None
-    """The scale of guidance for high frequencies. If left out, all have the same."""
+    """The scale of guidance for high frequencies. If left out, it is --guidance-scale, or the
+    model's own where that is left out too."""
     search_images: Images = 512
     """The number of images that the samplers are fitted on."""
     check_images: Images = 256
@@ -58,13 +59,13 @@ class FitSettings:
     trials: Count = 150
     """The most settings of the grid that are tried for each number of evaluations."""
     weights: bool = True
-    """Fit the weights of earlier estimates as well, which sum to one. Without it the form of the
-    estimate stays the best of the grid's."""
+    """Fit the weights of earlier estimates as well; with the current estimate's they sum to one.
+    Without them the best multistep form of the grid is kept."""
     epsilon_scale: bool = False
     """Fit the epsilon scale as well."""
     way: Way = "auto"
-    """How gradients are taken: back through the whole sampler, checkpointed step by step, or by
-    differences of the error. auto takes the first that fits into memory."""
+    """The gradient: whole (backpropagation through the sampler), checkpointed (step by step),
+    differences (finite differences of the error), or auto, the first that fits into memory."""
 
     def __post_init__(self) -> None:
         check_fields(self, lambda name: f"--{name.replace('_', '-')} must be")

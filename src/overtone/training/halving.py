@@ -250,7 +250,9 @@ def first_teacher(recipe: HalvingRecipe) -> Teacher:
     solver, steps = recipe.solver or "single", recipe.teacher_steps
     teacher = teacher_of(pipe, name, solver, steps, recipe.guidance_scale)
     if not teacher.sampler.takes_steps:
-        raise OvertoneError(f"a {type(own).__name__} takes no steps one by one: --solver single.")
+        raise OvertoneError(
+            f"the steps of a {type(own).__name__} can't be taken one by one: pass --solver single."
+        )
     return teacher
 
 

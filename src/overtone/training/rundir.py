@@ -116,8 +116,9 @@ class RunDirectory:
             if all(one.startswith("training.total_images:") for one in differences):
                 place, total = shlex.quote(str(self.path)), self.identity["training"]
                 raise OvertoneError(
-                    f"{said} its learning rate falls at its end, which is fixed. A new run goes on"
-                    f" with its weights: overtone {command_of(self.path)} {place} --init {place}"
+                    f"{said} the learning rate falls towards the end of a run, so that its end is"
+                    f" fixed. Begin a new run with its weights: overtone {command_of(self.path)}"
+                    f" {place} --init {place}"
                     f" --total-images {total['total_images']} --out {place}-longer"
                 )
             raise OvertoneError(f"{said} use those, or another --out.")

@@ -40,13 +40,13 @@ class Options:
     layers: tuple[str, ...] = ()
     """Names or numbers of attention layers, counted from 0 in the order of their calls. If left
     out, the last layer at each resolution is drawn, or, of a network with one resolution, the
-    first, the middle and the last one. A name that does not exist is answered with all names."""
+    first, the middle and the last one. An unknown name makes the command list all names."""
     heads: tuple[Whole, ...] = ()
     """Numbers of attention heads, counted from 0, each drawn by itself. If left out, the mean over
     the heads is drawn."""
     query: tuple[Whole, Whole] | None = None
-    """The row and the column of the pixel whose query is asked, counted from the top left in pixels
-    of the image. If left out, it is the centre."""
+    """The row and the column of the pixel whose query is shown, from the top left, in pixels of the
+    image. If left out, it is the centre."""
     times: Steps | None = None
     """The number of noise levels that are shown, spread evenly over the sampler's steps. If left
     out, it is 6, or all of them if there are fewer."""

@@ -86,13 +86,15 @@ def draw(options: Options) -> None:
     if not 2 <= total <= MOST:
         raise OvertoneError(f"--evaluations must be from 2 to {MOST:,}, not {total}.")
     if asked.steps is not None or asked.opening.first_stage.steps is not None:
-        raise OvertoneError("--steps, --first-stage.steps: the steps of this figure are its split.")
+        raise OvertoneError(
+            "--steps, --first-stage.steps: this figure divides the steps itself: leave them out."
+        )
     pipe = asked.open(options.model)
     first = pipe.start.pipeline
     if first is None:
         raise OvertoneError(
-            f"{options.model} goes on from no other model: a split is of a relay's evaluations,"
-            " between a first stage that is a model (--first) and the second."
+            f"{options.model} has no first stage that is a model: this figure divides the"
+            " evaluations of a relay, whose first stage is saved with it or is --first MODEL."
         )
     costs = _cost(first, Request([0])), _cost(pipe, asked.request(pipe))
     splits = splits_of(total, shares, *costs)

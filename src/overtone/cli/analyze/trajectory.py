@@ -71,11 +71,13 @@ def _over_time(options: Options, pipe: Any, seeds: list[int]) -> None:
     from overtone.training.teacher import teacher_of
 
     if options.teacher is not None:
-        raise OvertoneError(f"--teacher: {options.model} is no operator, and has none.")
+        raise OvertoneError(f"--teacher: {options.model} is not an operator: leave it out.")
     if options.times < 2:
         raise OvertoneError(f"--times is at least 2, not {options.times}.")
     if options.steps is not None:
-        raise OvertoneError("--steps: of a model --times says at how many it is solved.")
+        raise OvertoneError(
+            "--steps is for operators: --times is the number of a solver's steps here."
+        )
     name = public_name(options.model)
     teacher = teacher_of(pipe, name, options.solver, None, options.guidance_scale)
     spectra = [temporal_spectrum(teacher, seeds, options.times, s) for s in SPACINGS]

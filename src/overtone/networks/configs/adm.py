@@ -40,8 +40,8 @@ class ADMConfig(WithAugmentation, kind="ADMUNet"):
     dropout: Dropout = 0.1
     """The probability that a feature is dropped in training."""
     layout: Literal["adm", "ldm"] = "adm"
-    """The layout of the U-Net. With adm the time scales and shifts features; with ldm it is added
-    to them, and plain convolutions lead from level to level."""
+    """The layout of the U-Net. With adm the time embedding scales and shifts features, and
+    residual cells resample; with ldm it is added to them, and plain convolutions resample."""
 
     @classmethod
     def ldm(cls: type[C], width: int = 224, **changes: Any) -> C:

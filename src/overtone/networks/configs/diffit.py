@@ -62,7 +62,7 @@ class DiffiTConfig(WithAugmentation, kind="DiffiTUNet"):
             raise ValueError(f"token_width must be even, not {self.token_width}")
         if self.encoder == "vit" and self.decoder != "aggregation":
             raise ValueError(
-                "encoder vit has one resolution and no skips for a U: it needs decoder aggregation"
+                "encoder vit has one resolution and no skip connections: take decoder aggregation"
             )
         halves = {self.encoder, self.decoder}
         if self.time_in != "tmsa" and "diffit" not in halves:
@@ -70,7 +70,10 @@ class DiffiTConfig(WithAugmentation, kind="DiffiTUNet"):
         if self.time_in == "none" and halves != {"diffit"}:
             raise ValueError("time_in none needs DiffiT cells throughout: others add the time")
         if self.time_in == "none" and (self.num_classes or self.augment_channels):
-            raise ValueError("time_in none leaves no way in for classes or augmentations either")
+            raise ValueError(
+                "time_in none takes neither classes nor augmentations: set num_classes and"
+                " augment_channels to 0"
+            )
 
     @classmethod
     def cifar10(cls, cells: Literal["H.1", "I.1"] = "H.1") -> DiffiTConfig:
@@ -119,8 +122,8 @@ class DiffiTTransformerConfig(NetworkConfig, kind="DiffiTTransformer"):
     time_features: Size = 256
     """The number of sinusoids that embed the time."""
     learned_variance: bool = True
-    """Return the variance of the reverse step too, as its place within its range, in channels
-    behind those of the noise."""
+    """Predict the variance of the reverse step as well (Nichol & Dhariwal 2021), as a place between
+    its bounds, in channels behind those of the noise."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -85,7 +85,7 @@ class IUNetConfig(ADMConfig, kind="IUNet"):
 
     def for_expert(self, number: int, count: int) -> Any:
         if self.inception_heads:
-            raise ValueError("the published shapes are an IUNet's, and give its inception_heads")
+            raise ValueError("the published shapes set inception_heads: leave it out")
         heads = inception_heads(self.widths, self.head_channels, number, count)
         return replace(self, inception_heads=heads)
 

@@ -86,7 +86,9 @@ class NetworkConfig(Building, family="network", home="overtone.networks"):
     def for_expert(self, number: int, count: int) -> Any:
         """These settings in the shape published for expert `number` of `count`, 1 the nearest to
         the clean image. Raises `ValueError` for networks that no such shapes were published of."""
-        raise ValueError("the published shapes are an IUNet's, and give its inception_heads")
+        raise ValueError(
+            "shapes were published for an IUNet alone, whose inception_heads they give"
+        )
 
     @property
     def channel_split(self) -> str:

@@ -84,7 +84,7 @@ class DenoisingRecipe(Recipe, kind="denoising"):
     init: str = ""
     """The model whose weights training begins with, where they fit: a pipeline, a run, one of its
     checkpoints, a diffusers pipeline or a file of published weights. If left out, weights are
-    random."""
+    random; meme-images trains a trunk first."""
     class_conditional: bool = False
     """Train with the class labels of the data."""
     label_dropout: Share = 0.0
@@ -130,7 +130,7 @@ class DenoisingRecipe(Recipe, kind="denoising"):
     is trained for all of them."""
     vae: str = ""
     """Train on the latents of this VAE: a directory, the run of a VAE's recipe, or a repository of
-    the Hub. If it is not given, the model is trained on pixels."""
+    the Hub. If it is not given, the model is trained on pixels; latent-images trains a VAE."""
     scaling_factor: Positive | None = None
     """The scaling factor of the VAE's latents, where its config.json has none."""
     encoded_images: Count | None = None
@@ -146,9 +146,12 @@ class DenoisingRecipe(Recipe, kind="denoising"):
         if self.augmentation and self.vae:
             raise ValueError("augmentation is of images, not of their latents: leave it out")
         if self.process.clock not in (None, self.schedule):
-            raise ValueError("schedule and process.schedule differ: the blur has training's time")
+            raise ValueError(
+                "schedule and process.schedule differ, and the blur uses the time of training: set"
+                " both alike"
+            )
         if self.first and self.process.upscale == 1:
-            raise ValueError("a first stage is what a relay goes on from: leave it out")
+            raise ValueError("only a relay has a first stage: leave `first` out")
         if self.experts is not None:
             for number in range(1, self.experts.count + 1):
                 self.expert(number)

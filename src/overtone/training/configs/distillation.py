@@ -11,7 +11,7 @@ from overtone import settings
 from overtone.networks.configs.network import NetworkConfig
 from overtone.processes.vp_frame import Spacing, spaced
 from overtone.ranges import Count, Finite, Seed, Size, Steps, Time, Whole
-from overtone.training.configs.recipe import Recipe
+from overtone.training.configs.recipe import Recipe, teachers_network
 from overtone.training.configs.training import (
     Reporting,
     ReportingOptions,
@@ -102,7 +102,9 @@ class DistillationRecipe(Recipe, kind="distillation"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.first_seed < self.held_out:
-            raise ValueError("held_out seeds are those before first_seed: it has to be larger")
+            raise ValueError(
+                "first_seed must be at least held_out, whose trajectories have the seeds before it"
+            )
         falls = all(a > b for a, b in zip(self.times, self.times[1:], strict=False))
         if self.times and (not falls or self.times[-1] != 0 or self.times[0] >= 1):
             raise ValueError(f"times fall from below 1 to 0, and are not {self.times}")
@@ -115,7 +117,7 @@ class DistillationRecipe(Recipe, kind="distillation"):
 
     @property
     def network_name(self) -> str:
-        return f"of {self.teacher}" if self.network is None else self.network.kind
+        return teachers_network(self.teacher) if self.network is None else self.network.kind
 
     def times_from(self, start: float) -> tuple[float, ...]:
         """The times of the states, of trajectories that begin at time `start`."""

@@ -11,7 +11,7 @@ from overtone import settings
 from overtone.data.rules import Crop, Reading
 from overtone.data.splits import HELD_OUT_SHARE
 from overtone.ranges import Count, Finite, Share, Steps
-from overtone.training.configs.recipe import Recipe
+from overtone.training.configs.recipe import Recipe, teachers_network
 from overtone.training.configs.training import (
     Reporting,
     ReportingOptions,
@@ -93,7 +93,7 @@ class HalvingRecipe(Recipe, kind="halving"):
 
     @property
     def network_name(self) -> str:
-        return f"of {self.teacher}"
+        return teachers_network(self.teacher)
 
     def read_as(self, teacher: Reading) -> Reading:
         """How pictures are read, of which a teacher's were read in some way."""

@@ -67,3 +67,8 @@ class Recipe(Kind, family="recipe", home="overtone.training"):
         is read and encoded."""
         numbered = {} if number is None else {"number": number}
         return resolve(self.makes, self, "makes")(self, **numbered, **given)
+
+
+def teachers_network(teacher: str) -> str:
+    """What a student's network is called that is made from its teacher's."""
+    return f"the network of {teacher}" if teacher else "the teacher's network"

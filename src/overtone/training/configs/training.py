@@ -78,15 +78,13 @@ class Training:
     lr_halved_images: tuple[Whole, ...] = ()
     """The numbers of images seen at which the learning rate is halved."""
     clip_norm: Positive | None = 1.0
-    """Scale gradients down to this norm where theirs is larger. If it is not given, gradients are
-    left as they are."""
+    """The largest norm of the gradients. Larger ones are scaled down to it; None turns that off."""
     ema_halflife_images: Count = 500_000
     """The half-life of the exponential moving average of the weights (EMA), in images."""
     ema_rampup_ratio: Positive | None = 0.05
-    """The EMA half-life is at most this share of the images seen so far. If it is not given, there
-    is no such limit."""
+    """The EMA half-life is at most this share of the images seen so far. None removes the limit."""
     ema_lengths: tuple[Length, ...] = ()
-    """Lengths of further averages, those of power functions, which are kept and written down so
+    """The lengths (sigma_rel) of power-function averages, as in EDM2. Their snapshots are saved, so
     that averages of any length can be made afterwards (overtone ema); 0.05 and 0.1 are usual."""
     precision: Precision = "auto"
     """The precision of the computation: bf16, fp32, or bf16 where the hardware has matrix units for

@@ -94,8 +94,8 @@ SHIPPED = {
     ),
     "relay-glyphs": Shipped(
         "RDM: letters at 64 px",
-        "The relay has two stages: the first makes 16 px from noise, and the second goes on to 64 px"
-        " by blur and block noise.",
+        "The relay has two stages: the first makes 16 px from noise, and the second goes on to"
+        " 64 px by blur and block noise.",
         "relay.md",
         ("train relay-glyphs-16", "train relay-glyphs"),
         "--evaluations 24 --search-images 32 --check-images 32 --iterations 15 --batch-size 16"
@@ -192,11 +192,11 @@ _HEAD = """\
 
 These models are in the repository, each with a card and its scores, and all but the operator with
 samplers that were fitted to them. Samples are not chosen: seeds begin with 0, and the classes take
-turns. Scores have 95 % intervals. The Fréchet distances are on the features of a classifier of the model's own data: they
-compare with each other and not with published FIDs.
+turns. Scores have 95 % intervals. The Fréchet distances are on the features of a classifier of the
+model's own data: they compare with each other and not with published FIDs.
 
-`python docs/build.py gallery` makes this page and its pictures, and `python docs/build.py ship NAME`
-makes a model from its run.
+`python docs/build.py gallery` makes this page and its pictures, and `python docs/build.py ship
+NAME` makes a model from its run.
 """
 
 

@@ -198,7 +198,7 @@ ALLOWED = (
     Allowed(
         "metrics/features.py by_blocks: copies to the host",
         1,
-        "their features, class scores and features that keep the place, once a batch",
+        "their features, class scores and spatial features, once a batch",
     ),
     Allowed(
         "data/latents.py _encode_block: copies from the host",

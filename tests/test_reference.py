@@ -171,7 +171,7 @@ def test_another_extractors_statistics_are_refused_and_unnamed_ones_compared_by_
     published.check_extractor("Inception", DIMS, None)  # which gives no spatial features
     with pytest.raises(OvertoneError, match=r"a\.npz has 6 features, and the classifier has 64: "):
         published.check_extractor("the classifier", 64)
-    with pytest.raises(OvertoneError, match="has 9 features that keep the place, and X has 8"):
+    with pytest.raises(OvertoneError, match="has 9 spatial features, and X has 8"):
         published.check_extractor("X", DIMS, 8)
     own = reference(**FACTS)
     own.check_extractor(FACTS["extractor"], DIMS, SPATIAL_DIMS, FACTS["digest"])

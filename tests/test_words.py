@@ -83,6 +83,32 @@ def test_help_is_in_groups_and_its_lines_are_full():
     assert [line for line, word in pairs if len(line) + 1 + len(word) <= 97] == []
 
 
+def test_help_tells_the_ranges_of_numbers():
+    from overtone.cli.options import _unbroken
+    from overtone.denoisers.guidance import GuidanceSettings
+    from overtone.networks.configs.adm import ADMConfig
+    from overtone.ranges import above, at_least, below, within
+    from overtone.samplers.sampler import Sampler
+    from overtone.training.configs.training import Training
+
+    for limits, words in (
+        (within(0, 1), "from 0 to 1"),
+        (above(0), "above 0"),
+        (above(0, 1000), "above 0 and at most 1,000"),
+        (below(1), "at least 0 and below 1"),
+        (at_least(0), ""),
+        (within(1, 10**15), ""),
+    ):
+        assert limits.words == words
+    assert _unbroken(ADMConfig)["dropout"].endswith("in training. It is at least 0 and below 1.")
+    assert _unbroken(Training)["lr"].endswith("It is above 0.")
+    assert _unbroken(Training)["betas"].endswith("Each is at least 0 and below 1.")
+    assert _unbroken(GuidanceSettings)["band"].endswith("It is above 0 and below 1.")
+    eta = _unbroken(Sampler)["eta"]
+    assert "in [0, 1]" in eta
+    assert "It is from" not in eta  # it says so itself
+
+
 EXAMPLES = (
     "Request", "Sampler", "RelayProcess", "GuidanceSettings", "DiffiTUNet", "IdealDenoiser",
     "find_recipe", "load_pipeline", "merged", "open_data", "temporalize",

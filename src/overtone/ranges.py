@@ -60,6 +60,18 @@ class Range:
         ends = "(" if self.open_low else "[", ")" if self.open_high else "]"
         return f"in {ends[0]}{_told(self.low)}, {_told(self.high)}{ends[1]}"
 
+    @property
+    def words(self) -> str:
+        """The range as help tells it, as in "above 0 and below 1"; "" for one that only keeps
+        numbers from being absurd, as a count's."""
+        far = self.high >= FAR
+        if far:
+            return f"above {_told(self.low)}" if self.open_low else ""
+        if self.open_low or self.open_high:
+            low = f"{'above' if self.open_low else 'at least'} {_told(self.low)}"
+            return f"{low} and {'below' if self.open_high else 'at most'} {_told(self.high)}"
+        return f"from {_told(self.low)} to {_told(self.high)}"
+
 
 def _told(number: float) -> str:
     """A number with commas, or as a power of ten where so many digits are hard to read."""

@@ -29,7 +29,7 @@ from overtone.networks.layers import precise, without_autocast
 
 T = TypeVar("T")
 FEW = 3
-"""layers that are shown, where nothing is said, of a network of one resolution"""
+"""layers that are shown by default, of a network of one resolution"""
 
 
 class Attended(NamedTuple):

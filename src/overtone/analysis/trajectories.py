@@ -129,7 +129,7 @@ def compared(pipe: Pipeline, teacher: Teacher, seeds: Sequence[int]) -> Comparis
         name = pipe.training.get("distilled from", "another model")
         raise OvertoneError(
             f"the operator was distilled from {name} with weights {known}, and {teacher.name} has"
-            f" {teacher.digest}."
+            f" {teacher.digest}: name the model with those weights, --teacher."
         )
     levels: tuple[float, ...] = pipe.sampler.levels  # type: ignore[attr-defined]
     own = teacher.sampler.sigmas

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 SEEDS = "0-499"
-"""the seeds of the images that are evaluated, where nothing is said"""
+"""the seeds of the images that are evaluated, by default"""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     run = Path(options.models[0]).expanduser()
     if len(options.models) == 1 and is_run_of_experts(run):
         if options.boundaries:
-            raise OvertoneError("--boundaries: a run of experts has its own.")
+            raise OvertoneError("--boundaries: a run of experts has its own: leave it out.")
         pipe = merged_run(run, options.checkpoint)
         out = options.out or run / MERGED_FOLDER
     else:

@@ -101,13 +101,15 @@ class ModelOptions:
         pipe = open_model(model, self.checkpoint, self.resident)
         if self.vae is not None:
             if pipe.image_resolution is None:
-                raise OvertoneError(f"--vae: {model} makes pixels, which no VAE has to decode.")
+                raise OvertoneError(f"--vae: {model} makes pixels, not latents: leave it out.")
             from overtone.training.open import open_vae
 
             pipe.vae = open_vae(self.vae, self.scaling_factor)
         if self.first is not None:
             if pipe.process.upscale == 1:
-                raise OvertoneError(f"--first: {model} begins with noise, not with images.")
+                raise OvertoneError(
+                    f"--first: {model} begins with noise, not with images: leave it out."
+                )
             pipe.first = self.first if is_images(self.first) else open_model(self.first)
         self.first_stage.apply(pipe)
         if self.scheduler is not None and self.sampler not in (AS_SAVED, pipe.sampler):

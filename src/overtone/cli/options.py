@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -13,21 +14,42 @@ import tyro
 
 from overtone.errors import OvertoneError
 from overtone.place import check_place
-from overtone.ranges import check_fields
+from overtone.ranges import check_fields, ranges_of
 from overtone.renamed import check_options
 
 O = TypeVar("O")  # noqa: E741
 
+_TELLS = re.compile(r"\bin \[|\d,? to \d|\bbelow \d|\bat most \d")
+"""what a text looks like that tells its range itself"""
 _texts_of: Any = getattr(tyro._docstrings, "parse_docstring_from_object", None)
 
 
 @cache
 def _unbroken(kind: object) -> dict[str, str]:
     """The texts below the fields of a class without the line breaks of the source, some of which
-    tyro would keep."""
+    tyro would keep, and with the ranges of their numbers."""
+    ranges = _ranges(kind) if dataclasses.is_dataclass(kind) else {}
+    told = {}
+    for name, text in _texts_of(kind).items():
+        told[name] = "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+        if name in ranges and not _TELLS.search(told[name]):
+            told[name] += ranges[name]
+    return told
+
+
+def _ranges(kind: Any) -> dict[str, str]:
+    """The sentence that tells the range of each field's numbers, where it is worth telling."""
+    found: dict[str, set[str]] = {}
+    try:
+        for name, _, limits in ranges_of(kind):
+            found.setdefault(name, set()).add("" if limits is None else limits.words)
+    except NameError:  # a kind of somebody's own
+        return {}
+    several = {field.name for field in dataclasses.fields(kind) if "tuple" in str(field.type)}
     return {
-        name: "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
-        for name, text in _texts_of(kind).items()
+        name: f" {'Each' if name in several else 'It'} is {next(iter(words))}."
+        for name, words in found.items()
+        if len(words) == 1 and words != {""}
     }
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 GRID_LIMIT = 1024
 USUAL = 64
-"""images, where nothing is said"""
+"""images, by default"""
 LONGEST_NAME = 60
 """letters of a class in the name of a file"""
 
@@ -121,7 +121,7 @@ class Sampling:
         among, count = processes(), len(request.seeds)
         if count < among.count:
             few = "seed is" if count == 1 else "seeds are"
-            raise OvertoneError(f"{count} {few} too few for {among.count} processes.")
+            raise OvertoneError(f"{count} {few} too few for {among.count} processes: ask for more.")
         mine = slice(among.index, None, among.count)
         labels: Any = request.class_labels
         request = request.part(mine, None if labels is None else labels[mine])

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
 
     pipe = options.opening.open(options.model)
     if not pipe.num_classes and options.classes:
-        raise OvertoneError("--classes: this model has no classes.")
+        raise OvertoneError("--classes: this model has no classes: leave it out.")
     asked = {"guidance_scale": options.guidance_scale, "steps": options.steps}
     labels = _labels(options, files, pipe)
     _check(options, files, labels, pipe, asked)
@@ -164,7 +164,9 @@ def _files(pictures: Sequence[Path], out: Path) -> dict[Path, Path]:
                 f for f in below if f.is_file() and not _left_out(f.relative_to(path), path, out)
             ]
             if not own:
-                raise OvertoneError(f"{path} holds no pictures.")
+                raise OvertoneError(
+                    f"{path} holds no pictures: name a folder that does, or a picture."
+                )
             found |= {file: file.relative_to(path) for file in own}
         elif path.exists():
             found[path] = Path(path.name)

@@ -56,7 +56,7 @@ def inspect_data(
         return _opened(found, _known(found, resolution, channels))
     source = open_source(name, split)
     if source is None:
-        raise OvertoneError(f"{name} has no {split} split.")
+        raise OvertoneError(f"{name} has no {split} split: leave --split out.")
     labels: Counter[int] = Counter()
     sizes: dict[str, tuple[int, int]] = {}
     every = max(1, (source.count or SHOWN) // SHOWN)

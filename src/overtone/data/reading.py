@@ -34,7 +34,7 @@ from overtone.leftovers import sweep
 from overtone.sizes import Resolution, sides
 
 PLAIN = Reading()
-"""how pictures are read where nothing is said"""
+"""how pictures are read by default"""
 FORMAT = 5
 """what the cache holds: 5 has digests of the pictures as they were stored"""
 FREE_PIXELS, DENSEST = 2**24, 500
@@ -268,7 +268,9 @@ def _decode_into(
             digest.update(pixels.tobytes())
     check_bad(bad, len(labels), reading, "Mend or remove them, or pass --skip-bad-images.")
     if not labels:
-        raise OvertoneError(f"{source.name} has no images.")
+        raise OvertoneError(
+            f"{source.name} has no images: overtone data inspect shows what it holds."
+        )
     numbers = np.array(labels, np.int64)
     numbers.tofile(folder / "labels.bin")
     np.array(contents, np.uint64).tofile(folder / "contents.bin")

@@ -17,7 +17,7 @@ from overtone.errors import OvertoneError
 from overtone.precision import exact
 
 PLACE_CHANNELS, PLACE_SIDE = 7, 17
-"""channels and pixels a side of the features that keep the place: 2023 numbers at most, as ADM's
+"""channels and pixels a side of the spatial features: 2023 numbers at most, as ADM's
 evaluator has them"""
 
 

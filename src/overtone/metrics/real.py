@@ -35,7 +35,9 @@ def check_counts(real: int, asked: int | None = None, scores: Sequence[Score] = 
             " that each of two halves has a third neighbour."
         )
     if asked is not None and asked < LEAST:
-        raise OvertoneError(f"{asked} images are too few to evaluate: {LEAST} are the least.")
+        raise OvertoneError(
+            f"{asked} images are too few to evaluate: ask for {LEAST} --seeds at least."
+        )
     for score in scores:
         count = min(real, real if asked is None else asked)
         if count < score.least:
@@ -132,7 +134,7 @@ class Available:
     """The parts for which there are published statistics."""
 
     def default(self) -> tuple[Score, ...]:
-        """The scores that are computed where nothing is said: all that can be."""
+        """The scores that are computed by default: all that can be."""
         return tuple(score for score in all_scores() if score.by_default and self.allows(score))
 
     def allows(self, score: Score) -> bool:
@@ -147,10 +149,13 @@ class Available:
 
     def check(self, scores: Sequence[Score]) -> None:
         """Raises `OvertoneError` for a score that needs what is not there."""
-        why = {SPATIAL: "no features that keep the place", LOGITS: "no class scores"}
+        why = {SPATIAL: "no spatial features", LOGITS: "no class scores"}
         for score in scores:
             for part in sorted({*score.needs, *score.real_needs} & {*why} - self.parts):
-                raise OvertoneError(f"{score.title}: {self.extractor.name} gives {why[part]}.")
+                raise OvertoneError(
+                    f"{score.title}: {self.extractor.name} gives {why[part]}: leave the score out"
+                    " of --scores, or take another --extractor."
+                )
             if HITS in score.needs and not self.extractor.knows_classes:
                 raise OvertoneError(
                     f"{score.title}: {self.extractor.name} does not know the classes of the data;"
@@ -160,7 +165,7 @@ class Available:
                 held = " and ".join(sorted(self.statistics))
                 raise OvertoneError(
                     f"{score.title}: --data holds statistics of {held} alone, and this score needs"
-                    " the real images."
+                    " the real images: leave it out of --scores, or give images as --data."
                 )
 
 

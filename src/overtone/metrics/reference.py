@@ -1,7 +1,7 @@
 """References as others publish them: the statistics of real images' features, in .npz files.
 
     mu, sigma          mean (d,) and covariance (d, d) of pooled features, as EDM's `fid.py` writes
-    mu_s, sigma_s      those of features that keep the place, beside them in ADM's references
+    mu_s, sigma_s      those of spatial features, beside them in ADM's references
     arr_0              images, in ADM's references, of which these statistics need not be
     overtone           where they come from, in files of ours: JSON as bytes, which others ignore
 
@@ -137,16 +137,16 @@ class Reference:
         self, name: str, dims: int, spatial_dims: int | None = None, digest: str = ""
     ) -> None:
         """Raises `OvertoneError` where these are another extractor's statistics than those of the
-        one called `name`, of `dims` features and `spatial_dims` that keep the place, None for one
-        that has none. Published files name no extractor: of them the numbers of features alone are
+        one called `name`, of `dims` features and `spatial_dims` spatial ones, None for one that has
+        none. Published files name no extractor: of them the numbers of features alone are
         compared."""
         advice = "compare with a reference of the same features, or with images"
         spatial = None if self.spatial_mean is None else len(self.spatial_mean)
-        compared = [("", len(self.mean), dims), (" that keep the place", spatial, spatial_dims)]
+        compared = [("", len(self.mean), dims), ("spatial ", spatial, spatial_dims)]
         for kind, own, other in compared:
             if own is not None and other is not None and own != other:
                 raise OvertoneError(
-                    f"{self._called} has {own:,} features{kind}, and {name} has {other:,}:"
+                    f"{self._called} has {own:,} {kind}features, and {name} has {other:,}:"
                     f" {advice}."
                 )
         if self.extractor and self.extractor != name:

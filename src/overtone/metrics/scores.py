@@ -89,7 +89,7 @@ class FrechetScore(Score, kind="frechet"):
 
 @dataclass(frozen=True)
 class SpatialFrechetScore(Score, kind="spatial-frechet"):
-    """The Fréchet distance of features that keep the place: sFID, with Inception's."""
+    """The Fréchet distance of spatial features: sFID, with Inception's."""
 
     measures: ClassVar = (
         Measure(

@@ -179,7 +179,9 @@ class ImageStart(Start, kind="image"):
         if not self.in_turn:
             return rows[[seed % len(rows) for seed in seeds]]
         if len(rows) != len(seeds):
-            raise OvertoneError(f"{len(rows)} pictures for {len(seeds)} seeds.")
+            raise OvertoneError(
+                f"{len(rows)} pictures for {len(seeds)} seeds: give one seed for each picture."
+            )
         return rows
 
     def facts(self) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def request_within(pipe: Pipeline, request: Request, evaluations: float) -> Requ
     more = f", {first:g} of them for its first stage" if first else ""
     raise OvertoneError(
         f"no number of steps fits into {evaluations:g} function evaluations an image: this model"
-        f" takes {fewest + first:g} or more{more}."
+        f" takes {fewest + first:g} or more{more}: ask for as many."
     )
 
 

@@ -195,7 +195,7 @@ class Pipeline(Parts):
 
     def settled(self, request: Request) -> Request:
         """The request with a sampler in the place of its `evaluations` or `tolerance`: the one that
-        was fitted for it (`budgets`), or the model's own with fewer steps, which is said."""
+        was fitted for it (`budgets`), or the model's own with fewer steps; a message says so."""
         return settled(self, request)
 
     def within(self, request: Request, evaluations: float) -> Request:

@@ -85,7 +85,7 @@ class Request:
     evaluations: int | None = None
     """The function evaluations of an image, guidance and a first stage included. The sampler that
     was fitted for this number, and may take a few fewer, is used (`Pipeline.budgets`), or else the
-    pipeline's own with as many steps as they allow, which is said."""
+    pipeline's own with as many steps as they allow; a message says so."""
     tolerance: float | None = None
     """The root mean square distance to the converged images, in [-1, 1]. The fitted sampler of the
     fewest evaluations whose error is at most this is used."""

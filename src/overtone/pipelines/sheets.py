@@ -22,7 +22,7 @@ GAP = 1
 BACKGROUND = 64
 """the grey between images"""
 WIDEST = 32
-"""columns of a grid, where nothing is said"""
+"""columns of a grid, by default"""
 USUAL = 8
 SMALLEST_TEXT, LARGEST_TEXT = 8, 12
 """pixels of a name's letters"""

@@ -40,7 +40,9 @@ class Computing:
         whole = training.micro_batch or training.batch_size
         for name, size in (("batch-size", training.batch_size), ("micro-batch", whole)):
             if size % count:
-                raise OvertoneError(f"--{name} {size} does not divide among {count} processes.")
+                raise OvertoneError(
+                    f"--{name} {size} does not divide among {count} processes: take a multiple."
+                )
         self.part = whole // count
         """images of a micro-batch in this process"""
 

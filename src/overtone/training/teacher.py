@@ -155,7 +155,9 @@ def teacher_of(
     pipe = copy.copy(pipe)
     own: Any = pipe.sampler
     if own.is_operator:
-        raise OvertoneError(f"{name} is an operator itself: a teacher solves its way step by step.")
+        raise OvertoneError(
+            f"{name} is an operator: name the model that it was distilled from as the teacher."
+        )
     if solver == "own" and own.draws_noise:
         raise OvertoneError(
             f"the teacher's own sampler draws noise at each step ({type(own).__name__}): an"

@@ -37,15 +37,17 @@ def open_beside(name: str, pipe: Pipeline, model: str) -> Pipeline:
     if 0 not in classes and classes[0] != classes[1]:
         raise OvertoneError(
             f"--beside: {model} has {classes[0]} classes, and {name} has {classes[1]}: the same"
-            " seeds would show other classes."
+            " seeds would show other classes: compare models of the same classes."
         )
     if pipe.process != other.process:
         raise OvertoneError(
             f"--beside: {model} inverts a {pipe.process.kind}, and {name} a {other.process.kind} of"
-            " other settings: their noise levels mean different things."
+            " other settings: compare models of the same process, whose noise levels mean the same."
         )
     if pipe.sampler.is_operator != other.sampler.is_operator:
-        raise OvertoneError("--beside: an operator has no noise levels to look at.")
+        raise OvertoneError(
+            "--beside: an operator has no noise levels: compare two operators, or two other models."
+        )
     other.sampler = pipe.sampler
     if pipe.first is not None and other.first is None:
         other.first = pipe.first

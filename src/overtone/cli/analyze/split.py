@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from overtone.pipelines.request import Request
 
 TOTAL, MOST = 48, 2000
-"""function evaluations of both stages, where nothing is said, and at most"""
+"""function evaluations of both stages by default, and at most"""
 
 
 @dataclass(frozen=True)

@@ -479,7 +479,7 @@ WRONG = [
     ("relay", "or pass --first"),
     ("model --beside {root}/larger", "works on 8 px with 1 channels, and"),
     ("model --beside {root}/five", "has 3 classes, and"),
-    ("model --beside {root}/operator", "an operator has no noise levels to look at"),
+    ("model --beside {root}/operator", "an operator has no noise levels: compare two operators"),
     ("model --beside {root}/relay", "inverts a GaussianProcess, and"),
     ("model --beside {root}/middle", "the models have other layers"),
     ("model --beside {root}/middle --layers 0", "there is no attention layer"),

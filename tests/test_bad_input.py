@@ -79,7 +79,7 @@ An evaluation without data
     pass --data: the model was trained on something that was not saved with it
 An evaluation of images at no size
     overtone evaluate {place}/plain --data builtin:digits
-    images need --data and --resolution beside it
+    to score images, give the real ones, --data, and --resolution
 An evaluation on other classes
     overtone evaluate {place}/model --data builtin:digits
     the model has 3 classes and builtin:digits has 10
@@ -97,7 +97,7 @@ A VAE that makes images of another size
     the model is of images of 64 px, the VAE would make 8 px latents into 16 px
 A VAE for pixels
     overtone sample {place}/model --vae {place}/vae
-    model makes pixels, which no VAE has to decode
+    model makes pixels, not latents: leave it out
 Latents and nothing to decode them
     overtone sample {place}/latent
     no VAE was saved with it to decode them: set pipe.vae to one, or pass --vae
@@ -148,7 +148,7 @@ Stages of the same size
     images of 8 x 8 px, 2 times enlarged, are 16 x 16 px, and the second stage makes 8 x 8 px
 Stages of other classes
     overtone sample {place}/relay --first {place}/other
-    the stages do not meet: the first has 5 classes, the second 3
+    the stages have different numbers of classes: the first has 5, the second 3
 Labels for an unconditional stage
     overtone sample {place}/unconditional --classes 1
     class labels were given, but the model is unconditional
@@ -280,13 +280,13 @@ An operator asked for guidance
     an operator has the guidance that its trajectories were made with
 An operator as a teacher
     overtone distill collect dsno-digits --teacher {place}/operator
-    is an operator itself: a teacher solves its way step by step
+    is an operator: name the model that it was distilled from
 An operator's trajectory without its teacher
     overtone analyze trajectory {place}/operator
     is an operator: name the model that it was distilled from
 The teacher of a model that is no operator
     overtone analyze trajectory {place}/model --teacher {place}/model
-    --teacher: {place}/model is no operator, and has none
+    --teacher: {place}/model is not an operator: leave it out
 One time for a spectrum
     overtone analyze trajectory {place}/model --times 1
     --times is at least 2, not 1

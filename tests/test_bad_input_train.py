@@ -43,10 +43,10 @@ Levels without cells
     2 widths, but cells for 1 levels
 A ViT with a U's decoder
     overtone train diffit-digits --network.encoder vit
-    encoder vit has one resolution and no skips for a U: it needs decoder aggregation
+    encoder vit has one resolution and no skip connections: take decoder aggregation
 Classes for a network that nothing enters
     overtone train diffit-digits --network.time-in none
-    time_in none leaves no way in for classes
+    time_in none takes neither classes nor augmentations
 Flipped twice
     overtone train diffit-fashion-mnist --augmentation 0.1
     augmentation flips images already: leave mirror out
@@ -166,7 +166,7 @@ A first stage that was not trained
     the first stage is not there: the recipe relay-glyphs-16 makes runs/relay-glyphs-16
 A first stage where there is no relay
     overtone train diffit-digits --first {place}/model
-    a first stage is what a relay goes on from
+    only a relay has a first stage
 Patches that do not divide the image
     overtone train relay-glyphs --first= --process.patch 5
     64 px do not divide into patches of 5 px
@@ -190,7 +190,7 @@ Heads that do not divide the width
     width 64 does not divide into two heads of 48 channels or more
 Shapes of another network
     overtone train meme-digits --network.inception-heads 4 4
-    the published shapes are an IUNet's, and give its inception_heads
+    the published shapes set inception_heads: leave it out
 A branch without channels
     overtone train meme-digits --experts.shapes same --network.inception-heads 16 4
     network settings of expert 1: 16 of 16 heads leave 64 of 64 channels to attention and 0 to

@@ -176,7 +176,7 @@ An interval that is no number
     --guidance-interval must be finite, not nan
 Experts on the device below zero
     overtone sample {place}/meme --resident -1
-    --resident must be at least 0, not -1
+    --resident must be at least 1, not -1
 A scale of latents that is no number
     overtone sample {place}/latent --vae {place}/vae --scaling-factor nan
     --scaling-factor must be finite, not nan
@@ -197,7 +197,7 @@ Images of no size
     --resolution must be at least 1, not 0
 Too few images to evaluate
     overtone evaluate {place}/splits --data builtin:digits --resolution 8 --channels 1
-    1 images are too few to evaluate: 4 are the least
+    1 image can't be evaluated: ask for 4 --seeds
 Real images too few to compare with
     overtone evaluate {place}/unconditional --data builtin:digits --real-images 7
     7 real images are too few to compare with: 8 are the least

@@ -237,7 +237,9 @@ def test_evaluation_without_data_asks_for_it(capsys, model, tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "images").mkdir()
     Image.new("L", (8, 8)).save(tmp_path / "images" / "a.png")
-    assert "need --data and --resolution" in fails(capsys, "evaluate", f"{tmp_path}/images")
+    assert "give the real ones, --data, and --resolution" in fails(
+        capsys, "evaluate", f"{tmp_path}/images"
+    )
 
 
 def test_info_tells_what_a_directory_holds(capsys, tmp_path):

@@ -125,7 +125,7 @@ def test_only_time_in_none_does_not_see_the_time(time_in):
     network, x = awake(DiffiTUNet(config)), torch.randn(1, 1, 8, 8)
     sees = not torch.allclose(network(x, torch.tensor([0.1])), network(x, torch.tensor([1.5])))
     assert sees == (time_in != "none")
-    with pytest.raises(ValueError, match="no way in for classes"):
+    with pytest.raises(ValueError, match="takes neither classes nor augmentations"):
         dataclasses.replace(TINY_DIFFIT, time_in="none")
 
 
@@ -159,7 +159,7 @@ def test_a_plain_vit_has_one_level_of_patches():
     assert unet.stem.kernel_size == unet.stem.stride == (2, 2)
     assert [len(level.cells) for level in unet.encoder] == [2]
     assert unet.encoder[0].cells[0].window == 4  # all of the 4 x 4 patches
-    with pytest.raises(ValueError, match="needs decoder aggregation"):
+    with pytest.raises(ValueError, match="take decoder aggregation"):
         dataclasses.replace(TINY_DIFFIT, encoder="vit")
 
 

@@ -204,7 +204,7 @@ def test_classes_go_to_the_model():
     assert not torch.allclose(one, two)
     with pytest.raises(OvertoneError, match="pass class labels"):
         denoiser(x, 1.0)
-    with pytest.raises(ValueError, match="none for 'no class'"):
+    with pytest.raises(ValueError, match="no null class for classifier-free guidance"):
         GuidedDenoiser(denoiser, 2.0)
     # Trained with its last class as the null class, it can be guided.
     guided = DiffusersDenoiser(model, diffusers.DDPMScheduler(), null_class=True)

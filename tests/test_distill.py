@@ -191,7 +191,7 @@ def test_what_an_operator_does_not_do(run, pipe):
         student([0], guidance_scale=2.0)
     with pytest.raises(OvertoneError, match="guides nothing"):
         pipe([0], guidance_scale=2.0, guide=student)
-    with pytest.raises(OvertoneError, match="a teacher solves its way step by step"):
+    with pytest.raises(OvertoneError, match="name the model that it was distilled from"):
         teacher_of(student, "student")
     with pytest.raises(
         OvertoneError, match="its preconditioning is that of an operator, not 'edm'"

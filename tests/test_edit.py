@@ -221,7 +221,11 @@ def an_operator():
         (a_pipe, {"images": torch.zeros(1, 1, 16, 16)}, "the pictures are 16 x 16 px with 1"),
         (a_pipe, {"images": torch.zeros(1, 3, 8, 8)}, "8 x 8 px with 3 channels"),
         (a_pipe, {"images": []}, "all have one size, and these are none"),
-        (a_relay, {"mask": MASK, "resamples": 3}, "a RelayProcess can't be gone back in"),
+        (
+            a_relay,
+            {"mask": MASK, "resamples": 3},
+            "resampling adds noise to go back a step, and a RelayProcess blurs",
+        ),
         (MODELS["ddim"], {"mask": MASK, "resamples": 3}, "a SchedulerSampler can't go back"),
         (
             lambda: a_pipe(SchedulerSampler(diffusers.PNDMScheduler(), 10)),
@@ -373,7 +377,7 @@ def test_starts_that_are_none():
     pipe = a_pipe()
     for start, message in (
         (ImageStart(), "give it images"),
-        (ImageStart(PICTURES), "without a sigma and a mask"),
+        (ImageStart(PICTURES), "an ImageStart needs a sigma or a mask"),
     ):
         with pytest.raises(OvertoneError, match=message):
             pipe.start = start
@@ -385,7 +389,7 @@ def test_starts_that_are_none():
 def test_a_pipeline_that_begins_with_pictures_is_not_saved(tmp_path):
     pipe = a_pipe()
     pipe.start = ImageStart(PICTURES, 1.0)
-    with pytest.raises(OvertoneError, match="begins with pictures is not saved"):
+    with pytest.raises(OvertoneError, match="pictures that a pipeline begins with can't be saved"):
         pipe.save_pretrained(tmp_path / "pipe")
     assert not list(tmp_path.iterdir())
     one, two = (copy.copy(pipe) for _ in range(2))

@@ -279,7 +279,9 @@ def test_images_take_no_evaluations_and_functions_any():
     assert counter.an_image(1) == expected_evaluations(pipe, request)
     assert counter.an_image(1).first is counter.an_image(1).total is None
     for ask in (evaluations_of, lambda *own: request_within(*own, 50)):
-        with pytest.raises(OvertoneError, match="the first stage, a FunctionStage, evaluates is"):
+        with pytest.raises(
+            OvertoneError, match="of the first stage, a FunctionStage, can't be told"
+        ):
             ask(pipe, request)
 
 
@@ -306,7 +308,7 @@ def test_a_first_stage_of_diffusers_is_counted_and_not_known_before():
     with counting(pipe) as counter:
         pipe(range(2))
     assert (counter.own, counter.first) == ({"network": 8}, {"unet": 100})
-    with pytest.raises(OvertoneError, match="a DiffusersStage, evaluates is not known"):
+    with pytest.raises(OvertoneError, match="a DiffusersStage, can't be told before it runs"):
         evaluations_of(pipe, Request([0]))
 
 
@@ -370,7 +372,11 @@ def test_what_can_not_be_asked_is_refused_as_by_the_pipeline():
         (a_pipe(), {"steps": 0}, "num_steps"),
         (operator(), {"steps": 4}, "an operator makes images in one evaluation"),
         (operator(), {"guidance_scale": 2.0}, "an operator has the guidance"),
-        (a_pipe(training={"label dropout": 0.0}), {"guidance_scale": 2.0}, "none for 'no class'"),
+        (
+            a_pipe(training={"label dropout": 0.0}),
+            {"guidance_scale": 2.0},
+            "no null class for classifier-free guidance",
+        ),
     ]
     for pipe, asked, message in bad:
         for ask in (evaluations_of, Pipeline.__call__):

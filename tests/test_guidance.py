@@ -95,7 +95,7 @@ def test_guidance_refuses_what_has_no_meaning():
         with pytest.raises(ValueError, match="guidance"):
             GuidanceSettings(2.0, **wrong)
     edm = EDMDenoiser(model.network)
-    with pytest.raises(ValueError, match="no steps whose number the power"):
+    with pytest.raises(ValueError, match="power needs a denoiser with a time of its own"):
         GuidedDenoiser(edm, GuidanceSettings(2.0, power=4.0))
 
 

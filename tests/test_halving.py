@@ -180,7 +180,7 @@ def test_the_command_halves_and_goes_on(saved, tmp_path, capsys, monkeypatch):
     assert one.training["teacher's steps"] == 2
     assert one.training["teacher's guidance"] == 1.0
     assert load_pipeline("run").sampler.num_steps == 1  # the fewest steps stand for all
-    with pytest.raises(OvertoneError, match="none for 'no class'"):
+    with pytest.raises(OvertoneError, match="no null class for classifier-free guidance"):
         two(range(2), guidance_scale=2.0)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.safetensors")}
     main(["distill", "halve", "run"])  # all is there
@@ -310,7 +310,7 @@ def test_an_operator_is_no_teacher(tmp_path):
         temporalize(pipe.network, 2), OperatorSampler((80.0, 1.0, 0.0)), preconditioning=row
     )
     operator.save_pretrained(tmp_path / "operator")
-    with pytest.raises(OvertoneError, match="is an operator itself"):
+    with pytest.raises(OvertoneError, match="is an operator: name the model"):
         first_teacher(replace(TINY, teacher=str(tmp_path / "operator")))
 
 

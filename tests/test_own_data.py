@@ -202,7 +202,7 @@ class Stream(IterableDataset):
         (fetching(__len__=lambda self: 0), "Changed has no images"),
         (fetching(fingerprint=lambda self: "x"), "the fingerprint of Changed is a text"),
         (fetching(fingerprint=None), "the fingerprint of Changed is a text"),
-        ("builtin:digits", "str is no data set: .* is the recipe's `data`"),
+        ("builtin:digits", "str is no data set: .* Set the recipe's `data` for a name"),
         ({"image": PIXELS, "label": LABELS}, "dict is no data set"),
         ((PIXELS, 3), "has 3 labels for 12 images"),
         ((PIXELS, np.eye(12)), r"is one whole number, not"),

@@ -325,7 +325,7 @@ def test_a_failed_write_names_the_place_and_keeps_the_old(tmp_path):
 def test_a_model_that_never_saw_the_null_class_is_not_guided(tmp_path):
     network = awake(DiffiTUNet(TINY_DIFFIT))
     pipe = DiffiTPipeline(network, Sampler(num_steps=2), training={"label dropout": 0.0})
-    with pytest.raises(OvertoneError, match="none for 'no class'"):
+    with pytest.raises(OvertoneError, match="no null class for classifier-free guidance"):
         pipe([0], class_labels=1, guidance_scale=2.0)
     pipe.save_pretrained(tmp_path / "pipe")
     assert not load_pipeline(tmp_path / "pipe").denoiser.has_null_class

@@ -174,8 +174,8 @@ def test_guides_and_edited_pictures(tmp_path, capsys):
     main(["replay", f"{tmp_path}/edited.png", *own])
     assert capsys.readouterr().out == "seed 4: the very same image\n"
     for options, message in (
-        ([], "made from a picture of somebody's: pass it, --picture FILE"),
-        (own[:2], "made from a mask of somebody's: pass it, --mask FILE"),
+        ([], "made from a picture that its receipt does not hold: pass --picture FILE"),
+        (own[:2], "made from a mask that its receipt does not hold: pass --mask FILE"),
         (["--picture", f"{tmp_path}/mask.png", *own[2:]], "--picture is another picture than"),
     ):
         with pytest.raises(SystemExit):
@@ -430,7 +430,7 @@ DAMAGED = {
     "other weights": (changed(weights="0" * 16), "was not opened on this machine yet"),
     "weights that are a path": (changed(weights="../../etc"), "was not opened on this machine yet"),
     "another process": (changed(process={"kind": "x"}), "process.kind"),
-    "a picture to edit": (changed(edit={"picture": "ab"}), "made from a picture of somebody's"),
+    "a picture to edit": (changed(edit={"picture": "ab"}), "made from a picture that its"),
     "a start of another kind": (changed(start=[1]), "start"),
 }  # fmt: skip
 

@@ -175,7 +175,7 @@ def test_what_does_not_meet_is_told_of(pipe):
         ),
         (
             Pipeline(ADMUNet(dataclasses.replace(TINY_ADM, num_classes=0))),
-            "the first has 0 classes, the second 3",
+            "the first has 0, the second 3",
         ),
         (
             Pipeline(ADMUNet(TINY_ADM), class_names=("a", "b", "c")),

@@ -150,7 +150,7 @@ def test_every_pipeline_has_trajectories(relay, distilled):
         (alone,) = pipe([3], "dog")
         assert np.abs(np.asarray(frames[0][-1]).astype(int) - np.asarray(alone)).max() <= 1
     assert distilled.trajectory([3], "dog", times=(0.1, 0.05, 0.0)).shape[1] == 3
-    with pytest.raises(OvertoneError, match="times are of an operator's states"):
+    with pytest.raises(OvertoneError, match="`times` is for operators"):
         relay([3], "dog", times=(0.1, 0.0))
     with pytest.raises(OvertoneError, match="no seeds, and so no trajectories"):
         relay.trajectory([])
@@ -285,7 +285,10 @@ def test_a_first_stage_s_settings_are_options(relay, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--first-stage.steps", "3"], "--first-stage: this model goes on from no other model"),
+        (
+            ["--first-stage.steps", "3"],
+            "--first-stage: this model has no first stage that is a model",
+        ),
         (["--sampler.eta", "7"], "eta must be in [0, 1], not 7.0"),
         (["--sampler.sigma-max", "-1"], "sigma_max must be above 0, not -1.0"),
         (["--sampler.estimate", "rk45"], "invalid choice 'rk45'"),

@@ -327,7 +327,7 @@ def test_a_run_whose_rate_falls_is_made_longer_by_another(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["train", str(run), "--total-images", "192"])
     said = capsys.readouterr().err
-    assert "its learning rate falls at its end, which is fixed" in said
+    assert "the learning rate falls towards the end of a run" in said
     command = shlex.split(said.split("its weights: ")[1])
     assert command[:2] == ["overtone", "train"]
     main(command[1:])

@@ -286,8 +286,14 @@ def test_grid_is_edms():
         ({"sigma_min": 0.0}, "sigma_min must be above 0, not 0.0"),
         ({"eta": 1.5}, r"eta must be in \[0, 1\], not 1.5"),
         ({"rho": 0.0}, r"rho must be from 0.1 to 1,000, not 0.0"),
-        ({"estimate": "weighted"}, "earlier estimates are 0, and 18 steps .* weighted take 153"),
-        ({"earlier": (0.5,)}, "earlier estimates are 1, and 18 steps .* averaged_slopes take 0"),
+        (
+            {"estimate": "weighted"},
+            "18 steps .* weighted need 153 weights of earlier estimates, not 0",
+        ),
+        (
+            {"earlier": (0.5,)},
+            "18 steps .* averaged_slopes need 0 weights of earlier estimates, not 1",
+        ),
         ({"epsilon_scale": 0.0}, "epsilon_scale must be above 0"),
         (
             {"num_steps": 2, "estimate": "weighted", "earlier": (0.5,), "S_churn": 1.0},

@@ -89,7 +89,10 @@ def test_an_expert_that_could_learn_nothing_is_refused():
         ({"probabilities": (1.0, 1.0)}, "probabilities has 2 entries for 3 experts"),
         ({"probabilities": (1.0, 1.0, 1.5)}, r"probabilities must be in \[0, 1\], not 1.5"),
         ({"networks": (TINY_ADM,)}, "networks has 1 entries for 3 experts"),
-        ({"networks": (TINY_ADM,) * 3, "shapes": "published"}, "published shapes are an IUNet's"),
+        (
+            {"networks": (TINY_ADM,) * 3, "shapes": "published"},
+            "shapes were published for an IUNet alone",
+        ),
     ],
 )
 def test_expert_settings_that_can_not_be(changes, message):

@@ -140,7 +140,7 @@ def test_both_stages_of_a_relay(published, tmp_path, capsys):
     # Two stages of one size do not meet, which is told of.
     with pytest.raises(SystemExit):
         main(["convert", "rdm", *map(str, files), str(tmp_path / "out")])
-    assert "the stages do not meet" in capsys.readouterr().err
+    assert "the stages' sizes do not match" in capsys.readouterr().err
     from overtone.convert.edm import read_network, relay_pipeline
 
     one, two = map(read_network, files)

@@ -3,8 +3,8 @@
 Every image that `overtone sample` and `overtone edit` write, every grid, and every report of
 `overtone evaluate` holds a receipt. The image is made in the batch in which it was made, with as
 many threads and in the same precision: on the same hardware it is the very same. Elsewhere it is
-expected to differ by at most one grey level, and what differs there is printed. The exit status is 0
-where it is the same or within one grey level, or where the receipt holds nothing to compare it
+expected to differ by at most one grey level, and what differs there is printed. The exit status is
+0 where it is the same or within one grey level, or where the receipt holds nothing to compare it
 with, as a report does; elsewhere it is 1.
 """
 

@@ -240,6 +240,8 @@ def test_what_a_page_says_runs(page, copied, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("OVERTONE_DEBUG", "1")
+    # What latent-images and others train first has no options of its own.
+    monkeypatch.setattr("overtone.training.recipes.images._length", lambda facts, most: 96)
     names, own = namespace(folder), set()
     for code in code_of(page):
         if code.python:

@@ -5,7 +5,9 @@ import base64
 import dataclasses
 import json
 import math
+import os
 import socket
+import time
 
 import gradio as gr
 import httpx
@@ -30,8 +32,8 @@ from overtone.studio.limits import Limits
 from overtone.studio.live import frames
 from overtone.studio.pictures import first_image
 from overtone.studio.receipts import replayed
-from overtone.studio.scratch import Scratch
-from overtone.studio.serve import BODY
+from overtone.studio.scratch import BLOCK, Scratch
+from overtone.studio.serve import BODY, _uploaded
 from overtone.studio.shelf import Shelf, models_here
 from overtone.studio.studio import Studio
 from overtone.studio.telling import UNKNOWN, told
@@ -327,11 +329,12 @@ def test_models_here_are_saved_ones_and_runs(pipes, tmp_path):
 
 
 def test_scratch_does_not_grow(tmp_path):
-    scratch = Scratch(tmp_path, most=1_000, spared=2)
+    scratch = Scratch(tmp_path, most=7 * BLOCK, spared=2)  # a folder and a small file are 2 blocks
     files = [scratch.write("a.bin", lambda file: file.write_bytes(bytes(300))) for _ in range(10)]
     assert len(set(files)) == 10
-    assert sum(file.stat().st_size for file in tmp_path.rglob("*.bin")) <= 1_000
     assert len(list(tmp_path.iterdir())) == 3
+    large = [scratch.write("a.bin", lambda file: file.write_bytes(bytes(9 * BLOCK))) for _ in "abc"]
+    assert sorted(map(str, tmp_path.rglob("*.bin"))) == sorted(large[1:])  # the spared ones
 
 
 def test_errors_are_text_and_tell_no_secrets(capsys):
@@ -400,8 +403,14 @@ def test_requests_are_bounded(server):
         assert client.get("/", headers={"host": "evil.example"}).status_code == 400
         long = b"x" * (BODY + 1)
         assert client.post("/gradio_api/queue/join", content=long).status_code == 413
-        for origin in ("http://evil.example", "null", address.replace("http", "https") + "0"):
-            for route in ("queue/join", "upload", "run/predict", "cancel"):
+        scheme = address.rstrip("/").replace("http://", "evil://")
+        for origin in (
+            "http://evil.example",
+            "null",
+            address.replace("http", "https") + "0",
+            scheme,
+        ):
+            for route in ("queue/join", "upload", "reset", "cancel"):
                 answer = client.post(f"/gradio_api/{route}", headers={"origin": origin})
                 assert answer.status_code == 403, (origin, route)
         own = {"origin": address.rstrip("/")}
@@ -417,6 +426,114 @@ def test_requests_are_bounded(server):
             assert 400 <= answer.status_code < 600
             assert "Traceback" not in answer.text
         assert client.get("/").status_code == 200
+
+
+def test_what_the_page_does_not_ask_for_is_not_there(server):
+    """The routes of gradio that go round the queue, or that fetch or write what a visitor names."""
+    _, address, _ = server
+    with httpx.Client(base_url=address) as client:
+        for route in (
+            "gradio_api/run/make", "gradio_api/api/make", "gradio_api/call/make",
+            "gradio_api/call/v2/make", "gradio_api/deep_link", "gradio_api/component_server",
+            "gradio_api/process_recording", "gradio_api/proxy=http://127.0.0.1:1/",
+            "gradio_api/file=http://127.0.0.1:1/", "gradio_api/file=https://example.org/",
+            "gradio_api/custom_component/a/client/component/b", "gradio_api/dev/reload",
+            "gradio_api/openapi.json", "gradio_api/monitoring", "monitoring", "docs",
+            "openapi.json", "gradio_api/stream/a", "run/make", "api/make", "queue/join", "login",
+            "logout",
+        ):  # fmt: skip
+            for method in ("GET", "POST"):
+                answer = client.request(method, f"/{route}", json={"data": []})
+                assert answer.status_code == 404, (method, route)
+        assert client.get("/?page=zzz").status_code in (200, 404, 500)
+        for body in ({"data": [], "fn_index": 99}, {"data": [], "fn_index": 10**30}):
+            answer = client.post("/gradio_api/queue/join", json=body | {"session_hash": "a"})
+            assert 400 <= answer.status_code < 600
+            assert "Traceback" not in answer.text
+        assert client.get("/config").status_code == 200
+
+
+def test_a_file_that_was_not_uploaded_is_not_read(server, tmp_path):
+    """Neither a text, which would be copied to where files are served from, nor a picture."""
+    _, address, folder = server
+    picture = tmp_path / "mine.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    with httpx.Client(base_url=address) as client:
+        config = client.get("/config").json()
+        up = client.post("/gradio_api/upload", files={"files": ("a.png", picture.read_bytes())})
+        (uploaded,) = up.json()
+    change, inputs = button_of(config, "Change")
+    again, _ = button_of(config, "Make it again")
+    assert inputs == 6
+
+    def file(path, **more):
+        return {"path": path, "meta": {"_type": "gradio.FileData"}, **more}
+
+    wrong = [
+        file("/etc/passwd"), file(str(picture)), file("docs/a.png"), file("../../etc/passwd"),
+        file(f"{folder}/../{picture}"), file("~/.bashrc"), file("file:///etc/passwd"),
+        file("http://127.0.0.1:1/a.png"), file("https://example.org/a.png"), file(3), file("a\0b"),
+        {"path": str(picture)}, file(str(picture), is_stream=True), [[file(str(picture))]],
+        {"a": {"b": file(str(picture))}}, "x" * 2_000,
+    ]  # fmt: skip
+
+    async def all_of_them():
+        async with httpx.AsyncClient(base_url=address, timeout=60) as client:
+            found = []
+            for place, value in enumerate(wrong):
+                data = ["EDM", value, "1", 0, 0, 1]
+                found.append(await asked(client, change, data, f"thief{place}"))
+                found.append(await asked(client, again, [value], f"reader{place}"))
+            good = ["EDM", file(uploaded), "1", 0, 0, 1]
+            return found, await asked(client, change, good, "honest")
+
+    found, honest = asyncio.run(all_of_them())
+    assert [message["success"] for message in found] == [False] * len(found)
+    assert honest["success"], honest
+    kept = [path for path in folder.rglob("*") if path.is_file() and "made" not in path.parts]
+    assert {path.name for path in kept if not path.is_symlink()} == {"a.png"}
+    with httpx.Client(base_url=address) as client:
+        assert list(folder.rglob("passwd")) == []
+        assert client.get(f"/gradio_api/file={picture}").status_code in (403, 404)
+
+
+def test_answers_have_their_own_time():
+    """One that begins later does not give another more."""
+    network, limits = torch.nn.Identity(), dataclasses.replace(LIMITS, seconds=0.2)
+
+    def long():
+        for step in range(100):
+            network(torch.zeros(1))
+            time.sleep(0.01)
+            yield step
+
+    first = told(long, limits)()
+    next(first)
+    assert list(told(lambda: (network(torch.zeros(1)), 1)[1:], LIMITS)()) == [1]
+    time.sleep(0.3)
+    with pytest.raises(gr.Error, match=r"longer than the 0\.2 seconds"):
+        list(first)
+    network(torch.zeros(1))  # nothing is left behind
+
+
+def test_a_large_picture_is_refused_by_its_header(studio, tmp_path):
+    file = tmp_path / "large.png"
+    Image.new("1", (6_000, 6_000)).save(file)
+    assert file.stat().st_size < 100_000
+    with pytest.raises(OvertoneError, match=r"at most .* pixels"):
+        replayed(studio, str(file))
+    with pytest.raises(OvertoneError, match="no longer here"):
+        replayed(studio, str(tmp_path / "gone.png"))
+
+
+def test_what_is_uploaded_counts_until_it_is_gone(tmp_path):
+    for name in ("made", "one", "empty", "old"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "made" / "a.png").write_bytes(bytes(5_000))
+    (tmp_path / "one" / "a.png").write_bytes(bytes(300))
+    os.utime(tmp_path / "old", (1, 1))
+    assert _uploaded(tmp_path) == 300
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "made", "one"]
 
 
 def button_of(config, words):

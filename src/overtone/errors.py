@@ -75,3 +75,9 @@ def unknown(what: str, name: str, known: Iterable[str]) -> OvertoneError:
     more = f", and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
     hint = f"did you mean '{near[0]}'?" if near else f"known: {shown}{more}."
     return OvertoneError(f"unknown {what} '{name}': {hint}")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, as one line of a log that a visitor's words can't forge."""
+    said = str(error).strip().partition("\n")[0][:200]
+    return "".join(letter if letter.isprintable() else "?" for letter in said)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from overtone.data.converting import MOST_PIXELS, to_mode
@@ -42,7 +42,8 @@ def read_picture(path: Path, name: str | None = None, most: int = MOST_PIXELS) -
             picture.load()
             return picture
     except Exception as error:  # damaged files make Pillow raise almost anything
-        reason = str(error).strip().splitlines()
+        known = not isinstance(error, UnidentifiedImageError)
+        reason = str(error).strip().splitlines() if known else ["it is not a picture"]
         raise OvertoneError(
             f"{name or path} can't be read ({(reason or ['no image'])[0]})."
         ) from None

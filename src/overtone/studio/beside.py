@@ -33,7 +33,7 @@ def page(studio: Studio) -> None:
 
     def make(model: str, second: str, *values: Any) -> Iterator[Any]:
         asked_for = wish(values)
-        shown: list[Any] = [gr.skip(), gr.skip()]
+        shown: list[Any] = ["", ""]
         made, words = {}, []
         # Both are checked before anything is made.
         parts = [(name, *studio.asked(name, asked_for)) for name in (model, second)]
@@ -42,7 +42,7 @@ def page(studio: Studio) -> None:
                 said_now = f"{name}: step {frame.step}, sigma {frame.sigma:.3g}"
                 last = frame.batch is not None
                 shown[place] = studio.shown(picture_of(frame.images), said_now, last=last)
-                yield *shown, said_now, gr.skip()
+                yield *shown, said_now, ""
             shown[place] = gr.skip()
             key = name if name not in made else f"{name}, again"
             made[key] = frame.images

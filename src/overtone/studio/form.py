@@ -43,11 +43,15 @@ def chosen(
     fits: Callable[[str], bool] | None = None,
     *,
     place: int = 0,
+    min_width: int = 160,
 ) -> Any:
     """A list of models, of which the one in a place is chosen, or the last."""
     names = [name for name in studio.shelf.names if fits is None or fits(name)]
     return gr.Dropdown(
-        names, value=names[min(place, len(names) - 1)] if names else None, label=label
+        names,
+        value=names[min(place, len(names) - 1)] if names else None,
+        label=label,
+        min_width=min_width,
     )
 
 
@@ -58,7 +62,7 @@ def form(studio: Studio, *, count: int = 16) -> Form:
     names = studio.classes(studio.shelf.names[0])
     facts = gr.Markdown(studio.facts(studio.shelf.names[0]))
     with gr.Row():
-        seed = gr.Number(0, label="First seed", precision=0, minimum=0, maximum=2**32 - 1)
+        seed = gr.Number(0, label="First seed", precision=0)
         number = gr.Slider(
             1, limits.images, min(count, limits.images), step=1, label="Number of images"
         )
@@ -87,7 +91,7 @@ def form(studio: Studio, *, count: int = 16) -> Form:
         ),
         model,
         [classes, facts],
-        concurrency_id=TURN,
+        concurrency_id="facts",  # which need no turn of the machine
         api_visibility="private",
         show_progress="hidden",
     )

@@ -37,7 +37,7 @@ def page(studio: Studio) -> None:
         pipe, request = studio.asked(model, wish(values))
         for frame in frames(pipe, request):
             last = frame.batch is not None
-            whole, files, drawn = None, None, None
+            whole, files, drawn = None, None, ""  # those of the images before are gone
             words = f"Step {frame.step}, sigma {frame.sigma:.3g}"
             if frame.batch is not None:
                 whole, files = studio.files(model, pipe, request, frame.batch)
@@ -51,9 +51,9 @@ def page(studio: Studio) -> None:
                 studio.shown(picture_of(frame.images), words, last=last),
                 timeline(pipe, request, frame),
                 words,
-                whole if last else gr.skip(),
-                files if last else gr.skip(),
-                drawn if last else gr.skip(),
+                whole,
+                files,
+                drawn,
             )
 
     button.click(

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from overtone.ranges import Count, Positive, check_fields
 
+KEPT = 600
+"""seconds after which an uploaded picture is removed, and how often that is looked after"""
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -63,7 +63,9 @@ def frames(pipe: Pipeline, request: Request) -> Iterator[Frame]:
     with precision.autocast(pipe.precision, pipe.device):
         unrounded = pipe.decoded(step.x)
     if not torch.isfinite(step.x).all():
-        raise OvertoneError("The model made images that are not finite: its weights are damaged.")
+        raise OvertoneError(
+            "The images are not finite: guidance is too strong, or the model is damaged."
+        )
     images = pipe.start_of(request).finished(to_pixels(unrounded).cpu(), request.seeds)
     batch = SampleBatch(list(request.seeds), pipe.labels(request), images, unrounded)
     yield Frame(images, batch=batch, **told)

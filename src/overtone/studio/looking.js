@@ -35,6 +35,7 @@ const draw = () => {
     canvas.setAttribute(
       "aria-label", `Estimate at sigma ${level.sigma.toPrecision(3)}; arrow keys move the query`);
     canvas.addEventListener("pointermove", (event) => asked(event, canvas));
+    canvas.addEventListener("pointerdown", (event) => asked(event, canvas));
     canvas.addEventListener("keydown", (event) => {
       const by = steps[event.key];
       if (!by) return;

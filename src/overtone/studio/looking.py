@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from overtone.studio.wish import Wish
 
 SCRIPT = (Path(__file__).parent / "looking.js").read_text("utf-8")
 STYLE = """
-.levels { display: flex; flex-wrap: wrap; gap: 12px }
+.levels { display: flex; gap: 12px; overflow-x: auto }
+.levels > div { flex: none }
+.levels canvas[tabindex] { touch-action: none }
 .levels figure { margin: 0 }
 .levels canvas { width: 150px; height: 150px; image-rendering: pixelated; border-radius: 4px }
 .levels canvas:focus { outline: 3px solid #3b5bdb }
@@ -24,8 +27,8 @@ STYLE = """
 
 def page(studio: Studio) -> None:
     with gr.Row():
-        model = chosen(studio)
-        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
+        model = chosen(studio, min_width=240)
+        seed = gr.Number(0, label="Seed", precision=0)
         button = gr.Button("Look", variant="primary")
     gr.Markdown(
         "The first row shows the estimates of the image at some noise levels. Move the pointer over"
@@ -37,9 +40,10 @@ def page(studio: Studio) -> None:
         css_template=STYLE, js_on_load=SCRIPT, elem_id="attention",
     )  # fmt: skip
 
-    def look(name: str, number: Any) -> str:
+    def look(name: str, number: Any) -> Iterator[str]:
+        yield "{}"  # the maps of the model before are gone
         pipe, request = studio.asked(name, Wish(number, 1))
-        return attention(pipe, request)
+        yield attention(pipe, request)
 
     button.click(
         told(look, studio.limits),

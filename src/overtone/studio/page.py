@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
+from overtone.errors import OvertoneError, first_line
 from overtone.studio import beside, generate, looking, pictures, receipts, stopwatch
+from overtone.studio.limits import KEPT
 from overtone.studio.studio import Studio
-from overtone.studio.telling import first_line
 
 TABS = {
     "Make": generate.page,
@@ -30,23 +32,54 @@ footer { display: none !important }
 """
 MENDED = "<script>" + (Path(__file__).parent / "mended.js").read_text("utf-8") + "</script>"
 """What gradio's components lack for those who hear a page instead of seeing it."""
-KEPT = 600
-"""seconds after which an uploaded picture is removed, and how often that is looked after"""
+SESSIONS = 256
+"""visitors whose last values are kept, the most recent ones"""
+
+
+LONGEST = 1_000
+"""the most letters of a text that a visitor sends"""
 
 
 class Page(gr.Blocks):
     """A page that refuses what its form could not have sent, without a traceback in the log."""
 
-    async def preprocess_data(self, *given: Any, **more: Any) -> Any:
+    async def preprocess_data(self, block_fn: Any, inputs: Any, *given: Any, **more: Any) -> Any:
         """The values of a request as the functions take them.
 
-        Raises `gr.Error`, which the visitor sees, for values that a component does not take.
+        Raises `gr.Error`, which the visitor sees, for values that a component does not take, for
+        files that were not uploaded here, and for long texts.
         """
         try:
-            return await super().preprocess_data(*given, **more)
+            _check_sent(inputs, Path(get_upload_folder()))
+            return await super().preprocess_data(block_fn, inputs, *given, **more)
         except Exception as error:
             print(f"overtone: a request was refused: {first_line(error)}", file=sys.stderr)
             raise gr.Error(REFUSED, print_exception=False) from None
+
+
+def _check_sent(inputs: Any, uploads: Path) -> None:
+    """Raises `OvertoneError` for a path that is not below `uploads`, however deep it lies in the
+    values that were sent, and for a text that is longer than any of the form's."""
+    waiting = [inputs]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str) and len(value) > LONGEST:
+            raise OvertoneError("a text is longer than any that the form sends.")
+        if isinstance(value, dict):
+            if "path" in value and not _is_below(value["path"], uploads):
+                raise OvertoneError("a file was named that was not uploaded here.")
+            waiting += [part for name, part in value.items() if name not in ("path", "url")]
+        elif isinstance(value, list | tuple):
+            waiting += value
+
+
+def _is_below(path: Any, folder: Path) -> bool:
+    """Whether a path is that of a file below a folder, links followed."""
+    if path is None:
+        return True
+    if not isinstance(path, str) or "\0" in path or len(path) > LONGEST:
+        return False
+    return Path(path).is_absolute() and Path(path).resolve().is_relative_to(folder.resolve())
 
 
 def page_of(studio: Studio) -> gr.Blocks:
@@ -58,7 +91,9 @@ def page_of(studio: Studio) -> gr.Blocks:
                 with gr.Tab(name):
                     tab(studio)
     limits = studio.limits
-    page.queue(max_size=limits.waiting, default_concurrency_limit=1)
+    page.queue(max_size=limits.waiting, default_concurrency_limit=1, api_open=False)
+    page.state_session_capacity = SESSIONS
+    page.has_launched = True  # until then gradio takes a posted path to any file
     return page
 
 

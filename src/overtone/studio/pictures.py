@@ -42,7 +42,7 @@ def _enlarge(studio: Studio, relays: list[str]) -> None:
             picture = upload("Your picture")
             gr.Markdown("Without a picture, the relay's first stage makes the small one.")
             kind = gr.Textbox(label="Class", info="Its name, or nothing where none of them fits.")
-            seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
+            seed = gr.Number(0, label="Seed", precision=0)
             button = gr.Button("Enlarge", variant="primary")
         with gr.Column(min_width=300):
             slider = gr.ImageSlider(label="Enlarged bicubically, and by the relay", format="png")
@@ -100,7 +100,7 @@ def _change(studio: Studio) -> None:
                 0, 1, 0.5, step=0.05, label="Strength",
                 info="At 0 the picture stays as it is, at 1 nothing of it is left.",
             )  # fmt: skip
-            seed = gr.Number(0, label="First seed", precision=0, minimum=0, maximum=2**32 - 1)
+            seed = gr.Number(0, label="First seed", precision=0)
             count = gr.Slider(1, 16, 4, step=1, label="Number of images")
             button = gr.Button("Change", variant="primary")
         with gr.Column(min_width=300):

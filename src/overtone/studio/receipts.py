@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import torch
+from PIL import Image, UnidentifiedImageError
 
 from overtone.data.images import Pixels
 from overtone.errors import OvertoneError
@@ -61,15 +65,12 @@ def page(studio: Studio) -> None:
 def replayed(studio: Studio, path: str | None) -> tuple[Pixels, list[str]]:
     """The images of a receipt made again, and what is to be said of them. Raises `OvertoneError`
     for a file without one, for images of other models, and for what is beyond the limits."""
-    if path is None:
-        raise OvertoneError("Choose a picture first.")
-    file = Path(path)
-    if file.stat().st_size > studio.limits.upload:
-        raise OvertoneError(f"A file has at most {studio.limits.upload:,} bytes here.")
+    file = studio.uploaded(path)
+    _check_pixels(file, studio.limits.pixels)
     try:
         receipt = _modest(read_receipt(file))
     except OvertoneError as error:
-        raise OvertoneError(str(error).replace(path, "the file")) from None
+        raise OvertoneError(str(error).replace(str(file), "the file")) from None
     if receipt.edit is not None:
         raise OvertoneError(
             "This image was made from a picture, which the receipt does not hold: overtone replay"
@@ -91,14 +92,36 @@ def replayed(studio: Studio, path: str | None) -> tuple[Pixels, list[str]]:
     for seed in seeds[:MOST]:
         kept = kept_image(file, receipt, seed, pipe.resolution, pipe.channels)
         replays.append(replayer.of(seed, kept))
-    equal = sum(bool(made.equal) for made in replays)
-    near = sum(made.succeeded for made in replays)
-    words = [
-        f"{name}: {equal} of {len(replays)} images are the very same, and {near} are within one"
-        " grey level."
-    ]
+    words = [f"{name}: {_compared(replays)}"]
+    if len(seeds) > MOST:
+        words.append(f"These are the first {MOST} of {len(seeds)} images.")
     words += [f"It differs: {difference}." for difference in replayer.differences]
     return torch.stack([made.image for made in replays]), words
+
+
+def _check_pixels(file: Path, most: int) -> None:
+    """Raises `OvertoneError` for a picture of more pixels, of which its header alone is read."""
+    with contextlib.suppress(UnidentifiedImageError, OSError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(file) as picture:
+                pixels = picture.width * picture.height
+        except Image.DecompressionBombError:
+            pixels = most + 1
+        if pixels > most:
+            raise OvertoneError(f"A picture has at most {most:,} pixels here.")
+
+
+def _compared(replays: list[Any]) -> str:
+    """How many images are those of the file."""
+    there = [made for made in replays if made.equal is not None]
+    if not there:
+        return "the images are made again. The file holds none to compare them with."
+    equal = sum(bool(made.equal) for made in there)
+    near = sum(made.succeeded for made in there)
+    return (
+        f"{equal} of {len(there)} images are the very same, and {near} are within one grey level."
+    )
 
 
 def _own(pipe: Pipeline) -> Pipeline:

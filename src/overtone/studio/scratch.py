@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
+BLOCK = 4_096
+"""bytes that a folder, or the smallest file, takes on a disk"""
+
 
 class Scratch:
     """Files by names that nobody guesses. The oldest go where all together would take more than
@@ -19,7 +22,7 @@ class Scratch:
         self.folder, self._most, self._spared = folder, most, spared
         folder.mkdir(parents=True, exist_ok=True)
         self._files: deque[tuple[Path, int]] = deque()
-        self._lock = Lock()
+        self._bytes, self._lock = 0, Lock()
 
     def write(self, name: str, write: Callable[[Path], None]) -> str:
         """The path of a new file of this name, which `write` makes."""
@@ -27,12 +30,12 @@ class Scratch:
         place.mkdir()
         file = place / name
         write(file)
+        size = BLOCK + max(BLOCK, file.stat().st_size)
         with self._lock:
-            self._files.append((place, file.stat().st_size))
+            self._files.append((place, size))
+            self._bytes += size
             while self._bytes > self._most and len(self._files) > self._spared:
-                shutil.rmtree(self._files.popleft()[0], ignore_errors=True)
+                oldest, its = self._files.popleft()
+                shutil.rmtree(oldest, ignore_errors=True)
+                self._bytes -= its
         return str(file)
-
-    @property
-    def _bytes(self) -> int:
-        return sum(size for _, size in self._files)

@@ -2,21 +2,74 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import sys
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from overtone.errors import OvertoneError
-from overtone.studio.limits import Limits
+from anyio import to_thread
+
+from overtone.errors import OvertoneError, first_line
+from overtone.studio.limits import KEPT, Limits
 from overtone.studio.scratch import Scratch
 from overtone.studio.shelf import Shelf
 
 BODY = 2**20
 """bytes that a request may have beside an uploaded file"""
+MADE = "made"
+"""the folder of the pictures that were made here"""
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+
+
+PAGES = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json")
+FILES = ("/assets/", "/static/", "/gradio_api/file=/", "/gradio_api/heartbeat/")
+CALLS = (
+    "app_id", "cancel", "info", "login_check", "queue/data", "queue/join", "reset",
+    "startup-events", "upload", "upload_progress",
+)  # fmt: skip
+"""What the page asks of gradio's server. All else, which may go round the queue or fetch what a
+visitor names, is not there."""
+
+
+class Answering:
+    """An ASGI application that answers what the page asks for and nothing else, and whose failures
+    are one line of the log."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            return
+        if not _is_asked(scope["path"]):
+            await _drained(receive, BODY)
+            await _refused(send, 404, "This is not a page of the studio.")
+            return
+        begun = False
+
+        async def sending(message: Any) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sending)
+        except Exception as error:
+            print(f"overtone: {scope['path'][:80]!r}: {first_line(error)}", file=sys.stderr)
+            if not begun:
+                await _refused(send, 500, "The studio can't answer that.")
+
+
+def _is_asked(path: str) -> bool:
+    name = path.removeprefix("/gradio_api/").removesuffix("/")
+    return path in PAGES or path.startswith(FILES) or (path != name and name in CALLS)
 
 
 class Bounded:
@@ -38,7 +91,7 @@ class Bounded:
             await _drained(receive, 8 * most)
             await _refused(send, 413, f"A request has at most {most:,} bytes here.")
             return
-        if uploads and _size(self.folder) > self.limits.disk:
+        if uploads and await to_thread.run_sync(_uploaded, self.folder) > self.limits.disk:
             await _drained(receive, most)
             await _refused(send, 507, "There is no more room for pictures: try in ten minutes.")
             return
@@ -65,7 +118,9 @@ class SameOrigin:
         if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
             headers = dict(scope["headers"])
             origin = headers.get(b"origin")
-            if origin is not None and origin.partition(b"://")[2] != headers.get(b"host"):
+            host = headers.get(b"host", b"")
+            if origin is not None and origin not in (b"http://" + host, b"https://" + host):
+                await _drained(receive, BODY)
                 await _refused(send, 403, "This request comes from a page of another address.")
                 return
         await self.app(scope, receive, send)
@@ -86,13 +141,16 @@ async def _refused(send: Any, status: int, words: str) -> None:
     await send({"type": "http.response.body", "body": words.encode()})
 
 
-def _size(folder: Path) -> int:
-    sizes = 0
-    for file in folder.rglob("*"):
-        try:
-            sizes += file.stat().st_size
-        except OSError:  # removed meanwhile
+def _uploaded(folder: Path) -> int:
+    """The bytes of the files that visitors gave. Folders whose file is gone are removed."""
+    sizes, old = 0, time.time() - KEPT
+    for place in folder.iterdir():
+        if place.name == MADE or not place.is_dir():
             continue
+        with contextlib.suppress(OSError):  # removed meanwhile
+            sizes += sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+            if place.stat().st_mtime < old:
+                place.rmdir()  # an error, unless it is empty
     return sizes
 
 
@@ -109,13 +167,13 @@ def application(shelf: Shelf, limits: Limits, folder: Path, hosts: Iterable[str]
     from overtone.studio.page import MENDED, STYLE, page_of, theme
     from overtone.studio.studio import Studio
 
-    page = page_of(Studio(shelf, limits, Scratch(folder / "made", limits.disk)))
+    page = page_of(Studio(shelf, limits, Scratch(folder / MADE, limits.disk)))
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app = gr.mount_gradio_app(
         app,
         page,
         path="/",
-        allowed_paths=[str(folder / "made")],
+        allowed_paths=[str(folder / MADE)],
         show_error=False,
         max_file_size=limits.upload,
         footer_links=[],
@@ -131,7 +189,7 @@ def application(shelf: Shelf, limits: Limits, folder: Path, hosts: Iterable[str]
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     if "*" not in hosts:  # a server that stands before this one may call it by another name
         app.add_middleware(SameOrigin)
-    return Bounded(app, limits, folder)
+    return Bounded(Answering(app), limits, folder)
 
 
 def serve(shelf: Shelf, limits: Limits, host: str, port: int, opened: Any = print) -> None:

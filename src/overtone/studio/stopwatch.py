@@ -28,7 +28,7 @@ def page(studio: Studio) -> None:
         operator = chosen(studio, "Operator", operators.__contains__)
         teacher = chosen(studio, "Beside it", lambda name: name not in operators)
     with gr.Row():
-        seed = gr.Number(0, label="First seed", precision=0, minimum=0, maximum=2**32 - 1)
+        seed = gr.Number(0, label="First seed", precision=0)
         most = studio.limits.images
         count = gr.Slider(1, most, min(10, most), step=1, label="Number of images")
     button = gr.Button("Start both", variant="primary")
@@ -49,7 +49,7 @@ def page(studio: Studio) -> None:
         skip = gr.skip()
         for frame in frames(pipe, request):
             words = f"One evaluation: {frame.seconds:.2f} s"
-            yield studio.shown(picture_of(frame.images), words), words, skip, "", skip
+            yield studio.shown(picture_of(frame.images), words), words, "", "", ""
         labels = pipe.labels(request)
         few = request.part(slice(0, 4), None if labels is None else labels[:4])
         states_of = pipe.trajectory(few).unbind(1)

@@ -92,9 +92,16 @@ class Studio:
     def picture(self, path: str | None) -> Image.Image:
         """An uploaded picture, upright. Raises `OvertoneError` for none, for one that is too large,
         and for what is no picture."""
+        return read_picture(self.uploaded(path), "the picture", most=self.limits.pixels)
+
+    def uploaded(self, path: str | None) -> Path:
+        """An uploaded file. Raises `OvertoneError` for none, for one that is too large, and for
+        one that was removed."""
         if path is None:
             raise OvertoneError("Choose a picture first.")
         file = Path(path)
+        if not file.is_file():
+            raise OvertoneError("The file is no longer here: choose it again.")
         if file.stat().st_size > self.limits.upload:
-            raise OvertoneError(f"A picture's file has at most {self.limits.upload:,} bytes here.")
-        return read_picture(file, "the picture", most=self.limits.pixels)
+            raise OvertoneError(f"A file has at most {self.limits.upload:,} bytes here.")
+        return file

@@ -7,6 +7,7 @@ import functools
 import html
 import inspect
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -19,8 +20,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from overtone.errors import OvertoneError
 from overtone.studio.limits import Limits
 
-_watch: Any = None
-"""what looks at the clock for the answer that is being computed"""
+END = object()
+"""stands behind the last part of an answer"""
 UNKNOWN = "Something went wrong here, and was written to the studio's log. Try other settings."
 
 
@@ -31,18 +32,26 @@ def told(answer: Callable[..., Any], limits: Limits) -> Callable[..., Any]:
 
         @functools.wraps(answer)
         def each(*arguments: Any) -> Any:
+            until = time.monotonic() + limits.seconds
+            parts = answer(*arguments)
             try:
-                with in_time(limits):
-                    yield from answer(*arguments)
+                while True:
+                    with in_time(limits, until):
+                        part = next(parts, END)
+                    if part is END:
+                        return
+                    yield part
             except Exception as error:
                 raise _message(error) from None
+            finally:
+                parts.close()
 
         return each
 
     @functools.wraps(answer)
     def once(*arguments: Any) -> Any:
         try:
-            with in_time(limits):
+            with in_time(limits, time.monotonic() + limits.seconds):
                 return answer(*arguments)
         except Exception as error:
             raise _message(error) from None
@@ -51,32 +60,23 @@ def told(answer: Callable[..., Any], limits: Limits) -> Callable[..., Any]:
 
 
 @contextmanager
-def in_time(limits: Limits) -> Iterator[None]:
-    """No layer of any network begins after the seconds that are allowed: `OvertoneError` is raised
-    in its place. One answer is computed at a time."""
-    global _watch
-    until = time.monotonic() + limits.seconds
+def in_time(limits: Limits, until: float) -> Iterator[None]:
+    """No layer of any network begins in this thread after a time, that of `time.monotonic`:
+    `OvertoneError` is raised in its place."""
+    own = threading.get_ident()
 
     def look(module: Any, given: Any) -> None:
-        if time.monotonic() > until:
+        if threading.get_ident() == own and time.monotonic() > until:
             raise OvertoneError(
                 f"This takes longer than the {limits.seconds:g} seconds that are allowed here: ask"
                 " for fewer images or evaluations, or for a smaller picture."
             )
 
-    if _watch is not None:  # of an answer that nobody waited for
-        _watch.remove()
-    own = _watch = register_module_forward_pre_hook(look)
+    watch = register_module_forward_pre_hook(look)
     try:
         yield
     finally:
-        own.remove()
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, as one line of a log that a visitor's words can't forge."""
-    said = str(error).strip().partition("\n")[0][:200]
-    return "".join(letter if letter.isprintable() else "?" for letter in said)
+        watch.remove()
 
 
 def _message(error: Exception) -> gr.Error:

@@ -16,6 +16,8 @@ from overtone.ranges import MOST_SEEDS
 from overtone.sizes import sides
 from overtone.studio.limits import Limits
 
+LARGEST_SCALE = 1_000
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -58,9 +60,9 @@ class Wish:
         request = Request(
             range(seed, seed + count),
             self._labels(pipe, count),
-            guidance_scale=_number("The guidance scale", self.guidance_scale),
+            guidance_scale=_scale("The guidance scale", self.guidance_scale),
             guidance_interval=self._interval(),
-            guidance_high_scale=_number("The scale of high frequencies", self.high_scale),
+            guidance_high_scale=_scale("The scale of high frequencies", self.high_scale),
             evaluations=self._evaluations(limits),
             batch_size=count,
         )
@@ -114,6 +116,14 @@ def _number(what: str, value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise OvertoneError(f"{what} is a number.")
     return float(value)
+
+
+def _scale(what: str, value: Any) -> float | None:
+    """A scale of guidance that float32 can take."""
+    number = _number(what, value)
+    if number is not None and abs(number) > LARGEST_SCALE:
+        raise OvertoneError(f"{what} is from -{LARGEST_SCALE:,} to {LARGEST_SCALE:,}.")
+    return number
 
 
 def _whole(what: str, value: Any) -> int:

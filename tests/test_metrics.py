@@ -64,7 +64,7 @@ def test_the_distance_of_equal_sets_is_0(count, scale):
     [
         ("cats/cat", ["--data", "cats"], "has one class, and a classifier has nothing to tell"),
         ("few", ["--data", "builtin:digits", "--real-images", "7"], "7 real images are too"),
-        ("few", ["--data", "builtin:digits"], "2 images can't be evaluated: ask for 4 --seeds"),
+        ("few", ["--data", "builtin:digits"], "2 images are too few to evaluate: ask for 4"),
     ],
 )  # fmt: skip
 def test_what_means_nothing_is_refused_before_a_classifier_is_trained(

@@ -56,7 +56,7 @@ class FirstStageOptions:
         changes = {name: value for name, value in changes.items() if value is not None}
         if first is None:
             if changes or self.steps is not None or self.sampler != AS_SAVED:
-                raise OvertoneError("--first-stage: this model goes on from no other model.")
+                raise OvertoneError("--first-stage: this model has no first stage that is a model.")
             return
         if self.sampler != AS_SAVED:
             first.sampler = self.sampler

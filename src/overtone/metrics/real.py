@@ -12,7 +12,7 @@ from torch import Tensor
 
 from overtone.data.images import ImageData
 from overtone.data.names import text_of
-from overtone.errors import OvertoneError, counted
+from overtone.errors import OvertoneError
 from overtone.launch import Processes
 from overtone.metrics.cache import BATCH, by_part, features_of
 from overtone.metrics.features import Extractor
@@ -35,9 +35,7 @@ def check_counts(real: int, asked: int | None = None, scores: Sequence[Score] = 
             " that each of two halves has a third neighbour."
         )
     if asked is not None and asked < LEAST:
-        raise OvertoneError(
-            f"{counted(asked, 'image')} can't be evaluated: ask for {LEAST} --seeds at least."
-        )
+        raise OvertoneError(f"{asked} images are too few to evaluate: ask for {LEAST} at least.")
     for score in scores:
         count = min(real, real if asked is None else asked)
         if count < score.least:

@@ -91,7 +91,7 @@ def form(studio: Studio, *, count: int = 16) -> Form:
         ),
         model,
         [classes, facts],
-        concurrency_id="facts",  # which need no turn of the machine
+        concurrency_id="facts",  # facts are told while another visitor's images are made
         api_visibility="private",
         show_progress="hidden",
     )

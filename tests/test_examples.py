@@ -62,7 +62,7 @@ def test_the_four_systems_combined(tmp_path):
     assert commands.pop()[0] == "compare"
     said = [done([*words, *short[what]], tmp_path) for what, words in commands]
     assert "2 function evaluations each" in said[-1].stderr
-    assert "begins with the network of the expert that sampling begins with" in said[3].stderr
+    assert "begins with the network of the expert that sampling begins with" in said[5].stderr
     pipe = load_pipeline(find_checkpoint(tmp_path / "runs" / "dsno_combined"))
     kinds = [stage.network.within.config.kind for stage in (pipe, pipe.first)]
     assert kinds == ["DiffiTUNet", "DiffiTUNet"]

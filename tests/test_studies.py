@@ -18,6 +18,7 @@ STUDIES = Path(__file__).parent.parent / "examples" / "studies"
 sys.path.append(str(STUDIES))
 
 import attention  # noqa: E402
+import combination  # noqa: E402
 import experts  # noqa: E402
 import one_step  # noqa: E402
 import relay  # noqa: E402
@@ -171,6 +172,33 @@ def test_entries_take_about_the_same_training():
             for n, cost in ((relay.FIRST, first), (relay.RELAY, one), (relay.ONE, one))
         ]
         assert totals[0] + totals[1] == pytest.approx(totals[2], rel=0.001)
+
+
+def test_recipes_of_the_combination_go_on_from_those_before():
+    done = set()
+    for name, recipe in combination.RECIPES.items():
+        names = (getattr(recipe, key, "") for key in ("first", "init", "teacher"))
+        assert {Path(run).name for run in names if run} <= done, name
+        done.add(name)
+
+
+def test_the_table_of_the_combination_has_differences_with_intervals(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study, "DOCS", tmp_path)
+    monkeypatch.setattr(combination, "DOCS", tmp_path)
+    (tmp_path / "studies").mkdir()
+    own = {"value": 0.5, "low": 0.4, "high": 0.6, "evaluations": 2.0}
+    scores = [
+        {"model": model, "score": score} | own
+        for model in ("two operators", "experts")
+        for score in ("frechet_distance", "class_accuracy")
+    ]
+    less = {"model": "experts", "score": "frechet_distance", "difference": -0.1}
+    rows = {"scores": scores, "differences": [less | {"low": -0.2, "high": 0.01}]}
+    results = study.Results("combined")
+    results.once("compared", lambda: rows)
+    combination.tables(results)
+    last = capsys.readouterr().out.rstrip().splitlines()[-1]
+    assert last == "| experts | 2 | 0.500 (0.400 to 0.600) | -0.100 (-0.200 to 0.010) | 50.0% |"
 
 
 def test_cases_of_one_step_fit_together():

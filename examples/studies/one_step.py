@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from study import DOCS, Results
+from study import DOCS, Results, between, comparison_rows, scores_of
 
 from overtone import load_pipeline, open_data, train
 from overtone.analysis.comparison import compared_models
@@ -105,11 +105,7 @@ def compared(case: Case, teacher: Any, models: dict[str, Any], scale: float | No
         ),
         lambda pipe, asked: pipe.stream(asked),
     )
-    scores = found.frame()[["model", "evaluations", "score", "value", "low", "high"]]
-    return {
-        "scores": scores.astype(object).where(scores.notna(), None).to_dict("records"),
-        "differences": list(found.paired()),
-    }
+    return comparison_rows(found)
 
 
 def seconds(models: dict[str, Any], scale: float | None) -> dict[str, float]:
@@ -168,25 +164,17 @@ def tables(results: Results) -> None:
             row["model"]: row for row in rows["differences"] if row["score"] == "frechet_distance"
         }
         for model, taken in entry["seconds"].items():
-            own = _scores(rows, model)
+            own = scores_of(rows, model)
             difference = less.get(model)
             lines += [
-                f"| {model} | {_between(own['frechet_distance'], 'value')} |"
-                f" {_between(difference, 'difference') if difference else ''} |"
+                f"| {model} | {between(own['frechet_distance'], 'value')} |"
+                f" {between(difference, 'difference') if difference else ''} |"
                 f" {own['class_accuracy']['value']:.1%} | {1000 * taken:.2f} |"
             ]
         lines += [""]
     file = DOCS / "studies" / "one_step.md"
     file.write_text("\n".join(lines))
     print(file.read_text())
-
-
-def _scores(rows: dict[str, Any], model: str) -> dict[str, Any]:
-    return {row["score"]: row for row in rows["scores"] if row["model"] == model}
-
-
-def _between(row: dict[str, Any], name: str) -> str:
-    return f"{row[name]:.4f} ({row['low']:.4f} to {row['high']:.4f})"
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from overtone import precision, storage
+from overtone.analysis.comparison import Comparison
 from overtone.data import ImageData
 from overtone.data.images import to_unit
 from overtone.denoisers import EDMPreconditioning
@@ -61,6 +62,26 @@ def difference(values: Sequence[float], others: Sequence[float]) -> tuple[float,
 
 def shown(mean: float, half: float, digits: int = 4) -> str:
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def comparison_rows(found: Comparison) -> dict[str, Any]:
+    """The scores of compared models, and their differences from the first, as JSON."""
+    scores = found.frame()[["model", "evaluations", "score", "value", "low", "high"]]
+    return {
+        "scores": scores.astype(object).where(scores.notna(), None).to_dict("records"),
+        "differences": list(found.paired()),
+    }
+
+
+def scores_of(rows: dict[str, Any], model: str) -> dict[str, Any]:
+    """The rows of one model's scores, by the score's name."""
+    return {row["score"]: row for row in rows["scores"] if row["model"] == model}
+
+
+def between(row: dict[str, Any], name: str, digits: int = 4) -> str:
+    """A row's number and its interval."""
+    low, high = row["low"], row["high"]
+    return f"{row[name]:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def interval_losses(

@@ -95,10 +95,11 @@ def shortened(words):
             words = set_option(words, option, value)
         for option in re.findall(r"--\S+ [^-]*", SIZES.get(recipe, "") + " "):
             words = set_option(words, *option[2:].split())
-    if name in ("distill collect", "distill train"):
+    if name in ("distill collect", "distill train") or words[2] == "dsno-images":
         words = set_option(words, "count", "64")
         words = set_option(words, "held-out", "16")
-        words = set_option(words, "held-out-images", "16") if name == "distill train" else words
+        if name == "distill train":
+            words = set_option(words, "held-out-images", "16")
     if name == "fit":
         options = "search-images 32", "check-images 32", "trials 2", "iterations 2", "batch-size 16"
         for option in options:

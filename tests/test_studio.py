@@ -5,7 +5,6 @@ import base64
 import dataclasses
 import json
 import math
-import os
 import socket
 import time
 
@@ -33,7 +32,7 @@ from overtone.studio.live import frames
 from overtone.studio.pictures import first_image
 from overtone.studio.receipts import replayed
 from overtone.studio.scratch import BLOCK, Scratch
-from overtone.studio.serve import BODY, _uploaded
+from overtone.studio.serve import BODY
 from overtone.studio.shelf import Shelf, models_here
 from overtone.studio.studio import Studio
 from overtone.studio.telling import UNKNOWN, told
@@ -237,6 +236,15 @@ def test_a_receipt_that_asks_for_much_is_refused(studio, tmp_path):
     file.write_text(json.dumps(many))
     with pytest.raises(OvertoneError, match="256 are the most"):
         replayed(studio, str(file))
+    config = {"solver_order": 10**9}
+    many["sampler"] = {"kind": "UniPCMultistepScheduler", "config": config, "num_steps": 4}
+    file.write_text(json.dumps(many))
+    with pytest.raises(OvertoneError, match="solver_order of a UniPC"):
+        replayed(studio, str(file))
+    long = receipt | {"seeds": ",".join(map(str, range(100_000)))}
+    file.write_text(json.dumps(long))
+    with pytest.raises(OvertoneError, match="more seeds"):
+        replayed(studio, str(file))
     many = receipt | {"seeds": "0-999999", "seed": 3, "batch_size": 1_000_000, "class_labels": []}
     file.write_text(json.dumps(many))
     with pytest.raises(OvertoneError):
@@ -410,7 +418,7 @@ def test_requests_are_bounded(server):
             address.replace("http", "https") + "0",
             scheme,
         ):
-            for route in ("queue/join", "upload", "reset", "cancel"):
+            for route in ("queue/join", "upload", "reset"):
                 answer = client.post(f"/gradio_api/{route}", headers={"origin": origin})
                 assert answer.status_code == 403, (origin, route)
         own = {"origin": address.rstrip("/")}
@@ -439,8 +447,8 @@ def test_what_the_page_does_not_ask_for_is_not_there(server):
             "gradio_api/file=http://127.0.0.1:1/", "gradio_api/file=https://example.org/",
             "gradio_api/custom_component/a/client/component/b", "gradio_api/dev/reload",
             "gradio_api/openapi.json", "gradio_api/monitoring", "monitoring", "docs",
-            "openapi.json", "gradio_api/stream/a", "run/make", "api/make", "queue/join", "login",
-            "logout",
+            "openapi.json", "gradio_api/stream/a", "gradio_api/cancel", "run/make",
+            "api/make", "queue/join", "login", "logout",
         ):  # fmt: skip
             for method in ("GET", "POST"):
                 answer = client.request(method, f"/{route}", json={"data": []})
@@ -524,16 +532,6 @@ def test_a_large_picture_is_refused_by_its_header(studio, tmp_path):
         replayed(studio, str(file))
     with pytest.raises(OvertoneError, match="no longer here"):
         replayed(studio, str(tmp_path / "gone.png"))
-
-
-def test_what_is_uploaded_counts_until_it_is_gone(tmp_path):
-    for name in ("made", "one", "empty", "old"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "made" / "a.png").write_bytes(bytes(5_000))
-    (tmp_path / "one" / "a.png").write_bytes(bytes(300))
-    os.utime(tmp_path / "old", (1, 1))
-    assert _uploaded(tmp_path) == 300
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "made", "one"]
 
 
 def button_of(config, words):

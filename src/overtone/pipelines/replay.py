@@ -178,7 +178,7 @@ def _set_up(pipe: Pipeline, account: dict[str, Any]) -> None:
     """Give a pipeline, and its first stage, the sampler, the guidance and the precision of an
     account."""
     pipe.precision = account["precision"]
-    kind = account["sampler"].get("kind") if isinstance(account["sampler"], dict) else None
+    kind = str(account["sampler"].get("kind")) if isinstance(account["sampler"], dict) else None
     if kind in SamplingLoop.family.built_in or kind in SamplingLoop.family.kinds:
         family: Any = SamplingLoop
         pipe.sampler = settings.load(family, account["sampler"], "the receipt's sampler")

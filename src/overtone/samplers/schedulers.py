@@ -311,6 +311,25 @@ def _learns_variance(scheduler: Any) -> bool:
 
 MOST_TIMESTEPS = 100_000
 """a scheduler of more is refused: it would compute as many noise levels"""
+MOST_ORDER = 3
+"""a multistep scheduler keeps as many estimates; diffusers has formulas for no more"""
+MOST_WHOLE = 10_000
+"""the largest of a scheduler's other whole numbers"""
+
+
+def _check_config(name: str, config: Any) -> None:
+    """Raises `OvertoneError` for settings that would cost more memory or time than a scheduler's
+    formulas need."""
+    steps = config.get("num_train_timesteps", 0) if isinstance(config, dict) else None
+    if not isinstance(steps, int) or not 0 <= steps <= MOST_TIMESTEPS:
+        raise OvertoneError(f"the settings of a {name} are an object, of at most"
+                            f" {MOST_TIMESTEPS:,} timesteps.")  # fmt: skip
+    for key, value in config.items():
+        if isinstance(value, list | tuple | str) and len(value) > MOST_TIMESTEPS:
+            raise OvertoneError(f"{key:.80} of a {name} is too long: {len(value):,} values.")
+        most = MOST_ORDER if key == "solver_order" else MOST_WHOLE
+        if key != "num_train_timesteps" and isinstance(value, int) and not -most <= value <= most:
+            raise OvertoneError(f"{key:.80} of a {name} is a number of {most:,} at most.")
 
 
 def scheduler_sampler(facts: Any) -> SchedulerSampler:
@@ -323,10 +342,7 @@ def scheduler_sampler(facts: Any) -> SchedulerSampler:
     known = [n for n in dir(diffusers) if n.endswith("Scheduler") and not n.startswith("Flax")]
     if name not in known:
         raise unknown("sampler", name, [*SamplingLoop.family.built_in, *known])
-    steps = config.get("num_train_timesteps", 0) if isinstance(config, dict) else None
-    if not isinstance(steps, int) or not 0 <= steps <= MOST_TIMESTEPS:
-        raise OvertoneError(f"the settings of a {name} are an object, of at most"
-                            f" {MOST_TIMESTEPS:,} timesteps.")  # fmt: skip
+    _check_config(name, config)
     try:
         scheduler = getattr(diffusers, name).from_config(config)
         more = {key: facts[key] for key in ("sigma_max", "skipped") if key in facts}

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from overtone.ranges import Count, Positive, check_fields
 
 KEPT = 600
 """seconds after which an uploaded picture is removed, and how often that is looked after"""
+NAMED = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def is_session(name: Any) -> bool:
+    """Whether the page could have chosen this name for a visitor's session."""
+    return isinstance(name, str) and NAMED.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)

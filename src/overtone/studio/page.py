@@ -13,6 +13,7 @@ from overtone.errors import OvertoneError, first_line
 from overtone.studio import beside, generate, looking, pictures, receipts, stopwatch
 from overtone.studio.limits import KEPT
 from overtone.studio.studio import Studio
+from overtone.studio.turns import SESSIONS, Turns
 
 TABS = {
     "Make": generate.page,
@@ -32,16 +33,25 @@ footer { display: none !important }
 """
 MENDED = "<script>" + (Path(__file__).parent / "mended.js").read_text("utf-8") + "</script>"
 """What gradio's components lack for those who hear a page instead of seeing it."""
-SESSIONS = 256
-"""visitors whose last values are kept, the most recent ones"""
-
-
 LONGEST = 1_000
 """the most letters of a text that a visitor sends"""
 
 
 class Page(gr.Blocks):
     """A page that refuses what its form could not have sent, without a traceback in the log."""
+
+    def take_turns(self, most: int) -> Turns:
+        """One request is computed at a time, and at most so many wait."""
+        self.queue(max_size=most, default_concurrency_limit=1, api_open=False)
+        turns = self._queue = Turns(
+            live_updates=True,
+            concurrency_count=self.max_threads,
+            update_intervals=1,
+            max_size=most,
+            blocks=self,
+            default_concurrency_limit=1,
+        )
+        return turns
 
     async def preprocess_data(self, block_fn: Any, inputs: Any, *given: Any, **more: Any) -> Any:
         """The values of a request as the functions take them.
@@ -82,7 +92,7 @@ def _is_below(path: Any, folder: Path) -> bool:
     return Path(path).is_absolute() and Path(path).resolve().is_relative_to(folder.resolve())
 
 
-def page_of(studio: Studio) -> gr.Blocks:
+def page_of(studio: Studio) -> Page:
     """All tabs."""
     with Page(title="Overtone studio", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
         gr.Markdown("# Overtone studio")
@@ -90,8 +100,7 @@ def page_of(studio: Studio) -> gr.Blocks:
             for name, tab in TABS.items():
                 with gr.Tab(name):
                     tab(studio)
-    limits = studio.limits
-    page.queue(max_size=limits.waiting, default_concurrency_limit=1, api_open=False)
+    page.take_turns(studio.limits.waiting)
     page.state_session_capacity = SESSIONS
     page.has_launched = True  # until then gradio takes a posted path to any file
     return page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import html
 import os
 import warnings
 from dataclasses import replace
@@ -28,12 +29,17 @@ from overtone.pipelines.request import Request
 from overtone.pipelines.seeds import seeds_of
 from overtone.studio.draw import picture_of
 from overtone.studio.form import TURN
+from overtone.studio.limits import Limits
 from overtone.studio.studio import Studio
 from overtone.studio.telling import told
 from overtone.studio.wish import Wish
 
 MOST = 16
 """images of a grid that are made again"""
+LONGEST = 400
+"""letters of a sentence that is shown of a receipt"""
+LONGEST_SEEDS = 2**16
+"""letters of a receipt's seeds"""
 
 
 def page(studio: Studio) -> None:
@@ -43,15 +49,17 @@ def page(studio: Studio) -> None:
     )
     with gr.Row():
         with gr.Column(min_width=300):
-            file = gr.File(label="A picture with a receipt", file_types=[".png", ".json"])
+            file: Any = gr.File(label="A picture with a receipt", file_types=[".png", ".json"])
+            # gradio would leave an empty file beside each.
+            file.preprocess = lambda payload: None if payload is None else payload.path
             button = gr.Button("Make it again", variant="primary")
         with gr.Column(min_width=300):
             again = gr.HTML("")
-            said = gr.Markdown("", elem_id="replayed")
+            said = gr.HTML("", elem_id="replayed")
 
     def replay(path: str | None) -> tuple[str, str]:
         images, words = replayed(studio, path)
-        return studio.shown(picture_of(images), words[0]), "\n\n".join(words)
+        return studio.shown(picture_of(images), words[0]), paragraphs(words)
 
     button.click(
         told(replay, studio.limits),
@@ -68,7 +76,7 @@ def replayed(studio: Studio, path: str | None) -> tuple[Pixels, list[str]]:
     file = studio.uploaded(path)
     _check_pixels(file, studio.limits.pixels)
     try:
-        receipt = _modest(read_receipt(file))
+        receipt = _modest(read_receipt(file), studio.limits)
     except OvertoneError as error:
         raise OvertoneError(str(error).replace(str(file), "the file")) from None
     if receipt.edit is not None:
@@ -97,6 +105,11 @@ def replayed(studio: Studio, path: str | None) -> tuple[Pixels, list[str]]:
         words.append(f"These are the first {MOST} of {len(seeds)} images.")
     words += [f"It differs: {difference}." for difference in replayer.differences]
     return torch.stack([made.image for made in replays]), words
+
+
+def paragraphs(words: list[str]) -> str:
+    """Sentences as HTML. A receipt comes from anybody, and words of it may be among them."""
+    return "".join(f"<p>{html.escape(part[:LONGEST])}</p>" for part in words)
 
 
 def _check_pixels(file: Path, most: int) -> None:
@@ -132,8 +145,20 @@ def _own(pipe: Pipeline) -> Pipeline:
     return own
 
 
-def _modest(receipt: Receipt) -> Receipt:
-    """The receipt without what would cost the studio's machine more than the image is worth."""
+def _modest(receipt: Receipt, limits: Limits) -> Receipt:
+    """The receipt without what would cost the studio's machine more than the image is worth. Raises
+    `OvertoneError` for one that asks for more than others may, before anything is made of it."""
+    if len(receipt.seeds) > LONGEST_SEEDS:
+        raise OvertoneError("The receipt has more seeds than are read here.")
+    account: Any = receipt.account
+    while isinstance(account, dict):  # a relay, and then its first stage
+        sampler, start = account.get("sampler"), account.get("start")
+        steps = sampler.get("num_steps", 1) if isinstance(sampler, dict) else 1
+        if not isinstance(steps, int) or steps > limits.evaluations:
+            raise OvertoneError(
+                f"The image has more steps than are taken here: {limits.evaluations} are the most."
+            )
+        account = start.get("first_stage") if isinstance(start, dict) else None
     threads = min(receipt.environment.threads, os.cpu_count() or 1)
     environment = replace(receipt.environment, threads=threads)
     return replace(receipt, environment=environment, compile=False)

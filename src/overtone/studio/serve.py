@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 
-from anyio import to_thread
+from anyio import move_on_after, to_thread
 
 from overtone.errors import OvertoneError, first_line
-from overtone.studio.limits import KEPT, Limits
+from overtone.studio.limits import Limits, is_session
 from overtone.studio.scratch import Scratch
 from overtone.studio.shelf import Shelf
+from overtone.studio.uploads import Uploads
+
+if TYPE_CHECKING:
+    from overtone.studio.turns import Turns
 
 BODY = 2**20
 """bytes that a request may have beside an uploaded file"""
+SLOWEST = 60.0
+"""seconds in which a request's body has to come"""
 MADE = "made"
 """the folder of the pictures that were made here"""
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
@@ -29,26 +37,28 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 PAGES = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json")
 FILES = ("/assets/", "/static/", "/gradio_api/file=/", "/gradio_api/heartbeat/")
 CALLS = (
-    "app_id", "cancel", "info", "login_check", "queue/data", "queue/join", "reset",
+    "app_id", "info", "login_check", "queue/data", "queue/join", "reset",
     "startup-events", "upload", "upload_progress",
 )  # fmt: skip
 """What the page asks of gradio's server. All else, which may go round the queue or fetch what a
-visitor names, is not there."""
+visitor names, is not there. Nor is "cancel", which gives the turn to the next while the thread
+computes on."""
 
 
 class Answering:
     """An ASGI application that answers what the page asks for and nothing else, and whose failures
-    are one line of the log."""
+    are one line of the log. `turns` is told who listens for answers."""
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
+    def __init__(self, app: Any, turns: Turns) -> None:
+        self.app, self.turns = app, turns
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
-        if not _is_asked(scope["path"]):
+        session = _session_of(scope)
+        if not _is_asked(scope["path"]) or (session is not None and not is_session(session)):
             await _drained(receive, BODY)
             await _refused(send, 404, "This is not a page of the studio.")
             return
@@ -59,8 +69,10 @@ class Answering:
             begun = True
             await send(message)
 
+        listens = self.turns.listens(session) if session else contextlib.nullcontext()
         try:
-            await self.app(scope, receive, sending)
+            with listens:
+                await self.app(scope, receive, sending)
         except Exception as error:
             print(f"overtone: {scope['path'][:80]!r}: {first_line(error)}", file=sys.stderr)
             if not begun:
@@ -72,12 +84,23 @@ def _is_asked(path: str) -> bool:
     return path in PAGES or path.startswith(FILES) or (path != name and name in CALLS)
 
 
-class Bounded:
-    """An ASGI application that reads no more of a request than is allowed, and takes no upload
-    where the disk that is set aside is full."""
+def _session_of(scope: Any) -> str | None:
+    """The name of the session that a request listens for; None for a request of another kind."""
+    path: str = scope["path"].rstrip("/")
+    if path.startswith("/gradio_api/heartbeat/"):
+        return path.rpartition("/")[2]
+    if path != "/gradio_api/queue/data":
+        return None
+    asked = parse_qs(scope["query_string"].decode("latin-1"))
+    return asked.get("session_hash", [""])[0]
 
-    def __init__(self, app: Any, limits: Limits, folder: Path) -> None:
-        self.app, self.limits, self.folder = app, limits, folder
+
+class Bounded:
+    """An ASGI application that reads no more of a request than is allowed, in no more seconds, and
+    takes no upload where the disk that is set aside is full."""
+
+    def __init__(self, app: Any, limits: Limits, uploads: Uploads) -> None:
+        self.app, self.limits, self.uploads = app, limits, uploads
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -91,19 +114,23 @@ class Bounded:
             await _drained(receive, 8 * most)
             await _refused(send, 413, f"A request has at most {most:,} bytes here.")
             return
-        if uploads and await to_thread.run_sync(_uploaded, self.folder) > self.limits.disk:
+        if uploads and not await to_thread.run_sync(self.uploads.takes, int(length)):
             await _drained(receive, most)
             await _refused(send, 507, "There is no more room for pictures: try in ten minutes.")
             return
-        taken = 0
+        taken, more, until = 0, True, time.monotonic() + SLOWEST
 
         async def bounded() -> Any:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > most:  # of a request that does not say how long it is
-                return {"type": "http.disconnect"}
-            return message
+            nonlocal taken, more
+            if not more:  # who listens for answers may stay
+                return await receive()
+            with move_on_after(until - time.monotonic()):
+                message = await receive()
+                taken, more = taken + len(message.get("body", b"")), message.get("more_body", False)
+                if taken <= most:  # a request need not say how long it is
+                    return message
+            more = False
+            return {"type": "http.disconnect"}
 
         await self.app(scope, bounded, send)
 
@@ -115,7 +142,7 @@ class SameOrigin:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
+        if scope["type"] == "http":
             headers = dict(scope["headers"])
             origin = headers.get(b"origin")
             host = headers.get(b"host", b"")
@@ -129,29 +156,17 @@ class SameOrigin:
 async def _drained(receive: Any, most: int) -> None:
     """Read on, and keep nothing: who is still sending does not hear an answer."""
     taken, more = 0, True
-    while more and taken < most:
-        message = await receive()
-        taken += len(message.get("body", b""))
-        more = message.get("more_body", False)
+    with move_on_after(SLOWEST):
+        while more and taken < most:
+            message = await receive()
+            taken += len(message.get("body", b""))
+            more = message.get("more_body", False)
 
 
 async def _refused(send: Any, status: int, words: str) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": words.encode()})
-
-
-def _uploaded(folder: Path) -> int:
-    """The bytes of the files that visitors gave. Folders whose file is gone are removed."""
-    sizes, old = 0, time.time() - KEPT
-    for place in folder.iterdir():
-        if place.name == MADE or not place.is_dir():
-            continue
-        with contextlib.suppress(OSError):  # removed meanwhile
-            sizes += sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
-            if place.stat().st_mtime < old:
-                place.rmdir()  # an error, unless it is empty
-    return sizes
 
 
 def application(shelf: Shelf, limits: Limits, folder: Path, hosts: Iterable[str]) -> Any:
@@ -168,6 +183,7 @@ def application(shelf: Shelf, limits: Limits, folder: Path, hosts: Iterable[str]
     from overtone.studio.studio import Studio
 
     page = page_of(Studio(shelf, limits, Scratch(folder / MADE, limits.disk)))
+    turns: Any = page._queue
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app = gr.mount_gradio_app(
         app,
@@ -189,7 +205,7 @@ def application(shelf: Shelf, limits: Limits, folder: Path, hosts: Iterable[str]
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     if "*" not in hosts:  # a server that stands before this one may call it by another name
         app.add_middleware(SameOrigin)
-    return Bounded(Answering(app), limits, folder)
+    return Bounded(Answering(app, turns), limits, Uploads(folder, limits.disk, MADE))
 
 
 def serve(shelf: Shelf, limits: Limits, host: str, port: int, opened: Any = print) -> None:
@@ -218,5 +234,9 @@ def serve(shelf: Shelf, limits: Limits, host: str, port: int, opened: Any = prin
         app = application(shelf, limits, Path(folder), hosts)
         shown = f"[{host}]" if ":" in host else host
         opened(f"http://{shown}:{listening.getsockname()[1]}")
-        config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=30)
+        from overtone.studio.connections import Connection
+
+        # uvicorn ends, and then sends itself the signal again: the folder is to be removed first.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        config = uvicorn.Config(app, http=Connection, log_level="warning", timeout_keep_alive=30)
         uvicorn.Server(config).run(sockets=[listening])

@@ -121,7 +121,7 @@ def shortened(words):
 
 def begun(words):
     """The directory of the run that a command of training begins or goes on with, or None."""
-    if words[1] != "train" or words[2].startswith("runs/"):
+    if words[1] != "train" or words[2].startswith("runs/") or "--dry-run" in words:
         return None
     return words[words.index("--out") + 1] if "--out" in words else f"runs/{words[2]}"
 

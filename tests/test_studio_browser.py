@@ -264,7 +264,7 @@ def test_two_models_and_their_spectra(page):
     page.tab("Compare")
     page.press("Make images of both")
     page.until(lambda: page.said("compared").count("took") == 2)
-    assert len(page.all("img.shown")) == 3
+    page.until(lambda: len(page.all("img.shown")) == 3)
 
 
 def test_an_operator_beside_its_rival(page):

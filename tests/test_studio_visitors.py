@@ -184,12 +184,12 @@ def test_words_of_a_receipt_are_text():
         {"solver_order": 30_000_000},
         {"num_train_timesteps": 10**9},
         {"steps_offset": 10**12},
-        {"trained_betas": [0.1] * 200_000},
+        {"final_sigmas": {"a": [10**12]}},
     ],
 )
 def test_a_scheduler_of_a_receipt_costs_little(config):
     for name in ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler", "DDIMScheduler"):
-        with pytest.raises(OvertoneError, match=f"{name}|is no setting|timesteps"):
+        with pytest.raises(OvertoneError, match=f"{name}.*(beyond|at most)"):
             scheduler_sampler({"kind": name, "config": config, "num_steps": 4})
 
 

@@ -26,6 +26,7 @@ from overtone.denoisers.foreign import (
 )
 from overtone.denoisers.preconditioning import Preconditioning
 from overtone.errors import OvertoneError, unknown
+from overtone.networks.configs.foreign import check_whole_numbers
 from overtone.networks.layers import without_autocast
 from overtone.processes.flow import FlowSchedule
 from overtone.processes.gaussian import Process
@@ -324,12 +325,12 @@ def _check_config(name: str, config: Any) -> None:
     if not isinstance(steps, int) or not 0 <= steps <= MOST_TIMESTEPS:
         raise OvertoneError(f"the settings of a {name} are an object, of at most"
                             f" {MOST_TIMESTEPS:,} timesteps.")  # fmt: skip
-    for key, value in config.items():
-        if isinstance(value, list | tuple | str) and len(value) > MOST_TIMESTEPS:
-            raise OvertoneError(f"{key:.80} of a {name} is too long: {len(value):,} values.")
-        most = MOST_ORDER if key == "solver_order" else MOST_WHOLE
-        if key != "num_train_timesteps" and isinstance(value, int) and not -most <= value <= most:
-            raise OvertoneError(f"{key:.80} of a {name} is a number of {most:,} at most.")
+    others = {key: value for key, value in config.items() if key != "num_train_timesteps"}
+    try:
+        check_whole_numbers(others, MOST_WHOLE)
+        check_whole_numbers(config.get("solver_order", 0), MOST_ORDER)
+    except ValueError as error:
+        raise OvertoneError(f"the settings of a {name}: {error}.") from None
 
 
 def scheduler_sampler(facts: Any) -> SchedulerSampler:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from overtone.errors import OvertoneError
 from overtone.pipelines.index import is_pipeline
+from overtone.pipelines.load import public_model
 from overtone.runs import is_run
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class Shelf:
                 "there is no model to show: name one, as in overtone studio runs/digits, or start"
                 " in a directory with models/ or runs/."
             )
-        self.names = list(dict.fromkeys(names))
+        self._given = _shown(dict.fromkeys(names))
+        self.names = list(self._given)
         self._open, self._most, self._lock = open_model, most, Lock()
         self._loaded: OrderedDict[str, Pipeline] = OrderedDict()
 
@@ -57,9 +59,24 @@ class Shelf:
             if name not in self._loaded:
                 while len(self._loaded) >= self._most:
                     self._loaded.popitem(last=False)
-                self._loaded[name] = self._open(name)
+                self._loaded[name] = self._open(self._given[name])
             self._loaded.move_to_end(name)
             return self._loaded[name]
+
+
+def _shown(names: Iterable[str]) -> dict[str, str]:
+    """Models by the names that visitors see, which tell no directory of this machine above the one
+    that the studio was started in."""
+    found: dict[str, str] = {}
+    for name in names:
+        outside = name.startswith(("/", "~")) or ".." in Path(name).parts
+        shown = public_model(name) if outside else name
+        number = 1
+        while shown in found:
+            number += 1
+            shown = f"{public_model(name)} ({number})"
+        found[shown] = name
+    return found
 
 
 def models_here(folder: Path = Path()) -> list[str]:

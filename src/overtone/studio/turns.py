@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,12 +23,13 @@ PATIENCE = 15.0
 """seconds that a request waits for a visitor who does not listen for its answer"""
 
 
-class Inboxes(OrderedDict[str, Any]):
-    """The messages of sessions. Of too many the oldest that waits for nothing goes."""
+class Inboxes(dict[str, Any]):
+    """The messages of sessions. If there are too many, the oldest session that waits for nothing is
+    forgotten. What `noted` holds of a session is forgotten with it."""
 
-    def __init__(self, most: int, waiting: Callable[[], set[str]]) -> None:
+    def __init__(self, most: int, waiting: Callable[[], set[str]], noted: dict[str, Any]) -> None:
         super().__init__()
-        self._most, self._waiting = most, waiting
+        self._most, self._waiting, self._noted = most, waiting, noted
 
     def __setitem__(self, session: str, messages: Any) -> None:
         if session not in self and len(self) >= self._most:
@@ -38,18 +39,22 @@ class Inboxes(OrderedDict[str, Any]):
                 del self[gone]
         super().__setitem__(session, messages)
 
+    def __delitem__(self, session: str) -> None:
+        super().__delitem__(session)
+        self._noted.pop(session, None)
+
 
 class Turns(Queue):
     """gradio's queue, for visitors who may be anybody.
 
     It refuses names of sessions that no page chooses and more than `OF_ONE` waiting requests of a
     session; a request whose visitor does not listen is left out; a session that is forgotten stops
-    nobody else's answers; and nothing is reckoned about answers behind their backs.
+    nobody else's answers; and no statistics of answers are computed.
     """
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
-        inboxes: Any = Inboxes(HEARD, self._sessions)
+        inboxes: Any = Inboxes(HEARD, self._sessions, self.pending_event_ids_session)
         self.pending_messages_per_session = inboxes
         self._listening: Counter[str] = Counter()
         self._looked = 0.0
@@ -90,13 +95,9 @@ class Turns(Queue):
             yield from own.queue
 
     def _sessions(self) -> set[str]:
-        """The sessions with a request that waits or is answered now. What is noted of others is
-        dropped."""
+        """The sessions that listen, or have a request that waits or is answered now."""
         events = [*self._waiting(), *(e for job in self.active_jobs for e in job or ())]
-        sessions = {event.session_hash for event in events} | set(self._listening)
-        for name in set(self.pending_event_ids_session) - sessions:
-            del self.pending_event_ids_session[name]
-        return sessions
+        return {event.session_hash for event in events} | set(self._listening)
 
     def _leave_out_absent(self) -> None:
         """Once a second, drop requests whose visitor has not listened for long."""

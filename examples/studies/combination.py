@@ -1,8 +1,8 @@
 """Do the four systems combine? An operator (DSNO) of a relay (RDM) whose two stages are experts
 (MEME) that are DiffiTs, beside what it was made of.
 
-    python examples/studies/combined.py models
-    python examples/studies/combined.py tables
+    python examples/studies/combination.py models
+    python examples/studies/combination.py tables
 
 trains the recipes of examples/combined.py into `runs/`, where a run that is there goes on, and
 scores 520 letters of 64 px of each model on the same seeds beside the same real letters:

@@ -183,6 +183,7 @@ def test_words_of_a_receipt_are_text():
     [
         {"solver_order": 30_000_000},
         {"num_train_timesteps": 10**9},
+        {"num_train_timesteps": True},
         {"steps_offset": 10**12},
         {"final_sigmas": {"a": [10**12]}},
     ],

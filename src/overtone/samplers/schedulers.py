@@ -319,7 +319,7 @@ def _check_config(name: str, config: Any) -> None:
     """Raises `OvertoneError` for settings that would cost more memory or time than a scheduler's
     formulas need."""
     steps = config.get("num_train_timesteps", 0) if isinstance(config, dict) else None
-    if not isinstance(steps, int) or not 0 <= steps <= MOST_TIMESTEPS:
+    if type(steps) is not int or not 0 <= steps <= MOST_TIMESTEPS:
         raise OvertoneError(f"the settings of a {name} are an object, of at most"
                             f" {MOST_TIMESTEPS:,} timesteps.")  # fmt: skip
     try:

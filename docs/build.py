@@ -2,10 +2,12 @@
 
     python docs/build.py ship diffit-digits     runs/diffit-digits becomes models/diffit-digits
     python docs/build.py gallery                docs/gallery.md and its pictures, of all in models/
+    python docs/build.py concepts               the pictures of docs/concepts.md
 
 `ship` rounds the weights to half precision, fits samplers of few evaluations to the rounded model,
 scores its images, and writes it with its card, its scores and a grid of samples that carries its
-receipt. `gallery` computes nothing: it shows what models/ holds.
+receipt. `gallery` computes nothing: it shows what models/ holds. `concepts` draws a letter in the
+two forward processes, and digits on their way through a sampler and through an operator.
 """
 
 from __future__ import annotations
@@ -17,13 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
-from overtone import storage
+from overtone import GaussianProcess, SeededNoise, load_pipeline, open_data, storage
 from overtone.cli.app import main as overtone
+from overtone.data.images import to_pixels, to_unit
 from overtone.errors import counted
 from overtone.metrics.scores import measures
 from overtone.pipelines.card import SAMPLES_FILE
+from overtone.processes.vp_frame import to_vp
 
 DOCS = Path(__file__).resolve().parent
 MODELS = DOCS.parent / "models"
@@ -259,6 +264,51 @@ def _value(report: dict[str, Any], name: str) -> str:
     return shown(report[name]) + (f" ({shown(ends[0])} to {shown(ends[1])})" if ends else "")
 
 
+LEVELS = 0.0, 0.1, 0.2, 0.4, 0.8, 1.6
+"""noise levels that the letter is shown at"""
+
+
+def concepts() -> None:
+    """The pictures of the page that explains the nouns."""
+    letter = to_unit(open_data("builtin:glyphs", 64, 3).fetch([0])[0])
+    relay: Any = load_pipeline(MODELS / "relay-glyphs")
+    rows = {}
+    for name, process in {"white noise": GaussianProcess(), "relay": relay.process}.items():
+        noise = process.noise(letter, SeededNoise([0]))
+        rows[name] = [process.mean(letter, sigma) + sigma * noise for sigma in LEVELS]
+    _labelled(rows, [f"sigma = {sigma:g}" for sigma in LEVELS], "concepts-processes.png")
+
+    digits: Any = load_pipeline(MODELS / "diffit-digits")
+    steps = list(digits.path(seeds=[7], class_labels=7, steps=6, guidance_scale=1.5))
+    rows = {
+        "x": [to_vp(step.x, step.sigma) for step in steps],
+        "estimate\nof x_0": [step.x_0 for step in steps],
+    }
+    _labelled(rows, [f"sigma = {step.sigma:.2g}" for step in steps], "concepts-sampler.png")
+
+    operator: Any = load_pipeline(MODELS / "dsno-digits")
+    states = operator.trajectory(seeds=[7], class_labels=7)[0]
+    titles = [f"sigma = {sigma:.2g}" for sigma in operator.sampler.levels[1:]]
+    _labelled({"one\nevaluation": states[:, None]}, titles, "concepts-operator.png")
+
+
+def _labelled(rows: dict[str, Any], titles: list[str], name: str) -> None:
+    """Pictures of images in [-1, 1]: a row a name, a column a title."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.3 * len(titles) + 0.6, 1.35 * len(rows) + 0.3), layout="constrained")
+    panels = figure.subplots(len(rows), len(titles), squeeze=False)
+    for (row, images), axes in zip(rows.items(), panels, strict=True):
+        axes[0].set_ylabel(row)
+        for panel, image in zip(axes, images, strict=True):
+            pixels = to_pixels(torch.as_tensor(image))[0].permute(1, 2, 0).squeeze(-1)
+            panel.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            panel.set(xticks=[], yticks=[])
+    for panel, title in zip(panels[0], titles, strict=True):
+        panel.set_title(title, fontsize=10)
+    figure.savefig(DOCS / "images" / name, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -268,8 +318,11 @@ def main() -> None:
     one.add_argument("name", choices=tuple(SHIPPED))
     one.add_argument("--run", help="the run or the model; runs/NAME if left out")
     parts.add_parser("gallery", help="make the page and its pictures from the models")
+    parts.add_parser("concepts", help="draw the pictures of the page of concepts")
     options = parser.parse_args()
-    if options.part == "ship":
+    if options.part == "concepts":
+        concepts()
+    elif options.part == "ship":
         ship(options.name, options.run or f"runs/{options.name}")
     else:
         gallery()

@@ -197,7 +197,7 @@ Images of no size
     --resolution must be at least 1, not 0
 Too few images to evaluate
     overtone evaluate {place}/splits --data builtin:digits --resolution 8 --channels 1
-    1 images are too few to evaluate: ask for 4 at least
+    1 image is too few to evaluate: ask for 4 at least
 Real images too few to compare with
     overtone evaluate {place}/unconditional --data builtin:digits --real-images 7
     7 real images are too few to compare with: 8 are the least

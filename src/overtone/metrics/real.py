@@ -12,7 +12,7 @@ from torch import Tensor
 
 from overtone.data.images import ImageData
 from overtone.data.names import text_of
-from overtone.errors import OvertoneError
+from overtone.errors import OvertoneError, counted
 from overtone.launch import Processes
 from overtone.metrics.cache import BATCH, by_part, features_of
 from overtone.metrics.features import Extractor
@@ -31,18 +31,22 @@ def check_counts(real: int, asked: int | None = None, scores: Sequence[Score] = 
     """Raises `OvertoneError` for fewer images than the scores need."""
     if real < LEAST_REAL:
         raise OvertoneError(
-            f"{real} real images are too few to compare with: {LEAST_REAL} are the least, so"
+            f"{_few(real, 'real image')} to compare with: {LEAST_REAL} are the least, so"
             " that each of two halves has a third neighbour."
         )
     if asked is not None and asked < LEAST:
-        raise OvertoneError(f"{asked} images are too few to evaluate: ask for {LEAST} at least.")
+        raise OvertoneError(f"{_few(asked)} to evaluate: ask for {LEAST} at least.")
     for score in scores:
         count = min(real, real if asked is None else asked)
         if count < score.least:
             raise OvertoneError(
-                f"{count} images are too few for {score.title}: {score.least} are the least. Take"
+                f"{_few(count)} for {score.title}: {score.least} are the least. Take"
                 " more, or name the other scores, --scores."
             )
+
+
+def _few(count: int, thing: str = "image") -> str:
+    return f"{counted(count, thing)} {'is' if count == 1 else 'are'} too few"
 
 
 @dataclass(frozen=True)

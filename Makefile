@@ -34,11 +34,11 @@ check: .venv/developing
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q -d site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -d site
 	$(PYTEST)
 
 site: .venv/developing
-	OVERTONE_LIVE=1 NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q -d site
+	OVERTONE_LIVE=1 NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -d site
 
 bench: .venv/developing
 	$(BIN)/overtone bench --out benchmarks/results

@@ -126,7 +126,7 @@ SHIPPED = {
         "DiffiT: Fashion-MNIST",
         "A larger DiffiT, whose training was stopped after 340,992 images.",
         "fashion-mnist.md",
-        ("train diffit-fashion-mnist                stopped after 340,992 images",),
+        ("train diffit-fashion-mnist                # stopped after 340,992 images",),
         asked="--evaluations 8",
         dtype="float32",
     ),

@@ -132,9 +132,7 @@ def tables(results: Results) -> None:
         lines += [f"{data}, {case.images:,} images of training, held-out loss by sigma:", ""]
         lines += [f"| | parameters | {' | '.join(columns)} | mean | paper's FID (CIFAR-10) |"]
         lines += ["|---" * 9 + "|", *rows(results, data, case), ""]
-    file = DOCS / "studies" / "attention.md"
-    file.write_text("\n".join(lines))
-    print(file.read_text())
+    write_page("attention", "Attention and time: all variants", lines)
 
 
 def rows(results: Results, data: str, case: Case) -> Iterator[str]:

@@ -109,9 +109,7 @@ def tables(results: Results) -> None:
             f" {between(difference, 'difference', 3) if difference else ''} |"
             f" {own['class_accuracy']['value']:.1%} |"
         ]
-    file = DOCS / "studies" / "combined.md"
-    file.write_text("\n".join([*lines, ""]))
-    print(file.read_text())
+    write_page("combined", "The four systems combined", lines)
 
 
 def main() -> None:

@@ -238,18 +238,19 @@ def tables(results: Results) -> None:
         distance = shown(*mean_and_half(entry["distances"]), 3)
         accuracy = sum(entry["accuracies"]) / SETS
         lines += [f"| {title} | {numbered} | {losses} | {distance} | {accuracy:.1%} |"]
-    lines += ["", "Paired differences, on the same images, noise and seeds:", ""]
-    lines += ["| | seed | loss 1 | loss 2 | loss 3 | loss 4 | Fréchet distance |", "|---" * 7 + "|"]
+    less = []
     for first, second in (("MEME", "one shape"), ("MEME", "large"), ("one shape", "small")):
         for seed in range(3):
             own, other = (results.entries.get(f"{n}, seed {seed}") for n in (first, second))
             if own is not None and other is not None:
-                lines += [_less(f"{first} less {second} | {seed}", own, other)]
-    file = results.file.with_suffix(".md")
-    file.write_text("\n".join(lines) + "\n")
+                less += [_less(f"{first} less {second} | {seed}", own, other)]
+    if less:
+        lines += ["", "Paired differences, on the same images, noise and seeds:", ""]
+        lines += ["| | seed | loss 1 | loss 2 | loss 3 | loss 4 | Fréchet distance |"]
+        lines += ["|---" * 7 + "|", *less]
+    write_page("experts", "Experts on Fashion-MNIST", lines)
     if rows:
         figure(rows)
-    print(file.read_text())
 
 
 def _less(name: str, own: dict[str, Any], other: dict[str, Any]) -> str:

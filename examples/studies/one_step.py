@@ -172,9 +172,7 @@ def tables(results: Results) -> None:
                 f" {own['class_accuracy']['value']:.1%} | {1000 * taken:.2f} |"
             ]
         lines += [""]
-    file = DOCS / "studies" / "one_step.md"
-    file.write_text("\n".join(lines))
-    print(file.read_text())
+    write_page("one_step", "Few evaluations: an operator and progressive distillation", lines)
 
 
 def main() -> None:

@@ -49,6 +49,13 @@ class Results:
         return entry
 
 
+def write_page(name: str, title: str, lines: Sequence[str]) -> None:
+    """docs/studies/NAME.md, which is printed too."""
+    page = "\n".join((f"# {title}", "", *lines)).rstrip() + "\n"
+    (DOCS / "studies" / f"{name}.md").write_text(page)
+    print(page)
+
+
 def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
     """The mean and half of its 95 % interval, by Student's t."""
     half = T[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))

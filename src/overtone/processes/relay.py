@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RelayProcess(Process, kind="RelayProcess"):
-    """mean(x_0, sigma) = V D V^T x_0, noise = (e + alpha Block[s](e')) / sqrt(1 + alpha^2).
+    """mean(x_0, sigma) = V D V^T x_0, noise = (e + alpha Block_s(e')) / sqrt(1 + alpha^2).
 
     V^T is the DCT of each s x s patch, s = `patch`, and D keeps of coefficient (i, j)
 

@@ -53,7 +53,7 @@ def test_a_macs_archive_and_one_behind_a_program(tmp_path):
     path.write_bytes(b"#!/bin/sh\nexit\n" + path.read_bytes())
     data = open_data(str(path), 8, 1)
     assert data.class_names == ("cat", "dog")
-    assert data.notes == ["2 files are no images and are passed over (2 hidden)"]
+    assert data.notes == ["2 files are not images and are passed over (2 hidden)"]
 
 
 def changed_flags(content, central, local, value):
@@ -92,7 +92,7 @@ REFUSED = {
     "no zip": (lambda: b"no zip", r"can't be read as a zip .*unpack any other archive"),
     "cut short": (lambda: zipped()[:-30], "can't be read as a zip"),
     "nothing": (lambda: b"", "can't be read as a zip"),
-    "twice": (doubled, r"holds 2 files called a/b\.png: pack it anew"),
+    "twice": (doubled, r"holds 2 files called a/b\.png: pack it again"),
     "encrypted": (lambda: changed_flags(zipped(), 8, 6, 1), "it is encrypted: unpack the archive"),
     "bzip2": (lambda: zipped(compression=zipfile.ZIP_BZIP2), "a.png can't be read .it is packed"),
     "lzma": (lambda: zipped(compression=zipfile.ZIP_LZMA), "a.png can't be read .it is packed"),

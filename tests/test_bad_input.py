@@ -211,7 +211,7 @@ A subcommand of distill that does not exist
     unknown subcommand of distill 'colect': did you mean 'collect'?
 A recipe that distils nothing
     overtone distill collect diffit-digits
-    diffit-digits distils nothing: overtone train diffit-digits
+    diffit-digits is not a recipe of distillation: use overtone train diffit-digits
 A teacher that is not there
     overtone distill collect dsno-digits
     the teacher is not there: the recipe diffit-digits makes runs/diffit-digits
@@ -284,7 +284,7 @@ An operator as a teacher
 An operator's trajectory without its teacher
     overtone analyze trajectory {place}/operator
     is an operator: name the model that it was distilled from
-The teacher of a model that is no operator
+The teacher of a model that is not an operator
     overtone analyze trajectory {place}/model --teacher {place}/model
     --teacher: {place}/model is not an operator: leave it out
 One time for a spectrum

@@ -79,7 +79,7 @@ A corrupt image
     b.jpg can't be read (image file is truncated
 An image that is too small
     overtone train diffit-cifar10 --data {place}/small
-    a.png is 16 x 16, smaller than the resolution 32. Mend or remove them, or pass
+    a.png is 16 x 16, smaller than the resolution 32. Repair or remove them, or pass
 Images of unknown range
     overtone train diffit-cifar10 --data {place}/float
     a.tiff can't be read (floating-point pixels, whose range is not known
@@ -202,7 +202,7 @@ An expert that is none
     --expert is 1 to 4, not 5
 An expert of a recipe without
     overtone train diffit-digits --expert 1
-    --expert: this recipe has one network, and no experts
+    --expert: this recipe trains one network and has no experts
 Checkpointing where there are no blocks
     overtone train diffit-digits --gradient-checkpointing
     --gradient-checkpointing is for transformers, not a DiffiTUNet

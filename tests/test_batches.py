@@ -216,7 +216,7 @@ REFUSED = {
     "objects": (lambda: saved(arr_0=OBJECTS), "arr_0 is of Python's objects"),
     "object labels": (lambda: saved(arr_0=GOOD, arr_1=OBJECTS), "arr_1 is of Python's objects"),
     "a pickle": (lambda: pickle.dumps(GOOD), "it is a pickle"),
-    "a pickle in a zip": (lambda: member(pickle.dumps(GOOD)), "arr_0 is no array of NumPy's"),
+    "a pickle in a zip": (lambda: member(pickle.dumps(GOOD)), "arr_0 is not an array of NumPy's"),
     "floats": (lambda: saved(arr_0=GOOD / 255), "arr_0 is of float64: images are of uint8"),
     "int64": (lambda: saved(arr_0=GOOD.astype(int)), "arr_0 is of int64"),
     "fields": (

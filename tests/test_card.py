@@ -177,8 +177,8 @@ def test_reports_of_other_weights_and_of_nothing_are_refused(pipe, saved, tmp_pa
         )
 
     assert "the report of other weights" in tried(made_with={"weights": "0"})
-    assert "is no report" in tried(made_with=None)
-    assert "is no report" in tried(made_with={})
+    assert "is not a report" in tried(made_with=None)
+    assert "is not a report" in tried(made_with={})
     file = tmp_path / "list.json"
     file.write_text("[]")
     asked = ["--scores", str(file), "--out", str(tmp_path / "out")]

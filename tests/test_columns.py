@@ -60,7 +60,7 @@ NO_LABELS = {
     "times": (pandas.to_datetime([0, 1, 2, 3]), "and classes are integers or texts"),
     "negative": ([0, 1, -1, 1], r"no classes in its train split \(label -1 in row 2\)"),
     "huge": ([0, 1, 2**40, 1], "goes up to 1099511627776, and 100,000 classes are the most"),
-    "long texts": (["a", "b" * 2000, "c", "d"], "has a text of 2,000 letters, which is no name"),
+    "long texts": (["a", "b" * 2000, "c", "d"], "has a text of 2,000 letters, which is not a name"),
     "missing integers": (
         pandas.array([0, 1, None, 1], "Int64"),
         r"no classes in its train split \(label None in row 2\)",
@@ -236,10 +236,10 @@ def test_files_beside_tables_and_images_are_counted(tmp_path):
     root = write_folder(tmp_path / "it", parsed("a.txt b.txt c.png x/d.pdf"))
     table(root / "train.parquet"), table(root / "val.parquet")
     assert open_source(f"hf:{root}?label=none").notes == [
-        "4 files are no tables and are passed over (2 .txt, 1 .pdf, 1 .png)"
+        "4 files are not tables and are passed over (2 .txt, 1 .pdf, 1 .png)"
     ]
     flat = write_folder(tmp_path / "flat", parsed("a.png b.png c.txt"))
-    assert open_source(f"hf:{flat}").notes == ["1 file is no image and is passed over (1 .txt)"]
+    assert open_source(f"hf:{flat}").notes == ["1 file is not an image and is passed over (1 .txt)"]
 
 
 TREES = {

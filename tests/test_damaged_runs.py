@@ -117,7 +117,7 @@ def test_the_best_checkpoint_is_one_that_is_there(run, capsys):
     Trainer.of(WHOLE, show=False).run(run, skip_bad=True)
     said = capsys.readouterr().err
     assert "weights.safetensors is damaged" in said
-    assert "put aside as 000000064.bad-" in said
+    assert "renamed to 000000064.bad-" in said
     assert int(find_checkpoint(run, "best").name) in (64, 96)
 
 

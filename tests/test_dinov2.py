@@ -316,7 +316,7 @@ def test_directories_of_pickles_and_places_that_are_none_are_refused(
         DinoExtractor(tmp_path)
     with pytest.raises(OvertoneError, match="does not exist"):
         DinoExtractor("/nowhere/at/all")
-    with pytest.raises(OvertoneError, match="neither a local directory nor a repository"):
+    with pytest.raises(OvertoneError, match="was not found: there is no such directory"):
         DinoExtractor()
 
 

@@ -350,7 +350,7 @@ def test_the_table_and_the_numbers(tmp_path, capsys):
     told = capsys.readouterr()
     found = json.loads(told.out)
     assert json.loads((tmp_path / "scores.json").read_text()) == found
-    for words in ("Fréchet distance", "95 % interval", "bias of N", "coverage"):
+    for words in ("Fréchet distance", "95 % interval", "bias (finite N)", "coverage"):
         assert words in told.err
     features = [
         RandomExtractor(1)(

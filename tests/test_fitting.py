@@ -217,7 +217,7 @@ def test_one_command_trains_on_a_folder(tmp_path, monkeypatch, capsys):
     assert "held_out_loss" in read_log(tmp_path / "runs" / "images")[0]
     for wrong, message in (
         (["--resolution", "32"], "runs/images is a run at 16 px, not 32: another --out begins"),
-        (["--expert", "2"], "--expert: this recipe has one network, and no experts"),
+        (["--expert", "2"], "--expert: this recipe trains one network and has no experts"),
     ):
         with pytest.raises(SystemExit):
             app.main(["train", "images", "--data", "mine", *QUICK, *wrong])

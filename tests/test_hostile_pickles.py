@@ -27,7 +27,7 @@ from overtone.convert.unpickle import read_checkpoint
 from overtone.errors import OvertoneError
 from pickle_parts import Loads, dict_of, former, record, tensor, zipped
 
-# What is no file, or a strange one.
+# What is not a file, or a strange one.
 
 
 def silent(file):

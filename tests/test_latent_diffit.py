@@ -89,7 +89,7 @@ def test_the_transformer_runs_in_diffusers_own_pipeline():
     for a, b in zip(ours, theirs, strict=True):
         values = (torch.tensor(list(image.tobytes())) for image in (a, b))
         assert int((next(values) - next(values)).abs().max()) <= 1
-    with pytest.raises(OvertoneError, match="1000 classes written in, this model has 3"):
+    with pytest.raises(OvertoneError, match="always has 1000 classes, and this model has 3"):
         dit_pipeline(
             LatentDiffiTPipeline(
                 DiffiTTransformer(TINY_TRANSFORMER), preconditioning=ADM_DIFFUSION

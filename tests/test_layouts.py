@@ -41,12 +41,12 @@ A class whose files are no images keeps its number
     ant/0.png bee/x.heic cat/1.png
     classes: ant bee cat
     train: ant cat
-    note: 1 file is no image and is passed over (1 .heic)
+    note: 1 file is not an image and is passed over (1 .heic)
 A class with hidden files alone keeps its number
     ant/0.png bee/.DS_Store cat/1.png
     classes: ant bee cat
     train: ant cat
-    note: 1 file is no image and is passed over (1 hidden)
+    note: 1 file is not an image and is passed over (1 hidden)
 One class of folders beside an empty one is no top folder
     cat/deep/0.png cow/
     classes: cat cow
@@ -55,7 +55,7 @@ A top folder beside documents
     pets/cat/0.png pets/dog/1.png docs/a.pdf docs/b.txt docs/c.txt
     train: cat dog
     note: the folder docs holds no images
-    note: 3 files are no images and are passed over (2 .txt, 1 .pdf)
+    note: 3 files are not images and are passed over (2 .txt, 1 .pdf)
 Images beside classes
     cat/0.png stray.png
     error: has images in sub-folders (classes) and beside them (stray.png): move those
@@ -66,7 +66,7 @@ Empty folders beside images
 Files that are no images
     cat/0.png cat/a.txt cat/b.txt readme dog/1.png dog/x.HEIC
     train: cat dog
-    note: 4 files are no images and are passed over (2 .txt, 1 .heic, 1 without suffix)
+    note: 4 files are not images and are passed over (2 .txt, 1 .heic, 1 without suffix)
 Many kinds of files that are no images
     0.png a.a a.b a.c a.d a.e a.f a.g
     train: -
@@ -74,11 +74,11 @@ Many kinds of files that are no images
 Hidden files and folders, and those of systems
     cat/0.png cat/._0.png .git/a.png __MACOSX/cat/._0.png @eaDir/0.png cat/@eaDir/0.png
     train: cat
-    note: 5 files are no images and are passed over (5 hidden)
+    note: 5 files are not images and are passed over (5 hidden)
 No images
     a.txt b/c.txt
     error: holds no images (looked for .apng
-    error: 2 files are no images and are passed over (2 .txt). Put images there
+    error: 2 files are not images and are passed over (2 .txt). Put images there
 Nothing
     a/
     error: holds no images (looked for .apng
@@ -161,7 +161,7 @@ Annotations beside splits
     train: -
     test: -
     note: the folder annotations holds no images
-    note: 2 files are no images and are passed over (2 .json)
+    note: 2 files are not images and are passed over (2 .json)
 An empty test split
     train/cat/0.png test/
     train: cat
@@ -179,7 +179,7 @@ Files in the other split are its own
     train/0.png train/a.txt test/1.png test/b.md test/c.md
     train: -
     test: -
-    note: 1 file is no image and is passed over (1 .txt)
+    note: 1 file is not an image and is passed over (1 .txt)
 Splits in the folders of classes
     cat/train/0.png cat/test/1.png dog/train/2.png dog/test/3.png
     train: cat cat dog dog
@@ -229,7 +229,7 @@ Labels of one folder of several
 Labels among what systems make
     a.png __MACOSX/dataset.json{a.png:0}
     train: -
-    note: 1 file is no image and is passed over (1 hidden)
+    note: 1 file is not an image and is passed over (1 hidden)
 """
 
 

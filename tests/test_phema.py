@@ -191,7 +191,7 @@ def test_runs_without_averages_and_no_runs_are_refused(tmp_path):
     Trainer.of(TINY, show=False).run(tmp_path / "run")
     with pytest.raises(OvertoneError, match="has written down no averages"):
         averaged(tmp_path / "run", [0.1])
-    with pytest.raises(OvertoneError, match="is no run with a checkpoint"):
+    with pytest.raises(OvertoneError, match="is not a run with a checkpoint"):
         averaged(tmp_path, [0.1])
 
 

@@ -308,7 +308,7 @@ def test_what_is_no_pipeline_is_refused(tmp_path):
     (tmp_path / "pipeline.json").write_text("{")
     with pytest.raises(OvertoneError, match=r"pipeline\.json is not valid JSON"):
         load_pipeline(tmp_path)
-    with pytest.raises(OvertoneError, match="neither a local directory nor a repository"):
+    with pytest.raises(OvertoneError, match="was not found: there is no such directory"):
         load_pipeline("nobody/nothing")
     with pytest.raises(OvertoneError, match="is a file"):
         load_pipeline(tmp_path / "pipeline.json")

@@ -284,15 +284,15 @@ REFUSED = {
     ),
     "told: no bytes": (lambda: saved(**GOOD, overtone=np.array("x")), "overtone is of <U1"),
     "told: too long": (lambda: with_told(b" " * 2**15), "16,384 of them at most"),
-    "told: no JSON": (lambda: with_told(b"{"), "overtone is no JSON"),
-    "told: no text": (lambda: with_told(b"\xff\xfe\xff"), "overtone is no JSON"),
-    "told: brackets": (lambda: with_told(b"[" * 16000), "overtone is no JSON"),
+    "told: no JSON": (lambda: with_told(b"{"), "overtone is not JSON"),
+    "told: no text": (lambda: with_told(b"\xff\xfe\xff"), "overtone is not JSON"),
+    "told: brackets": (lambda: with_told(b"[" * 16000), "overtone is not JSON"),
     "told: a list": (lambda: with_told([1]), "overtone"),
     "told: another key": (lambda: with_told({"executable": "x"}), "executable"),
     "told: a count below 1": (lambda: with_told({"count": -1}), "count must be at least 1"),
     "told: a count of words": (lambda: with_told({"count": "ten"}), "count"),
-    "told: a name of lines": (lambda: with_told({"real": "a\x1b[2Jb"}), "its real is no name"),
-    "told: a long name": (lambda: with_told({"digest": "a" * 999}), "its digest is no name"),
+    "told: a name of lines": (lambda: with_told({"real": "a\x1b[2Jb"}), "its real is not a name"),
+    "told: a long name": (lambda: with_told({"digest": "a" * 999}), "its digest is not a name"),
 }  # fmt: skip
 
 

@@ -58,9 +58,12 @@ def test_arguments(make):
     [
         (["--denoiser.sigma-data", "1"], "--denoiser.sigma-data is called --preconditioning.sigma"),
         (["--denoiser.sigma_data=1"], "--denoiser.sigma-data is called --preconditioning.sigma"),
-        (["--denoiser.kind", "VPDenoiser"], "--denoiser.kind is no option any more: a recipe file"),
-        (["--weighting", "eps"], "--weighting is no option any more: a recipe file names"),
-        (["--network.kind", "ADMUNet"], "--network.kind is no option any more"),
+        (
+            ["--denoiser.kind", "VPDenoiser"],
+            "--denoiser.kind is not an option any more: a recipe file",
+        ),
+        (["--weighting", "eps"], "--weighting is not an option any more: a recipe file names"),
+        (["--network.kind", "ADMUNet"], "--network.kind is not an option any more"),
     ],
 )
 def test_options(capsys, options, message):

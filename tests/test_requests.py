@@ -175,7 +175,7 @@ def test_starts_and_processes_belong_together(relay):
         DSNOPipeline(temporalize(DiffiTUNet(TINY_DIFFIT)), Sampler())
     with pytest.raises(OvertoneError, match="its preconditioning is that of an operator"):
         Pipeline(temporalize(DiffiTUNet(TINY_DIFFIT)), OperatorSampler())
-    with pytest.raises(OvertoneError, match="is no operator: its preconditioning can't be"):
+    with pytest.raises(OvertoneError, match="is not an operator: its preconditioning can't be"):
         Pipeline(DiffiTUNet(TINY_DIFFIT), preconditioning=OperatorPreconditioning())
 
 
@@ -397,7 +397,7 @@ def test_what_would_do_nothing_is_refused(relay, tmp_path, capsys):
         (["evaluate", model, "--resolution", "8"], "--resolution and --channels are those of a"),
         (["analyze", "guidance", model, "--guidance-scale", "2"], "of this figure are --scales"),
         (["distill", "train", "dsno-digits", "--online", "--data", str(tmp_path)],
-         "--data names trajectories, and with --online they are solved anew"),
+         "--data names trajectories, and with --online they are solved in training"),
     ):  # fmt: skip
         with pytest.raises(SystemExit):
             main(arguments)

@@ -133,11 +133,11 @@ def test_what_matters_by_rounding_only_may_change_and_is_said(tmp_path, capsys, 
     capsys.readouterr()
     train(changed(LONG, **changes), tmp_path / "run")
     said = capsys.readouterr().err
-    assert f"going on with {now}" in said
-    assert "at a time, after fp32 on cpu, 32 images at a time" in said
+    assert f"resumed with {now}" in said
+    assert "at a time, and was computed with fp32 on cpu, 32 images at a time" in said
     assert find_checkpoint(tmp_path / "run").name == "000000096"
     train(changed(LONG, **changes), tmp_path / "run")
-    assert "going on with" not in capsys.readouterr().err
+    assert "resumed with" not in capsys.readouterr().err
 
 
 def test_what_matters_more_may_not(tmp_path):

@@ -379,7 +379,7 @@ def server(pipes, tmp_path_factory):
     """The command, with two models: the process, its address and the directory that it serves."""
     folder = tmp_path_factory.mktemp("served")
     chosen = {name: pipes[name] for name in ("EDM", RELAY)}
-    limits = ["--most.upload", str(UPLOAD), "--most.waiting", "300"]
+    limits = ["--limit.upload", str(UPLOAD), "--limit.waiting", "300"]
     with served(folder, chosen, limits) as (process, address):
         yield process, address, next(folder.glob("overtone-studio-*"))
 

@@ -59,7 +59,7 @@ def address(tmp_path_factory):
         "relay": a_relay(),
         "operator": an_operator(),
     }
-    with served(tmp_path_factory.mktemp("studio"), pipes, ["--most.loaded", "4"]) as (_, address):
+    with served(tmp_path_factory.mktemp("studio"), pipes, ["--limit.loaded", "4"]) as (_, address):
         yield address
 
 

@@ -30,7 +30,7 @@ def test_classes_and_counts_are_shown_before_training_and_by_inspection(tmp_path
     main([*RUN.split(), "--data", root, "--network.num-classes", "3"])
     lines = capsys.readouterr().err.splitlines()
     assert lines[:3] == [
-        f"{root}: 1 file is no image and is passed over (1 .txt)",
+        f"{root}: 1 file is not an image and is passed over (1 .txt)",
         f"{root}: 1 of 3 classes have no images (bee)",
         f"{root}: 3 images, 3 classes: ant (2), bee (0), cat (1)",
     ]
@@ -38,7 +38,7 @@ def test_classes_and_counts_are_shown_before_training_and_by_inspection(tmp_path
     out = capsys.readouterr().out
     words = [line.split() for line in out.splitlines()]
     assert [w for w in words if len(w) == 2][-3:] == [["ant", "2"], ["bee", "0"], ["cat", "1"]]
-    assert "1 file is no image and is passed over (1 .txt)" in out
+    assert "1 file is not an image and is passed over (1 .txt)" in out
     assert "1 of 3 classes have no images (bee)" in out
 
 

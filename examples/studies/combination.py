@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from study import DOCS, Results, between, comparison_rows, scores_of
+from study import DOCS, Results, between, comparison_rows, scores_of, write_page
 
 sys.path.append(str(Path(__file__).parents[1]))
 from combined import (

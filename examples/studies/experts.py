@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from study import DOCS, Results, difference, interval_losses, mean_and_half, shown
+from study import DOCS, Results, difference, interval_losses, mean_and_half, shown, write_page
 from supernet import Supernet, expert_denoisers
 from torch import nn
 

@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from study import DOCS, Results, between, comparison_rows, scores_of
+from study import Results, between, comparison_rows, scores_of, write_page
 
 from overtone import load_pipeline, open_data, train
 from overtone.analysis.comparison import compared_models

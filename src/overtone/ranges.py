@@ -62,11 +62,13 @@ class Range:
 
     @property
     def words(self) -> str:
-        """The range as help tells it, as in "above 0 and below 1"; "" for one that only keeps
-        numbers from being absurd, as a count's."""
+        """The range as help tells it, as in "above 0 and below 1", without a far end; "" where
+        that leaves nothing."""
         far = self.high >= FAR
+        if far and self.low == -math.inf:
+            return ""
         if far:
-            return f"above {_told(self.low)}" if self.open_low else ""
+            return f"{'above' if self.open_low else 'at least'} {_told(self.low)}"
         if self.open_low or self.open_high:
             low = f"{'above' if self.open_low else 'at least'} {_told(self.low)}"
             return f"{low} and {'below' if self.open_high else 'at most'} {_told(self.high)}"

@@ -201,8 +201,8 @@ def check_kind(kind: type[Kind]) -> None:
     )
     if settings is None or not settings.frozen:
         raise OvertoneError(
-            f"{name} is no frozen dataclass, so its settings would be lost: decorate the class with"
-            " @dataclass(frozen=True)."
+            f"{name} is not a frozen dataclass, so its settings would be lost: decorate the class"
+            " with @dataclass(frozen=True)."
         )
     if missing := getattr(kind, "__abstractmethods__", ()):
         raise OvertoneError(f"{name} does not define {', '.join(sorted(missing))}.")

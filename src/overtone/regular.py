@@ -33,7 +33,7 @@ def open_regular(path: Path) -> io.BufferedReader:
     file = open(os.open(path, READ_ONLY), "rb")  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise OSError(errno.EINVAL, "it is no regular file")
+        raise OSError(errno.EINVAL, "it is not a regular file")
     return file
 
 

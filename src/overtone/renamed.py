@@ -38,9 +38,11 @@ OPTIONS = {
     "--process.kind": "a recipe file chooses another process",
     "--sampler.kind": "a recipe file chooses another sampler",
     "--schedule.kind": "a recipe file chooses another schedule",
-    "--weighting": "a recipe file names the weight of the loss, by `weighting`",
 }
-"""Options of `overtone train`, and what they are now: an option, or a sentence."""
+"""Options, and what they are now: an option, or a sentence."""
+
+OPTIONS_OF_TRAIN = {"--weighting": "a recipe file names the weight of the loss, by `weighting`"}
+"""Options of `overtone train` that other commands have."""
 
 
 def attach(
@@ -79,13 +81,14 @@ def check_arguments(given: Iterable[str], what: str) -> None:
         raise TypeError(f"a {what} takes no argument '{name}'")
 
 
-def check_options(arguments: Iterable[str]) -> None:
-    """Raises `OvertoneError` for an option that is called otherwise now."""
+def check_options(arguments: Iterable[str], command: str) -> None:
+    """Raises `OvertoneError` for an option of a command that is called otherwise now."""
+    known = OPTIONS | OPTIONS_OF_TRAIN if command.startswith("train") else OPTIONS
     for argument in arguments:
         option = argument.partition("=")[0].replace("_", "-")
-        for old, new in OPTIONS.items():
+        for old, new in known.items():
             if option != old and not option.startswith(f"{old}."):
                 continue
             if not new.startswith("--"):
-                raise OvertoneError(f"{option} is no option any more: {new}.")
+                raise OvertoneError(f"{option} is not an option any more: {new}.")
             raise OvertoneError(f"{option} is called {new}{option.removeprefix(old)} now.")

@@ -113,7 +113,7 @@ def find_checkpoint(run: str | Path, which: str = "last") -> Path:
     """The 'last' or 'best' checkpoint of a run, itself the directory of a pipeline; that of the
     student of the fewest steps in a run of halvings.
 
-    Raises `OvertoneError` for a directory that is no run or has no checkpoint yet.
+    Raises `OvertoneError` for a directory that is not a run or has no checkpoint yet.
     """
     if which not in ("last", "best"):
         raise OvertoneError(f"a run has a last and a best checkpoint, and none called '{which}'.")

@@ -271,7 +271,7 @@ def _safetensors(path: Path, framework: str) -> Iterator[Any]:
 
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep us waiting
-            raise OvertoneError(f"{path} is no regular file.")
+            raise OvertoneError(f"{path} is not a regular file.")
         with path.open("rb") as opened:
             # safetensors takes names that are text alone.
             place = path if _is_text(path) else f"/dev/fd/{opened.fileno()}"
@@ -333,8 +333,9 @@ def locate(
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise OvertoneError(
-            f"'{name}' is neither a local directory nor a repository of the Hugging Face Hub"
-            f" within reach ({reason})."
+            f"'{name}' was not found: there is no such directory, and the Hugging Face Hub did"
+            f" not provide it ({reason}). Check the name, and the"
+            " network for a repository of the Hub."
         ) from None
 
 

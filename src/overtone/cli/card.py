@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A saved pipeline, a run's directory, or a repository of the Hub."""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")]
     license: str | None = None
@@ -86,7 +86,9 @@ def _scores(file: Path, pipe: Pipeline) -> list[CardScore]:
     report = storage.read_json(file, dict)
     made = report.get("made_with")
     if not isinstance(made, dict) or "weights" not in made:
-        raise OvertoneError(f"{file} is no report of a model that `overtone evaluate` has written.")
+        raise OvertoneError(
+            f"{file} is not a report of a model that `overtone evaluate` has written."
+        )
     if made["weights"] != digest_of(pipe.network):
         raise OvertoneError(
             f"{file} is the report of other weights than those of this model: evaluate it again."

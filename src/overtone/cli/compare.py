@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -30,18 +30,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    models: tyro.conf.Positional[tuple[str, ...]]
+    models: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL [MODEL ...]")
+    ]
     """Two models or more, each a saved pipeline, a run's directory, a recipe that was trained into
     runs/, or a repository of the Hub. The others are compared with the first."""
     seeds: str = SEEDS
     """The seeds, like 0-499 or 3,5,8-12. Each model makes one image for each."""
     classes: tuple[str, ...] = ()
-    """Class names or numbers, taken in turn. If left out, seed k gets class k mod classes."""
+    """Class names or numbers, which the seeds get one after another and again from the first. If
+    left out, seed k gets class k modulo the number of classes."""
     guidance_scale: Finite | None = None
     """The scale of classifier-free guidance of all models, 1 for none. If left out, each model
     keeps its own."""
     guidance_interval: tuple[LevelOrZero, LevelOrInfinity] | None = None
-    """The lowest and the highest sigma at which guidance acts."""
+    """The lowest and the highest sigma at which guidance acts. If left out, each model keeps its
+    own."""
     evaluations: tuple[Count, ...] = ()
     """The function evaluations that an image may take, guidance and first stages included: each
     model is compared at each of these numbers, with the sampler that overtone fit found for it, or
@@ -50,7 +54,7 @@ class Options:
     """The number of images that are made at a time."""
     judging: JudgingOptions = field(default_factory=Judging)
     out: Path = Path("compare.png")
-    """The picture. The numbers go into .json and .csv files beside it."""
+    """The figure, a .png file. The numbers go into .json and .csv files beside it."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -35,7 +35,9 @@ class Options:
     kind: tyro.conf.Positional[Literal["diffit-latent", "edm", "rdm", "dsno"]]
     """The kind of published weights: diffit-latent, the transformer of 256 or 512 px; edm, one of
     EDM's networks; rdm, both stages of relay diffusion; dsno, an operator."""
-    paths: tyro.conf.Positional[tuple[Path, ...]]
+    paths: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FILE [FILE ...] OUT")
+    ]
     """The published file, or both files for rdm, and then the directory that the pipeline is
     written to."""
     vae: str | None = None
@@ -74,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
     *files, out = options.paths
     for file in files:
         if not file.is_file():
-            raise OvertoneError(f"{file} does not exist, or is no file.")
+            raise OvertoneError(f"{file} does not exist, or is not a file.")
     pipe, proof, said = _CONVERT[options.kind](options, files)
     from overtone.pipelines.pipeline import FILES
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    data: tyro.conf.Positional[str]
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """The data to look at: builtin:digits, builtin:glyphs, builtin:photos or fashion-mnist; a
     folder, zip or .npz of images; hf:... or a parquet file."""
     resolution: Size | None = None
@@ -66,7 +66,7 @@ class Reads:
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    data: tyro.conf.Positional[str]
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """The images to encode: builtin:glyphs, builtin:photos, fashion-mnist, a folder or zip of
     images, or hf:..."""
     vae: str
@@ -91,7 +91,7 @@ class EncodeOptions:
 
 @dataclass(frozen=True)
 class StatisticsOptions:
-    data: tyro.conf.Positional[str]
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """The data set: a name, a folder, a zip, an .npz, a parquet file, hf:..."""
     resolution: Resolution
     """The height and width of the images: one number for squares, or two."""
@@ -197,7 +197,7 @@ def inspect(arguments: Sequence[str]) -> None:
         print(plain(f"contact sheet: {options.out}"))
     if found.refused:
         print(
-            f"overtone: {counted(len(found.refused), 'image')} would be refused: mend or remove"
+            f"overtone: {counted(len(found.refused), 'image')} would be refused: repair or remove"
             " them, or train with --skip-bad-images.",
             file=sys.stderr,
         )

@@ -3,6 +3,9 @@
 overtone distill collect RECIPE    solves the teacher's trajectories and keeps them
 overtone distill train RECIPE      trains an operator on them, which needs one evaluation (DSNO)
 overtone distill halve RECIPE      halves the steps again and again (progressive distillation)
+
+Recipes of operators (dsno-...) take collect, and then train. Recipes of progressive distillation
+(halve-...) take halve. `overtone distill collect RECIPE --help` shows the options.
 """
 
 from __future__ import annotations
@@ -42,8 +45,8 @@ class TrainOptions:
     data: Path | None = None
     """The directory of the trajectories. If left out, it is runs/RECIPE-trajectories."""
     out: Path | None = None
-    """The directory of the run. If left out, it is runs/RECIPE, or the run itself where one is
-    named."""
+    """The directory of the run. If left out, it is runs/RECIPE, or, where RECIPE is the directory
+    of a run, that directory."""
     skip_bad_checkpoints: bool = False
     """Go on from the newest undamaged checkpoint where a newer one is damaged."""
     dry_run: bool = False
@@ -55,7 +58,7 @@ class HalveOptions:
     recipe: Annotated[HalvingRecipe, tyro.conf.arg(name="")]
     out: Path | None = None
     """The directory of the run, which holds a run for each number of steps (steps-8, steps-4, ...).
-    If left out, it is runs/RECIPE, or the run itself where one is named."""
+    If left out, it is runs/RECIPE, or, where RECIPE is the directory of a run, that directory."""
     skip_bad_checkpoints: bool = False
     """Go on from the newest undamaged checkpoint where a newer one is damaged."""
     dry_run: bool = False
@@ -67,18 +70,23 @@ def main(arguments: Sequence[str]) -> None:
     helped = has_help(arguments[:2])
     if len(arguments) < 2 or helped:
         known = [name for name in RECIPES if find_recipe(name).command != "train"]
-        print(f"{__doc__}\nrecipes: {', '.join(known)}, a .json file with one, or FILE.py:NAME")
+        print(
+            f"{__doc__}\nrecipes: {', '.join(known)}, a .json file with one, FILE.py:NAME, or the"
+            " directory of a run"
+        )
         if arguments and not helped:
             _check(arguments[0])
-            raise OvertoneError(f"overtone distill {arguments[0]} RECIPE: say which.")
+            raise OvertoneError(f"Name a recipe: overtone distill {arguments[0]} RECIPE.")
         return
     what, name, *rest = arguments
     _check(what)
     recipe: Any = find_recipe(name)
     if recipe.command == "train":
-        raise OvertoneError(f"{name} distils nothing: overtone train {name}.")
+        raise OvertoneError(f"{name} is not a recipe of distillation: use overtone train {name}.")
     if (recipe.command == "distill halve") != (what == "halve"):
-        raise OvertoneError(f"distill {what} is not for {name}: overtone {recipe.command} {name}.")
+        raise OvertoneError(
+            f"{name} can't be used with distill {what}: use overtone {recipe.command} {name}."
+        )
     about, stem = f"{name}: {recipe.about}", name_of(name)
     own = run_named(name)
     run_folder = own or Path("runs") / stem
@@ -129,7 +137,9 @@ def _train(
 
     recipe = options.recipe
     if recipe.online and options.data is not None:
-        raise OvertoneError("--data names trajectories, and with --online they are solved anew.")
+        raise OvertoneError(
+            "--data names trajectories, and with --online they are solved in training."
+        )
     if not recipe.online and not data.is_dir():
         raise OvertoneError(
             f"there are no trajectories in {data}: overtone distill collect {name} makes them, or"

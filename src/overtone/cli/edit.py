@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """The model: a saved pipeline, a run's directory, a repository of the Hub, or a diffusers
     pipeline."""
-    picture: tyro.conf.Positional[Path]
+    picture: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PICTURE")]
     """The image file. It has the size of the model's images, unless --fit is given."""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")]
     strength: Share = 0.5

@@ -1,9 +1,9 @@
-"""`overtone ema RUN` makes averages of a run's weights, of any length, after training.
+"""`overtone ema RUN` makes EMAs of a run's weights after training, of any length (post-hoc EMA).
 
     overtone ema RUN --lengths 0.02 0.05 0.1 0.2
     overtone ema RUN --lengths 0.05 0.1 --scored-images 500 --out models/averaged
 
-The run must have kept averages of power functions: overtone train ... --ema-lengths 0.05 0.1.
+The run must have kept power-function EMAs: overtone train ... --ema-lengths 0.05 0.1.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The directory of the run."""
     lengths: tuple[Length, ...] = (0.02, 0.05, 0.1, 0.2)
     """The lengths (sigma_rel) of the averages: the standard deviations of their profiles, as shares
     of the images seen, 0.005 to 0.288."""
     images: Count | None = None
-    """The images seen at which the averages end. If left out, those of the last checkpoint."""
+    """The point of training at which the averages end, in images seen. If left out, it is that of
+    the last checkpoint."""
     scored_images: Whole = 0
     """The number of seeds whose images are scored for each average. 0 measures the held-out loss
     alone."""

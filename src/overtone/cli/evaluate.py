@@ -37,17 +37,16 @@ class Judging:
     """What images are compared with, and how; shared by all commands that evaluate."""
 
     data: str | None = None
-    """The real images: a folder, a zip, or any other data set. If left out, those that a run on
-    this machine was trained on, or, for a saved model, the data set by its name, if it is one of
-    Overtone's own."""
+    """The real images: a folder, a zip, or any other data set. If left out, they are the model's
+    training data, if its run is on this machine or if they are one of Overtone's own sets."""
     skip_bad_images: bool = False
     """Leave out images that can't be read or are too small, instead of stopping."""
     background: str | None = None
     """The colour that transparent pictures are laid on. If left out, it is that of the run, or
     white."""
     crop: Crop | None = None
-    """What of a picture becomes an image: fit, square or none, as in training. If left out, it is
-    as it was for the run, or fit."""
+    """How a picture is cropped: fit, square or none, as in training. If left out, it is as it was
+    for the run, or fit."""
     extractor: str = "classifier"
     """The network whose features are compared: a classifier that is trained on the data; inception,
     as for the FID (needs the extra fid); dinov2 (needs the extra dinov2); or random, an untrained
@@ -60,13 +59,13 @@ class Judging:
     scores: tuple[str, ...] = ()
     """The scores that are computed: frechet, spatial-frechet, kernel, inception-score,
     precision-recall, density-coverage, class-accuracy, memorisation, solver-error. If left out, all
-    that the features allow, without the last two, which take longer."""
+    that the extractor allows are computed, except the last two, which take longer."""
     replicates: Replicates | None = None
-    """The number of random halves of the images that the intervals come from. If left out, it is
-    200, or 40 where an image has 512 features or more. 0 leaves the intervals out."""
+    """The number of random halves of the images that the 95 % intervals come from. If left out, it
+    is 200, or 40 where an image has 512 features or more. 0 computes no intervals."""
     extrapolate: bool = False
-    """Report scores that are biased by the number of images as infinitely many images would have
-    them."""
+    """Correct biased scores, such as the Fréchet distance, for the number of images: report the
+    value that infinitely many images would have."""
 
     @property
     def reading(self) -> Reading:
@@ -151,7 +150,7 @@ JudgingOptions = Annotated[Judging, tyro.conf.arg(name="scoring"), tyro.conf.Omi
 
 @dataclass(frozen=True)
 class Options:
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A saved pipeline, a run's directory, a recipe that was trained into runs/, or a repository of
     the Hub; or images: a folder, a zip, an .npz, a parquet file, hf:..."""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(
@@ -198,7 +197,7 @@ def show(report: Report) -> None:
     from overtone.metrics.scores import measures
 
     table = Table(box=None, header_style="bold")
-    for title in ("score", "value", "95 % interval", "bias of N"):
+    for title in ("score", "value", "95 % interval", "bias (finite N)"):
         table.add_column(title, justify="left" if title == "score" else "right")
     for name, score in report.scores.items():
         measure, ends, bias = measures()[name], score.interval, score.bias
@@ -213,7 +212,7 @@ def show(report: Report) -> None:
     evaluations = report.made_with.get("evaluations")
     if evaluations is not None:
         each = counted(evaluations, "function evaluation")
-        console.print(f" {counted(report.images, 'image')} of {each} each")
+        console.print(f" {counted(report.images, 'image')}, {each} each")
 
 
 def _show_nearest(nearest: Nearest, path: Path) -> None:

@@ -3,8 +3,8 @@
     overtone export runs/images --out exported
     cd exported && python sample.py 7 3
 
-The directory holds the networks, the numbers of every step, and a script of some forty lines that
-samples with numpy, Pillow and onnxruntime (or torch) alone.
+The directory holds the networks, the coefficients of every sampling step, and a script of some
+forty lines that samples with numpy, Pillow and onnxruntime (or torch) alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from overtone.ranges import Count, Steps
 
 @dataclass(frozen=True)
 class Options:
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A saved pipeline, a run's directory, or a repository of the Hub."""
     opening: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
     out: Path = Path("exported")
@@ -36,12 +36,12 @@ class Options:
     steps: Steps | None = None
     """The number of noise levels that the script takes. If left out, it is the model's own."""
     evaluations: Count | None = None
-    """The number of function evaluations an image. The script samples by the sampler that was
+    """The number of function evaluations per image. The script samples by the sampler that was
     fitted for so many (overtone fit), or else by the model's own with as many steps as they
     allow."""
     whole: bool = False
-    """Export an operator that returns its states at all times, the image last, instead of the image
-    alone."""
+    """Export an operator that returns all states of the trajectory, the image last, instead of the
+    image alone."""
 
 
 def main(arguments: Sequence[str]) -> None:

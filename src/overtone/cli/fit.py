@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A saved pipeline, a run's directory, a pipeline of diffusers', or a repository of the Hub."""
     fit: Annotated[FitSettings, tyro.conf.arg(name="")] = field(default_factory=FitSettings)
     opening: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
     guidance: bool = False
-    """Search the guidance first, at the largest of the numbers of evaluations: its scale, the noise
-    levels at which it acts and the scale of high frequencies, by the Fréchet distance. What is
-    better on other seeds than the model's own, beyond the interval of the difference, is saved as
-    the model's guidance, and the samplers are fitted under it."""
+    """Search the guidance first, at the largest of --evaluations: its scale, its interval of noise
+    levels, and its scale for high frequencies. The guidance of the lowest Fréchet distance is saved
+    with the model only if it is better than the model's own on other seeds, by more than the 95 %
+    interval of the difference. The samplers are then fitted under it."""
     search: GuidanceSearch = field(default_factory=GuidanceSearch)
     """How guidance is searched."""
     judging: JudgingOptions = field(default_factory=Judging)
@@ -131,7 +131,7 @@ def _own_folder(model: str) -> Path:
     folder = Path(model).expanduser()
     if not is_pipeline(folder):
         raise OvertoneError(
-            f"{model} is no saved pipeline, which the samplers could be written into: name a"
+            f"{model} is not a saved pipeline, which the samplers could be written into: name a"
             " directory for the model with its samplers, --out DIRECTORY."
         )
     return folder

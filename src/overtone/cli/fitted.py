@@ -170,7 +170,9 @@ def _train(options: Any, fitted: Fitted | None, out: Path, command: Sequence[str
 
     recipe, skip = options.recipe, options.skip_bad_checkpoints
     if options.expert is not None and not recipe.num_experts:
-        raise OvertoneError("--expert: this recipe has one network, and no experts.")
+        raise OvertoneError(
+            "--expert: this recipe trains one network and has no experts: leave it out."
+        )
     if options.dry_run:
         _rehearse(options, fitted)
         return

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -19,7 +19,7 @@ from overtone.errors import OvertoneError, plain
 
 @dataclass(frozen=True)
 class Options:
-    path: tyro.conf.Positional[str]
+    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIRECTORY")]
     """The directory of a run, a saved pipeline, network or VAE, latents or trajectories, or a
     repository of the Hub."""
     json: bool = False
@@ -81,7 +81,7 @@ def _draw(folder: Path, out: Path) -> None:
     if out.suffix.lower() != ".png":
         raise OvertoneError(f"--curve is a .png file, not {out}.")
     if not is_run(folder):
-        raise OvertoneError(f"--curve draws what a run has logged, and {folder} is no run.")
+        raise OvertoneError(f"--curve draws what a run has logged, and {folder} is not a run.")
     draw_curve(folder, out)
     print(plain(f"{out}: losses and scores over the images seen"), file=sys.stderr)
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -16,11 +17,14 @@ from overtone.ranges import Level, Steps
 
 @dataclass(frozen=True)
 class Options:
-    models: tyro.conf.Positional[tuple[str, ...]]
-    """A run of experts, or several models, that for the lowest noise levels first."""
+    models: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="RUN | MODEL MODEL [MODEL ...]"),
+    ]
+    """The directory of a run of experts, or two or more models, ordered by rising noise level."""
     boundaries: tuple[Level, ...] = ()
-    """The rising noise levels that separate one model from the next, where several models are
-    merged."""
+    """The noise levels sigma between neighbouring models, rising, one fewer than there are
+    models."""
     steps: tuple[Steps, ...] = ()
     """The number of the sampler's noise levels in the interval of each expert. If it is not given,
     the sampler's own grid is kept."""
@@ -39,7 +43,10 @@ def main(arguments: Sequence[str]) -> None:
     from overtone.training.experts import is_run_of_experts, merged_run
 
     if not options.models:
-        raise OvertoneError("overtone merge RUN, or overtone merge MODEL MODEL ... --boundaries")
+        raise OvertoneError(
+            "Name a run of experts, overtone merge RUN, or several models, overtone merge MODEL"
+            " MODEL ... --boundaries SIGMA ..."
+        )
     if options.checkpoint not in ("last", "best"):
         raise OvertoneError(f"--checkpoint is last or best, not '{options.checkpoint}'.")
     run = Path(options.models[0]).expanduser()
@@ -52,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
         if options.out is None:
             raise OvertoneError("--out: say where the pipeline of these models goes.")
         if len(options.models) < 2:
-            raise OvertoneError(f"{run} is no run of experts: name several models to merge.")
+            raise OvertoneError(f"{run} is not a run of experts: name several models to merge.")
         if len(options.boundaries) != len(options.models) - 1:
             raise OvertoneError(
                 f"{len(options.models)} models need {len(options.models) - 1} --boundaries,"

@@ -43,11 +43,14 @@ class FirstStageOptions:
     sampler: SamplingLoop = AS_SAVED
     """The settings of the first stage's sampler, instead of those saved with it."""
     steps: Steps | None = None
-    """The number of noise levels that the first stage's sampler takes."""
+    """The number of noise levels that the first stage's sampler takes. If left out, it is the first
+    stage's own."""
     guidance_scale: Finite | None = None
-    """The scale of the first stage's classifier-free guidance. 1 is none."""
+    """The scale of the first stage's classifier-free guidance; 1 is none. If left out, it is the
+    first stage's own."""
     guidance_interval: tuple[LevelOrZero, LevelOrInfinity] | None = None
-    """The lowest and the highest sigma at which the first stage's guidance acts."""
+    """The lowest and the highest sigma at which the first stage's guidance acts. If left out, they
+    are the first stage's own."""
 
     def apply(self, pipe: Pipeline) -> None:
         """Give a relay's first stage these settings. Raises `OvertoneError` if it has none."""
@@ -76,9 +79,10 @@ class ModelOptions:
     """The settings of the sampler, instead of those saved with the model."""
     first_stage: FirstStageOptions = field(default_factory=FirstStageOptions)
     scheduler: str | None = None
-    """A scheduler of diffusers' that takes the place of the sampler saved with the model, with 50
-    steps if --steps says nothing. DDIMScheduler, DPMSolverMultistepScheduler and the like are for
-    models of discrete steps, FlowMatchEulerDiscreteScheduler is for any model."""
+    """A diffusers scheduler, by the name of its class, instead of the sampler that was saved with
+    the model. It takes 50 steps unless the number of steps is given. DDIMScheduler,
+    DPMSolverMultistepScheduler and others are for models of discrete timesteps;
+    FlowMatchEulerDiscreteScheduler is for any model."""
     vae: str | None = None
     """The VAE that decodes the latents of a model that was saved without one."""
     scaling_factor: Positive | None = None

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from functools import cache
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from overtone.renamed import check_options
 
 O = TypeVar("O")  # noqa: E741
 
-_TELLS = re.compile(r"\bin \[|\d,? to \d|\bbelow \d|\bat most \d")
+_TELLS = re.compile(r"\bin \[|\d,? to \d|\bbelow \d|\bat most \d|\bat least \d|\bis above \d")
 """what a text looks like that tells its range itself"""
 _texts_of: Any = getattr(tyro._docstrings, "parse_docstring_from_object", None)
 
@@ -61,10 +62,14 @@ def parse(
     kind: type[O], command: str, about: str | None, arguments: Sequence[str], **more: Any
 ) -> O:
     """`kind` filled from the arguments; a mistake in them exits with status 2 and says what."""
-    check_options(arguments)
+    check_options(arguments, command)
     try:
         options = tyro.cli(
-            kind, prog=f"overtone {command}", description=about, args=arguments, **more
+            kind,
+            prog=f"overtone {command}",
+            description=about and cleandoc(about),
+            args=arguments,
+            **more,
         )
     except ValueError as error:  # from the checks of a settings dataclass
         print(f"overtone {command}: {error}.", file=sys.stderr)

@@ -1,4 +1,5 @@
-"""`overtone recipes` lists what can be trained, and with a NAME the networks of a recipe."""
+"""`overtone recipes` lists what can be trained. `overtone recipes NAME` shows the networks of one
+recipe, their sizes and, where there are experts, their noise levels."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
                 recipe.about,
             )
         )
-    _print(("recipe", "network", "parameters", "images", "batch", "about"), rows)
+    _print(("recipe", "network", "parameters", "images seen", "batch size", "about"), rows)
 
 
 def _networks(recipe: Any) -> None:

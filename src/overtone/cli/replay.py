@@ -2,10 +2,10 @@
 
 Every image that `overtone sample` and `overtone edit` write, every grid, and every report of
 `overtone evaluate` holds a receipt. The image is made in the batch in which it was made, with as
-many threads and in the same precision: on the same hardware it is the very same. Elsewhere it is
-expected to differ by at most one grey level, and what differs there is printed. The exit status is
-0 where it is the same or within one grey level, or where the receipt holds nothing to compare it
-with, as a report does; elsewhere it is 1.
+many threads and in the same precision: on the same hardware it is the very same. On other hardware
+it is expected to differ by at most one grey level, and what differs there is printed. The exit
+status is 0 if the images are the same or differ by at most one grey level, or if there is nothing
+to compare with, as in a report. Otherwise it is 1.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -33,13 +33,13 @@ MOST = 64
 
 @dataclass(frozen=True)
 class Options:
-    receipt: tyro.conf.Positional[Path]
+    receipt: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RECEIPT")]
     """A PNG that Overtone wrote, or a JSON file: a receipt, or a report of `overtone evaluate`."""
     model: str | None = None
     """The model that made the image. If left out, the directory where this machine opened it
     last."""
     seed: Seed | None = None
-    """The seed of the image that is made again, of several."""
+    """The seed of the image that is made again, where the receipt is for several."""
     first: str | None = None
     """The first stage of a relay that was given with --first."""
     guide: str | None = None
@@ -49,7 +49,7 @@ class Options:
     picture: Path | None = None
     """The picture that an edited image was made from."""
     mask: Path | None = None
-    """The mask that was given with it."""
+    """The mask that the edited image was made with."""
     out: Path | None = None
     """A .png file that the image is written to, with its receipt: one image, or a grid."""
 

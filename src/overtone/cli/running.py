@@ -28,13 +28,13 @@ R = TypeVar("R", bound=Recipe)
 class Options(Generic[R]):
     recipe: Annotated[R, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
     out: Path | None = None
-    """The directory of the run. If left out, it is runs/RECIPE, or the run itself where one is
-    named."""
+    """The directory of the run. If left out, it is runs/RECIPE, or, where RECIPE is the directory
+    of a run, that directory."""
     dry_run: bool = False
     """Build everything, train a few steps, and say how long the run would take. No run is made."""
     expert: Count | None = None
-    """Train only this expert of a recipe of experts, counted from the clean image. If left out, all
-    are trained, one after another or one a process."""
+    """Train only this expert. Expert 1 is the one nearest the clean image. If left out, all experts
+    are trained, one after another, or spread over the processes of a launcher."""
     skip_bad_checkpoints: bool = False
     """Go on from the newest undamaged checkpoint where a newer one is damaged."""
 

@@ -47,8 +47,9 @@ class Sampling:
     """What is asked of a pipeline; shared by `sample` and `evaluate`."""
 
     seeds: str = ""
-    """The seeds, like 0-63 or 3,5,8-12. Each gives one image. If the list is empty, seeds 0 to 63
-    are used, or the number below that which the classes share evenly."""
+    """The seeds, like 0-63 or 3,5,8-12, one image each: whole numbers below 2^32, at most 1,000,000
+    of them. `sample` and `card` make images of seeds 0 to 63 if this is left out, or of fewer where
+    the classes do not divide 64."""
     classes: tuple[str, ...] = ()
     """The class names or numbers that the seeds get, one after another and again from the first. If
     left out, seed k gets class k modulo the number of classes."""
@@ -58,8 +59,8 @@ class Sampling:
     """The lowest and the highest sigma at which guidance acts. If left out, they are the model's
     own."""
     guidance_high_scale: Finite | None = None
-    """The scale of guidance for high frequencies, beside --guidance-scale for low ones. If left
-    out, it is the model's own."""
+    """The guidance scale of high frequencies; --guidance-scale is then that of low ones. If left
+    out, it is --guidance-scale, or the model's own where that is left out too."""
     guide: str | None = None
     """A weaker model that guides (autoguidance), instead of the model's own estimate without a
     class."""
@@ -70,9 +71,9 @@ class Sampling:
     sampler that was fitted for this number (overtone fit) is used. Without one the model's own
     sampler takes as many steps as the number allows, and a message says so."""
     tolerance: Positive | None = None
-    """The largest error that a fitted sampler may have, as the root mean square distance to the
-    converged images, pixels in [-1, 1]. The sampler of the fewest function evaluations is
-    used."""
+    """The largest error that a fitted sampler may have: the root mean square distance to the
+    converged images, whose pixels lie in [-1, 1]. It is above 0. The fitted sampler of the fewest
+    function evaluations within it is used."""
     finish: str | None = None
     """Change colours as the published generators of relay diffusion do before they save an image:
     relay-imagenet (brightness) or relay-celebahq (contrast, brightness, colour)."""
@@ -173,16 +174,16 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Options:
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A saved pipeline, a run's directory, or a repository of the Hub."""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")]
     per_class: Count | None = None
-    """The number of images of each class, of all classes or of those that --classes names, in the
-    place of --seeds."""
+    """The number of images of each class, or of each class that --classes names. It replaces
+    --seeds."""
     out: Path = Path("samples")
-    """Where the images go: FILE.png takes a grid; FILE.npz all images in one array, as ADM's
-    evaluator reads them; a directory single images, SEED-CLASS.png each, with a grid in
-    DIRECTORY.png beside it."""
+    """Where the images are written. FILE.png gets a grid. FILE.npz gets all images in one array, as
+    ADM's evaluator reads them. A directory gets single images, SEED-CLASS.png each, and the grid
+    goes into DIRECTORY.png beside it."""
     columns: Columns | None = None
     """The number of the grid's columns. If left out, there is a column for each class of up to 32,
     with its name above it, and otherwise as many as leave no cell empty."""

@@ -34,7 +34,7 @@ class Options:
     everyone in who can reach it."""
     port: Port = 7860
     """The port that the studio listens at; 0 takes any that is free."""
-    limits: Annotated[Limits, tyro.conf.arg(name="most")] = field(default_factory=Limits)
+    limits: Annotated[Limits, tyro.conf.arg(name="limit")] = field(default_factory=Limits)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -12,6 +12,8 @@ from overtone.cli.running import Options, introduce, rehearse, run, train_expert
 from overtone.errors import OvertoneError
 from overtone.training.recipes import FITTED, RECIPES, find_recipe, name_of, run_named
 
+USED_MOST = "Most used are --out, --data, --total-images, --batch-size, --lr and --dry-run."
+
 
 def main(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -19,8 +21,11 @@ def main(arguments: Sequence[str]) -> None:
         own = list(dict.fromkeys([*trained, *FITTED]))
         print(__doc__, f"\nusage: overtone train RECIPE [options]\n\nrecipes: {', '.join(own)}")
         print(
-            "\nRECIPE may also be a .json file with a recipe, or the directory of a run, which then"
-            " goes on.\n`overtone train RECIPE --help` shows its options."
+            "\n`overtone recipes` tells what each recipe makes. RECIPE may also be a .json file"
+            "\nwith a recipe, FILE.py:NAME, or the directory of a run, which is then resumed."
+            "\n\n    overtone train diffit-digits --out runs/digits"
+            "\n    overtone train images --data ~/pictures"
+            "\n\n`overtone train RECIPE --help` shows the options of a recipe."
         )
         return
     name, *rest = arguments
@@ -33,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
             f"overtone distill collect {name}, then " if "distill train" in recipe.command else ""
         )
         raise OvertoneError(f"{name} distils a model: {before}overtone {recipe.command} {name}.")
-    about = f"{name}: {recipe.about}"
+    about = f"{name}: {recipe.about}\n\n{USED_MOST}"
     kind: Any = Options[type(recipe)]  # type: ignore[misc]
     options = parse(kind, f"train {name}", about, rest, default=kind(recipe))
     out = options.out or run_named(name) or Path("runs") / name_of(name)
@@ -42,7 +47,9 @@ def main(arguments: Sequence[str]) -> None:
         train_experts(options.recipe, out, options, command)
         return
     if options.expert is not None:
-        raise OvertoneError("--expert: this recipe has one network, and no experts: leave it out.")
+        raise OvertoneError(
+            "--expert: this recipe trains one network and has no experts: leave it out."
+        )
     from overtone.training.loop import Trainer
 
     tried = options.recipe.tried() if options.dry_run else options.recipe

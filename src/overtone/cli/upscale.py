@@ -32,10 +32,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    pictures: tyro.conf.Positional[tuple[Path, ...]]
+    pictures: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PICTURE [PICTURE ...]")
+    ]
     """Image files, or folders of them."""
     model: str
-    """The relay: a saved pipeline, a run's directory, or a repository of the Hub."""
+    """The model, which has the second stage of a relay: a saved pipeline, a run's directory, or a
+    repository of the Hub."""
     opening: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
     classes: tuple[str, ...] = ()
     """The class of all pictures, by its name or number, or one for each picture. If left out, a
@@ -44,7 +47,8 @@ class Options:
     """The directory into which each picture is written under its own name, those of a folder with
     their places in it; or a .png file for one picture."""
     overlap: Whole | None = None
-    """The pixels of a picture by which tiles overlap; half of a tile if left out."""
+    """The overlap of neighbouring tiles, in pixels of the picture. It is at least 0 and below the
+    size of a tile. If left out, it is half of a tile's shorter side."""
     background: str = "white"
     """The colour that transparent pictures are laid on."""
     seed: Seed = 0

@@ -90,7 +90,7 @@ def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> T
         raise ValueError("a tensor of many dimensions, or whose strides are not as many")
     numbers = (offset, *size, *stride)
     if not all(isinstance(n, int) for n in numbers):
-        raise ValueError("a tensor whose size is no few integers")
+        raise ValueError("a tensor whose size is not a few integers")
     # Each by itself first: their product could have a million digits.
     if min(numbers) < 0 or max(numbers) >= 2**63:
         raise ValueError("a tensor of negative size, or of more than memory can be")

@@ -53,13 +53,16 @@ def dit_pipeline(pipe: Pipeline, scheduler: Any) -> Any:
 
     if pipe.num_classes != DIT_NULL_CLASS:
         raise OvertoneError(
-            f"diffusers' DiTPipeline has {DIT_NULL_CLASS} classes written in, this model has"
-            f" {pipe.num_classes}: use its own pipeline."
+            f"diffusers' DiTPipeline always has {DIT_NULL_CLASS} classes, and this model has"
+            f" {pipe.num_classes}: sample with Overtone's pipeline."
         )
     if pipe.vae is None:
         raise OvertoneError("diffusers' DiTPipeline needs a VAE: set pipe.vae first.")
     if pipe.vae.shift_factor:
-        raise OvertoneError("diffusers' DiTPipeline knows no shift_factor, and the VAE has one.")
+        raise OvertoneError(
+            "diffusers' DiTPipeline does not support the shift_factor of this VAE: sample"
+            " with Overtone's pipeline."
+        )
     pipe.vae.model.register_to_config(scaling_factor=pipe.vae.scaling_factor)
     network: Any = pipe.network
     return DiTPipeline(DiTModel(network), pipe.vae.model, scheduler)

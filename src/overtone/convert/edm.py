@@ -58,7 +58,7 @@ def read_network(file: Path) -> Converted:
     if net.kind != "EDMPrecond":
         kind = net.kind[:80]
         raise OvertoneError(
-            f"{file}: a network in {kind} is not read: EDMPrecond, of EDM's own models, is."
+            f"{file}: the preconditioning {kind} is not supported, only EDM's own, EDMPrecond."
         )
     parts = net.state.get("_modules")
     model = parts.get("model") if isinstance(parts, dict) else None

@@ -43,7 +43,7 @@ def wholes(settings: Mapping[str, Any], name: str, usual: list[int] | None = Non
 
 def _wholes(name: str, values: Any) -> list[int]:
     if not isinstance(values, list | tuple) or len(values) > LONGEST_LIST:
-        raise OvertoneError(f"the setting '{name}' is no short list of whole numbers.")
+        raise OvertoneError(f"the setting '{name}' is not a short list of whole numbers.")
     for value in values:
         if not isinstance(value, int) or isinstance(value, bool):
             raise OvertoneError(f"the setting '{name}' is of {type(value).__name__}, not whole.")

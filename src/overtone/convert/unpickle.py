@@ -137,7 +137,7 @@ def _read_zip(file: _Careful, account: Account) -> Any:
         def load(identity: tuple) -> Storage:
             what, kind, name, _, count = identity
             if what != "storage":
-                raise RefusedError("a persistent id that is no storage's is refused.")
+                raise RefusedError("a persistent id that is not a storage's is refused.")
             dtype = dtype_of(kind)
             if expect(name, str) not in loaded:
                 account.spend(48)
@@ -210,7 +210,7 @@ def _read_stream(file: IO[bytes], account: Account) -> Any:
             return expect(identity[1], Name)
         what, kind, name, _, count, *view = identity
         if what != "storage" or (view and view[0] is not None):
-            raise RefusedError("a persistent id that is no storage's is refused.")
+            raise RefusedError("a persistent id that is not a storage's is refused.")
         dtype = dtype_of(kind)
         if expect(name, str) not in storages:
             account.spend(16)

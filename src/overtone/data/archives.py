@@ -35,7 +35,7 @@ def zip_layout(file: Path) -> Layout:
         name = cleaned(entry.filename)
         if name.count("/") > DEEPEST:
             raise OvertoneError(
-                f"{file} has folders that are more than {DEEPEST} deep ({name}): pack it anew."
+                f"{file} has folders that are more than {DEEPEST} deep ({name}): pack it again."
             )
         folders |= {name[:at] for at, letter in enumerate(name) if letter == "/"}
         if entry.filename.endswith(("/", "\\")):
@@ -45,7 +45,7 @@ def zip_layout(file: Path) -> Layout:
             files.append(File(name, partial(_read, file, entry), stamp, entry.file_size))
     (name, count), *_ = Counter(f.name for f in files).most_common(1) or [("", 0)]
     if count > 1:
-        raise OvertoneError(f"{file} holds {count} files called {name}: pack it anew with one.")
+        raise OvertoneError(f"{file} holds {count} files called {name}: pack it again with one.")
     return Layout(str(file), files, folders, identity)
 
 

@@ -67,7 +67,7 @@ def _opens(cell: Any) -> bool:
         return False
     try:
         open_image(io.BytesIO(content))
-    except Exception:  # whatever Pillow raises for what is no image
+    except Exception:  # whatever Pillow raises for what is not an image
         return False
     return True
 
@@ -168,8 +168,8 @@ def _cell(name: str, column: str, cell: Any) -> int | str:
         return int(cell)
     if isinstance(cell, str | bytes) and len(cell) > LONGEST_NAME:
         raise OvertoneError(
-            f"{name}: the column '{column}' has a text of {len(cell):,} letters, which is no name"
-            " of a class: name another, or add ?label=none."
+            f"{name}: the column '{column}' has a text of {len(cell):,} letters, which is not a"
+            " name of a class: name another, or add ?label=none."
         )
     if isinstance(cell, str | bytes):
         return _text(cell)

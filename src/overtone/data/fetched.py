@@ -60,7 +60,7 @@ class Fetched(ImageData):
             )
         try:
             images, labels = (torch.as_tensor(part) for part in got)
-        except Exception:  # whatever torch raises for what is no array
+        except Exception:  # whatever torch raises for what is not an array
             kinds = " and ".join(type(part).__name__ for part in got)
             raise OvertoneError(
                 f"`fetch` of {self.name} returns {kinds}: tensors or arrays are wanted, labels of 0"

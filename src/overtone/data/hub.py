@@ -56,7 +56,7 @@ def _pictures(asked: HubName, name: str, layout: Layout, split: str) -> Source |
     for option in ("config", "image", "revision", "split", "test_split"):
         if getattr(asked, option) is not None:
             raise OvertoneError(
-                f"{name}: '{option}' is for tables, and this is a folder of images: leave it away,"
+                f"{name}: '{option}' is for tables, and this is a folder of images: leave it out,"
                 " or name one of its sub-folders."
             )
     if asked.label not in (None, "none"):

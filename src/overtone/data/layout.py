@@ -210,7 +210,7 @@ class Layout:
         try:
             content = file.read()
         except Exception as error:  # unreadable, encrypted, damaged
-            raise OvertoneError(f"{place} can't be read ({error}): write it anew.") from None
+            raise OvertoneError(f"{place} can't be read ({error}): write it again.") from None
         return Labels(content, place, above)
 
     def _labelled(
@@ -319,13 +319,16 @@ def _notes_on_folders(names: Sequence[str], classes: Sequence[str]) -> Iterator[
         )
 
 
-def passed_over(names: Iterable[str], what: str = "image") -> Iterator[str]:
-    """A sentence that counts files that are not read by their suffixes; `what` they are not."""
+def passed_over(
+    names: Iterable[str], one: str = "an image", several: str = "images"
+) -> Iterator[str]:
+    """A sentence that counts files that are not read by their suffixes, and says what they are
+    not."""
     kinds = Counter(map(_kind, names))
     known = sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0]))
     shown = ", ".join(f"{count:,} {kind}" for kind, count in known[:SHOWN])
     more = f" and {len(known) - SHOWN} more kinds" if len(known) > SHOWN else ""
-    are = f"file is no {what} and is" if kinds.total() == 1 else f"files are no {what}s and are"
+    are = f"file is not {one} and is" if kinds.total() == 1 else f"files are not {several} and are"
     if kinds:
         yield f"{kinds.total():,} {are} passed over ({shown}{more})"
 

@@ -53,7 +53,7 @@ def data_set(name: str) -> Callable[[Opener], Opener]:
         raise OvertoneError('a data set is registered by a name: @data_set("shapes").')
     if not name or name in NAMES or any(mark in name for mark in "/\\:?*.") or name != name.strip():
         raise OvertoneError(
-            f"a data set can't be called '{name}': choose a word that is no path and none of"
+            f"a data set can't be called '{name}': choose a word that is not a path and none of"
             f" {', '.join(NAMES)}."
         )
 

@@ -212,7 +212,7 @@ def _header(stream: IO[bytes], name: str) -> tuple[np.dtype, tuple[int, ...], bo
     """The type, the shape and the order of an array, and the bytes that say so."""
     magic = stream.read(8)
     if magic[:6] != MAGIC or len(magic) < 8:
-        raise ValueError(f"its member {name} is no array of NumPy's")
+        raise ValueError(f"its member {name} is not an array of NumPy's")
     if magic[6] not in (1, 2):
         raise ValueError(f"its array {name} has a header of version {magic[6]}, and 1 or 2 is read")
     wide = magic[6] == 2

@@ -70,9 +70,9 @@ def own_data(
         return _checked(value, resolution, channels, name)
     if isinstance(value, str | bytes | Mapping) or value is None:
         raise OvertoneError(
-            f"{name} is no data set: data given in Python are an object, an array or a sequence of"
-            " items. Set the recipe's `data` for a name, such as builtin:digits or a folder's; pass"
-            " one split of a dictionary of splits."
+            f"{name} is not a data set: data given in Python are an object, an array or a sequence"
+            " of items. Set the recipe's `data` for a name, such as builtin:digits or a folder's;"
+            " pass one split of a dictionary of splits."
         )
     if hasattr(value, "fetch") or hasattr(value, "fingerprint"):
         return _checked(Fetched(value, resolution, channels, name), resolution, channels, name)
@@ -125,7 +125,7 @@ def _parts(value: Any, name: str) -> tuple[Any, Any, tuple[str, ...]]:
     if hasattr(value, "__len__") and hasattr(value, "__getitem__"):
         return value, labels, class_names
     raise OvertoneError(
-        f"{name} is no data set: it needs a length and items, or `fetch` and a `fingerprint`."
+        f"{name} is not a data set: it needs a length and items, or `fetch` and a `fingerprint`."
     )
 
 
@@ -191,7 +191,7 @@ class _Reader:
             pictures.append(result)
             numbers.append(item.label)
             self.done.update(result.done)
-        check_bad(bad, len(pictures), reading, "Mend or remove them.")
+        check_bad(bad, len(pictures), reading, "Repair or remove them.")
         images, labels = np.stack([p.pixels for p in pictures]), self.numbered(numbers)
         digest = hashlib.sha256(images.tobytes())
         digest.update(b"" if labels is None else labels.tobytes())
@@ -278,7 +278,7 @@ def _picture(value: Any, lowest: float, done: Counter[str]) -> Image.Image:
     if isinstance(value, Image.Image):
         return value
     if not _is_array(value):
-        raise ValueError(f"a {type(value).__name__} is no image")
+        raise ValueError(f"a {type(value).__name__} is not an image")
     array = _numpy(value)
     if array.ndim == 3:
         array = _channels_last(array, first=isinstance(value, Tensor))

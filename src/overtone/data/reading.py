@@ -75,7 +75,7 @@ class Item(NamedTuple):
 
     name: str
     read: Callable[[], Image.Image]
-    """Opens the image. It raises `OSError`, `ValueError` or the like for what is no image."""
+    """Opens the image. It raises `OSError`, `ValueError` or the like for what is not an image."""
     label: int | None = None
 
 
@@ -266,7 +266,7 @@ def _decode_into(
             labels.append(item.label or 0)
             file.write(pixels.tobytes())
             digest.update(pixels.tobytes())
-    check_bad(bad, len(labels), reading, "Mend or remove them, or pass --skip-bad-images.")
+    check_bad(bad, len(labels), reading, "Repair or remove them, or pass --skip-bad-images.")
     if not labels:
         raise OvertoneError(
             f"{source.name} has no images: overtone data inspect shows what it holds."

@@ -187,7 +187,7 @@ class Tables:
             tables, data = _data_in(self.layout)
             names = (f.name for f in self.layout.files if PurePosixPath(f.name).stem != METADATA)
             others = sorted(set(names) - set(data))
-            yield from passed_over(others, "table" if tables else "image")
+            yield from passed_over(others, *(("a table", "tables") if tables else ()))
 
     def _known(self) -> list[str]:
         if self.saved is not None:
@@ -218,7 +218,7 @@ def explained(name: str) -> Iterator[None]:
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise OvertoneError(
-            f"{name} can't be opened ({lines[0]}): check its name, or get it anew."
+            f"{name} can't be opened ({lines[0]}): check its name, or download it again."
         ) from error
 
 

@@ -25,7 +25,7 @@ def denoiser_of(network: Network, preconditioning: Preconditioning) -> Model:
             f"a {config.kind} returns whole trajectories: its preconditioning is that of an"
             f" operator, not '{own.kind}'"
             if config.makes_trajectories
-            else f"a {config.kind} is no operator: its preconditioning can't be '{own.kind}'"
+            else f"a {config.kind} is not an operator: its preconditioning can't be '{own.kind}'"
         )
     if own.for_network(config) != own:
         raise ValueError(

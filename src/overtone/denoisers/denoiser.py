@@ -27,9 +27,9 @@ class Estimate(NamedTuple):
     """What a denoiser knows of the clean image."""
 
     x_0: Tensor
-    """This is the expected clean image, E[x_0 | x], in the shape and dtype of x."""
+    """The expected clean image, E[x_0 | x], in the shape and dtype of x."""
     variance: Tensor | None = None
-    """This is the variance of the reverse step, where the network learns it."""
+    """The variance of the reverse step, in the shape of x_0, where the network learns it."""
 
 
 class Model(nn.Module):
@@ -77,7 +77,8 @@ class Denoiser(Model):
     """
 
     @abstractmethod
-    def forward(self, x: Images, sigma: Sigma, class_labels: Labels | None = None) -> Estimate: ...
+    def forward(self, x: Images, sigma: Sigma, class_labels: Labels | None = None) -> Estimate:
+        """The estimate for x (batch, channels, height, width) at noise levels sigma above 0."""
 
     def calls_at(self, sigma: float) -> int:
         """How many times a network is called for an image at a noise level."""

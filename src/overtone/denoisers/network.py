@@ -72,7 +72,7 @@ class NetworkDenoiser(Denoiser):
 
 
 class EDMDenoiser(NetworkDenoiser):
-    """A network in EDM's preconditioning, or in that of a standard deviation of the data."""
+    """A network under `EDMPreconditioning`. A number stands for its `sigma_data`."""
 
     def __init__(
         self, network: nn.Module, preconditioning: EDMPreconditioning | float = 0.5

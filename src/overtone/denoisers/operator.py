@@ -20,7 +20,8 @@ States = Float[Tensor, "batch some_times channels height width"]
 
 
 class SolutionOperator(Model):
-    """From x at a noise level to x at others, by one evaluation of a network.
+    """Maps x at one noise level to x at lower ones by one evaluation of a network (DSNO, Zheng et
+    al. 2022, arXiv 2211.13449).
 
     States are given and returned in the variance-preserving frame, z = x / sqrt(1 + sigma^2): the
     network sees noise of unit variance and its outputs are the states themselves. `solve` does the

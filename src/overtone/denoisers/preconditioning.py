@@ -115,7 +115,13 @@ def _log(sigma: S) -> S:
 
 @dataclass(frozen=True)
 class EDMPreconditioning(Preconditioning, kind="edm"):
-    """EDM's preconditioning: inputs and targets of unit variance (its equation 7 and table 1)."""
+    """EDM's preconditioning: inputs and targets of unit variance (Karras et al. 2022, arXiv
+    2206.00364, equation 7 and table 1). With s = sigma and s_d = `sigma_data`
+
+        D(x; s) = c_skip x + c_out F(c_in x; ln(s) / 4)
+        c_skip = s_d^2 / (s^2 + s_d^2)      c_out = s s_d / sqrt(s^2 + s_d^2)
+        c_in = 1 / sqrt(s^2 + s_d^2)
+    """
 
     sigma_data: Positive = 0.5
     """The standard deviation of the data, whose values lie in [-1, 1]."""
@@ -140,8 +146,11 @@ class EDMPreconditioning(Preconditioning, kind="edm"):
 class VPPreconditioning(Preconditioning, kind="vp"):
     """The preconditioning of variance-preserving networks (DDPM, DDIM, latent diffusion).
 
-    Such a network sees alpha x, alpha = 1 / sqrt(1 + sigma^2), at its own time, `time_scale`
-    schedule.t(sigma). It returns the noise, the image, or v = alpha noise - sigma alpha image.
+    Such a network F sees alpha x, alpha = 1 / sqrt(1 + s^2), at its own time, which is
+    `time_scale` * `schedule`.t(s), where s = sigma. It returns the noise, the image, or
+    v = alpha noise - s alpha image, so that
+
+        D(x; s) = x - s F    (eps)      F    (x)      alpha^2 x - s alpha F    (v)
     """
 
     prediction: Prediction = "eps"
@@ -197,7 +206,10 @@ class VPPreconditioning(Preconditioning, kind="vp"):
 
 @dataclass(frozen=True)
 class VEPreconditioning(Preconditioning, kind="ve"):
-    """The preconditioning of variance-exploding networks (NCSN++), which return minus the noise."""
+    """The preconditioning of variance-exploding networks (NCSN++), which return minus the noise:
+
+    D(x; sigma) = x + sigma F(x; ln(sigma / 2))
+    """
 
     def c_skip(self, sigma: S) -> S:
         return 1.0
@@ -232,7 +244,10 @@ class ScorePreconditioning(Preconditioning, kind="score"):
 @dataclass(frozen=True)
 class FlowPreconditioning(Preconditioning, kind="flow"):
     """The preconditioning of rectified flow. The network sees x_s = (1 - s) x_0 + s noise at time
-    s = sigma / (1 + sigma), and returns the velocity v = noise - x_0."""
+    s = sigma / (1 + sigma), and returns the velocity v = noise - x_0, so that
+
+        D(x; sigma) = (x - sigma F(x / (1 + sigma); `time_scale` s)) / (1 + sigma)
+    """
 
     time_scale: Positive = 1000.0
     """The network's time at the flow time s = 1. The default is that of diffusers."""

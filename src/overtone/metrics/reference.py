@@ -68,7 +68,7 @@ class Origin:
         for name in ("extractor", "digest", "real", "real_digest", "resize_rule"):
             text = getattr(self, name)
             if len(text) > LONGEST_NAME or not text.isprintable():
-                raise ValueError(f"its {name} is no name of {LONGEST_NAME} characters or fewer")
+                raise ValueError(f"its {name} is not a name of {LONGEST_NAME} characters or fewer")
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,8 +191,8 @@ def load_reference(path: str | Path) -> Reference:
     if missing := [name for name in (MEAN, COVARIANCE) if name not in there]:
         names = ", ".join(there.names[:5]) or "nothing"
         raise OvertoneError(
-            f"{file} is no reference: it holds {names}, and no {missing[0]}. A reference is mu, the"
-            " mean of features, and sigma, their covariance."
+            f"{file} is not a reference: it holds {names}, and no {missing[0]}. A reference is mu,"
+            " the mean of features, and sigma, their covariance."
         )
     pairs = [(MEAN, COVARIANCE)]
     if SPATIAL_MEAN in there or SPATIAL_COVARIANCE in there:
@@ -204,7 +204,7 @@ def load_reference(path: str | Path) -> Reference:
     try:
         return Reference(*values, **(told | {"file": str(path)}))
     except ValueError as error:
-        raise OvertoneError(f"{file} is no reference: {error}.") from None
+        raise OvertoneError(f"{file} is not a reference: {error}.") from None
 
 
 def save_reference(path: str | Path, reference: Reference) -> None:
@@ -241,9 +241,11 @@ def _moments(there: ArrayFile, mean: str, covariance: str) -> tuple[Tensor, Tens
     for name in (mean, covariance):
         if name not in there:
             other = mean if name == covariance else covariance
-            raise OvertoneError(f"{there.file} is no reference: it holds {other}, and no {name}.")
+            raise OvertoneError(
+                f"{there.file} is not a reference: it holds {other}, and no {name}."
+            )
     first, second = there.array(mean), there.array(covariance)
-    where = f"{there.file} is no reference:"
+    where = f"{there.file} is not a reference:"
     for stored in (first, second):
         if stored.dtype.kind != "f" or stored.dtype.itemsize not in (4, 8):
             raise OvertoneError(
@@ -279,7 +281,7 @@ def _origin(there: ArrayFile) -> Origin:
     try:
         told = json.loads(stored.read().tobytes())
     except (ValueError, RecursionError):
-        raise OvertoneError(f"{where} is no JSON: write the file again.") from None
+        raise OvertoneError(f"{where} is not JSON: write the file again.") from None
     return settings.load(Origin, told, where)
 
 

@@ -95,7 +95,8 @@ class ADMEmbedding(nn.Module):
 
 
 class ADMUNet(Network):
-    """The U with residual cells.
+    """ADM's U-Net (Dhariwal & Nichol 2021, arXiv 2105.05233), or, with the layout ldm, latent
+    diffusion's (Rombach et al. 2022, arXiv 2112.10752).
 
     Called as `network(x, time, class_labels, augment_labels)`: x (batch, channels, height, width),
     time (batch,), labels integers in [0, num_classes], where num_classes or None asks for no class.

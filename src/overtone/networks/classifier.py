@@ -12,7 +12,11 @@ from overtone.networks.network import Network
 
 
 class Classifier(Network):
-    """Levels of two 3x3 convolutions, the mean over pixels, a feature layer, a linear layer."""
+    """A convolutional classifier: images (batch, channels, height, width) in [-1, 1] to logits
+    (batch, num_classes).
+
+    It has levels of two 3x3 convolutions, the mean over pixels, a feature layer, a linear layer.
+    """
 
     config_class = ClassifierConfig
     config: ClassifierConfig

@@ -125,7 +125,8 @@ class TimeToken(nn.Module):
 
 
 class DiffiTUNet(Network):
-    """The U with DiffiT cells, and the networks that the paper's ablations compare it with.
+    """DiffiT's U-Net for images (Hatamizadeh et al. 2023, arXiv 2312.02139), and the networks that
+    the paper's ablations compare it with.
 
     Called as `network(x, time, class_labels, augment_labels)`: x (batch, channels, height, width),
     time (batch,), labels integers in [0, num_classes], where num_classes or None asks for no class.
@@ -188,7 +189,8 @@ class DiffiTUNet(Network):
 
 
 class DiffiTTransformer(Network):
-    """The latent network: patches, fixed positions, DiffiT blocks over all tokens, a linear head.
+    """DiffiT's transformer for latents (Hatamizadeh et al. 2023, arXiv 2312.02139): patches, fixed
+    positions, DiffiT blocks over all tokens, a linear head.
 
     Called as `network(x, time, class_labels)`: x (batch, channels, height, width), time (batch,)
     the number of the diffusion step, labels integers in [0, num_classes], where num_classes or None

@@ -66,8 +66,8 @@ class OperatorNetwork(Network):
 class TemporalNetwork(OperatorNetwork):
     """A network of any kind with a temporal convolution behind each of its cells: in a U behind
     those of each level and the first of the middle, in a transformer behind each block. A network
-    that names no such places (`temporal_spots`) gets one behind its output. Of networks that learn
-    a variance the other half of the channels is returned.
+    that names no such places (`temporal_spots`) gets one behind its output. If the network learns a
+    variance, that half of the channels is left out.
     """
 
     config_class = TemporalConfig
@@ -200,8 +200,11 @@ class _DSNOCells(Cells):
 
 
 class DSNOUNet(OperatorNetwork):
-    """DSNO's published network. Its time is t in [0, 1] of `VPCosineSchedule` with the same
-    log-SNRs: alpha = cos(a t + b), and the angle is what is embedded."""
+    """DSNO's published network (Zheng et al. 2022, arXiv 2211.13449).
+
+    Its time is t in [0, 1] of `VPCosineSchedule` with the same log-SNRs: alpha = cos(a t + b), and
+    the angle is what is embedded.
+    """
 
     config_class = DSNOConfig
     config: DSNOConfig

@@ -14,7 +14,8 @@ from overtone.networks.network import CONFIG_FILE, Network
 
 
 class Experts(Network):
-    """Networks of one image size, of which a denoiser asks that of its noise level.
+    """Several networks of one image size. A denoiser calls the one whose interval holds the noise
+    level.
 
     Saved as config.json and one directory each, 1 being nearest the clean image. It is not called:
     `overtone.denoisers.ExpertDenoiser` calls its networks.

@@ -45,7 +45,8 @@ class _IUNetCells(ADMCells):
 
 
 class IUNet(ADMUNet):
-    """ADM's or latent diffusion's U-Net with inception cells in its encoder; called alike."""
+    """MEME's iU-Net (Lee et al. 2023, arXiv 2306.04990): ADM's or latent diffusion's U-Net with
+    inception cells in its encoder. It is called as `ADMUNet` is."""
 
     config_class = IUNetConfig
     config: IUNetConfig

@@ -138,7 +138,7 @@ class SongEmbedding(nn.Module):
 
 
 class SongUNet(Network):
-    """The U with residual cells as DDPM++ and NCSN++ have them, and TMSA as a choice of attention.
+    """DDPM++ and NCSN++ (Song et al. 2021, arXiv 2011.13456), with self-attention or DiffiT's TMSA.
 
     Called as `network(x, time, class_labels, augment_labels)`: x (batch, channels, height, width),
     time (batch,), labels integers in [0, num_classes], where num_classes or None asks for no class.

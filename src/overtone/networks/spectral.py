@@ -29,7 +29,7 @@ class TemporalConv(nn.Module):
     constant one of them.
 
     `weight` holds P_0, then P_k and Q_k of each wave k, R_k = P_k + i Q_k from channels in to
-    channels out; with `groups` each group of channels is mapped by itself. Of M times, with
+    channels out; with `groups` each group of channels is mapped by itself. For M times, with
 
         a_k, b_k = sum_m u_m cos(2 pi k m / M), sum_m u_m sin(2 pi k m / M)
 

@@ -210,7 +210,9 @@ def upscaled(
         raise OvertoneError("this model begins with noise: a relay's second stage upscales.")
     images, seeds = _asked(pipe, images, class_labels, seeds)
     if len(seeds) != len(images):
-        raise OvertoneError(f"{len(seeds)} seeds for {len(images)} images.")
+        raise OvertoneError(
+            f"there are {len(seeds)} seeds for {len(images)} images: give one seed for each image."
+        )
     own = copy.copy(pipe)
     own.start = RelayStart(InTurn(images))
     return own(seeds, class_labels, **asked)

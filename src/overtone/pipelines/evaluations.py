@@ -41,7 +41,7 @@ BEYOND = 4
 
 @dataclass(frozen=True)
 class Evaluations:
-    """Network calls an image, guidance included."""
+    """Function evaluations per image, guidance included."""
 
     own: float
     """The evaluations of the model's network, or of its experts, and of the guide."""
@@ -105,7 +105,7 @@ def expected_evaluations(pipe: Pipeline, request: Request) -> Evaluations:
 
 
 def evaluations_of(pipe: Pipeline, request: Request) -> float:
-    """Network calls an image that a request will take, a first stage's included.
+    """Function evaluations per image that a request will take, a first stage's included.
 
     Raises `OvertoneError` for what can't be asked of the pipeline, and for a first stage that is a
     function, a pipeline of diffusers or a stage of somebody's own: what those call is not known
@@ -116,8 +116,7 @@ def evaluations_of(pipe: Pipeline, request: Request) -> float:
 
 
 def request_within(pipe: Pipeline, request: Request, evaluations: float) -> Request:
-    """The request with as many steps as `evaluations` network calls an image allow, a first stage's
-    included.
+    """The request with as many steps as `evaluations` per image allow, a first stage's included.
 
     Found by bisection, as evaluations do not become fewer with more steps; a few numbers beyond are
     tried as well, for samplers of somebody's own. Where steps can't be chosen the request comes

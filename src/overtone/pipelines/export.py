@@ -117,7 +117,7 @@ def export(
             variance-preserving frame, the image last, in the place of the images.
         told: is given a sentence on each part.
 
-    Raises `OvertoneError` for what can't be exported: a sampler that is no solver of an ODE, a
+    Raises `OvertoneError` for what can't be exported: a sampler that is not a solver of an ODE, a
     network that torch.export can't follow or ONNX can't hold, guidance by another model.
     """
     if not formats:

@@ -18,7 +18,8 @@ def load_pipeline(
 ) -> Pipeline:
     """The pipeline in a directory or in a repository of the Hub: one of Overtone's, or one of
     diffusers with a U-Net or DiT. In a run's directory `checkpoint` chooses the "last" or the
-    "best" one. Raises `OvertoneError` for anything else, and for a choice where there is none.
+    "best" one. Raises `OvertoneError` if nothing can be opened there, and for
+    checkpoint="best" where `name` is not a run.
 
     Examples:
         >>> from tempfile import TemporaryDirectory

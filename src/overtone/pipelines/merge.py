@@ -16,8 +16,8 @@ OF_ONE = ("expert", "its noise levels", "trained on them")
 
 
 def merged(pipelines: Sequence[Pipeline], boundaries: Sequence[float]) -> Pipeline:
-    """One pipeline of several, that nearest the clean image first, with the first one's sampler,
-    guidance and start.
+    """One pipeline of several experts, ordered by rising noise level, with the first one's sampler,
+    guidance and start. `boundaries` are the noise levels between them, one fewer than pipelines.
 
     Raises `OvertoneError` where they differ in what an image or a class is.
 

@@ -30,18 +30,7 @@ from overtone.sizes import scaled, shown
 class Parts:
     """The parts of a pipeline, given once and checked together.
 
-    Arguments:
-        network: an `overtone.networks.Network`; `Experts` for several; or a network of
-            trajectories, which needs an operator's preconditioning and sampler.
-        sampler, preconditioning, process, guidance: by default EDM's sampler and preconditioning,
-            white noise and no guidance.
-        start: noise, or for a process that ends in images a `RelayStart`.
-        vae: what decodes the latents; may be set later.
-        image_resolution: height and width of the images that the VAE will decode.
-        training: what is known of the training, for the card. A "label dropout" of 0 says that the
-            model never saw the null class, and can't be guided by itself.
-        budgets: samplers fitted to the model, each for a number of function evaluations.
-        license: the licence of the weights, as the Hub names it, like "apache-2.0".
+    The arguments are those of `Pipeline`.
 
     Raises `OvertoneError` for parts that do not belong together.
     """
@@ -83,8 +72,8 @@ class Parts:
         self.class_names = tuple(class_names)
         if len(self.class_names) not in (0, self.num_classes):
             raise OvertoneError(
-                f"{len(self.class_names):,} names of classes, and the model has"
-                f" {self.num_classes:,} classes."
+                f"there are {len(self.class_names):,} names of classes, and the model has"
+                f" {self.num_classes:,} classes: give one name for each class."
             )
         self.budgets = tuple(budgets)
         self.data = data
@@ -152,7 +141,7 @@ class Parts:
                 f"a {config.kind} is an operator: its sampler is an OperatorSampler, not a"
                 f" {type(sampler).__name__}."
                 if config.makes_trajectories
-                else f"a {config.kind} is no operator: its sampler can't be an"
+                else f"a {config.kind} is not an operator: its sampler can't be an"
                 f" {type(sampler).__name__}."
             )
         highest = self.process.highest_sigma
@@ -190,7 +179,7 @@ class Parts:
     @property
     def first(self) -> Any:
         """The first stage of a relay; None before one is given. May be set to whatever may be the
-        `first_stage` of a `RelayStart`. Raises `OvertoneError` if the two stages do not meet."""
+        `first_stage` of a `RelayStart`. Raises `OvertoneError` if they do not fit together."""
         start: Any = self._start
         return start.pipeline or getattr(start, "first_stage", None)
 

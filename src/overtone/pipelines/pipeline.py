@@ -64,24 +64,34 @@ class Pipeline(Parts):
     """Images of a model, of pixels or, with a `vae`, of latents.
 
         pipe = load_pipeline("runs/digits/checkpoints/000150016")
-        images = pipe(seeds=range(16), class_labels=[7] * 16)
         images = pipe(seeds=range(16), class_labels="seven", guidance_scale=1.5, steps=18)
 
     What may be asked for is a `Request`. An image depends on its own seed, its class and the
-    settings (`made_with`), not on which others are asked for with it; across batch sizes it is the
-    same up to the rounding of the matrix products.
+    settings (`made_with`). Across batch sizes it is the same up to rounding.
 
-    Its arguments are those of `Parts`.
+    Arguments:
+        network: an `overtone.networks.Network`; `Experts` for several; or a network of
+            trajectories, which needs an operator's preconditioning and sampler.
+        sampler, preconditioning, process, guidance: by default EDM's sampler and preconditioning,
+            white noise and no guidance.
+        start: noise, or for a process that ends in images a `RelayStart`.
+        vae, image_resolution: what decodes latents, and the height and width of its images.
+        class_names, data, license: a name for each class, the name of the training data, and the
+            licence of the weights as the Hub names it, like "apache-2.0".
+        training: what is known of the training. A "label dropout" of 0 says that the model never
+            saw the null class, and can't be guided by itself.
+        budgets: samplers fitted to the model, each for a number of function evaluations.
+        precision: "auto", "bf16" or "fp32".
+
+    Raises `OvertoneError` for parts that do not belong together.
     """
 
     canvas: Any = None
-    """An image that is larger than the network's, of which the pipeline makes tiles
-    (`upscale.Canvas`)."""
+    """An image that is larger than the network's, of which it makes tiles (`upscale.Canvas`)."""
 
     @asking(Request)
     def __call__(self, request: Request) -> Any:
-        """One image a seed, as Pillow's pictures; with `return_trajectory` a list for each, the
-        state at every step or time, the image last."""
+        """A Pillow image for each seed; with `return_trajectory` a list of all states for each."""
         if not request.return_trajectory:
             return [to_pil(image) for batch in self._stream(request) for image in batch.images]
         frames: list[list[Image.Image]] = []
@@ -95,7 +105,7 @@ class Pipeline(Parts):
 
     @asking(Request, without=("return_trajectory",))
     def stream(self, request: Request) -> Iterator[SampleBatch]:
-        """As a call, in batches of uint8 tensors: any number of images in constant memory."""
+        """As a call, in batches of uint8 tensors, so that memory is constant."""
         return self._stream(request)
 
     def _stream(self, request: Request) -> Iterator[SampleBatch]:
@@ -142,8 +152,7 @@ class Pipeline(Parts):
 
     @asking(Request, without=tuple(WITHOUT))
     def begin(self, request: Request) -> Beginning:
-        """Where sampling begins, and the steps that lead on, which are taken as they are asked
-        for."""
+        """Where sampling begins, and the steps that lead on, each taken when it is asked for."""
         return self._begin(request)
 
     def _begin(self, request: Request, *, whole: bool = False) -> Beginning:
@@ -287,12 +296,12 @@ class Pipeline(Parts):
     def save_pretrained(
         self, folder: str | Path, dtype: Any = None, card: Card | None = None
     ) -> None:
-        """Write the directory described above; it appears whole or not at all.
+        """Write README.md, pipeline.json, network/ and, where there is one, vae/ or first/ into
+        `folder`, which appears whole or not at all.
 
-        `dtype`, "float16" or "bfloat16" or torch's own, halves the files of weights, a first
-        stage's and a VAE's included. They are read as float32. Where rounding changes them, the
-        samplers fitted to them (`budgets`) are left out. `card` holds scores and samples that the
-        model card is to show.
+        `dtype`, "float16" or "bfloat16" or torch's own, halves the files of weights. They are read
+        as float32. Where rounding changes them, the samplers fitted to them (`budgets`) are left
+        out. `card` holds scores and samples that the model card is to show.
         """
         with storage.new_directory(Path(folder), known=FILES) as temporary:
             self.write_into(temporary, dtype, card)

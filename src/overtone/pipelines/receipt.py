@@ -85,7 +85,7 @@ class Receipt:
     pixels: str | None = None
     """The SHA-256 of the image's bytes, channels first."""
     evaluations: NotNegative | None = None
-    """The network calls that an image took, guidance and first stages included."""
+    """The function evaluations that the image took, guidance and first stages included."""
     finish: str | None = None
     compile: bool = False
     edit: Edit | None = None

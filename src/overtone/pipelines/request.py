@@ -87,8 +87,9 @@ class Request:
     was fitted for this number, and may take a few fewer, is used (`Pipeline.budgets`), or else the
     pipeline's own with as many steps as they allow; a message says so."""
     tolerance: float | None = None
-    """The root mean square distance to the converged images, in [-1, 1]. The fitted sampler of the
-    fewest evaluations whose error is at most this is used."""
+    """The largest error that a fitted sampler may have: the root mean square distance to the
+    converged images, whose values lie in [-1, 1]. It is above 0. The fitted sampler of the fewest
+    function evaluations within it is used."""
     sampler: SamplingLoop | None = None
     """The sampler to use in place of the pipeline's own."""
     first_sampler: SamplingLoop | None = None
@@ -279,7 +280,10 @@ def labels_of(
     labels = labels.to("cpu", torch.int64)
     labels = labels.expand(len(seeds)) if labels.dim() == 0 else labels
     if len(labels) != len(seeds):
-        raise OvertoneError(f"{len(labels)} class labels for {len(seeds)} seeds.")
+        raise OvertoneError(
+            f"there are {len(labels)} class labels for {len(seeds)} seeds: give one, or one for"
+            " each seed."
+        )
     if len(seeds) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         wrong = next(int(i) for i in labels if not 0 <= i < num_classes)
         raise OvertoneError(f"class label {wrong} is outside 0..{num_classes - 1}.")

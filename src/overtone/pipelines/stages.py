@@ -93,7 +93,7 @@ class PipelineStage(FirstStage):
             )
         if own.class_names and class_names and own.class_names != tuple(class_names):
             raise OvertoneError(
-                "the stages do not meet: their classes have other names, or another order"
+                "the stages do not fit together: their classes have other names, or another order"
                 f" ({', '.join(own.class_names[:3])}, ... and {', '.join(class_names[:3])}, ...)."
             )
 
@@ -265,12 +265,13 @@ class DiffusersStage(FirstStage):
             arguments["batch_size"] = len(seeds)
         if class_labels is not None and "class_labels" not in self.known:
             raise OvertoneError(
-                "the stages do not meet: the second is asked for classes, and the first has none."
+                "the stages do not fit together: the second is asked for classes, and the first has"
+                " none. Choose another first stage."
             )
         if "class_labels" in self.known:
             if class_labels is None:
                 raise OvertoneError(
-                    "the stages do not meet: the first is asked for classes, and the second has"
+                    "the stages do not fit together: the first needs classes, and the second has"
                     " none."
                 )
             arguments["class_labels"] = class_labels.tolist()

@@ -164,8 +164,8 @@ class RelayStart(Start, kind="relay"):
 
         x = upsampled + sigma noise
 
-    each pixel repeated over a patch. The noise depends on an image's seed alone, and is none that
-    a first stage draws from the same seed.
+    where each pixel is repeated over a patch. The noise depends on the image's seed alone, and
+    differs from all noise that a first stage draws from the same seed.
     """
 
     first_stage: Any = field(default=None, compare=False, metadata={"saved": False})
@@ -284,6 +284,6 @@ def _check_size(low: tuple[int, ...], high: tuple[int, ...], upscale: int) -> No
         )
     if channels != high[0]:
         raise OvertoneError(
-            f"the stages do not meet: images with {channels} channels, and the second stage has"
+            f"the stages do not fit together: the images have {channels} channels, the second has"
             f" {high[0]}."
         )

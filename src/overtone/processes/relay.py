@@ -49,7 +49,7 @@ class RelayProcess(Process, kind="RelayProcess"):
     patch: Size = 4
     """The height and width of the blurred patches, in pixels, which is the upscale factor."""
     blur_sigma_max: NotNegative = 3.0
-    """The strength of the blur at t = 1."""
+    """The standard deviation of the blur at t = 1, in pixels."""
     min_scale: Share = 0.001
     """The share of every DCT coefficient that the blur never takes away."""
     block_scale: NotNegative = 0.15

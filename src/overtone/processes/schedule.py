@@ -41,7 +41,7 @@ class Schedule(Kind, ABC, family="schedule", home="overtone.processes"):
         import torch
 
         t = _wide(t)
-        _check(t, (t >= 0) & (t <= 1), "time is outside [0, 1]")
+        _check(t, (t >= 0) & (t <= 1), "t must be in [0, 1]")
         return self._sigma(t, torch)
 
     def t(self, sigma: Tensor | float) -> Tensor:
@@ -52,19 +52,19 @@ class Schedule(Kind, ABC, family="schedule", home="overtone.processes"):
         import torch
 
         sigma = _wide(sigma)
-        _check(sigma, sigma >= 0, "sigma is negative")
+        _check(sigma, sigma >= 0, "sigma must be at least 0")
         return self._t(sigma, torch)
 
     def sigma_at(self, t: float) -> float:
         """`sigma` of one time, as a number."""
         if not 0 <= t <= 1:
-            raise ValueError("time is outside [0, 1]")
+            raise ValueError(f"t must be in [0, 1], not {t}")
         return float(self._sigma(float(t), math))
 
     def t_at(self, sigma: float) -> float:
         """`t` of one noise level, as a number."""
         if not sigma >= 0:
-            raise ValueError("sigma is negative")
+            raise ValueError(f"sigma must be at least 0, not {sigma}")
         return float(self._t(float(sigma), math))
 
     def drawn(self, uniform: Tensor) -> Tensor:
@@ -127,11 +127,13 @@ class QuantileSchedule(Schedule, kind="quantile"):
     P_std: Positive = 1.2
     """The standard deviation of ln sigma."""
     prob_length: Positive = 1.0
-    """L, the share of the distribution of noise levels that is used, counted from the lowest. With
-    more than 1, as in the published sampler for CelebA-HQ, times above 1 / L have no level."""
+    """L in sigma(t) = F^-1(L t), where F is the log-normal distribution function of sigma. Below 1
+    only the lowest share L of the noise levels is used. Above 1, as in the published sampler for
+    CelebA-HQ, sigma is infinite at times of 1 / L and above."""
     truncate_sigma: NotNegative = 0.0
-    """Training draws no noise level below about this one: times below L F(truncate_sigma) become
-    that time."""
+    """Training draws no noise level below about this one: a lower time is raised to L
+    F(truncate_sigma), where F is the log-normal distribution function of sigma. 0 turns this
+    off."""
 
     def drawn(self, uniform: Tensor) -> Tensor:
         if not self.truncate_sigma:

@@ -120,8 +120,8 @@ class SamplingLoop(Kind, ABC, family="sampler", home="overtone.samplers"):
         if estimate is None and hasattr(self, "sigmas"):
             return self if steps is None else self.with_steps(steps)
         raise ValueError(
-            f"a {type(self).__name__} is no solver of an ODE: it has no `sigmas`, the noise levels"
-            " that it visits, or takes no other estimate"
+            f"a {type(self).__name__} is not a solver of an ODE: it has no `sigmas`, the noise"
+            " levels that it visits, or takes no other estimate"
         )
 
     def check_process(self, process: Process) -> None:

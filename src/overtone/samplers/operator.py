@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OperatorSampler(SamplingLoop, kind="OperatorSampler"):
-    """DSNO's: all states of a trajectory by one evaluation of a `SolutionOperator`."""
+    """DSNO's sampler: all states of a trajectory by one evaluation of a `SolutionOperator` (Zheng
+    et al. 2022, arXiv 2211.13449)."""
 
     levels: tuple[LevelOrZero, ...] = (80.0, 0.0)
     """The falling noise levels: first that of the start, then those of the trajectory's states,

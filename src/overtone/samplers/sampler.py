@@ -90,9 +90,16 @@ def budget_grid(
 
 @dataclass(frozen=True)
 class Sampler(SamplingLoop, kind="Sampler"):
-    """Settings of the sampling loop. The defaults are EDM's deterministic sampler for CIFAR-10.
+    """A solver, deterministic or stochastic. From x at sigma = s, a step to s' forms an estimate x~
+    of the clean image as `estimate` says, and goes to
 
-    A call takes the noisy start to a clean image; `path` yields every step.
+        x' = mean(x~, s') + gamma (x - mean(x~, s)) + eta s' noise,  gamma = sqrt(1 - eta^2) s' / s
+
+    (relay diffusion's equation 12, arXiv 2309.03350; without blur, and with eta 0, Euler's step of
+    EDM, arXiv 2206.00364). The defaults are EDM's deterministic sampler for CIFAR-10.
+
+    A call takes the noisy start to a clean image; `path` yields every step. Raises `ValueError` for
+    settings that do not fit together.
 
     Examples:
         >>> [round(sigma, 3) for sigma in Sampler(num_steps=5).sigmas]
@@ -117,18 +124,21 @@ class Sampler(SamplingLoop, kind="Sampler"):
     """The noise levels themselves, num_steps of them, falling (`budget_grid` makes some). If they
     are not given, they follow from num_steps, sigma_min, sigma_max, rho and truncation_sigma."""
     estimate: EstimateKind = "averaged_slopes"
-    """How the estimate of a step is formed. averaged_slopes (heun) is EDM's; averaged_estimates is
-    Heun's method of second order under blur; single (ddim, euler) takes one evaluation; two_step
-    (dpmpp_2m) and three_step are multistep; weighted combines estimates by `earlier`."""
+    """The solver, by how it forms the estimate of a step. averaged_slopes (heun) is EDM's, of
+    second order, with 2 evaluations a step; single (ddim, euler) is of first order, with 1;
+    two_step (dpmpp_2m) and three_step are multistep, with 1; averaged_estimates is Heun's method of
+    second order under blur, with 2; weighted takes the weights in `earlier`, with 1."""
     earlier: tuple[Weight, ...] = ()
-    """The weights of earlier estimates where the estimate is weighted: none for the first step, one
-    for the second, two for the third, that of the latest estimate first."""
+    """The weights of earlier estimates in one list, where the estimate is weighted. Step n,
+    counted from 0, takes n of them, that of the latest estimate first, so that N steps take N
+    (N - 1) / 2."""
     epsilon_scale: Positive = 1.0
     """Divide the noise that the network predicts by this number, against exposure bias (Ning et al.
     2023, arXiv 2308.15321). 1 leaves it as it is."""
     eta: Share = 0.0
-    """The standard deviation of the noise that is drawn anew at every step, as a share of the next
-    noise level, in [0, 1]. 0 makes the sampler deterministic."""
+    """The standard deviation of the noise that is drawn anew in every step, as a share of the next
+    noise level, in [0, 1]. 0 makes the sampler deterministic, and 1 replaces all noise (it is not
+    DDIM's eta)."""
     S_churn: NotNegative = 0.0
     """The amount of EDM's stochasticity, which adds noise before each step. 0 adds none, and is the
     only choice under a process that blurs."""
@@ -307,7 +317,8 @@ class Sampler(SamplingLoop, kind="Sampler"):
         sigma_next: float,
         source: NoiseSource,
     ) -> Tensor:
-        """The step formula: from x at sigma to sigma_next, given the estimate x_0."""
+        """The step from x at sigma to sigma_next, given the estimate x_0: equation 12 of relay
+        diffusion (arXiv 2309.03350), which the class's docstring shows."""
         x_next = process.reverse(x, x_0, sigma, sigma_next, self.gamma(sigma, sigma_next))
         if self.eta and sigma_next:
             x_next.add_(process.noise(x, source), alpha=self.eta * sigma_next)

@@ -87,9 +87,14 @@ class SchedulerSampler(SamplingLoop):
             "KDPM2AncestralDiscreteScheduler",
             "DPMSolverSDEScheduler",
         ):
-            raise OvertoneError(f"{name} hides the noise levels of its half steps: use Heun's.")
+            raise OvertoneError(
+                f"{name} does not show the noise levels of its half steps: use"
+                " HeunDiscreteScheduler."
+            )
         if is_a(self.scheduler, "FlowMatchHeunDiscreteScheduler", "ScoreSdeVeScheduler"):
-            raise OvertoneError(f"the steps of {name} can't be taken here: use Overtone's sampler.")
+            raise OvertoneError(
+                f"{name} is not supported: use another scheduler, or Overtone's sampler."
+            )
         preconditioning_of(self.scheduler)
         if self.sigma_max is not None and not (self.is_flow and 0 < self.sigma_max < math.inf):
             raise ValueError(

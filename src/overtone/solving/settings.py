@@ -44,7 +44,8 @@ class FitSettings:
     """The scale of guidance that the samplers are fitted under. If left out, it is the model's
     own."""
     guidance_interval: tuple[LevelOrZero, LevelOrInfinity] | None = None
-    """The lowest and the highest sigma at which guidance acts."""
+    """The lowest and the highest sigma at which guidance acts. If left out, they are the model's
+    own."""
     guidance_high_scale: Finite | None = None
     """The scale of guidance for high frequencies. If left out, it is --guidance-scale, or the
     model's own where that is left out too."""
@@ -55,14 +56,15 @@ class FitSettings:
     iterations: Annotated[int, within(0, 100_000)] = 250
     """The iterations of Adam for each number of evaluations. 0 keeps the best of the grid."""
     batch_size: Batch = 64
-    """The number of images in an iteration, and at a time elsewhere."""
+    """The number of images in each iteration of Adam, and in each forward pass of the search."""
     trials: Count = 150
-    """The most settings of the grid that are tried for each number of evaluations."""
+    """The largest number of settings that the grid search tries for each number of evaluations."""
     weights: bool = True
-    """Fit the weights of earlier estimates as well; with the current estimate's they sum to one.
-    Without them the best multistep form of the grid is kept."""
+    """Fit the coefficients of the multistep solver as well, which weight the current and the
+    earlier estimates and sum to 1. If switched off, the best multistep solver of the grid is
+    kept."""
     epsilon_scale: bool = False
-    """Fit the epsilon scale as well."""
+    """Fit epsilon_scale as well, the number that the predicted noise is divided by."""
     way: Way = "auto"
     """The gradient: whole (backpropagation through the sampler), checkpointed (step by step),
     differences (finite differences of the error), or auto, the first that fits into memory."""

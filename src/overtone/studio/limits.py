@@ -20,24 +20,26 @@ def is_session(name: Any) -> bool:
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that one request may cost, and all together may hold."""
+    """The limits of one request, and of all requests together."""
 
     images: Count = 64
-    """The most images of a request."""
+    """The largest number of images in a request."""
     pixels: Count = 2**22
-    """The most pixels of a request's images together, and of a picture that is uploaded."""
+    """The largest number of pixels of all images of a request together, and of a picture that is
+    uploaded."""
     evaluations: Count = 256
-    """The most function evaluations of an image."""
+    """The largest number of function evaluations per image."""
     seconds: Positive = 120.0
-    """The most seconds that an answer takes. What is on the page by then stays."""
+    """The longest time that an answer takes, in seconds. What is on the page by then stays."""
     upload: Count = 2**23
-    """The most bytes of an uploaded file."""
+    """The largest size of an uploaded file, in bytes."""
     waiting: Count = 256
-    """The most requests that wait for their turn. One is computed at a time."""
+    """The largest number of requests that wait for their turn. One is computed at a time."""
     loaded: Count = 3
-    """The most models that are in memory at a time."""
+    """The largest number of models that are in memory at a time."""
     disk: Count = 2**28
-    """The most bytes that the pictures of all visitors take on the disk. The oldest are removed."""
+    """The largest size of the pictures of all visitors on the disk, in bytes. The oldest are
+    removed."""
 
     def __post_init__(self) -> None:
         check_fields(self)

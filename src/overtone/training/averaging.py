@@ -82,7 +82,9 @@ def averaged(
     made of what it has written, and for runs whose models are no pipelines of one network.
     """
     if not is_run(run) or not checkpoints_of(run):
-        raise OvertoneError(f"{run} is no run with a checkpoint: name one that trained a network.")
+        raise OvertoneError(
+            f"{run} is not a run with a checkpoint: name one that trained a network."
+        )
     pipe = open_checkpoint(run, "last", _opened)
     last = int(pipe.training.get("images seen", 0))
     images = last if images is None else images

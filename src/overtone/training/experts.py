@@ -101,7 +101,7 @@ def train_experts(
     if among.any(bool(failed)):  # which waits for the others
         said = "; ".join(failed) or "one of another process"
         raise OvertoneError(
-            f"not all experts were trained ({said}). Mend that and give the same command again: it"
+            f"not all experts were trained ({said}). Fix that and give the same command again: it"
             " goes on where they stopped."
         )
     return finished_experts(run, recipe)

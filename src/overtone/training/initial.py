@@ -72,13 +72,15 @@ class Copied:
         """The table, a line each."""
         lines = [
             f"{self.source}: {counted(len(self.whole), 'tensor')} copied, {len(self.partly)} in"
-            f" part, {len(self.anew)} begun anew: {self.share:.1%} of the parameters are those of"
-            f" {self.source}"
+            f" part, {len(self.anew)} begun at random: {self.share:.1%} of the parameters are those"
+            f" of {self.source}"
         ]
         lines += [f"  in part    {name}: {why}" for name, why in self.partly.items()]
-        lines += [f"  begun anew {name}: {why}" for name, why in list(self.anew.items())[:SHOWN]]
+        lines += [
+            f"  begun at random {name}: {why}" for name, why in list(self.anew.items())[:SHOWN]
+        ]
         if (more := len(self.anew) - SHOWN) > 0:
-            lines.append(f"  begun anew {counted(more, 'more tensor')}")
+            lines.append(f"  begun at random {counted(more, 'more tensor')}")
         if self.left:
             shown = ", ".join(self.left[:SHOWN]) + (", ..." if len(self.left) > SHOWN else "")
             many = counted(len(self.left), "tensor")

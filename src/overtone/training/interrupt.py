@@ -53,7 +53,7 @@ def asked_to_stop(trainer: Stoppable, *, show: bool = True) -> Iterator[None]:
 def _say(text: str) -> None:
     """A line from a signal's handler, which may interrupt a print; the terminal may be gone."""
     try:
-        os.write(2, f"\novertone: {text} Asked again, it stops at once.\n".encode())
+        os.write(2, f"\novertone: {text} A second signal stops it at once.\n".encode())
     except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):

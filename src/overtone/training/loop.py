@@ -324,8 +324,8 @@ class Trainer:
         before, now = self.progress.computed, self.computing.told(self.task.what)
         if before and before != now and self.show and self.processes.is_main:
             print(
-                f"going on with {now}, after {before}: rounding and the features that dropout drops"
-                " change, and nothing else",
+                f"The run is resumed with {now}, and was computed with {before} before. Only"
+                " rounding and the features that dropout drops differ.",
                 file=sys.stderr,
             )
         self.progress.computed = now

@@ -51,10 +51,10 @@ class DenoisingObjective(Objective):
 
         c_out(sigma)^-2 |D(x; sigma) - x_0|^2,   t ~ U(0, 1)
 
-    averaged over the image's values, c_out being that of the preconditioning `weighting`. Of the
-    denoiser's own it makes the loss the plain error of the network's output: EDM's weight is
-    (sigma^2 + s_d^2) / (sigma s_d)^2, that of a network which predicts the noise sigma^-2. Of a
-    discrete schedule its own steps are drawn.
+    averaged over the image's values, where c_out is that of the preconditioning `weighting`. With
+    the denoiser's own preconditioning, the loss is the plain error of the network's output. EDM's
+    weight is (sigma^2 + s_d^2) / (sigma s_d)^2, and that of a network which predicts the noise is
+    sigma^-2. If the schedule is discrete, t is one of its steps.
 
     `label_dropout` is the probability of training an image under the null class, which
     `num_classes` stands for; `mirror` flips half of the images; `augmentation` is the probability

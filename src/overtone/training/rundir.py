@@ -88,7 +88,7 @@ class RunDirectory:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             lock = self.path / LOCK_FILE
             if lock.exists() and not lock.is_file():
-                raise OvertoneError(f"{lock} is no file: remove it.")
+                raise OvertoneError(f"{lock} is not a file: remove it.")
             self._lock = FileLock(lock, timeout=0)
             self._lock.acquire()
         except Timeout:
@@ -222,7 +222,7 @@ class RunDirectory:
                 for one, why in bad.items():
                     aside = one.with_name(f"{one.name}.bad-{uuid.uuid4().hex[:8]}")
                     one.rename(aside)
-                    print(plain(f"{why}: put aside as {aside.name}"), file=sys.stderr)
+                    print(plain(f"{why}: renamed to {aside.name}"), file=sys.stderr)
                 return folder.name, ""
             bad[folder] = wrong
             if not skip_bad:

@@ -32,7 +32,7 @@ class Options:
     one pixel's query gives to all places, at several noise levels (DiffiT's figure). The model may
     be any of Overtone's with TMSA or self-attention."""
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A saved pipeline, a run's directory, or a repository of the Hub."""
     beside: str | None = None
     """A second model that is drawn beside the first, trained without TMSA, say. It gets the same

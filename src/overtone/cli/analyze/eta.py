@@ -30,7 +30,7 @@ class Options:
     drawn anew at every step, the number of function evaluations and the seeds being the same
     (RDM's table 3)."""
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A saved pipeline, a run's directory, or a repository of the Hub."""
     etas: tuple[Share, ...] = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8)
     """The values of eta, in [0, 1]. At 0 sampling is deterministic."""
@@ -57,7 +57,7 @@ def draw(options: Options) -> None:
     check_drawn(options.drawn)
     saved = getattr(saved_options([options.model]).sampler, "eta", None)
     if getattr(asked.opening.sampler, "eta", None) != saved:
-        raise OvertoneError("--sampler.eta: the values of this figure are --etas.")
+        raise OvertoneError("leave out --sampler.eta: --etas has the values of this figure.")
     pipe = asked.open(options.model)
     samplers = {eta: _with_eta(pipe, eta) for eta in etas}
     from overtone.pipelines.evaluations import expected_evaluations

@@ -24,7 +24,7 @@ class Options:
     """Draws the Fréchet distance of a model's images at several guidance scales, the same seeds at
     each (DiffiT's last figure)."""
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A saved pipeline, a run's directory, or a repository of the Hub."""
     scales: tuple[Finite, ...] = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
     """The guidance scales. At 1 there is no guidance."""
@@ -49,7 +49,7 @@ def asked(arguments: Sequence[str]) -> Options:
 def draw(options: Options) -> None:
     scales, asked = distinct(options.scales, "--scales"), options.sampling
     if asked.guidance_scale is not None:
-        raise OvertoneError("--guidance-scale: the scales of this figure are --scales.")
+        raise OvertoneError("leave out --guidance-scale: --scales has the scales of this figure.")
     check_drawn(options.drawn)
     pipe = asked.open(options.model)
     if asked.guide is None:

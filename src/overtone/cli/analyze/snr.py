@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -21,18 +22,20 @@ class Options:
     that of images of high resolution in white noise, in block noise (relay diffusion's figure 2),
     and in the mixture of both that a relay's second stage is trained with."""
 
-    data: tyro.conf.Positional[str]
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """A data set, named as for training."""
     resolution: Size = 64
     """The height and width of the high-resolution images."""
     factor: Size = 4
-    """How many times lower the low resolution is, which is the width of the noise's blocks too."""
+    """The factor between the two resolutions, which is the width of the noise's blocks in pixels
+    too. It is at least 2 and at most half of --resolution."""
     channels: Channels = 3
     """The number of channels of the images: 1 for grey, 3 for colour."""
     sigma: Level = 1.0
     """The noise level."""
     block_scale: NotNegative = RelayProcess.block_scale
-    """The mixture adds this much block noise to white noise of 1, as `RelayProcess` does."""
+    """The standard deviation of the block noise in the mixture, where that of the white noise
+    is 1."""
     images: Count = 1000
     """The number of images that are used at most, spread evenly over the data."""
     out: Path = Path("snr.png")
@@ -77,9 +80,10 @@ def draw(options: Options) -> None:
         sum(curves[name][1 : options.resolution // options.factor]) for name in curves
     )
     print(
-        f"{options.out}: at the same sigma the high resolution has {white / low:.1f} times the low"
-        f" one's ratio in its bands with white noise, {block / low:.1f} times with block noise,"
-        f" {mixture / low:.1f} times with the mixture of a relay"
+        f"{options.out}: at the same sigma, the signal-to-noise ratio of the high resolution in the"
+        f" low resolution's bands is {white / low:.1f} times that of the low resolution with white"
+        f" noise, {block / low:.1f} times with block noise, and {mixture / low:.1f} times with the"
+        " mixture of a relay"
     )
     storage.write_json(options.out.with_suffix(".json"), facts | curves)
     with storage.new_file(options.out) as file:

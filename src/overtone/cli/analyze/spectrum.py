@@ -30,7 +30,7 @@ class Options:
     """Draws the frequencies that images and features hold on the way from noise to image, for an
     Overtone or a diffusers model (MEME's figures 2, 3 and 6)."""
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A saved pipeline, a run's directory, a repository of the Hub, or a diffusers pipeline of a
     U-Net or DiT."""
     beside: str | None = None
@@ -84,7 +84,10 @@ def _spectra(options: Options, pipe: Pipeline, seeds: Sequence[int]) -> Spectra:
     path = states_of(pipe, seeds, options.model)
     states = path.states[1:]  # at the start there is only noise
     if not states:
-        raise OvertoneError(f"{options.model} samples in one step: there is no way to look at.")
+        raise OvertoneError(
+            f"{options.model} samples in one step, so that there are no noise levels to show."
+            " Give more steps, --sampler.num-steps."
+        )
     count = min(STEPS, len(states)) if options.steps is None else options.steps
     denoiser: Any = pipe.denoiser
     chosen = [states[at] for at in spread(states, count, "--steps")]

@@ -34,7 +34,7 @@ class Options:
     network calls for one image, those of guidance included. Each split takes --evaluations, or the
     next lower number that whole steps of both samplers add up to."""
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """The second stage of a relay, saved with its first: a pipeline, a run's directory, or a
     repository of the Hub."""
     shares: tuple[Share, ...] = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
@@ -87,7 +87,8 @@ def draw(options: Options) -> None:
         raise OvertoneError(f"--evaluations must be from 2 to {MOST:,}, not {total}.")
     if asked.steps is not None or asked.opening.first_stage.steps is not None:
         raise OvertoneError(
-            "--steps, --first-stage.steps: this figure divides the steps itself: leave them out."
+            "leave out --steps and --first-stage.steps: this figure chooses the steps of both"
+            " stages."
         )
     pipe = asked.open(options.model)
     first = pipe.start.pipeline

@@ -24,7 +24,7 @@ class Options:
     model, the power spectrum of its trajectories over time, which tells how many modes and times an
     operator needs (DSNO's figures)."""
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """An operator, or a model that may become a teacher: a saved pipeline, a run's directory, a
     repository of the Hub, or a diffusers pipeline of a U-Net or DiT."""
     teacher: str | None = None
@@ -76,7 +76,7 @@ def _over_time(options: Options, pipe: Any, seeds: list[int]) -> None:
         raise OvertoneError(f"--times is at least 2, not {options.times}.")
     if options.steps is not None:
         raise OvertoneError(
-            "--steps is for operators: --times is the number of a solver's steps here."
+            "--steps is for operators only: use --times here, the number of the solver's steps."
         )
     name = public_name(options.model)
     teacher = teacher_of(pipe, name, options.solver, None, options.guidance_scale)
@@ -115,7 +115,10 @@ def _beside_solver(options: Options, pipe: Any, seeds: list[int]) -> None:
     both = compared(pipe, teacher, seeds)
     facts: dict[str, Any] = {"model": public_name(options.model), "seeds": options.seeds}
     facts |= {"sigmas": both.sigmas, "relative_errors": both.errors}
-    print(f"{options.out}: the images are {both.errors[-1]:.1%} off the solver's")
+    print(
+        f"{options.out}: the relative error of the operator's images against the solver's is"
+        f" {both.errors[-1]:.1%}"
+    )
     storage.write_json(options.out.with_suffix(".json"), facts)
     shape = both.solver.shape[:2]
     solved, made = (

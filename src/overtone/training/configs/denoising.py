@@ -84,7 +84,7 @@ class DenoisingRecipe(Recipe, kind="denoising"):
     init: str = ""
     """The model whose weights training begins with, where they fit: a pipeline, a run, one of its
     checkpoints, a diffusers pipeline or a file of published weights. If left out, weights are
-    random; meme-images trains a trunk first."""
+    random."""
     class_conditional: bool = False
     """Train with the class labels of the data."""
     label_dropout: Share = 0.0
@@ -99,14 +99,15 @@ class DenoisingRecipe(Recipe, kind="denoising"):
     background: str = "white"
     """The colour that transparent pictures are laid on: a name, such as black, or #rrggbb."""
     crop: Crop = "fit"
-    """What of a picture becomes the image. square: the square in its middle; fit: the largest part
-    in its middle that has the proportions of the network's images; none: nothing is cut off, and
-    pictures of other proportions are refused."""
+    """How a picture is cropped. fit keeps the largest part in its middle that has the proportions
+    of the network's images; square keeps the square in its middle; none crops nothing, and pictures
+    of other proportions are refused."""
     grey: bool = False
     """Read colour pictures as grey where the network makes grey images, instead of stopping."""
     held_out_share: Share = HELD_OUT_SHARE
-    """The share of the images, at most 2,000 of them, that is not trained on where the data have no
-    test split: the held-out loss is measured on it. 0 trains on all images."""
+    """The share of the images that is not trained on where the data have no test split, so that the
+    held-out loss can be measured on it. It is from 0 to 1, and no more than 2,000 images are taken.
+    0 trains on all images."""
     preconditioning: Preconditioning = field(default_factory=EDMPreconditioning)
     """How the network becomes a denoiser: by EDM's preconditioning, or by a VP, VE or flow
     network's."""
@@ -116,8 +117,8 @@ class DenoisingRecipe(Recipe, kind="denoising"):
     """What an image becomes at a noise level: the image with white noise, or a relay's blurred
     patches with block noise."""
     first: str = ""
-    """The first stage that is saved with a relay's second stage: a model, or the run of a
-    recipe."""
+    """The first stage that is saved with a relay's second stage: a model, or the run of a recipe.
+    If left out, none is saved."""
     weighting: Annotated[Preconditioning | None, tyro.conf.Suppress] = None
     """The preconditioning whose c_out^-2 weights the loss over noise levels. If it is not given, it
     is the recipe's own, under which the loss is the plain error of the network's output."""
@@ -130,7 +131,7 @@ class DenoisingRecipe(Recipe, kind="denoising"):
     is trained for all of them."""
     vae: str = ""
     """Train on the latents of this VAE: a directory, the run of a VAE's recipe, or a repository of
-    the Hub. If it is not given, the model is trained on pixels; latent-images trains a VAE."""
+    the Hub. If left out, the model is trained on pixels."""
     scaling_factor: Positive | None = None
     """The scaling factor of the VAE's latents, where its config.json has none."""
     encoded_images: Count | None = None

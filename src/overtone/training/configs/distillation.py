@@ -63,8 +63,8 @@ class DistillationRecipe(Recipe, kind="distillation"):
     """How the times of the states are spaced: evenly (uniform), or crowded towards the image
     (quad)."""
     times: tuple[Time, ...] = ()
-    """The times of the states themselves, instead of num_times and spacing: t in [0, 1] of the
-    log-SNR cosine schedule, falling to 0."""
+    """The times of the states, instead of --num-times and --spacing: falling values t of the
+    log-SNR cosine schedule. Each is at least 0 and below 1, and the last is 0."""
     solver: Solver = "own"
     """The solver of the teacher's trajectories: its own sampler (own), or another estimate at its
     noise levels, such as heun, ddim or dpmpp_2m."""

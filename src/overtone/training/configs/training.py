@@ -84,8 +84,9 @@ class Training:
     ema_rampup_ratio: Positive | None = 0.05
     """The EMA half-life is at most this share of the images seen so far. None removes the limit."""
     ema_lengths: tuple[Length, ...] = ()
-    """The lengths (sigma_rel) of power-function averages, as in EDM2. Their snapshots are saved, so
-    that averages of any length can be made afterwards (overtone ema); 0.05 and 0.1 are usual."""
+    """The relative lengths (sigma_rel) of the power-function EMAs that are kept, as shares of the
+    images seen (EDM2, arXiv 2312.02696). EMAs of other lengths can be made from their snapshots
+    after training (overtone ema). 0.05 and 0.1 are usual."""
     precision: Precision = "auto"
     """The precision of the computation: bf16, fp32, or bf16 where the hardware has matrix units for
     it (auto)."""
@@ -93,9 +94,9 @@ class Training:
     """Compile the network by torch.compile: --compile, or --compile False. If left out, it is
     compiled on a GPU, if there is a compiler."""
     deterministic: bool = False
-    """Choose the same algorithms in every run, so that a run that was interrupted ends with the
-    same bits on a GPU too. If left out, cuDNN chooses the fastest ones by trying them, and bits
-    differ by rounding from run to run. On a CPU they never do."""
+    """Use deterministic algorithms, so that a run that was interrupted ends with the same bits on a
+    GPU too. If left out, cuDNN picks the fastest algorithms by trial, and results differ by
+    rounding from run to run. On a CPU they are the same either way."""
     gradient_checkpointing: bool = False
     """Compute transformer blocks twice instead of keeping their features, which needs less
     memory."""
@@ -129,7 +130,9 @@ class Reporting:
     """The number of images between two checkpoints. Each checkpoint comes with a grid of samples
     and the held-out loss."""
     held_out_images: Count = 1024
-    """The number of draws of held-out images that the loss is averaged over."""
+    """The number of noisy held-out images that the held-out loss is averaged over, rounded down
+    to whole batches. The images, their noise levels and their noise are the same at every
+    checkpoint."""
     scored_images: Whole = 0
     """The number of seeds whose images are scored at each checkpoint; 0 scores none."""
     scores: tuple[str, ...] = ("frechet", "precision-recall", "class-accuracy")
@@ -141,11 +144,12 @@ class Reporting:
     """The share of the run's time that scores may take. The first is always computed; later ones
     wait until the run has lasted long enough."""
     snapshot_images: Count | None = None
-    """Images between two times at which the averages of power functions are written down, in half
-    precision; a 32nd of the run if left out."""
+    """The number of images between two snapshots of the power-function EMAs, which are saved in
+    half precision. If left out, it is 1/32 of the run."""
     best: str = BEST_BY_LOSS
-    """What the best checkpoint is chosen by: loss, the averaged model's loss on held-out images, or
-    a number among the scores of a checkpoint, such as frechet-distance or class-accuracy."""
+    """How the best checkpoint is chosen: by loss, which is the held-out loss of the EMA weights, or
+    by a score of the checkpoints, such as frechet-distance or class-accuracy, which needs
+    --scored-images."""
     keep: Count = 2
     """The number of checkpoints that are kept besides the best."""
     workers: Workers | None = None

@@ -41,17 +41,18 @@ class VAERecipe(Recipe, kind="vae"):
     background: str = "white"
     """The colour that transparent pictures are laid on: a name, such as black, or #rrggbb."""
     crop: Crop = "fit"
-    """What of a picture becomes the image. square: the square in its middle; fit: the largest part
-    in its middle that has the proportions of the network's images; none: nothing is cut off, and
-    pictures of other proportions are refused."""
+    """How a picture is cropped. fit keeps the largest part in its middle that has the proportions
+    of the network's images; square keeps the square in its middle; none crops nothing, and pictures
+    of other proportions are refused."""
     grey: bool = False
     """Read colour pictures as grey where the network makes grey images, instead of stopping."""
     held_out_share: Share = HELD_OUT_SHARE
-    """The share of the images, at most 2,000 of them, that is not trained on where the data have no
-    test split: the held-out loss is measured on it. 0 trains on all images."""
+    """The share of the images that is not trained on where the data have no test split, so that the
+    held-out loss can be measured on it. It is from 0 to 1, and no more than 2,000 images are taken.
+    0 trains on all images."""
     kl_weight: NotNegative = 1e-6
-    """The weight of the latents' divergence from N(0, 1), summed over them, beside the error of the
-    pixels' values, averaged over them."""
+    """The weight of the KL divergence of the latents from N(0, 1), summed over their values, beside
+    the error of the pixels, averaged over theirs."""
     training: TrainingOptions = field(default_factory=Training)
     reporting: ReportingOptions = field(default_factory=Reporting)
 

@@ -1,4 +1,4 @@
-"""Frechet distance against images seen: every checkpoint of a run, evaluated on the same seeds.
+"""Fréchet distance against images seen: every checkpoint of a run, evaluated on the same seeds.
 
     python examples/checkpoint_curve.py runs/diffit-fashion-mnist --out curve
 

@@ -106,7 +106,7 @@ A zip whose labels leave one out
     dataset.json has no label for b.png: add it, or remove the image
 A zip whose labels are no classes
     overtone train diffit-cifar10 --data {place}/vectors.zip
-    the label of a.png is [0.5, 0.5], not a class number
+    the label of a.png is [0.5, 0.5], not a class label
 A data set that the Hub does not know, or no network
     overtone train diffit-cifar10 --data hf:nobody/nothing
     hf:nobody/nothing can't be opened

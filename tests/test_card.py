@@ -142,7 +142,7 @@ def test_the_command_writes_licence_scores_and_samples_with_their_receipt(
     assert "| Fréchet distance | 0.0123 (95 %: 0.009 to 0.017) | 500 images, 1,500 real images" in (
         text
     )
-    assert "70 evaluations an image, guidance scale 1.5" in text
+    assert "70 evaluations per image, guidance scale 1.5" in text
     assert "| class accuracy | 99.4% |" in text
     main(["replay", str(out / "samples.png"), "--seed", "4", "--model", str(out)])
     assert "the very same image" in capsys.readouterr().out

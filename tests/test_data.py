@@ -293,7 +293,7 @@ def test_zips_that_are_no_data_are_refused(tmp_path):
     with pytest.raises(OvertoneError, match=r"no label for 00000/b\.png"):
         open_data(edm_zip(tmp_path / "b.zip", [["00000/a.png", 1]]), 8, 3)
     labels = [["00000/a.png", 1], ["00000/b.png", [0.2, 0.8]], ["00001/c.png", 0]]
-    with pytest.raises(OvertoneError, match=r"b\.png is \[0\.2, 0\.8\], not a class number"):
+    with pytest.raises(OvertoneError, match=r"b\.png is \[0\.2, 0\.8\], not a class label"):
         open_data(edm_zip(tmp_path / "c.zip", labels), 8, 3)
     with pytest.raises(OvertoneError, match="is not of the form"):
         open_data(edm_zip(tmp_path / "d.zip", {"a": 1}), 8, 3)

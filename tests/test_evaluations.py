@@ -446,7 +446,7 @@ def test_a_sampler_without_a_choice_comes_back_as_it_is_or_does_not_fit():
     request = Request([0])
     pipe = a_pipe(Sampler(2, levels=(9.0, 0.5)))
     assert evaluations_of(pipe, request_within(pipe, request, 3)) == 3
-    with pytest.raises(OvertoneError, match="2 function evaluations an image: this model takes 3"):
+    with pytest.raises(OvertoneError, match="2 function evaluations per image: this model takes 3"):
         request_within(pipe, request, 2)
     assert evaluations_of(operator(), request_within(operator(), request, 9)) == 1
     with pytest.raises(OvertoneError, match="takes 6 or more, 5 of them for its first stage"):

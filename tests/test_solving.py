@@ -478,7 +478,7 @@ def test_a_second_stage_that_goes_on_from_pictures_is_fitted_by_itself():
     [
         (AncestralSampler(), {}, "draws noise on the way"),
         (Sampler(eta=0.2), {}, "draws noise on the way"),
-        (Sampler(5), {"evaluations": (9,)}, "takes 9 function evaluations an image: a fit is for"),
+        (Sampler(5), {"evaluations": (9,)}, "takes 9 function evaluations per image: a fit is for"),
         (Sampler(5), {"evaluations": (1,), "guidance_scale": 2.0}, "1 are too few"),
     ],
 )

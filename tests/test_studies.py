@@ -149,7 +149,7 @@ def test_tables_of_attention_have_differences_with_intervals(tmp_path, monkeypat
 
 
 def test_entries_take_about_the_same_training():
-    """Multiply-adds of training, a pass of three evaluations an image."""
+    """Multiply-adds of training, a pass of three evaluations per image."""
     from overtone.networks import ADMConfig
     from overtone.networks.network import multiply_adds
 

@@ -121,7 +121,9 @@ def test_a_wish_becomes_a_request(pipes):
     with pytest.raises(OvertoneError, match="4 at most"):
         Wish(0, 5).request(pipes["EDM"], few)
     slow = dataclasses.replace(LIMITS, evaluations=8)
-    with pytest.raises(OvertoneError, match="17 function evaluations an image, and 8 are the most"):
+    with pytest.raises(
+        OvertoneError, match="17 function evaluations per image, and 8 are the most"
+    ):
         Wish(0, 1).request(pipes["EDM"], slow)
 
 

@@ -54,6 +54,47 @@ def test_every_text_of_a_setting_is_a_sentence():
     assert [name for name, text in found.items() if not is_sentence(text)] == []
 
 
+SYNONYMS = {
+    "as loud as": "as large as",
+    "averages of power functions": "power-function EMAs",
+    "class number": "class label",
+    "evaluations an image": "function evaluations per image",
+    "forward calls": "function evaluations",
+    "Frechet distance": "Fréchet distance",
+    "fresh noise": "noise that is drawn anew, eta",
+    "goes on with a run": "resumes a run",
+    "learning speed": "learning rate",
+    "made ones": "generated images",
+    "mean of the weights": "EMA",
+    "moving mean": "moving average",
+    "network calls": "function evaluations",
+    "noise amount": "noise level",
+    "noise strength": "noise level",
+    "put aside": "held out",
+    "recognised share": "class accuracy",
+    "share recognised": "class accuracy",
+    "taken in turn": "one after another",
+    "the made images": "generated images",
+    "what stands around": "what it is",
+}
+"""Words that Overtone once had beside a term of the field, and the term."""
+ROOT = SOURCE.parent.parent
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+
+
+@pytest.mark.parametrize("synonym", SYNONYMS)
+def test_a_thing_has_the_name_that_the_field_gives_it(synonym):
+    """In code, help, messages and pages; the log tells what was said at the time."""
+    files = [*SOURCE.rglob("*.py"), *(page for page in PAGES if page.name != "log.md")]
+    assert len(files) > 250
+    found = [
+        file.name
+        for file in files
+        if synonym.lower() in " ".join(file.read_text(encoding="utf-8").lower().split())
+    ]
+    assert found == [], f"say: {SYNONYMS[synonym]}"
+
+
 def test_commands_and_recipes_are_told_in_sentences():
     assert [text for text in COMMANDS.values() if not is_sentence(text)] == []
     for name in COMMANDS:
@@ -87,7 +128,7 @@ def test_help_tells_the_ranges_of_numbers():
     from overtone.cli.options import _unbroken
     from overtone.denoisers.guidance import GuidanceSettings
     from overtone.networks.configs.adm import ADMConfig
-    from overtone.ranges import above, at_least, below, within
+    from overtone.ranges import FINITE, above, at_least, below, within
     from overtone.samplers.sampler import Sampler
     from overtone.training.configs.training import Training
 
@@ -96,8 +137,9 @@ def test_help_tells_the_ranges_of_numbers():
         (above(0), "above 0"),
         (above(0, 1000), "above 0 and at most 1,000"),
         (below(1), "at least 0 and below 1"),
-        (at_least(0), ""),
-        (within(1, 10**15), ""),
+        (at_least(0), "at least 0"),
+        (within(1, 10**15), "at least 1"),
+        (FINITE, ""),
     ):
         assert limits.words == words
     assert _unbroken(ADMConfig)["dropout"].endswith("in training. It is at least 0 and below 1.")

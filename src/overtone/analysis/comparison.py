@@ -160,7 +160,7 @@ def compared_models(
     Arguments:
         request_of: what each is asked for; the same seeds and classes for all.
         stream: a pipeline's images of a request, batch by batch: this process's share.
-        budgets: function evaluations an image, each kept as `Request.evaluations` says; if left
+        budgets: function evaluations per image, each kept as `Request.evaluations` says; if left
             out, each model's own settings.
         told: called with each entry as soon as it is there.
 
@@ -251,7 +251,7 @@ def compare(
             list of what it opens. The others are compared with the first.
         data: the real images; if left out, the data that the first model was trained on.
         seeds, class_labels, guidance_scale, guidance_interval, batch_size: as for a pipeline.
-        evaluations: function evaluations an image that each model is given: the sampler that was
+        evaluations: function evaluations per image that each model is given: the sampler that was
             fitted for as many, or its own with as many steps as they allow, which is said. If left
             out, each model keeps its own settings.
         scores, extractor, real_images, replicates: as for `overtone evaluate`.

@@ -53,7 +53,7 @@ def _scored(axes: Any, entries: Sequence[dict[str, Any]], name: str) -> None:
 def distance_curve(
     images: Sequence[int], distances: Sequence[float], real: float, path: Path
 ) -> None:
-    """Frechet distance against images seen; `real` is that between two halves of the data."""
+    """Fréchet distance against images seen; `real` is that between two halves of the data."""
     figure, (axes,) = _over_images("Fréchet distance")
     axes.plot(images, distances, "o-", color="C3", label="samples")
     axes.axhline(real, color="0.6", linestyle=":", label="two halves of the real images")

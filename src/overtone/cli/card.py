@@ -125,7 +125,7 @@ def _measured(report: dict[str, Any]) -> str:
         _counted(report.get("images"), "images"),
         _counted(report.get("real_images"), f"real images{of}"),
         f"features of {report['extractor']}" if report.get("extractor") else "",
-        _counted(made.get("evaluations"), "evaluations an image"),
+        _counted(made.get("evaluations"), "evaluations per image"),
         f"guidance scale {scale}" if scale not in (None, 1.0) else "",
     ]
     return ", ".join(part for part in parts if part)

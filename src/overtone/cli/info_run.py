@@ -23,7 +23,7 @@ from overtone.training.progress import Progress
 from overtone.training.recipes import command_of
 
 GOES_ON = "goes on with"
-"""what the command that goes on with a run is told under"""
+"""what the command that resumes a run is told under"""
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 48
 """characters of a curve"""
@@ -125,7 +125,7 @@ def _scores(log: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _command(folder: Path, progress: Progress, plan: dict[str, Any]) -> str:
-    """The command that goes on with a run: to its end, or beyond it."""
+    """The command that resumes a run: to its end, or beyond it."""
     place, total = shlex.quote(str(folder)), plan.get("total_images")
     command = f"overtone {command_of(folder)} {place}"
     if isinstance(total, int) and progress.images < total:

@@ -33,7 +33,7 @@ def open_published(file: Path) -> Pipeline:
         except OvertoneError as error:
             reasons.append(f"as {name}: {str(error).rstrip('.')}")
     raise OvertoneError(
-        f"the model in {file} was not recognised ({'; '.join(reasons)}). DSNO's checkpoints do"
+        f"the model in {file} was not identified ({'; '.join(reasons)}). DSNO's checkpoints do"
         " not hold their settings: `overtone convert` takes both."
     )
 

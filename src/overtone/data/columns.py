@@ -23,7 +23,7 @@ CALLED = ("label", "class", "cls", "categor", "target")
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a column, and how a cell becomes a class number."""
+    """The classes of a column, and how a cell becomes a class label."""
 
     names: Sequence[str]
     number: Callable[[Any], int]
@@ -116,7 +116,7 @@ def classes_of(name: str, column: str, tables: Iterable[Any], limit: int | None)
     """The classes in a column of the splits `tables`, numbered alike in all of them; in the first
     rows of each, where there is a limit.
 
-    Of `datasets.ClassLabel` they are its own; integers are class numbers; texts and bytes are
+    Of `datasets.ClassLabel` they are its own; integers are class labels; texts and bytes are
     names, numbered in their order. Raises `OvertoneError` for cells that are nothing of these.
     """
     tables = list(tables)

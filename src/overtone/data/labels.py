@@ -67,7 +67,7 @@ class Labels:
         """None where the file says that there are no labels"""
 
     def of(self, images: Iterable[str]) -> list[int] | None:
-        """The class numbers of images by their names below the root; None where there are none."""
+        """The class labels of images by their names below the root; None where there are none."""
         if self.known is None:
             return None
         return [self._number(image.removeprefix(self.above)) for image in images]
@@ -81,7 +81,7 @@ class Labels:
         label = self.known[name]
         if type(label) is not int or label < 0:
             raise OvertoneError(
-                f"{self.place}: the label of {name} is {reprlib.repr(label)}, not a class number:"
+                f"{self.place}: the label of {name} is {reprlib.repr(label)}, not a class label:"
                 " write one, from 0 on."
             )
         if label >= MOST_CLASSES:

@@ -189,7 +189,7 @@ class FourierFeatures(nn.Module):
 class ClassEmbedding(nn.Module):
     """A learned vector for each class; for the null class num_classes zero, or learned as well.
 
-    Their values start at N(0, 1), as loud as what they are added to: where they start small they
+    Their values start at N(0, 1), as large as what they are added to: where they start small they
     stay small for long, and classes are learned late.
     """
 

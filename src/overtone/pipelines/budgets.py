@@ -55,7 +55,7 @@ class Budget:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     evaluations: Count
-    """The network calls that an image takes, guidance and a first stage included."""
+    """The function evaluations per image, guidance and a first stage included."""
     own: FittedSampler
     error: NotNegative
     """The root mean square distance of images in [-1, 1] to the converged ones, for other seeds

@@ -139,7 +139,7 @@ def request_within(pipe: Pipeline, request: Request, evaluations: float) -> Requ
         fewest = _expected_own(pipe, replace(request, steps=min(search.counts)))
     more = f", {first:g} of them for its first stage" if first else ""
     raise OvertoneError(
-        f"no number of steps fits into {evaluations:g} function evaluations an image: this model"
+        f"no number of steps fits into {evaluations:g} function evaluations per image: this model"
         f" takes {fewest + first:g} or more{more}: ask for as many."
     )
 

@@ -153,8 +153,8 @@ def check_fit(pipe: Pipeline, settings: FitSettings) -> None:
     for evaluations in settings.evaluations:
         if evaluations >= own:
             raise OvertoneError(
-                f"the model's own sampler takes {own:g} function evaluations an image: a fit is for"
-                f" fewer, and not for {evaluations}."
+                f"the model's own sampler takes {own:g} function evaluations per image: a fit is"
+                f" for fewer, and not for {evaluations}."
             )
 
 
@@ -283,8 +283,8 @@ class Fit:
         shares = {share for share in shares if evaluations - share >= steps[1]}
         if not shares:
             raise OvertoneError(
-                f"one step of each stage takes {sum(steps)} function evaluations an image, guidance"
-                f" included: {evaluations} are too few."
+                f"one step of each stage takes {sum(steps)} function evaluations per image,"
+                f" guidance included: {evaluations} are too few."
             )
         few = self.search.part(SPLIT_IMAGES)
 

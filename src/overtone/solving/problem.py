@@ -87,11 +87,11 @@ class Problem:
         return self.pipe.denoiser_of(self.request)
 
     def calls_at(self, sigma: float) -> int:
-        """How many network calls an image takes at a noise level."""
+        """The number of function evaluations per image at a noise level."""
         return self.denoiser.calls_at(sigma)
 
     def calls_of(self, sampler: SamplingLoop) -> int:
-        """How many network calls an image takes."""
+        """The number of function evaluations per image."""
         levels = sampler.visited
         calls = sum(map(self.calls_at, levels))
         if sampler.asks_ahead:

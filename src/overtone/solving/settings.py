@@ -38,7 +38,7 @@ class FitSettings:
     """How samplers are fitted to a model."""
 
     evaluations: tuple[Annotated[int, within(1, 1000)], ...] = (4, 6, 8, 12)
-    """The numbers of function evaluations an image, guidance and a first stage included, that a
+    """The numbers of function evaluations per image, guidance and a first stage included, that a
     sampler is fitted for."""
     guidance_scale: Finite | None = None
     """The scale of guidance that the samplers are fitted under. If left out, it is the model's

@@ -82,7 +82,7 @@ def form(studio: Studio, *, count: int = 16) -> Form:
             low = gr.Textbox(label="Lowest sigma of guidance")
             high = gr.Textbox(label="Highest sigma of guidance")
         evaluations = gr.Textbox(
-            label="Function evaluations an image", info=f"1 to {limits.evaluations}."
+            label="Function evaluations per image", info=f"1 to {limits.evaluations}."
         )
     model.change(
         told(

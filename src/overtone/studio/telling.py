@@ -1,5 +1,5 @@
-"""What stands around every function that answers a visitor: its errors are sentences on the page
-and never tracebacks, and it has so many seconds."""
+"""Every function that answers a visitor is called through this: its errors are sentences on the
+page and never tracebacks, and it has so many seconds."""
 
 from __future__ import annotations
 

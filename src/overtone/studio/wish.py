@@ -70,7 +70,7 @@ class Wish:
         taken = evaluations_of(pipe, request)
         if taken > limits.evaluations:
             raise OvertoneError(
-                f"This takes {taken:g} function evaluations an image, and {limits.evaluations} are"
+                f"This takes {taken:g} function evaluations per image, and {limits.evaluations} are"
                 " the most here: ask for fewer."
             )
         return request

@@ -70,7 +70,7 @@ class Snapshot(NamedTuple):
 
 @dataclass(frozen=True)
 class Snapshots:
-    """The averages of power functions that a run has written down."""
+    """The snapshots of power-function EMAs that a run has saved."""
 
     run: Path
 

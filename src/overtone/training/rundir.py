@@ -181,7 +181,7 @@ class RunDirectory:
         """Load the newest checkpoint into all of them; counters at zero if there is none.
 
         Raises `OvertoneError`, naming the file, if the checkpoint is not as it was written. With
-        `skip_bad` the newest one that is goes on, and those behind it are put aside.
+        `skip_bad` the newest one that is goes on, and those behind it are renamed.
         """
         found = self._newest_whole(skip_bad)
         if found is None:
@@ -213,7 +213,7 @@ class RunDirectory:
 
     def _looked_for(self, skip_bad: bool) -> tuple[str | None, str]:
         """The name of the newest checkpoint that is as it was written, or else what is wrong. With
-        `skip_bad` those that are not are put aside, and said."""
+        `skip_bad` those that are not are renamed, and said."""
         folders = checkpoints_of(self.path)
         bad: dict[Path, str] = {}
         for folder in reversed(folders):

@@ -30,9 +30,9 @@ TOTAL, MOST = 48, 2000
 @dataclass(frozen=True)
 class Options:
     """Draws the Fréchet distance of a relay's images against the split of a fixed number of
-    function evaluations between its first and its second stage (RDM's figure 5). Evaluations are
-    network calls for one image, those of guidance included. Each split takes --evaluations, or the
-    next lower number that whole steps of both samplers add up to."""
+    function evaluations between its first and its second stage (RDM's figure 5). The number is per
+    image, guidance included. Each split takes --evaluations, or the next lower number that whole
+    steps of both samplers add up to."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """The second stage of a relay, saved with its first: a pipeline, a run's directory, or a
@@ -52,7 +52,7 @@ class Options:
 
 
 class Split(NamedTuple):
-    """The steps of both stages, and the network calls that they cost."""
+    """The steps of both stages, and the function evaluations that they take."""
 
     first_steps: int
     second_steps: int
@@ -66,7 +66,7 @@ class Split(NamedTuple):
 
 
 Cost = Callable[[int], int | None]
-"""a number of steps -> network calls; None for fewer steps than there can be"""
+"""a number of steps -> function evaluations; None for fewer steps than there can be"""
 
 
 def asked(arguments: Sequence[str]) -> Options:

@@ -27,7 +27,7 @@ TrackerName = Literal["tensorboard", "wandb"]
 BEST_BY_LOSS = "loss"
 
 SNAPSHOTS = 32
-"""times that averages of power functions are written down, by default"""
+"""snapshots of the power-function EMAs, by default"""
 ROUNDING = ("micro_batch", "precision", "compile", "deterministic", "gradient_checkpointing")
 """settings that change how numbers are rounded, and what dropout drops: they may change when a run
 goes on"""

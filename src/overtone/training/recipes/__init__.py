@@ -130,7 +130,7 @@ def run_named(name: str) -> Path | None:
 
 
 def command_of(run: Path) -> str:
-    """The command that goes on with a run: `train`, or that of its recipe's own kind."""
+    """The command that resumes a run: `train`, or that of its recipe's own kind."""
     try:
         return find_recipe(str(run)).command
     except OvertoneError:  # of a kind that is not imported here

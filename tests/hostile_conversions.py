@@ -381,7 +381,7 @@ DSNO = {
     "a text for widths": (dsno(), "the setting 'ch_mult'", yaml(ch_mult="12")),
     "a billion times": (dsno(), "from 1 to 1000 times", yaml(num_t=10**9)),
     "a billion modes": (dsno(), NOT_DSNO, yaml(num_modes=10**9)),
-    "settings that never come": (dsno(), "no regular file", pipe),
+    "settings that never come": (dsno(), "not a regular file", pipe),
 }
 CONVERSIONS = {("edm", key): case for key, case in EDM.items()}
 CONVERSIONS |= {("dsno", key): case for key, case in DSNO.items()}

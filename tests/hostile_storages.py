@@ -37,7 +37,7 @@ from pickle_parts import (
     zipped,
 )
 
-MANY = "no few integers|of many dimensions"
+MANY = "not a few integers|of many dimensions"
 BEYOND, LARGER = "beyond its storage", "more elements than its storage"
 NEGATIVE = "of negative size"
 LOAD = name("torch.storage", "_load_from_bytes")
@@ -78,17 +78,20 @@ TENSORS = {
         MANY,
     ),
     "17 dimensions": (both(tensor(size=(1,) * 17, stride=(1,) * 17)), MANY),
-    "half a row": (both(tensor(size=(1.5,))), "no few integers"),
+    "half a row": (both(tensor(size=(1.5,))), "not a few integers"),
     "a text as a size": (both(tensor(size=text("4"))), "list expected, str found"),
-    "texts in a size": (both(tensor(size=tuple_of(text("4")))), "no few integers"),
+    "texts in a size": (both(tensor(size=tuple_of(text("4")))), "not a few integers"),
     "a number as a size": (both(tensor(size=number(4))), "list expected, int found"),
     "a tensor as a size": (both(tensor(size=tensor())), "list expected, Tensor found"),
-    "a doubled tuple as a size": (both(tensor(size=doubled(60), stride=(1, 1))), "no few integers"),
-    "a deep tuple as a size": (both(tensor(size=deep(10**5))), "no few integers"),
-    "a list of itself as a size": (both(tensor(size=OF_ITSELF)), "no few integers"),
+    "a doubled tuple as a size": (
+        both(tensor(size=doubled(60), stride=(1, 1))),
+        "not a few integers",
+    ),
+    "a deep tuple as a size": (both(tensor(size=deep(10**5))), "not a few integers"),
+    "a list of itself as a size": (both(tensor(size=OF_ITSELF)), "not a few integers"),
     "truths as a size": (both(tensor(size=tuple_of(b"\x88"))), DAMAGED),
     "fewer strides": (both(tensor(size=(2, 2), stride=(1,))), "strides are not as many"),
-    "an offset that is a text": (both(tensor(offset=text("0"))), "no few integers"),
+    "an offset that is a text": (both(tensor(offset=text("0"))), "not a few integers"),
     "a size of 2^64": (both(tensor(size=(2**64,))), "more than memory can be"),
     "a size of 2000 bits": (both(tensor(size=(2**2000,))), "more than memory can be"),
     "a product of 2^128": (both(tensor(size=(2**62, 2**62, 4), stride=(0, 0, 0))), LARGER),
@@ -166,16 +169,16 @@ STORAGES = {
     "an identity cut short": (both(tuple_of(text("storage")) + b"Q"), DAMAGED),
     "an identity of a thousand": (
         both(tuple_of(text("storage") * 1000) + b"Q"),
-        DAMAGED + "|no storage's",
+        DAMAGED + "|not a storage's",
     ),
     "a doubled identity": (both(doubled(60) + b"Q"), DAMAGED),
     "another kind of identity": (
         both(tuple_of(text("file"), NONE, text("0"), NONE, number(4)) + b"Q"),
-        "no storage's",
+        "not a storage's",
     ),
     "a view of a storage": (
         former(tensor(storage(view=tuple_of(text("1"), number(0), number(4))))),
-        "no storage's",
+        "not a storage's",
     ),
     "a module that is a text": (
         former(tuple_of(text("module"), text("os"), text("x"), text("y")) + b"Q"),

@@ -175,7 +175,9 @@ def test_links_are_followed_and_end(tmp_path, name):
 def test_a_dangling_link_to_an_image_is_named(tmp_path):
     root = write_folder(tmp_path / "it", parsed("cat/0.png"))
     (root / "cat/1.png").symlink_to("gone.png")
-    with pytest.raises(OvertoneError, match=r"cat/1\.png can't be read \(.*No such file.*Mend or"):
+    with pytest.raises(
+        OvertoneError, match=r"cat/1\.png can't be read \(.*No such file.*Repair or"
+    ):
         open_data(str(root), 8, 1)
     data = open_data(str(root), 8, 1, skip_bad=True)
     assert (len(data), len(data.left_out)) == (1, 1)

@@ -207,7 +207,9 @@ def test_thousands_of_empty_files(tmp_path, count):
         (tmp_path / name).mkdir()
         for number in range(count):
             (tmp_path / name / f"{number}.png").touch()
-    with pytest.raises(OvertoneError, match=rf"{2 * count - 3:,} more like it\. Mend or") as caught:
+    with pytest.raises(
+        OvertoneError, match=rf"{2 * count - 3:,} more like it\. Repair or"
+    ) as caught:
         open_data(str(tmp_path), 8, 1)
     assert len(str(caught.value)) < 2000
 

@@ -58,11 +58,11 @@ def sparse(begin, end=b"", size=2**40):
 
 FILES = {
     "no file": (gone, "No such file"),
-    "a folder": (folder, "no regular file|Is a directory"),
-    "a pipe": (pipe, "no regular file"),
+    "a folder": (folder, "not a regular file|Is a directory"),
+    "a pipe": (pipe, "not a regular file"),
     "a link to itself": (circle, "Too many levels"),
-    "a device that never ends": (device, "no regular file"),
-    "a device that is empty": (silent, "no regular file"),
+    "a device that never ends": (device, "not a regular file"),
+    "a device that is empty": (silent, "not a regular file"),
     "a socket": (listening, "can't be read"),
     "a process's memory": (forbidden, DAMAGED + "|can't be read"),
     "a terabyte of nothing": (sparse(b""), DAMAGED),

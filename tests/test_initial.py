@@ -216,7 +216,7 @@ def test_damaged_weights_a_vae_and_nothing_are_refused(tmp_path):
         with pytest.raises(OvertoneError, match="is a VAE, which makes no images from noise"):
             open_initial(str(place))
     (tmp_path / "weights.pt").write_bytes(b"none")
-    with pytest.raises(OvertoneError, match="was not recognised"):
+    with pytest.raises(OvertoneError, match="was not identified"):
         open_initial(str(tmp_path / "weights.pt"))
     with pytest.raises(OvertoneError, match=r"the recipe digits makes runs/digits. Train it first"):
         open_initial("runs/digits")

@@ -323,7 +323,7 @@ def test_parts_are_checked_when_they_are_set(relay):
     for name in ("network", "preconditioning", "process"):
         with pytest.raises(AttributeError):
             setattr(pipe, name, getattr(relay, name))
-    with pytest.raises(OvertoneError, match="no operator"):
+    with pytest.raises(OvertoneError, match="not an operator"):
         pipe.sampler = OperatorSampler()
     with pytest.raises(OvertoneError, match="begins at sigma"):
         relay.sampler = Sampler()

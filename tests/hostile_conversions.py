@@ -167,7 +167,7 @@ EDM = {
     "a list of itself": (program(OF_ITSELF), "no network under 'ema'"),
     "a network of another kind": (
         program(dict_of({"ema": record(kind=name("torch.nn.modules." + "\x1b" * 200, "x"))})),
-        "is not read",
+        "is not supported",
     ),
     "a list of modules": (modules_of(list_of(NONE)), "holds no model"),
     "a number of modules": (modules_of(number(3)), "holds no model"),

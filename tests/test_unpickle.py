@@ -391,5 +391,5 @@ def test_other_checkpoints_are_told_of(published, tmp_path):
         read_network(tmp_path / "x.pkl")
     other = {"ema": published.Persistent("VPPrecond")}
     written(published, tmp_path / "x.pkl", other, "pickle")
-    with pytest.raises(OvertoneError, match="a network in VPPrecond is not read"):
+    with pytest.raises(OvertoneError, match="the preconditioning VPPrecond is not supported"):
         read_network(tmp_path / "x.pkl")

@@ -1,15 +1,16 @@
-"""What the site gets beside its pages: the model that runs in the browser, and what runs it.
-
-With OVERTONE_LIVE=1, as `make site` has it, mkdocs calls this when the pages are written.
+"""What the site gets beside its pages: the notebooks as pages, with their outputs; and, with
+OVERTONE_LIVE=1, as `make site` has it, the model that runs in the browser, and what runs it.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,35 @@ MODEL = ROOT / "models" / "dsno-digits"
 RUNTIME = "onnxruntime-web@1.30.0"
 FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 SEEDS = 16
+
+
+def on_files(files: Any, config: Any, **_: Any) -> Any:
+    """Each notebook as a page, notebooks/NAME.md, and its pictures beside it."""
+    import nbformat
+    from mkdocs.structure.files import File
+
+    for file in sorted((ROOT / "examples" / "notebooks").glob("*.ipynb")):
+        pictures: dict[str, bytes] = {}
+        notebook = nbformat.read(file, as_version=4)
+        parts = [part for cell in notebook.cells for part in _cell(cell, file.stem, pictures)]
+        page = "\n\n".join([*parts, f"(This page is `examples/notebooks/{file.name}`.)"])
+        files.append(File.generated(config, f"notebooks/{file.stem}.md", content=page))
+        for name, content in pictures.items():
+            files.append(File.generated(config, f"notebooks/{name}", content=content))
+    return files
+
+
+def _cell(cell: Any, stem: str, pictures: dict[str, bytes]) -> Iterator[str]:
+    """A cell as Markdown, its outputs included; `pictures` takes those by their file names."""
+    yield cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```"
+    for output in cell.get("outputs", ()):
+        data = output.get("data", {})
+        if "image/png" in data:
+            name = f"{stem}-{len(pictures)}.png"
+            pictures[name] = base64.b64decode(data["image/png"])
+            yield f"![What the code above shows]({name})"
+        elif text := str(output.get("text") or data.get("text/plain", "")).strip():
+            yield f"```text\n{text}\n```"
 
 
 def on_post_build(config: Any, **_: Any) -> None:

@@ -36,7 +36,7 @@ README = DOCS.parent / "README.md"
 SCORES_FILE = "scores.json"
 WIDE = 900
 """pixels of the gallery's pictures, about"""
-BEGIN, END = "|---|---|---|---|---|\n", "<!-- The table is made by docs/build.py. -->\n"
+BEGIN, END = "|---|---|---|---|---|---|\n", "<!-- The table is made by docs/build.py. -->\n"
 """what stands before and behind the rows of README's table"""
 SHOWN = ("frechet_distance", "class_accuracy", "precision", "recall")
 
@@ -195,13 +195,10 @@ def _picture(name: str) -> str:
 _HEAD = """\
 # Gallery
 
-These models are in the repository, each with a card and its scores, and all but the operator with
-samplers that were fitted to them. Samples are not chosen: seeds begin with 0, and the classes take
-turns. Scores have 95 % intervals. The Fréchet distances are on the features of a classifier of the
-model's own data: they compare with each other and not with published FIDs.
-
-`python docs/build.py gallery` makes this page and its pictures, and `python docs/build.py ship
-NAME` makes a model from its run.
+These models are in the repository. Each has a card and its scores, and each but the operator has
+samplers that were fitted to it. The samples are not chosen: seeds begin with 0, and the classes
+take turns. Scores have 95 % intervals. The Fréchet distances are computed on the features of a
+classifier of the model's own data: they compare with each other and not with published FIDs.
 """
 
 
@@ -220,6 +217,9 @@ def _entry(name: str, shipped: Shipped, report: dict[str, Any]) -> list[str]:
     shown = [score for score in SHOWN if report.get(score) is not None]
     evaluations = counted(round(report["made_with"]["evaluations"]), "evaluation")
     counts = f"{report['images']:,} images, {evaluations} each"
+    trained = [f"overtone {command}" for command in shipped.train]
+    if shipped.fit is not None:
+        trained += [f"overtone fit runs/{name} {shipped.fit} --out models/{name}"]
     sample = " ".join(("overtone sample", f"models/{name}", shipped.asked, "--out samples.png"))
     return [
         f"## {shipped.title}",
@@ -234,9 +234,9 @@ def _entry(name: str, shipped: Shipped, report: dict[str, Any]) -> list[str]:
         "|---" * (len(shown) + 1) + "|",
         "| " + " | ".join(_value(report, score) for score in shown) + f" | {counts} |",
         "",
-        "It was trained by",
+        f"Guidance: {_guidance(report)}. These commands made the model:",
         "",
-        *(f"    overtone {command}" for command in shipped.train),
+        *(f"    {command}" for command in trained),
         "",
     ]
 
@@ -247,10 +247,25 @@ def _row(name: str, shipped: Shipped, report: dict[str, Any]) -> str:
         f"[{shipped.title}](docs/{shipped.page})",
         f"`{' '.join(('models/' + name, shipped.asked)).strip()}`",
         f"{report['made_with']['evaluations']:g}",
+        _guidance(report),
         _value(report, "frechet_distance"),
         _value(report, "class_accuracy"),
     )
     return "| " + " | ".join(cells) + " |"
+
+
+def _guidance(report: dict[str, Any]) -> str:
+    """The guidance of the scored images in words."""
+    made = report["made_with"]
+    own, first = made["guidance"], (made["start"].get("first_stage") or {}).get("guidance")
+    if own["scale"] == 1:
+        return f"{first['scale']:g} in the first stage" if first else "none"
+    told = f"{own['scale']:g}"
+    if own["high_scale"] is not None:
+        told += f", {own['high_scale']:g} for high frequencies"
+    if own["interval"] is not None:
+        told += ", at sigma {:.2g} to {:.3g}".format(*own["interval"])
+    return told
 
 
 def _value(report: dict[str, Any], name: str) -> str:

@@ -34,6 +34,6 @@ from __future__ import annotations
 
 from overtone import renamed
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 __getattr__, __dir__, __all__ = renamed.attach(__name__, __file__)

@@ -394,7 +394,7 @@ def test_with_and_without_tmsa_side_by_side(tmp_path):
     none = dataclasses.replace(TINY_DIFFIT, time_in="none", num_classes=0)
     third = save(DiffiTUNet(none), tmp_path / "none")
     facts, arrays = figure_of(
-        tmp_path, own, "--beside", other, "--heads", "0", "1", "0", "--times", "3",
+        tmp_path, own, "--beside", other, "--heads", "0", "1", "0", "--levels", "3",
         "--layers", "0", "unet.middle.0",
     )  # fmt: skip
     assert facts["heads"] == [0, 1], "each once, as layers are"
@@ -468,8 +468,8 @@ WRONG = [
     ("model --layers 2 --heads 4", "unet.middle.0 has 4 heads, number 0 to 3, and no head 4"),
     ("model --query 8 0", "row 8 and column 0, is outside of the image of 8 x 8 px"),
     ("model --query 0 99", "row 0 and column 99, is outside of the image of 8 x 8 px"),
-    ("model --times 4", "--times 4: the sampler passes 3 noise levels"),
-    ("model --times 0", "--times must be at least 1, not 0"),
+    ("model --levels 4", "--levels 4: the sampler passes 3 noise levels"),
+    ("model --levels 0", "--levels must be at least 1, not 0"),
     ("model --seeds 0-16", "--seeds names 17 seeds: a figure has 16 at most"),
     ("model --compile", "--compile: a compiled network can't be watched"),
     ("model --out figure.pdf", "--out is a .png file, not figure.pdf"),

@@ -186,8 +186,8 @@ Residence of more experts than there are
     overtone sample {place}/meme --resident 3
     resident is in [1, 2], not 3
 A spectrum of no step
-    overtone analyze spectrum {place}/model --steps 0
-    --steps must be at least 1, not 0
+    overtone analyze spectrum {place}/model --levels 0
+    --levels must be at least 1, not 0
 A noise level of zero
     overtone analyze snr builtin:digits --resolution 8 --channels 1 --sigma 0
     --sigma must be above 0

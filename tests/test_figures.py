@@ -140,7 +140,7 @@ def test_a_figure_of_the_distance_against_eta(judged, tmp_path, capsys):
     pipe = plain(Sampler(num_steps=4, estimate="averaged_estimates"), data="builtin:digits")
     pipe.save_pretrained(tmp_path / "model")
     command = tmp_path / "model", "--etas", "0.8", "0", "--seeds", "0-19"
-    reports = figure_of(tmp_path, "eta", *command, "--drawn", "frechet_distance", "recall")
+    reports = figure_of(tmp_path, "eta", *command, "--drawn", "frechet-distance", "recall")
     assert [report["value"] for report in reports] == [0.0, 0.8]
     assert [report["made_with"]["sampler"]["eta"] for report in reports] == [0.0, 0.8]
     assert [report["evaluations"] for report in reports] == [7, 7]
@@ -193,7 +193,7 @@ def test_two_models_spectra_are_of_the_same_seeds_and_noise_levels(tmp_path):
     network = awake(DiffiTUNet(TINY_DIFFIT))
     Pipeline(network, Sampler(num_steps=3)).save_pretrained(tmp_path / "diffit")
     found = figure_of(
-        tmp_path, "spectrum", tmp_path / "adm", "--beside", tmp_path / "diffit", "--steps", "3",
+        tmp_path, "spectrum", tmp_path / "adm", "--beside", tmp_path / "diffit", "--levels", "3",
         "--seeds", "2,5",
     )  # fmt: skip
     assert (found["model"], found["beside"]["model"]) == ("adm", "diffit")
@@ -263,7 +263,7 @@ WRONG = [
     ("split {root}/model --steps 4", "this figure chooses the steps of both"),
     ("spectrum {root}/one", "samples in one step, so that there are no noise levels to show"),
     ("spectrum {root}/operator", "is an operator, which makes images in one evaluation"),
-    ("spectrum {root}/model --steps 3", "--steps 3: the sampler passes 2 noise levels"),
+    ("spectrum {root}/model --levels 3", "--levels 3: the sampler passes 2 noise levels"),
     ("spectrum {root}/model --beside {root}/larger", "works on 8 px with 1 channels, and"),
     ("spectrum {root}/model --beside {root}/five", "has 3 classes, and"),
     ("spectrum {root}/model --beside {root}/relay", "inverts a GaussianProcess, and"),

@@ -182,6 +182,10 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["upscale", "bad", "--model", "relay", "--classes", "0", "--out", "never"])
     assert "bad/b.png can't be read" in capsys.readouterr().err.replace("\n", " ")
+    for useless in (["--first", "bad"], ["--first-stage.steps", "2"]):
+        with pytest.raises(SystemExit):
+            main(["upscale", "clear.png", "--model", "relay", *useless, "--out", "never"])
+        assert "the pictures take the place of the first stage" in capsys.readouterr().err
     assert not Path("never").exists()
     assert (tmp_path / "upscaled" / "clear.png").exists()
     for arguments, message in (

@@ -73,6 +73,11 @@ def main(arguments: Sequence[str]) -> None:
             f"--classes names {len(options.classes)} classes for {counted(len(files), 'picture')}:"
             " name one, or one for each."
         )
+    if options.opening.first is not None or options.opening.first_stage != opening.first_stage:
+        raise OvertoneError(
+            "--first and --first-stage: the pictures take the place of the first stage. Leave them"
+            " out."
+        )
     from overtone.pipelines.aside import Aside
     from overtone.pipelines.receipt_files import save_png
     from overtone.pipelines.upscale import upscale_tiled

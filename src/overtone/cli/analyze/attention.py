@@ -47,7 +47,7 @@ class Options:
     query: tuple[Whole, Whole] | None = None
     """The row and the column of the pixel whose query is shown, from the top left, in pixels of the
     image. If left out, it is the centre."""
-    times: Steps | None = None
+    levels: Steps | None = None
     """The number of noise levels that are shown, spread evenly over the sampler's steps. If left
     out, it is 6, or all of them if there are fewer."""
     seeds: str = "0-1"
@@ -114,8 +114,8 @@ def _path(options: Options, pipe: Pipeline, watch: Watch, seeds: Sequence[int]) 
     from overtone import precision
 
     states, labels = states_of(pipe, seeds, options.model)
-    count = min(TIMES, len(states)) if options.times is None else options.times
-    places = spread(states, count, "--times")
+    count = min(TIMES, len(states)) if options.levels is None else options.levels
+    places = spread(states, count, "--levels")
     with precision.autocast(pipe.precision, pipe.device):  # as in sampling
         return watch.along([states[at] for at in places], labels)
 

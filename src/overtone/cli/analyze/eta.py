@@ -35,8 +35,8 @@ class Options:
     etas: tuple[Share, ...] = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8)
     """The values of eta, in [0, 1]. At 0 sampling is deterministic."""
     drawn: tuple[str, ...] = ("frechet_distance",)
-    """The scores that are drawn, a panel each, by the names that they have in a report:
-    frechet_distance, kernel_distance, precision, recall, class_accuracy and so on."""
+    """The scores that are drawn, a panel each: frechet-distance, kernel-distance, precision,
+    recall, class-accuracy and so on."""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(
         default_factory=lambda: Sampling(SEEDS)
     )

@@ -29,8 +29,8 @@ class Options:
     scales: tuple[Finite, ...] = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
     """The guidance scales. At 1 there is no guidance."""
     drawn: tuple[str, ...] = ("frechet_distance",)
-    """The scores that are drawn, a panel each, by the names that they have in a report:
-    frechet_distance, kernel_distance, precision, recall, class_accuracy and so on."""
+    """The scores that are drawn, a panel each: frechet-distance, kernel-distance, precision,
+    recall, class-accuracy and so on."""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(
         default_factory=lambda: Sampling(SEEDS)
     )

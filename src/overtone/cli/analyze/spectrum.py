@@ -38,8 +38,8 @@ class Options:
     sampler, so that both are seen at the same noise levels."""
     seeds: str = "0-15"
     """The seeds of the images whose curves are averaged, like 0-15 or 3,5,8-12."""
-    steps: Steps | None = None
-    """The number of noise levels that are looked at, spread evenly over the sampler's steps. If
+    levels: Steps | None = None
+    """The number of noise levels that are shown, spread evenly over the sampler's steps. If
     left out, it is 6, or all of them if there are fewer."""
     opening: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
     out: Path = Path("spectrum.png")
@@ -88,9 +88,9 @@ def _spectra(options: Options, pipe: Pipeline, seeds: Sequence[int]) -> Spectra:
             f"{options.model} samples in one step, so that there are no noise levels to show."
             " Give more steps, --sampler.num-steps."
         )
-    count = min(STEPS, len(states)) if options.steps is None else options.steps
+    count = min(STEPS, len(states)) if options.levels is None else options.levels
     denoiser: Any = pipe.denoiser
-    chosen = [states[at] for at in spread(states, count, "--steps")]
+    chosen = [states[at] for at in spread(states, count, "--levels")]
     return spectra_of(denoiser, chosen, path.class_labels)
 
 

@@ -41,8 +41,8 @@ class Options:
     """The shares of the evaluations that go to the first stage, in [0, 1]. Whole steps are
     taken, whose number comes nearest to the share, one or more in each stage."""
     drawn: tuple[str, ...] = ("frechet_distance",)
-    """The scores that are drawn, a panel each, by the names that they have in a report:
-    frechet_distance, kernel_distance, precision, recall, class_accuracy and so on."""
+    """The scores that are drawn, a panel each: frechet-distance, kernel-distance, precision,
+    recall, class-accuracy and so on."""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(
         default_factory=lambda: Sampling(SEEDS, evaluations=TOTAL)
     )

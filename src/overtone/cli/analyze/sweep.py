@@ -100,6 +100,7 @@ def check_drawn(names: Sequence[str]) -> list[str]:
     """The scores that are to be drawn, each once. Raises `OvertoneError` for one that is none."""
     from overtone.metrics.scores import measures
 
+    names = [name.replace("-", "_") for name in names]
     for name in names:
         if name not in measures():
             raise unknown("score to draw", name, measures())

@@ -129,6 +129,8 @@ def tables(results: Results) -> None:
     columns = [f"{low} to {high}" for low, high in pairwise(edges)]
     lines = []
     for data, case in CASES.items():
+        if not any(name.startswith(f"{data}, ") for name in results.entries):
+            continue
         lines += [f"{data}, {case.images:,} images of training, held-out loss by sigma:", ""]
         lines += [f"| | parameters | {' | '.join(columns)} | mean | paper's FID (CIFAR-10) |"]
         lines += ["|---" * 9 + "|", *rows(results, data, case), ""]

@@ -9,17 +9,19 @@ from collections.abc import Sequence
 from functools import cache
 from inspect import cleandoc
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import tyro
 
-from overtone.errors import OvertoneError
+from overtone.errors import OvertoneError, counted
 from overtone.place import check_place
 from overtone.ranges import check_fields, ranges_of
 from overtone.renamed import check_options
 
 O = TypeVar("O")  # noqa: E741
 
+NONE = type(None)
 _TELLS = re.compile(r"\bin \[|\d,? to \d|\bbelow \d|\bat most \d|\bat least \d|\bis above \d")
 """what a text looks like that tells its range itself"""
 _texts_of: Any = getattr(tyro._docstrings, "parse_docstring_from_object", None)
@@ -54,6 +56,42 @@ def _ranges(kind: Any) -> dict[str, str]:
     }
 
 
+_REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _optional(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
+    """An option that may be None takes what its other type takes, or the word None. Help shows the
+    other type alone."""
+    kinds = get_args(info.type)
+    if get_origin(info.type) not in (Union, UnionType) or len(kinds) != 2 or NONE not in kinds:
+        return None
+    (kind,) = (kind for kind in kinds if kind is not NONE)
+    spec = _REGISTRY.get_primitive_spec(
+        tyro.constructors.PrimitiveTypeInfo.make(kind, info.markers)
+    )
+    if not isinstance(spec, tyro.constructors.PrimitiveConstructorSpec):
+        return spec  # tyro's error
+    wanted = spec.nargs
+
+    def value_of(words: list[str]) -> Any:
+        if words == ["None"]:
+            return None
+        if isinstance(wanted, int) and len(words) != wanted:
+            raise ValueError(f"expected {counted(wanted, 'value')}, not {len(words)}")
+        return spec.instance_from_str(words)
+
+    return dataclasses.replace(
+        spec,
+        nargs=wanted if wanted == 1 else "*",
+        instance_from_str=value_of,
+        is_instance=lambda value: value is None or spec.is_instance(value),
+        str_from_instance=lambda value: (
+            ["None"] if value is None else spec.str_from_instance(value)
+        ),
+    )
+
+
 if _texts_of is not None:  # of some versions of tyro; without it help is only less tidy
     tyro._docstrings.parse_docstring_from_object = _unbroken
 
@@ -69,6 +107,7 @@ def parse(
             prog=f"overtone {command}",
             description=about and cleandoc(about),
             args=arguments,
+            registry=_REGISTRY,
             **more,
         )
     except ValueError as error:  # from the checks of a settings dataclass

@@ -287,7 +287,7 @@ def test_an_operator_beside_its_solver(tmp_path, capsys):
     out = tmp_path / "figure.png"
     command = ["analyze", "trajectory", str(tmp_path / "operator"), "--out", str(out)]
     main([*command, "--teacher", str(tmp_path / "teacher")])
-    assert f"{out}: the images are " in capsys.readouterr().out
+    assert f"{out}: the relative error of the operator's images " in capsys.readouterr().out
     assert json.loads(out.with_suffix(".json").read_text())["sigmas"][-1] == 0
     for more, message in (
         ([], "is an operator: name the model that it was distilled from (teacher), --teacher"),

@@ -229,7 +229,7 @@ def test_classes_go_to_the_model():
             partial(diffusers.DDIMScheduler, rescale_betas_zero_snr=True),
             "DDIMScheduler rescales .* sigma is infinite",
         ),
-        (partial(diffusers.KDPM2DiscreteScheduler), "KDPM2DiscreteScheduler hides"),
+        (partial(diffusers.KDPM2DiscreteScheduler), "KDPM2DiscreteScheduler does not show"),
         (
             partial(diffusers.UniPCMultistepScheduler, use_flow_sigmas=True),
             "UniPCMultistepScheduler is set to flow matching",

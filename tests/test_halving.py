@@ -323,4 +323,4 @@ def test_commands_say_which_recipe_is_whose(capsys):
     ):
         with pytest.raises(SystemExit):
             main([*command, name])
-        assert f": {wanted}." in capsys.readouterr().err
+        assert f"{wanted}." in capsys.readouterr().err

@@ -129,9 +129,9 @@ def test_settings_that_give_no_schedule_are_refused(make):
 
 
 def test_schedules_refuse_what_is_no_time_or_level():
-    with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"t must be in \[0, 1\]"):
         QuantileSchedule().sigma(1.5)
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(ValueError, match="sigma must be at least 0"):
         VPLinearSchedule().t(-0.1)
 
 

@@ -131,7 +131,6 @@ def test_variants_of_attention_are_networks(data, size):
 def test_tables_of_attention_have_differences_with_intervals(tmp_path, monkeypatch, capsys):
     """Of five seeds, Student's t over the seeds; of two, over the images of each."""
     monkeypatch.setattr(study, "DOCS", tmp_path)
-    monkeypatch.setattr(attention, "DOCS", tmp_path)
     results = study.Results("attention")
     for data, case in attention.CASES.items():
         for seed in case.seeds:

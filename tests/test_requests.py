@@ -395,7 +395,7 @@ def test_what_would_do_nothing_is_refused(relay, tmp_path, capsys):
         (["evaluate", str(images), "--data", "builtin:digits", "--resolution", "8",
           "--channels", "0"], "--channels must be from 1 to 3, not 0"),
         (["evaluate", model, "--resolution", "8"], "--resolution and --channels are those of a"),
-        (["analyze", "guidance", model, "--guidance-scale", "2"], "--scales has the scales of this"),
+        (["analyze", "guidance", model, "--guidance-scale", "2"], "--scales has the scales of"),
         (["distill", "train", "dsno-digits", "--online", "--data", str(tmp_path)],
          "--data names trajectories, and with --online they are solved in training"),
     ):  # fmt: skip

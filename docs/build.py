@@ -199,6 +199,8 @@ These models are in the repository. Each has a card and its scores, and each but
 samplers that were fitted to it. The samples are not chosen: seeds begin with 0, and the classes
 take turns. Scores have 95 % intervals. The Fréchet distances are computed on the features of a
 classifier of the model's own data: they compare with each other and not with published FIDs.
+Weights were rounded to half precision before samplers were fitted to them (`overtone card MODEL
+--dtype float16`), except for Fashion-MNIST.
 """
 
 
@@ -219,7 +221,7 @@ def _entry(name: str, shipped: Shipped, report: dict[str, Any]) -> list[str]:
     counts = f"{report['images']:,} images, {evaluations} each"
     trained = [f"overtone {command}" for command in shipped.train]
     if shipped.fit is not None:
-        trained += [f"overtone fit runs/{name} {shipped.fit} --out models/{name}"]
+        trained += [f"overtone fit runs/{name} {shipped.fit} --out fitted/{name}"]
     sample = " ".join(("overtone sample", f"models/{name}", shipped.asked, "--out samples.png"))
     return [
         f"## {shipped.title}",

@@ -4,6 +4,7 @@ pages ask for. A page has a directory of its own, which holds the runs and pictu
 import dataclasses
 import re
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -251,7 +252,10 @@ def test_what_a_page_says_runs(page, copied, monkeypatch):
                 continue  # published files
             for written, instead in PYTHON.items():
                 text = text.replace(written, instead)
-            exec(compile(text, str(page), "exec"), names)
+            raised = re.search(r"# (ValueError|TypeError): (.+)", text)  # which the page shows
+            with pytest.raises((ValueError, TypeError)) if raised else nullcontext() as caught:
+                exec(compile(text, str(page), "exec"), names)
+            assert raised is None or raised[2].rstrip(".") == str(caught.value)
             continue
         for words in commands_of(code):
             if not is_skipped(words):

@@ -151,6 +151,31 @@ def test_help_tells_the_ranges_of_numbers():
     assert "It is from" not in eta  # it says so itself
 
 
+def test_options_that_may_be_none_take_what_their_other_type_takes(capsys):
+    from overtone.cli.options import parse
+    from overtone.denoisers.guidance import GuidanceSettings
+
+    def parsed(*words):
+        return parse(GuidanceSettings, "x", None, words)
+
+    assert parsed("--interval", "0.2", "5").interval == (0.2, 5.0)
+    assert parsed("--interval", "None", "--power", "2").interval is None
+    assert parsed("--channels", "0", "2").channels == (0, 2)
+    assert parsed("--channels", "None").channels is None
+    for words in (("--interval", "0.2"), ("--interval", "0.2", "5", "7"), ("--power", "a")):
+        with pytest.raises(SystemExit):
+            parsed(*words)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        parsed("--interval", "0.2")
+    assert "expected 2 values, not 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parsed("--help")
+    told = capsys.readouterr().out
+    assert "--interval FLOAT FLOAT" in told
+    assert "{None}" not in told
+
+
 EXAMPLES = (
     "Request", "Sampler", "RelayProcess", "GuidanceSettings", "DiffiTUNet", "IdealDenoiser",
     "find_recipe", "load_pipeline", "merged", "open_data", "temporalize",

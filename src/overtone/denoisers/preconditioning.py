@@ -206,10 +206,8 @@ class VPPreconditioning(Preconditioning, kind="vp"):
 
 @dataclass(frozen=True)
 class VEPreconditioning(Preconditioning, kind="ve"):
-    """The preconditioning of variance-exploding networks (NCSN++), which return minus the noise:
-
-    D(x; sigma) = x + sigma F(x; ln(sigma / 2))
-    """
+    """The preconditioning of variance-exploding networks (NCSN++), which return minus the noise, so
+    that D(x; sigma) = x + sigma F(x; ln(sigma / 2))."""
 
     def c_skip(self, sigma: S) -> S:
         return 1.0

@@ -13,7 +13,8 @@ from overtone.denoisers import EDMPreconditioning
 from overtone.networks import DiffiTUNet
 from overtone.pipelines import DiffiTPipeline, Pipeline
 
-PAGE = (Path(__file__).parent.parent / "docs" / "renamed.md").read_text()
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "renamed.md").read_text()
 HOMES = ["overtone", "overtone.denoisers", "overtone.pipelines", "overtone.processes",
          "overtone.samplers"]  # fmt: skip
 
@@ -74,5 +75,16 @@ def test_options(capsys, options, message):
     assert len(errors.strip().splitlines()) == 1
 
 
+def test_a_command_takes_its_own_options_by_their_names(capsys):
+    """What was renamed in one command is an option of another still."""
+    with pytest.raises(SystemExit):
+        main(["analyze", "spectrum", str(ROOT / "models" / "flow-digits"), "--steps", "3"])
+    assert "--steps is called --levels now" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["distill", "train", "dsno-digits", "--weighting", "uniform", "--help"])
+    assert ended.value.code == 0
+
+
 def test_the_page_lists_every_option():
-    assert all(old in PAGE for old in renamed.OPTIONS)
+    own = [option for options in renamed.OPTIONS_OF.values() for option in options]
+    assert all(old in PAGE for old in [*renamed.OPTIONS, *own])

@@ -41,8 +41,11 @@ OPTIONS = {
 }
 """Options, and what they are now: an option, or a sentence."""
 
-OPTIONS_OF_TRAIN = {"--weighting": "a recipe file names the weight of the loss, by `weighting`"}
-"""Options of `overtone train` that other commands have."""
+OPTIONS_OF = {
+    "train": {"--weighting": "a recipe file names the weight of the loss, by `weighting`"},
+    "analyze spectrum": {"--steps": "--levels"},
+}
+"""The same for options of a command that others have."""
 
 
 def attach(
@@ -83,7 +86,8 @@ def check_arguments(given: Iterable[str], what: str) -> None:
 
 def check_options(arguments: Iterable[str], command: str) -> None:
     """Raises `OvertoneError` for an option of a command that is called otherwise now."""
-    known = OPTIONS | OPTIONS_OF_TRAIN if command.startswith("train") else OPTIONS
+    own = (options for name, options in OPTIONS_OF.items() if f"{command} ".startswith(f"{name} "))
+    known = OPTIONS | next(own, {})
     for argument in arguments:
         option = argument.partition("=")[0].replace("_", "-")
         for old, new in known.items():

@@ -286,7 +286,7 @@ LEVELS = 0.0, 0.1, 0.2, 0.4, 0.8, 1.6
 
 
 def concepts() -> None:
-    """The pictures of the page that explains the nouns."""
+    """The pictures of the page of concepts."""
     letter = to_unit(open_data("builtin:glyphs", 64, 3).fetch([0])[0])
     relay: Any = load_pipeline(MODELS / "relay-glyphs")
     rows = {}

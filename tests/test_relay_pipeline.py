@@ -171,7 +171,7 @@ def test_what_does_not_meet_is_told_of(pipe):
         (Pipeline(ADMUNet(SECOND)), "16 x 16 px, 2 times enlarged, are 32 x 32"),
         (
             Pipeline(ADMUNet(dataclasses.replace(TINY_ADM, channels=3))),
-            "3 channels, the second has 1",
+            "3 channels, and the second stage has 1",
         ),
         (
             Pipeline(ADMUNet(dataclasses.replace(TINY_ADM, num_classes=0))),

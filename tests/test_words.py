@@ -77,7 +77,7 @@ SYNONYMS = {
     "the made images": "generated images",
     "what stands around": "what it is",
 }
-"""Words that Overtone once had beside a term of the field, and the term."""
+"""Words that stand for a term of the field, which readers know instead, and the term."""
 ROOT = SOURCE.parent.parent
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 

@@ -37,7 +37,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from cascade import NETWORK, CascadeDenoiser, CascadeTask, enlarged
-from study import DOCS, Results
+from study import Results, write_page
 
 from overtone import ADMUNet, load_pipeline, open_data, storage
 from overtone.data import to_pixels
@@ -288,9 +288,7 @@ def main() -> None:
             for entry in case.names if options.only is None else (options.only,):
                 results.once(entry, partial(study.measured, entry))
         if results.entries:
-            file = DOCS / "studies" / f"relay-{name}.md"
-            file.write_text(table(results))
-            print(file.read_text())
+            write_page(f"relay-{name}", f"The relay and its baselines: {name}", [table(results)])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,10 @@ from overtone.cli.running import Options, introduce, rehearse, run, train_expert
 from overtone.errors import OvertoneError
 from overtone.training.recipes import FITTED, RECIPES, find_recipe, name_of, run_named
 
-USED_MOST = "Most used are --out, --data, --total-images, --batch-size, --lr and --dry-run."
+USED_MOST = (
+    "The options that are used most are --out, --data, --total-images, --batch-size, --lr and"
+    " --dry-run."
+)
 
 
 def main(arguments: Sequence[str]) -> None:

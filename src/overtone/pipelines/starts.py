@@ -284,6 +284,6 @@ def _check_size(low: tuple[int, ...], high: tuple[int, ...], upscale: int) -> No
         )
     if channels != high[0]:
         raise OvertoneError(
-            f"the stages do not fit together: the images have {channels} channels, the second has"
-            f" {high[0]}."
+            f"the stages do not fit together: the images have {channels} channels, and the"
+            f" second stage has {high[0]}."
         )

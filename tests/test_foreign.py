@@ -115,7 +115,7 @@ def test_every_command_takes_one(tmp_path, capsys, monkeypatch):
           "--real-images", "100"])  # fmt: skip
     report = json.loads(capsys.readouterr().out)
     assert report["made_with"]["preconditioning"]["kind"] == "vp"
-    main(["analyze", "spectrum", model, "--seeds", "0-1", "--steps", "2"])
+    main(["analyze", "spectrum", model, "--seeds", "0-1", "--levels", "2"])
     main(["analyze", "trajectory", flow, "--seeds", "0-1", "--times", "4"])
     assert (tmp_path / "trajectory.png").exists()
     main(["merge", model, model, "--boundaries", "1", "--out", "both"])

@@ -182,7 +182,7 @@ class Study:
 
     def small(self, steps: int) -> torch.Tensor:
         """The first stage's images by so many evaluations, in [-1, 1]."""
-        file = self.out / f"small-{steps}.safetensors"
+        file = self.out / f"small-{steps}-{self.case.samples}.safetensors"
         if not file.exists():
             pipe = load_pipeline(self.run(FIRST)).to(default_device())
             pipe.sampler = Sampler(steps, estimate="two_step")
@@ -263,6 +263,11 @@ def table(results: Results) -> str:
         value = _between(entry["frechet_distance"])
         rest = " | ".join(f"{entry[score][0]:.1%}" for score in SCORES[1:])
         lines += [f"| {name} | {value} | {less} | {rest} |"]
+    if relay is not None and (enlarged := results.entries.get(BICUBIC)) is not None:
+        own, other = (torch.tensor(e["columns"], dtype=torch.float64) for e in (relay, enlarged))
+        found = difference(own, other / 3, biased=biased)
+        less = _between([found.value, *(found.interval or ())])
+        lines += ["", f"The relay's distance less a third of the first stage's, enlarged: {less}."]
     return "\n".join(lines) + "\n"
 
 
@@ -277,18 +282,26 @@ def main() -> None:
     parser.add_argument("case", choices=(*CASES, "tables"))
     parser.add_argument("--out", type=Path, help="where runs are kept; runs/relay-CASE if left out")
     parser.add_argument("--only", help="one entry")
+    parser.add_argument(
+        "--samples", type=int, help="images of each entry, whose results are in files of their own"
+    )
     options = parser.parse_args()
     for name in CASES if options.case == "tables" else (options.case,):
-        results = Results(f"relay-{name}")
+        case, title = CASES[name](), f"relay-{name}"
+        if options.samples is not None:
+            case, title = (
+                dataclasses.replace(case, samples=options.samples),
+                f"{title}-{options.samples}",
+            )
+        results = Results(title)
         if options.case != "tables":
-            case = CASES[name]()
             if options.only is not None and options.only not in case.names:
                 parser.error(f"--only is one of {', '.join(case.names)}.")
             study = Study(case, options.out or Path("runs") / f"relay-{name}")
             for entry in case.names if options.only is None else (options.only,):
                 results.once(entry, partial(study.measured, entry))
         if results.entries:
-            write_page(f"relay-{name}", f"The relay and its baselines: {name}", [table(results)])
+            write_page(title, f"The relay and its baselines: {name}", [table(results)])
 
 
 if __name__ == "__main__":

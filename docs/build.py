@@ -125,7 +125,7 @@ SHIPPED = {
         "A larger DiffiT, whose training was stopped after 340,992 images.",
         "fashion-mnist.md",
         ("train diffit-fashion-mnist                # stopped after 340,992 images",),
-        "--evaluations 5 8 --search-images 256 --check-images 256 --iterations 100 --trials 20",
+        "--evaluations 5 8 --search-images 128 --check-images 256 --iterations 60 --trials 10",
         "--evaluations 8",
     ),
     "dsno-fashion-mnist": Shipped(

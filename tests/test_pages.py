@@ -216,7 +216,8 @@ def namespace(folder):
     from overtone.ranges import Share
 
     pipe = overtone.load_pipeline("runs/diffit-digits")
-    keep = Image.open("keep.png")
+    with Image.open("picture.png") as picture, Image.open("keep.png") as keep:
+        picture.load(), keep.load()
     return {
         "overtone": overtone,
         "short": short,
@@ -225,7 +226,7 @@ def namespace(folder):
         "Share": Share,
         "Shapes": Shapes,
         "pipe": pipe,
-        "picture": Image.open("picture.png"),
+        "picture": picture,
         "keep": keep,
         "paths": ["runs/a", "runs/b", "runs/digits"],
         "pictures": torch.zeros(3, 3, 16, 16),

@@ -11,13 +11,14 @@ the small image), and one stage of 64 px from noise, which sees as many more ima
 training's multiply-adds equal those of two stages. `--only NAME` trains and measures one entry.
 
 The relay is also sampled with noise drawn anew (eta, the paper's table 3), with its evaluations
-divided otherwise between the stages (figure 5) and, of letters, by other forms of the estimate. All
-second stages go on from the same small images, but for those divisions.
+divided otherwise between the stages (figure 5) and, on letters, by other forms of the estimate. The
+cascade is also sampled with two and four times the evaluations. All second stages go on from the
+same small images, except in the other divisions.
 
-    letters    builtin:glyphs, by the recipes relay-glyphs-16, guided with 2, and relay-glyphs,
-               sampled with 16 + 8 evaluations
-    photos     builtin:photos, with the published noise levels and blur, without guidance, 16 + 16
-               evaluations, beside the photographs' held-out regions
+    letters    builtin:glyphs, by the recipes relay-glyphs-16, in 16 steps guided with 2 (each
+               calls the network twice), and relay-glyphs, in 8 steps
+    photos     builtin:photos, with the published noise levels and blur, without guidance, in
+               16 + 16 steps, beside the photographs' held-out regions
 
 Samplers are `two_step`, and one stage has as many multiply-adds as the relay of both. Features are
 those of a classifier of the training images. Results are in docs/studies/relay-letters.json and
@@ -73,11 +74,11 @@ class Case:
     first: DenoisingRecipe
     second: DenoisingRecipe
     steps: tuple[int, int]
-    """function evaluations of the first stage and of the second"""
+    """steps of the first stage and of the second"""
     scale: float
     """guidance of the first stage and of one stage"""
     forms: Mapping[str, tuple[int, dict[str, Any]]]
-    """other ways to sample the relay: the first stage's evaluations, and its sampler's settings"""
+    """other ways to sample the relay: the first stage's steps, and its sampler's settings"""
 
     @property
     def relays(self) -> dict[str, dict[str, Any]]:
@@ -89,8 +90,14 @@ class Case:
         }
 
     @property
+    def cascades(self) -> dict[str, int]:
+        """The ways to sample the cascade, and their evaluations."""
+        steps = self.steps[1]
+        return {CASCADE: steps} | {f"cascade, {n} evaluations": n for n in (2 * steps, 4 * steps)}
+
+    @property
     def names(self) -> tuple[str, ...]:
-        return REAL, BICUBIC, *self.relays, CASCADE, ONE, *self.forms
+        return REAL, BICUBIC, *self.relays, *self.cascades, ONE, *self.forms
 
     def recipes(self) -> dict[str, DenoisingRecipe]:
         """The recipe of each entry that is trained."""
@@ -118,9 +125,10 @@ class Case:
         return told
 
     def steps_alone(self) -> int:
-        """The evaluations of one stage that take the multiply-adds of both."""
+        """The steps of one stage that take the multiply-adds of both."""
         small, large = (multiply_adds(r.network.build()) for r in (self.first, self.second))
-        return round(self.steps[1] + self.steps[0] * small / large)
+        calls = 1 if self.scale == 1 else 2  # of a guided step
+        return round(self.steps[1] / calls + self.steps[0] * small / large)
 
 
 def letters() -> Case:
@@ -129,9 +137,10 @@ def letters() -> Case:
         f"relay, eta {eta}": (16, {"eta": eta}) for eta in (0.1, 0.2, 0.3)
     }
     for one, two in ((20, 4), (12, 12), (8, 16)):
-        forms[f"relay, {one} + {two} evaluations"] = (one, {"num_steps": two})
-    for estimate, steps in (("single", 8), ("averaged_slopes", 5), ("averaged_estimates", 5)):
-        forms[f"relay, {estimate}"] = (16, {"estimate": estimate, "num_steps": steps})
+        forms[f"relay, {one} guided + {two} steps"] = (one, {"num_steps": two})
+    forms["relay, single"] = (16, {"estimate": "single"})
+    for estimate in ("averaged_slopes", "averaged_estimates"):
+        forms[f"relay, {estimate}, 9 evaluations"] = (16, {"estimate": estimate, "num_steps": 5})
     return Case(
         "builtin:glyphs", "train", 520, 52, first, dataclasses.replace(relay_glyphs(), first=""),
         (16, 8), first.guidance.scale, forms,
@@ -152,7 +161,7 @@ def photos() -> Case:
         f"relay, eta {eta}": (16, {"eta": eta}) for eta in (0.1, 0.2, 0.3)
     }
     for one, two in ((28, 4), (24, 8), (8, 24)):
-        forms[f"relay, {one} + {two} evaluations"] = (one, {"num_steps": two})
+        forms[f"relay, {one} + {two} steps"] = (one, {"num_steps": two})
     return Case("builtin:photos", "test", 1_400, 50, first, second, (16, 16), 1.0, forms)
 
 
@@ -207,10 +216,10 @@ class Study:
                 large = F.interpolate(low, size=SIZE, mode="bicubic").clamp(-1, 1)
                 yield to_pixels(large), own
             return
-        checkpoint = self.run(RELAY if name in case.forms else name)
-        if name == CASCADE:
-            yield from self.cascaded(checkpoint, small)
+        if name in case.cascades:
+            yield from self.cascaded(self.run(CASCADE), small, case.cascades[name])
             return
+        checkpoint = self.run(RELAY if name in case.forms else name)
         pipe: Any = load_pipeline(checkpoint).to(default_device())
         scale = None
         if name == ONE:
@@ -223,12 +232,12 @@ class Study:
             yield made.images, made.class_labels
 
     def cascaded(
-        self, checkpoint: Path, small: torch.Tensor
+        self, checkpoint: Path, small: torch.Tensor, steps: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """A cascade's images, by as many evaluations as the relay's."""
+        """A cascade's images, by so many evaluations."""
         network = ADMUNet.from_pretrained(checkpoint / NETWORK).eval().to_fast_layout()
         device, denoiser = default_device(), CascadeDenoiser(network).to(default_device())
-        sampler, process = Sampler(self.case.steps[1], estimate="two_step"), GaussianProcess()
+        sampler, process = Sampler(steps, estimate="two_step"), GaussianProcess()
         for at in range(0, self.case.samples, self.case.batch):
             part = slice(at, at + self.case.batch)
             beside = enlarged(small[part], SIZE // small.shape[-1]).to(device)

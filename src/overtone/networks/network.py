@@ -62,17 +62,17 @@ def _doubled(x: Tensor) -> Tensor:
     return 2 * x + 1
 
 
-def multiply_adds(network: Network) -> int:
+def multiply_adds(network: Network, times: int = 1) -> int:
     """Multiply-adds of one image: half of what torch's flop counter counts in convolutions and
-    linear layers. Attention's two products are left out, as in the figures that papers give.
-    Nothing is computed."""
+    linear layers. An operator's are those of as many `times` of a trajectory. Attention's two
+    products are left out, as in the figures that papers give. Nothing is computed."""
     from torch.utils.flop_counter import FlopCounterMode
 
     config = network.config
     shadow = copy.deepcopy(network).to("meta")
     x = torch.empty(1, config.channels, *sides(config.resolution), device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        shadow(x, torch.empty(1, device="meta"))
+        shadow(x, torch.empty(times, device="meta"))
     counts = counter.get_flop_counts()["Global"]
     products = ("bmm", "attention")  # on this device attention is computed as batched products
     return sum(n for kind, n in counts.items() if not any(p in str(kind) for p in products)) // 2

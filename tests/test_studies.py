@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from helpers import TINY_IUNET
+from overtone import Pipeline, load_pipeline
 from overtone.data import ArrayData
 from overtone.data.images import to_unit
 from overtone.denoisers import EDMPreconditioning, IdealDenoiser, NetworkDenoiser
@@ -204,3 +205,22 @@ def test_cases_of_one_step_fit_together():
     for case in one_step.cases().values():
         assert case.students.halvings == (8, 4, 2, 1)
         assert case.operator.teacher == case.students.teacher
+
+
+@pytest.mark.parametrize(("scale", "solving", "each"), [(1.5, 38, 22), (None, 19, 20)])
+def test_both_distillations_of_one_step_cost_the_same(scale, solving, each):
+    """An operator's training computes four times of each trajectory; a student learns from two
+    steps of its teacher, which guidance makes four."""
+    models = STUDIES.parent.parent / "models"
+    operator = load_pipeline(models / "dsno-digits")
+    teacher = Pipeline(load_pipeline(models / "diffit-digits").network)  # its own fit left out
+    case = one_step.cases()["digits"]
+    case = dataclasses.replace(
+        case,
+        operator=dataclasses.replace(case.operator, guidance_scale=scale),
+        students=dataclasses.replace(case.students, guidance_scale=scale),
+    )
+    passes = one_step.passes_of_operator(case, teacher, operator)
+    assert passes == pytest.approx(20_000 * solving + 80_000 * 3 * 4, rel=0.01)
+    students = one_step.equal(case, teacher, passes)
+    assert abs(students.training.total_images * each - passes) <= each * 128 / 2

@@ -7,9 +7,10 @@ same cost, and 2.6 and 1.3 times as fast as its students of four and two steps.
     python examples/studies/one_step.py fashion --teacher models/diffit-fashion-mnist
     python examples/studies/one_step.py tables
 
-Both distillations have the same teacher, a student of its network, and about the same number of
-multiply-adds: the operator's are those of its teacher's trajectories and of its training, the
-students' those of their teachers' steps and of their training, told in forward passes of the
+Both distillations have the same teacher, a student of its network, and the same number of
+multiply-adds: the operator's are those of its teacher's trajectories and of its training, which
+computes all times of a trajectory; the students' are those of their teachers' steps and of their
+training, whose length is chosen to make them equal. They are told in forward passes of the
 teacher's network. Models are compared on the same seeds beside the same real images (Fréchet
 distance with 95 % intervals), and their seconds an image are measured in turns. Results are in
 docs/studies/one_step.json, tables in docs/studies/one_step.md; what is there is not done again.
@@ -42,7 +43,7 @@ from overtone.training.recipes.halving import halve_digits, halve_fashion_mnist
 
 SAMPLES = 2_000
 ROUNDS = 7
-BACKWARD = 3
+TRAINING = 3
 """forward passes that a step of training takes: its own, and twice as much on the way back"""
 
 
@@ -56,42 +57,45 @@ class Case:
 
 
 def cases() -> dict[str, Case]:
-    """The two cases, with about as many forward passes for the operator as for the students."""
+    """The two cases."""
     digits, fashion = dsno_digits(), dsno_fashion_mnist()
     few = dataclasses.replace(
         fashion.training, total_images=100_000, lr_rampdown_images=80_000, lr_rampup_images=2_500,
         ema_halflife_images=2_500,
     )  # fmt: skip
     fashion = dataclasses.replace(fashion, count=20_000, steps=10, training=few)
-    students = halve_digits()
-    shorter = dataclasses.replace(students.training, total_images=45_000, lr_rampdown_images=40_000)
     return {
-        "digits": Case(
-            digits, dataclasses.replace(students, training=shorter), ("builtin:digits", 8, 1)
-        ),
+        "digits": Case(digits, halve_digits(), ("builtin:digits", 8, 1)),
         "fashion": Case(fashion, halve_fashion_mnist(), ("fashion-mnist", 32, 1)),
     }
 
 
-def passes(case: Case, teacher: Any, operator: Any) -> dict[str, float]:
-    """Forward passes of the teacher's network that each distillation takes."""
-    recipe, students = case.operator, case.students
+def passes_of_operator(case: Case, teacher: Any, operator: Any) -> float:
+    """Forward passes of the teacher's network that the operator's distillation takes."""
+    recipe = case.operator
     asked = Request((0,), guidance_scale=recipe.guidance_scale, steps=recipe.steps)
     solving = recipe.count * evaluations_of(teacher, asked)
-    each = _cost(operator) / _cost(teacher)
+    own, others = multiply_adds(operator.network, recipe.num_times), multiply_adds(teacher.network)
+    return solving + recipe.training.total_images * TRAINING * own / others
+
+
+def passes_of_students(case: Case, teacher: Any) -> int:
+    """Forward passes that the students' distillation takes for each image of one student's
+    training: a student learns from two steps of its teacher, the first perhaps guided."""
+    asked = Request((0,), guidance_scale=case.students.guidance_scale)
     guided = 2 if teacher.guidance_of(asked).acts else 1
-    halving = 0.0
-    for number in range(len(students.halvings)):
-        taught = 2 * (guided if number == 0 else 1)
-        halving += students.training.total_images * (BACKWARD + taught)
-    return {
-        "operator": solving + recipe.training.total_images * BACKWARD * each,
-        "students": halving,
-    }
+    later = len(case.students.halvings) - 1
+    return (TRAINING + 2 * guided) + later * (TRAINING + 2)
 
 
-def _cost(pipe: Any) -> float:
-    return float(multiply_adds(pipe.network))
+def equal(case: Case, teacher: Any, passes: float) -> HalvingRecipe:
+    """The students' recipe, of a length that takes so many forward passes of the teacher's."""
+    training = case.students.training
+    batches = round(passes / passes_of_students(case, teacher) / training.batch_size)
+    images = batches * training.batch_size
+    falling = images - training.lr_rampup_images
+    training = dataclasses.replace(training, total_images=images, lr_rampdown_images=falling)
+    return dataclasses.replace(case.students, training=training)
 
 
 def compared(case: Case, teacher: Any, models: dict[str, Any], scale: float | None) -> Any:
@@ -131,21 +135,22 @@ def asked(name: str, options: argparse.Namespace) -> dict[str, Any]:
         students=dataclasses.replace(case.students, **changes),
     )
     where = options.out / f"{name}-{scale or 1:g}"
-    began = time.perf_counter()
-    train(case.students, where / "halved")
-    halved = time.perf_counter()
-    operator = train(case.operator, where / "operator")
-    ended = time.perf_counter()
-    teacher = load_pipeline(options.teacher)
+    operator, teacher = train(case.operator, where / "operator"), load_pipeline(options.teacher)
+    passes = passes_of_operator(case, teacher, operator)
+    students = equal(case, teacher, passes)
+    train(students, where / "students")
     models = {"operator, 1 evaluation": operator, "teacher": teacher}
     for steps in case.students.halvings:
         title = f"student, {steps} evaluation{'s' if steps > 1 else ''}"
-        models[title] = load_pipeline(where / "halved" / f"steps-{steps}")
+        models[title] = load_pipeline(where / "students" / f"steps-{steps}")
     for pipe in models.values():
         pipe.to(default_device())
     return {
-        "passes": passes(case, teacher, operator),
-        "hours": {"students": (halved - began) / 3600, "operator": (ended - halved) / 3600},
+        "passes": passes,
+        "images": {
+            "the operator": case.operator.training.total_images,
+            "each student": students.training.total_images,
+        },
         "seconds": seconds(models, scale),
         "compared": compared(case, teacher, models, scale),
     }
@@ -155,8 +160,12 @@ def tables(results: Results) -> None:
     """The page's tables."""
     lines: list[str] = []
     for name, entry in results.entries.items():
-        costs = ", ".join(f"{who} {cost / 1e6:.2f} M" for who, cost in entry["passes"].items())
-        lines += [f"{name}: forward passes of the teacher's network in distillation: {costs}.", ""]
+        images = " and ".join(f"{count:,} for {who}" for who, count in entry["images"].items())
+        lines += [
+            f"{name}: each distillation takes {entry['passes'] / 1e6:.2f} M forward passes of the"
+            f" teacher's network. The images seen in training are {images}.",
+            "",
+        ]
         lines += ["| | Fréchet distance | less the operator's | class accuracy | ms an image |"]
         lines += ["|---" * 5 + "|"]
         rows = entry["compared"]

@@ -30,6 +30,7 @@ from overtone.pipelines.pictures import grid
 from overtone.processes import DiscreteSchedule, RelayProcess
 from overtone.samplers import AncestralSampler, Sampler
 from overtone.samplers.sampler import SECOND_STAGE
+from pipeline_kinds import kinds_of_pipelines
 
 
 @pytest.fixture
@@ -127,6 +128,16 @@ def test_networks_save_and_load_alone(pipe, tmp_path):
     with torch.no_grad():
         # The pipeline keeps its weights channels-last, where sums are taken in another order.
         assert torch.allclose(again(x, time), pipe.network(x, time), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", list(kinds_of_pipelines()))
+def test_a_saved_model_does_not_say_where_it_was(kind, tmp_path):
+    kinds_of_pipelines()[kind].save_pretrained(tmp_path / "one")
+    load_pipeline(tmp_path / "one").save_pretrained(tmp_path / "two")
+    files = [file for file in (tmp_path / "two").rglob("*") if file.is_file()]
+    assert len(files) > 2
+    for file in files:
+        assert str(tmp_path).encode() not in file.read_bytes(), file
 
 
 def test_push_uploads_the_saved_directory(pipe, tmp_path, monkeypatch):

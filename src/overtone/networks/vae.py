@@ -126,7 +126,8 @@ class VAE(nn.Module):
     def write_into(self, folder: Path, dtype: Any = None) -> None:
         """diffusers' files, into a directory that exists, the weights in another type if there is
         one."""
-        self.model.register_to_config(scaling_factor=self.scaling_factor)
+        # diffusers would also write from where it was read, a path of this machine.
+        self.model.register_to_config(scaling_factor=self.scaling_factor, _name_or_path="")
         model = self.model
         if dtype is not None:
             model = copy.deepcopy(model)

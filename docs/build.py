@@ -1,13 +1,15 @@
 """Make the models of the repository from finished runs, and the gallery from the models.
 
     python docs/build.py ship diffit-digits     runs/diffit-digits becomes models/diffit-digits
+    python docs/build.py cards                  the cards and samples of all in models/ once more
     python docs/build.py gallery                docs/gallery.md and its pictures, of all in models/
     python docs/build.py concepts               the pictures of docs/concepts.md
 
 `ship` rounds the weights to half precision, fits samplers of few evaluations to the rounded model,
 scores its images, and writes it with its card, its scores and a grid of samples that carries its
-receipt. `gallery` computes nothing: it shows what models/ holds. `concepts` draws a letter in the
-two forward processes, and digits on their way through a sampler and through an operator.
+receipt. `cards` writes the cards and the grids with the scores that are there. `gallery` computes
+nothing: it shows what models/ holds. `concepts` draws a letter in the two forward processes, and
+digits on their way through a sampler and through an operator.
 """
 
 from __future__ import annotations
@@ -59,8 +61,6 @@ class Shipped:
     """The seeds that are scored."""
     grid: str = ""
     """The options of the grid that the card shows."""
-    dtype: str = "float16"
-    """The type that the weights are saved in. float32 keeps the samplers that a model has."""
 
 
 SHIPPED = {
@@ -127,8 +127,8 @@ SHIPPED = {
         "A larger DiffiT, whose training was stopped after 340,992 images.",
         "fashion-mnist.md",
         ("train diffit-fashion-mnist                # stopped after 340,992 images",),
-        asked="--evaluations 8",
-        dtype="float32",
+        "--evaluations 5 8 --search-images 128 --check-images 256 --iterations 60 --trials 10",
+        "--evaluations 8",
     ),
     "dsno-fashion-mnist": Shipped(
         "DSNO: Fashion-MNIST in one evaluation",
@@ -144,23 +144,36 @@ def ship(name: str, run: str) -> None:
     shipped = SHIPPED[name]
     with tempfile.TemporaryDirectory() as folder:
         half, fitted, scores = (str(Path(folder) / part) for part in ("half", "fitted", "scores"))
-        model, kept = run, ["--dtype", shipped.dtype]
-        if shipped.dtype != "float32":
-            overtone(["card", run, *kept, "--seeds", "0", "--out", half])
-            model = half
+        model = half
+        overtone(["card", run, "--dtype", "float16", "--seeds", "0", "--out", half])
         if shipped.fit is not None:
             overtone(["fit", model, *shipped.fit.split(), "--out", fitted])
             model = fitted
         asked = shipped.asked.split()
         seeds = ["--seeds", shipped.seeds]
         overtone(["evaluate", model, *seeds, *asked, "--out", f"{scores}.json"])
-        card = [*kept, "--license", "apache-2.0", "--scores", f"{scores}.json"]
+        write(name, model, f"{scores}.json")
+
+
+def write(name: str, model: str, scores: str) -> None:
+    """A rounded model as models/NAME, with its card, the report of its scores and its samples."""
+    shipped = SHIPPED[name]
+    options = [*shipped.asked.split(), *shipped.grid.split()]
+    with tempfile.TemporaryDirectory() as folder:
         made = str(Path(folder) / "made")
-        overtone(["card", model, *card, *asked, *shipped.grid.split(), "--out", made])
-        shutil.copy(f"{scores}.json", Path(made) / SCORES_FILE)
+        card = ["--dtype", "float16", "--license", "apache-2.0", "--scores", scores]
+        overtone(["card", model, *card, *options, "--out", made])
+        shutil.copy(scores, Path(made) / SCORES_FILE)
         if (MODELS / name).exists():
             shutil.rmtree(MODELS / name)
         shutil.copytree(made, MODELS / name)
+
+
+def cards() -> None:
+    """The cards and samples of all models once more, with the scores that they have."""
+    for name in SHIPPED:
+        if (MODELS / name).exists():
+            write(name, str(MODELS / name), str(MODELS / name / SCORES_FILE))
 
 
 def gallery() -> None:
@@ -200,7 +213,7 @@ samplers that were fitted to it. The samples are not chosen: seeds begin with 0,
 take turns. Scores have 95 % intervals. The Fréchet distances are computed on the features of a
 classifier of the model's own data: they compare with each other and not with published FIDs.
 Weights were rounded to half precision before samplers were fitted to them (`overtone card MODEL
---dtype float16`), except for Fashion-MNIST.
+--dtype float16`).
 """
 
 
@@ -334,11 +347,14 @@ def main() -> None:
     one = parts.add_parser("ship", help="make a model of the repository from a finished run")
     one.add_argument("name", choices=tuple(SHIPPED))
     one.add_argument("--run", help="the run or the model; runs/NAME if left out")
+    parts.add_parser("cards", help="write the cards and samples of all models once more")
     parts.add_parser("gallery", help="make the page and its pictures from the models")
     parts.add_parser("concepts", help="draw the pictures of the page of concepts")
     options = parser.parse_args()
     if options.part == "concepts":
         concepts()
+    elif options.part == "cards":
+        cards()
     elif options.part == "ship":
         ship(options.name, options.run or f"runs/{options.name}")
     else:

@@ -14,7 +14,6 @@ each interval and the Fréchet distance of five sets of images:
     iU-Net             one iU-Net, 213,000
     one shape          four U-Nets begun from one trunk, 100,000 and then 25,000 each
     MEME               four iU-Nets begun from their slices of the supernet, 100,000 and 26,000 each
-    one ratio          four iU-Nets begun from its second slice, which differ in nothing else
     one shape, alone   four U-Nets, 50,000 each
 
 Runs are kept in `--out` and go on where they stopped; results in docs/studies/experts.json are not
@@ -55,7 +54,7 @@ from overtone.training.task import Task
 
 SETS, SAMPLES = 5, 1_000
 TRUNK = 100_000
-ENTRIES = ("large", "small", "iU-Net", "one shape", "MEME", "one ratio", "one shape, alone")
+ENTRIES = ("large", "small", "iU-Net", "one shape", "MEME", "one shape, alone")
 
 
 def recipe_of(network: Any, images: int, seed: int, *, ends: bool = True) -> DenoisingRecipe:
@@ -162,12 +161,6 @@ def trained(name: str, out: Path, seed: int) -> Pipeline:
         init = str(trunk)
     elif name == "MEME":
         network, images, init, shapes = iunet, 26_000, str(supernet(out, seed)), "published"
-    elif name == "one ratio":
-        begun: Any = load_pipeline(supernet(out, seed))
-        part, folder = begun.network.experts[1], out / f"slice-{seed}"
-        if not folder.exists():
-            Pipeline(part, class_names=begun.class_names).save_pretrained(folder)
-        network, images, init = part.config, 26_000, str(folder)
     else:
         images = 50_000
     recipe = dataclasses.replace(
@@ -246,9 +239,7 @@ def tables(results: Results) -> None:
         accuracy = sum(entry["accuracies"]) / SETS
         lines += [f"| {title} | {numbered} | {losses} | {distance} | {accuracy:.1%} |"]
     less = []
-    for first, second in (
-        ("MEME", "one shape"), ("MEME", "one ratio"), ("MEME", "large"), ("one shape", "small"),
-    ):  # fmt: skip
+    for first, second in (("MEME", "one shape"), ("MEME", "large"), ("one shape", "small")):
         for seed in range(3):
             own, other = (results.entries.get(f"{n}, seed {seed}") for n in (first, second))
             if own is not None and other is not None:

@@ -295,6 +295,8 @@ def main() -> None:
         "--samples", type=int, help="images of each entry, whose results are in files of their own"
     )
     options = parser.parse_args()
+    if options.samples is not None and options.samples < 1:
+        parser.error(f"--samples is at least 1, not {options.samples}.")
     for name in CASES if options.case == "tables" else (options.case,):
         case, title = CASES[name](), f"relay-{name}"
         if options.samples is not None:

@@ -18,10 +18,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 Features = Float[Tensor, "batch channels height width"]
-SLOW_PIXELS = 1024
-"""below which torch has another kernel for norms of channels-last features on a CPU"""
 Output = Float[Tensor, "out_batch channels height width"]
 """of a network; as many as went in, but of a trajectory's times perhaps the last alone"""
+SLOW_PIXELS = 1024
+"""Below this number of pixels torch has another kernel for norms of channels-last features on a
+CPU."""
 
 
 class GroupNorm(nn.Module):

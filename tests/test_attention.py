@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from helpers import TINY_DIFFIT, awake
 from overtone.networks import DiffiTUNet
+from overtone.networks import attend as attending
 from overtone.networks.attend import attend, biased_by
 from overtone.networks.attention import (
     TMSA,
@@ -87,6 +88,27 @@ def test_a_bias_of_more_keys_than_a_kernel_has_channels_stays_a_mask():
     expected = attend(qkv, 1, bias)
     with biased_by("folded"):
         assert torch.equal(attend(qkv, 1, bias), expected)
+
+
+@pytest.mark.parametrize("lead", [(), (1,), (7,)], ids=["one", "one kept", "an image"])
+@pytest.mark.parametrize("more", [0, 3])
+def test_a_trained_bias_acts_on_each_part_of_the_batch(monkeypatch, lead, more):
+    """Seven images in parts of two: values and gradients are those of torch's attention."""
+    heads, tokens, width = 2, 9, 8
+    monkeypatch.setattr(attending, "CPU_SCORES", 2 * heads * tokens * (tokens + more))
+    qkv = torch.randn(7, tokens, 3 * heads * width, dtype=torch.double, requires_grad=True)
+    bias = torch.randn(*lead, heads, tokens, tokens, dtype=torch.double, requires_grad=True)
+    memory = torch.randn(7, more, 2 * heads * width).double() if more else None
+    q, k, v, mask = attending.unpacked(qkv, heads, bias, memory)
+    whole = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.expand(7, -1, -1, -1))
+    expected, got = whole.transpose(1, 2).flatten(2), attend(qkv, heads, bias, memory)
+    direction = torch.randn_like(expected)
+    for a, b in zip(
+        (expected, *torch.autograd.grad(expected, (qkv, bias), direction)),
+        (got, *torch.autograd.grad(got, (qkv, bias), direction)),
+        strict=True,
+    ):
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
 def test_attention_depends_on_time():

@@ -23,6 +23,8 @@ FLASH_CHANNELS = 256
 """of a head, more than which no flash kernel takes"""
 CPU_VECTOR = 16
 """float32 numbers in a vector of AVX-512"""
+CPU_SCORES = 2**21
+"""scores that stay in the cache of a CPU until they are used, 8 MiB"""
 
 
 def attend(
@@ -69,11 +71,26 @@ def biased_by(way: BiasWay) -> Iterator[None]:
 def _masked(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     bias = bias.to(q.dtype)
     if q.device.type == "cpu" and bias.requires_grad:
-        # No kernel there has a mask's gradient. What torch does instead looks for rows that are
-        # masked as a whole, of which a bias has none.
-        scores = torch.matmul(q / math.sqrt(q.shape[-1]), k.transpose(-1, -2)) + bias
-        return torch.matmul(scores.softmax(-1), v)
+        return _multiplied(q, k, v, bias)
     return _fused(q, k, v, bias.expand(q.shape[0], -1, -1, -1))
+
+
+def _multiplied(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """By products, since no kernel for CPUs has a mask's gradient, and what torch does instead
+    looks for rows that are masked as a whole, of which a bias has none. A part of the batch at a
+    time, so that its scores stay in the cache."""
+    scores = math.prod(q.shape[1:3]) * k.shape[2]
+    images = max(1, CPU_SCORES // scores)
+    queries, keys, values = (part.split(images) for part in (q, k, v))
+    own = bias.dim() == 4 and len(bias) > 1
+    biases = bias.split(images) if own else [bias] * len(queries)
+    parts = zip(queries, keys, values, biases, strict=True)
+    return torch.cat([_products(*part) for part in parts])
+
+
+def _products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    scores = torch.matmul(q / math.sqrt(q.shape[-1]), k.transpose(-1, -2)) + bias
+    return torch.matmul(scores.softmax(-1), v)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

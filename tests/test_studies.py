@@ -7,18 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from helpers import TINY_IUNET
-from overtone import Pipeline, load_pipeline
+from helpers import TINY_ADM, TINY_IUNET
+from overtone import Pipeline, RelayPipeline, Sampler, load_pipeline
 from overtone.data import ArrayData
 from overtone.data.images import to_unit
 from overtone.denoisers import EDMPreconditioning, IdealDenoiser, NetworkDenoiser
+from overtone.denoisers.guidance import GuidanceSettings
 from overtone.networks import DiffiTConfig
+from overtone.samplers.sampler import SECOND_STAGE
 
 STUDIES = Path(__file__).parent.parent / "examples" / "studies"
 sys.path.append(str(STUDIES))
 
 import attention  # noqa: E402
+import chain  # noqa: E402
 import combination  # noqa: E402
 import experts  # noqa: E402
 import one_step  # noqa: E402
@@ -199,6 +203,32 @@ def test_the_table_of_the_combination_has_differences_with_intervals(tmp_path, m
     combination.tables(results)
     last = capsys.readouterr().out.rstrip().splitlines()[-1]
     assert last == "| experts | 2 | 0.500 (0.400 to 0.600) | -0.100 (-0.200 to 0.010) | 50.0% |"
+
+
+def test_stages_of_a_chain_are_those_of_one_pipeline(tmp_path, monkeypatch):
+    """The chain's letters are what three nested stages make of the same seeds at once."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(chain, "BATCH", 3)
+    small = dataclasses.replace(TINY_ADM, attention_resolutions=())
+    names = "relay-glyphs-16", "relay-glyphs", "relay-glyphs-256"
+    for number, name in enumerate(names):
+        network = dataclasses.replace(small, resolution=4 * 4**number).build().eval()
+        with torch.no_grad():  # so little that images stay in their range
+            for parameter in network.parameters():
+                parameter.add_(0.02 * torch.randn_like(parameter))
+        make, sampler = (RelayPipeline, SECOND_STAGE) if number else (Pipeline, Sampler())
+        changes = {"num_steps": chain.STEPS[number], "estimate": "two_step"}
+        make(network, dataclasses.replace(sampler, **changes)).save_pretrained(tmp_path / name)
+    (stages, _), *rest = chain.Stages(tmp_path).batches(5)
+    assert [stage.shape[-1] for stage in stages] == [4, 16, 64]
+    assert [len(labels) for _, labels in rest] == [2]
+    first, second, third = (load_pipeline(tmp_path / name) for name in names)
+    first.guidance = GuidanceSettings(scale=chain.SCALE)
+    second.first, third.first = first, second
+    whole = next(third.stream(range(chain.BATCH), batch_size=chain.BATCH)).unrounded
+    assert torch.allclose(stages[2], whole.float().cpu(), atol=1e-3)
+    plain = F.interpolate(stages[1], scale_factor=4, mode="bicubic")
+    assert not torch.allclose(stages[2], plain, atol=0.05)
 
 
 def test_cases_of_one_step_fit_together():

@@ -38,13 +38,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from cascade import NETWORK, CascadeDenoiser, CascadeTask, enlarged
-from study import Results, write_page
+from study import Results, further, scored, scored_rows, write_page
 
 from overtone import ADMUNet, load_pipeline, open_data, storage
 from overtone.data import to_pixels
 from overtone.metrics import Evaluation
-from overtone.metrics.halves import difference
-from overtone.metrics.scores import measures
 from overtone.networks.network import multiply_adds
 from overtone.precision import autocast, default_device
 from overtone.processes import GaussianProcess, RelayProcess, SeededNoise
@@ -56,7 +54,6 @@ from overtone.training.loop import Trainer
 from overtone.training.recipes.relay import relay_glyphs, relay_glyphs_16, relay_imagenet
 
 SIZE = 64
-SCORES = ("frechet_distance", "precision", "recall", "class_accuracy")
 REAL, BICUBIC, FIRST, RELAY, CASCADE, ONE = (
     "real", "first stage, bicubic", "first stage", "relay", "cascade", "one stage",
 )  # fmt: skip
@@ -250,38 +247,17 @@ class Study:
 
     def measured(self, name: str) -> dict[str, Any]:
         """The scores of an entry with intervals, and what differences are computed from."""
-        report = self.evaluation(self.images(name), {"entry": name})
-        scores = {
-            score: [report.value(score), *(report.interval(score) or (None, None))]
-            for score in SCORES
-        }
-        return scores | {"columns": report.columns["frechet_distance"].tolist()}
+        return scored(self.evaluation, self.images(name), name)
 
 
 def table(results: Results) -> str:
     """The scores of all entries, and their differences from the relay's."""
-    lines = ["| | Fréchet distance | less the relay's | precision | recall | class accuracy |"]
-    lines += ["|---" * 6 + "|"]
-    relay, biased = results.entries.get(RELAY), measures()["frechet_distance"].biased
-    for name, entry in results.entries.items():
-        less = ""
-        if relay is not None and name != RELAY:
-            own, other = (torch.tensor(e["columns"], dtype=torch.float64) for e in (entry, relay))
-            found = difference(own, other, biased=biased)
-            less = _between([found.value, *(found.interval or ())])
-        value = _between(entry["frechet_distance"])
-        rest = " | ".join(f"{entry[score][0]:.1%}" for score in SCORES[1:])
-        lines += [f"| {name} | {value} | {less} | {rest} |"]
-    if relay is not None and (enlarged := results.entries.get(BICUBIC)) is not None:
-        own, other = (torch.tensor(e["columns"], dtype=torch.float64) for e in (relay, enlarged))
-        found = difference(own, other / 3, biased=biased)
-        less = _between([found.value, *(found.interval or ())])
+    lines = scored_rows(results.entries, RELAY)
+    relay, enlarged = (results.entries.get(name) for name in (RELAY, BICUBIC))
+    if relay is not None and enlarged is not None:
+        less = further(relay, enlarged, of_other=1 / 3)
         lines += ["", f"The relay's distance less a third of the first stage's, enlarged: {less}."]
     return "\n".join(lines) + "\n"
-
-
-def _between(numbers: list[float]) -> str:
-    return f"{numbers[0]:.3f} ({numbers[1]:.3f} to {numbers[2]:.3f})"
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from overtone.analysis.comparison import Comparison
 from overtone.data import ImageData
 from overtone.data.images import to_unit
 from overtone.denoisers import EDMPreconditioning
+from overtone.metrics import Evaluation
+from overtone.metrics.halves import difference as columns_apart
+from overtone.metrics.scores import measures
 from overtone.processes import SeededNoise
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -25,6 +28,9 @@ T = {4: 2.776, 49: 2.010}
 """97.5 % quantiles of Student's t by degrees of freedom"""
 BATCHES = 50
 """means of batches that an interval is told from"""
+SCORES = ("frechet_distance", "precision", "recall", "class_accuracy")
+Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
+"""Images and their classes, batch by batch."""
 
 
 class Results:
@@ -87,8 +93,41 @@ def scores_of(rows: dict[str, Any], model: str) -> dict[str, Any]:
 
 def between(row: dict[str, Any], name: str, digits: int = 4) -> str:
     """A row's number and its interval."""
-    low, high = row["low"], row["high"]
-    return f"{row[name]:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    return _between((row[name], row["low"], row["high"]), digits)
+
+
+def scored(evaluation: Evaluation, images: Batches, name: str) -> dict[str, Any]:
+    """The scores of images with intervals, and what differences of distances are computed from."""
+    report = evaluation(images, {"entry": name})
+    scores = {
+        score: [report.value(score), *(report.interval(score) or (None, None))] for score in SCORES
+    }
+    return scores | {"columns": report.columns["frechet_distance"].tolist()}
+
+
+def scored_rows(entries: dict[str, Any], base: str) -> list[str]:
+    """A table of scored entries, and how much further from real images than `base` each is."""
+    lines = [f"| | Fréchet distance | less the {base}'s | precision | recall | class accuracy |"]
+    lines += ["|---" * 6 + "|"]
+    for name, entry in entries.items():
+        less = further(entry, entries[base]) if base in entries and name != base else ""
+        value = _between(entry["frechet_distance"])
+        rest = " | ".join(f"{entry[score][0]:.1%}" for score in SCORES[1:])
+        lines += [f"| {name} | {value} | {less} | {rest} |"]
+    return lines
+
+
+def further(entry: dict[str, Any], other: dict[str, Any], *, of_other: float = 1.0) -> str:
+    """The distance of a scored entry less a part of another's, with its interval."""
+    own, theirs = (torch.tensor(e["columns"], dtype=torch.float64) for e in (entry, other))
+    biased = measures()["frechet_distance"].biased
+    found = columns_apart(own, theirs * of_other, biased=biased)
+    return _between([found.value, *(found.interval or ())])
+
+
+def _between(numbers: Sequence[float], digits: int = 3) -> str:
+    value, low, high = numbers
+    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def interval_losses(

@@ -11,6 +11,7 @@ from helpers import DIFFUSERS_MARKS, TINY_DIFFIT, awake, gaussian
 from overtone import train
 from overtone.cli.app import main
 from overtone.data import ArrayData
+from overtone.data.rules import Reading
 from overtone.denoisers import GuidanceSettings, IdealDenoiser
 from overtone.denoisers.denoiser import Denoiser, Estimate
 from overtone.errors import OvertoneError
@@ -22,6 +23,7 @@ from overtone.samplers import AncestralSampler, OperatorSampler, Sampler, sigma_
 from overtone.training import HalvingRecipe
 from overtone.training.configs.training import Reporting
 from overtone.training.halving import HalvingObjective, first_teacher, material_for
+from overtone.training.judging import data_of, reading_of
 from overtone.training.loop import Trainer
 from overtone.training.material import Material
 from overtone.training.teacher import teacher_of
@@ -178,7 +180,8 @@ def test_the_command_halves_and_goes_on(saved, tmp_path, capsys, monkeypatch):
     assert two.training["teacher's guidance"] == 2.0
     assert two.training["distilled from"] == "teacher"
     assert one.training["teacher's steps"] == 2
-    assert one.training["teacher's guidance"] == 1.0
+    assert one.training["distilled from"] == "teacher in 2 steps"
+    assert one.training["teacher's guidance"] == 2.0  # which its teacher learned
     assert load_pipeline("run").sampler.num_steps == 1  # the fewest steps stand for all
     with pytest.raises(OvertoneError, match="no null class for classifier-free guidance"):
         two(range(2), guidance_scale=2.0)
@@ -190,6 +193,58 @@ def test_the_command_halves_and_goes_on(saved, tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         main(["distill", "halve", "halve-images", *options, "--teacher-steps", "8"])
     assert "was made with other settings" in capsys.readouterr().err
+
+
+def test_a_run_of_halvings_is_a_model(saved, tmp_path, capsys):
+    """It is scored, compared, told of, and its students are teachers, as other models are; pictures
+    are read as they were for the teacher."""
+    options = ["--teacher-steps", "4", "--total-images", "32", "--batch-size", "32",
+               "--lr-rampdown-images", "0", "--lr-rampup-images", "0",
+               "--held-out-images", "32"]  # fmt: skip
+    teacher = load_pipeline(saved)
+    teacher.training["crop"] = "none"
+    teacher.save_pretrained(tmp_path / "uncut")
+    run = tmp_path / "run"
+    main(["distill", "halve", "halve-images", "--teacher", str(tmp_path / "uncut"), *options,
+          "--out", str(run)])  # fmt: skip
+    for model in (run, run / "steps-2"):
+        assert data_of(load_pipeline(model), str(model)) == "builtin:digits"
+        assert reading_of(load_pipeline(model), str(model)) == Reading(crop="none")
+    again = tmp_path / "again"
+    main(["distill", "halve", "halve-images", "--teacher", str(run / "steps-2"), *options[2:],
+          "--teacher-steps", "2", "--out", str(again)])  # fmt: skip
+    assert load_pipeline(again).training["crop"] == "none"
+    capsys.readouterr()
+    main(["info", str(run)])
+    told = capsys.readouterr().out
+    assert "run of halvings" in told
+    assert f"goes on with: overtone distill halve {run}" in told
+    main(["info", str(run / "steps-2")])
+    assert "goes on with" not in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["distill", "halve", str(run / "steps-2")])
+    assert f"overtone distill halve {run} goes on with all" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("highest", [10.0, 80.0])
+def test_a_teacher_begins_where_its_sampler_does(tmp_path, highest):
+    """Of a sampler that leaves out the highest levels, steps are those from there on."""
+    own = Sampler(num_steps=8, truncation_sigma=highest)
+    pipe = digits_teacher()
+    pipe.sampler = own
+    pipe.save_pretrained(tmp_path / "teacher")
+    steps = len(own.visited) // 2
+    teacher = str(tmp_path / "teacher")
+    recipe = replace(TINY, teacher=teacher, teacher_steps=2 * steps, steps=steps)
+    sampler = first_teacher(recipe).sampler
+    assert len(sampler.visited) == 2 * steps
+    assert sampler.sigma_start == own.sigma_start < highest
+    same = own.as_ode("single", len(own.visited))
+    assert same.visited == pytest.approx(own.visited, rel=1e-12)
+    given = replace(own, levels=own.untruncated.visited, num_steps=len(own.visited))
+    cut = replace(given, truncation_sigma=own.visited[0])
+    assert cut.visited == given.visited[1:]
+    assert cut.as_ode("single", len(cut.visited)).visited == cut.visited
 
 
 @pytest.mark.slow
@@ -265,7 +320,8 @@ def digits_first():
     ("changes", "message"),
     [
         ({"teacher_steps": 12}, "12 steps can't be halved to 1"),
-        ({"teacher_steps": 7, "steps": 2}, "7 steps can't be halved to 2"),
+        ({"teacher_steps": 7, "steps": 2}, "7 steps can't be halved to 2.* 4 or 8 for example"),
+        ({"teacher_steps": 1, "steps": 2}, "1 step can't be halved to 2.* 4 or 8 for example"),
         ({"teacher_steps": 4, "steps": 4}, "4 steps can't be halved to 4"),
         ({"teacher_steps": 0}, "teacher_steps"),
         ({"background": "no colour"}, "no colour"),

@@ -89,6 +89,12 @@ def halving_folder(run: Path, steps: int) -> Path:
     return run / f"{HALVING}{steps}"
 
 
+def whole_of(run: Path) -> Path:
+    """The run of halvings that a student's run lies in; any other run itself."""
+    inside = run.name.startswith(HALVING) and is_run(run.parent)
+    return run.parent if inside else run
+
+
 def halvings_of(run: Path) -> list[Path]:
     """The runs of the students in a run of halvings that have a checkpoint, the fewest steps
     first."""

@@ -21,6 +21,7 @@ from overtone.cli.options import has_help, parse
 from overtone.cli.running import goes_on, introduce, rehearse, run
 from overtone.errors import OvertoneError, RunInterruptedError, counted, unknown
 from overtone.launch import processes
+from overtone.runs import whole_of
 from overtone.training.configs.distillation import DistillationRecipe
 from overtone.training.configs.halving import HalvingRecipe
 from overtone.training.recipes import RECIPES, find_recipe, name_of, run_named
@@ -89,6 +90,10 @@ def main(arguments: Sequence[str]) -> None:
         )
     about, stem = f"{name}: {recipe.about}", name_of(name)
     own = run_named(name)
+    if own is not None and (whole := whole_of(own)) != own:
+        raise OvertoneError(
+            f"{own} is the run of one student: overtone distill halve {whole} goes on with all."
+        )
     run_folder = own or Path("runs") / stem
     if what == "halve":
         default = HalveOptions(recipe)

@@ -17,10 +17,12 @@ from overtone.runs import (
     RUN_FILE,
     best_told,
     checkpoints_of,
+    halvings_of,
     read_log,
+    whole_of,
 )
 from overtone.training.progress import Progress
-from overtone.training.recipes import command_of
+from overtone.training.recipes import command_of, command_with_weights
 
 GOES_ON = "goes on with"
 """what the command that resumes a run is told under"""
@@ -34,20 +36,21 @@ def run_told(folder: Path) -> dict[str, Any]:
     """What stands in the files of a run."""
     recipe = storage.read_json(folder / RECIPE_FILE, dict)
     found: dict[str, Any] = {"kind": "run", "data": recipe.get("data")}
-    if experts := sorted(folder.glob("expert-*")):
-        found |= {"kind": "run of experts"} | storage.read_json(folder / RUN_FILE, dict)
-        for expert in experts:  # which goes on with the others
-            told = run_told(expert)
+    experts, students = sorted(folder.glob("expert-*")), halvings_of(folder)[::-1]
+    if experts or students:
+        found["kind"] = "run of experts" if experts else "run of halvings"
+        found |= storage.read_json(folder / RUN_FILE, dict)
+        for part in experts or students:  # which goes on with the others
+            told = run_told(part)
             told.pop(GOES_ON, None)
-            found[expert.name] = told
-        return found | {GOES_ON: f"overtone train {shlex.quote(str(folder))}"}
+            found[part.name] = told
+        return found | {GOES_ON: f"overtone {command_of(folder)} {shlex.quote(str(folder))}"}
     log, checkpoints = read_log(folder), checkpoints_of(folder)
     progress = _progress(checkpoints)
-    plan = recipe.get("training") if isinstance(recipe.get("training"), dict) else {}
     if progress is not None:
         found |= {
             "images seen": progress.images,
-            "of": plan.get("total_images"),
+            "of": _plan(recipe).get("total_images"),
             "hours trained": round(progress.seconds / 3600, 3),
             "images per second": _rate(progress),
             "computed with": progress.computed,
@@ -58,8 +61,8 @@ def run_told(folder: Path) -> dict[str, Any]:
     found["checkpoints"] = [path.name for path in checkpoints]
     if (grids := sorted((folder / "grids").glob("*.png"))) and progress is not None:
         found["last grid"] = str(grids[-1])
-    if progress is not None:
-        found[GOES_ON] = _command(folder, progress, plan)
+    if progress is not None and (command := _command(folder, progress, recipe)):
+        found[GOES_ON] = command
     return found
 
 
@@ -124,17 +127,24 @@ def _scores(log: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {f"scores at image {last['images']:,}": told}
 
 
-def _command(folder: Path, progress: Progress, plan: dict[str, Any]) -> str:
-    """The command that resumes a run: to its end, or beyond it."""
-    place, total = shlex.quote(str(folder)), plan.get("total_images")
-    command = f"overtone {command_of(folder)} {place}"
+def _command(folder: Path, progress: Progress, recipe: dict[str, Any]) -> str:
+    """The command that resumes a run, to its end or beyond it; "" where there is none."""
+    plan = _plan(recipe)
+    total = plan.get("total_images")
+    command = f"overtone {command_of(folder)} {shlex.quote(str(whole_of(folder)))}"
     if isinstance(total, int) and progress.images < total:
         return command
+    if whole_of(folder) != folder:  # a student, which ends with the others
+        return ""
     longer = 2 * total if isinstance(total, int) else 0
-    if plan.get("lr_rampdown_images"):
-        # Its learning rate has fallen to 0: a new run begins with its weights.
-        return f"{command} --init {place} --total-images {longer} --out {place}-longer"
-    return f"{command} --total-images {longer}"
+    if not plan.get("lr_rampdown_images"):
+        return f"{command} --total-images {longer}"
+    return command_with_weights(folder, longer)  # its learning rate has fallen to 0
+
+
+def _plan(recipe: dict[str, Any]) -> dict[str, Any]:
+    plan = recipe.get("training")
+    return plan if isinstance(plan, dict) else {}
 
 
 def draw_curve(folder: Path, out: Path) -> None:

@@ -49,8 +49,8 @@ class GuidedDenoiser(Denoiser):
             )
         if guide is None and not denoiser.has_null_class:
             raise ValueError(
-                "this model has no null class for classifier-free guidance: guide it with a"
-                " weaker model"
+                "this model has no null class for classifier-free guidance (a distilled one has"
+                " its teacher's guidance already): guide it with a weaker model"
             )
         if guide is not None and guide.num_classes not in (0, denoiser.num_classes):
             raise ValueError(

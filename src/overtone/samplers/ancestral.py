@@ -89,9 +89,8 @@ class AncestralSampler(SamplingLoop, kind="AncestralSampler"):
     def as_ode(self, estimate: EstimateKind | None = None, steps: int | None = None) -> Sampler:
         if estimate is None:
             raise ValueError("DDPM's sampler draws noise at each step: choose heun, ddim, dpmpp_2m")
-        low, high = self.schedule.sigmas[0], self.schedule.sigmas[-1]
-        count = 18 if steps is None else steps
-        return Sampler(count, sigma_min=low, sigma_max=high, estimate=estimate)
+        low, count = self.schedule.sigmas[0], 18 if steps is None else steps
+        return Sampler(count, sigma_min=low, sigma_max=self.sigma_start, estimate=estimate)
 
     def check_process(self, process: Process) -> None:
         if not process.is_gaussian:

@@ -16,8 +16,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from overtone.errors import counted
 from overtone.ranges import Level, LevelOrInfinity, NotNegative, Positive, Rho, Share, Steps, Weight
 from overtone.samplers.estimates import (
     AVERAGED,
@@ -157,8 +158,8 @@ class Sampler(SamplingLoop, kind="Sampler"):
             raise ValueError(f"unknown estimate '{self.estimate}': one of {known}")
         if self.levels and len(self.levels) != self.num_steps:
             raise ValueError(
-                f"the sampler's {len(self.levels)} noise levels are given one by one:"
-                f" {self.num_steps} steps can't be made of them"
+                f"the sampler has {counted(len(self.levels), 'noise level')} of its own, which"
+                f" can't be made into {counted(self.num_steps, 'step')}"
             )
         if any(not low < high for high, low in pairwise((*self.levels, 0.0))):
             raise ValueError(f"the levels of a sampler fall, and stay above 0: {self.levels}")
@@ -206,6 +207,18 @@ class Sampler(SamplingLoop, kind="Sampler"):
     def draws_noise(self) -> bool:
         return bool(self.eta or self.S_churn)
 
+    @property
+    def untruncated(self) -> Sampler:
+        """The same with the levels alone that it visits: those of a grid that are left of it are
+        a grid too, as they are uniform in sigma^(1 / rho)."""
+        if self.truncation_sigma is None:
+            return self
+        if self.levels:
+            ends: dict[str, Any] = {"levels": self.visited}
+        else:
+            ends = {"sigma_max": self.sigma_start}
+        return replace(self, num_steps=len(self.visited), truncation_sigma=None, **ends)
+
     def with_levels(self, levels: Sequence[float]) -> Sampler:
         """The same at other noise levels. Weights are for their own: `two_step` takes their place
         at others."""
@@ -246,7 +259,7 @@ class Sampler(SamplingLoop, kind="Sampler"):
             )
 
     def as_ode(self, estimate: EstimateKind | None = None, steps: int | None = None) -> Sampler:
-        own = replace(self, num_steps=self.num_steps if steps is None else steps)
+        own = self if steps is None else replace(self.untruncated, num_steps=steps)
         if estimate is None:
             return own
         earlier = self.earlier if estimate == self.estimate else ()

@@ -25,7 +25,7 @@ from overtone.denoisers.foreign import (
     preconditioning_of,
 )
 from overtone.denoisers.preconditioning import Preconditioning
-from overtone.errors import OvertoneError, unknown
+from overtone.errors import OvertoneError, counted, unknown
 from overtone.networks.configs.foreign import check_whole_numbers
 from overtone.networks.layers import without_autocast
 from overtone.processes.flow import FlowSchedule
@@ -105,8 +105,8 @@ class SchedulerSampler(SamplingLoop):
             raise ValueError("a sampler takes at least one step")
         if self.levels and len(self.levels) != self.num_steps:
             raise ValueError(
-                f"the scheduler's {len(self.levels)} noise levels are given one by one:"
-                f" {self.num_steps} steps can't be made of them"
+                f"the scheduler has {counted(len(self.levels), 'noise level')} of its own, which"
+                f" can't be made into {counted(self.num_steps, 'step')}"
             )
 
     @cached_property

@@ -245,6 +245,7 @@ class DistillationTask(Task):
             data=own.data,
             training={
                 **self.teacher.facts,
+                **self.reading.facts(),
                 "trajectories": "solved online" if self.recipe.online else len(self.data),
                 "images seen": progress.images,
                 "batch size": training.batch_size,

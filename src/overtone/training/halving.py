@@ -148,10 +148,11 @@ class HalvingTask(Task):
     ) -> None:
         self.recipe, self.teacher, self.steps = recipe, teacher, steps
         own = teacher.pipe
-        if teacher.sampler.num_steps != 2 * steps:
+        visited = len(teacher.sampler.visited)
+        if visited != 2 * steps:
             raise OvertoneError(
-                f"a student of {steps} steps has a teacher of {2 * steps}, not of"
-                f" {teacher.sampler.num_steps}."
+                f"a student of {counted(steps, 'step')} has a teacher of {2 * steps}, not of"
+                f" {visited}."
             )
         data, test, vae = material
         self.facts: dict[str, Any] = {}
@@ -179,7 +180,8 @@ class HalvingTask(Task):
 
     @property
     def of(self) -> str:
-        return f"{self.what} of {self.data.name}, {self.steps} steps for {self.teacher.name}'s"
+        steps = counted(self.steps, "step")
+        return f"{self.what} of {self.data.name}, {steps} for {self.teacher.name}'s"
 
     def pipeline(self, denoiser: Any, progress: Progress) -> Pipeline:
         """The pipeline of a student as it is saved."""
@@ -196,6 +198,7 @@ class HalvingTask(Task):
             data=self.scored_beside,
             training={
                 **self.teacher.facts,
+                **self.reading.facts(),
                 "images seen": progress.images,
                 "batch size": training.batch_size,
                 "learning rate": training.lr,
@@ -313,7 +316,7 @@ def train_halvings(
     if processes().is_main:
         claim_runs(run, recipe, {"halvings": list(recipe.halvings)}, HALVING)
     processes().wait()
-    pipe = teacher.pipe
+    pipe, first = teacher.pipe, teacher.name
     for steps in recipe.halvings:
         place = halving_folder(run, steps)
         trainer = Trainer.of(
@@ -324,6 +327,6 @@ def train_halvings(
         processes().wait()
         pipe = load_pipeline(find_checkpoint(place)).to(precisions.default_device())
         pipe.precision = recipe.training.precision
-        teacher = teacher_of(pipe, f"{teacher.name} in {counted(steps, 'step')}")
+        teacher = teacher_of(pipe, f"{first} in {counted(steps, 'step')}")
         gc.collect()  # a trainer and what it closes over hold each other
     return pipe

@@ -141,7 +141,7 @@ def data_of(pipe: Pipeline, model: str) -> str:
     """The images that a model was trained on: those of a run on this machine, as its own recipe
     says, or a data set by its name. Raises `OvertoneError` where they are not known."""
     data = _recipe_of(model).get("data")
-    if data is not None and not is_latents(data):
+    if data and not is_latents(data):
         return data
     if is_known(pipe.data):
         return pipe.data
@@ -156,7 +156,9 @@ def reading_of(pipe: Pipeline, model: str) -> Reading:
     recipe = _recipe_of(model)
     names = {"background": "background", "crop": "crop", "skip_bad": "skip_bad_images"}
     saved = {own: pipe.training[own] for own in ("background", "crop") if own in pipe.training}
-    found = saved | {own: recipe[there] for own, there in names.items() if there in recipe}
+    # What the recipe of a student leaves out is its teacher's, and was saved with the model.
+    chosen = {own: recipe.get(there) for own, there in names.items()}
+    found = saved | {own: value for own, value in chosen.items() if value is not None}
     try:
         return settings.load(Reading, found, f"the pictures of {model or 'this model'}")
     except ValueError as error:

@@ -15,7 +15,6 @@ are seen to be those that were written. The best one, as `best` says, and the ne
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import uuid
 from collections.abc import Callable, Mapping
@@ -46,7 +45,7 @@ from overtone.runs import (
 )
 from overtone.training.ema import EMA
 from overtone.training.progress import Progress
-from overtone.training.recipes import command_of
+from overtone.training.recipes import command_with_weights
 
 
 class RunDirectory:
@@ -113,13 +112,12 @@ class RunDirectory:
         differences = list(settings.difference(there, self.identity))
         if differences:
             said = f"{self.path} was made with other settings ({'; '.join(differences[:4])}):"
-            if all(one.startswith("training.total_images:") for one in differences):
-                place, total = shlex.quote(str(self.path)), self.identity["training"]
+            longer = all(one.startswith("training.total_images:") for one in differences)
+            total = self.identity["training"]["total_images"] if longer else 0
+            if longer and (command := command_with_weights(self.path, total)):
                 raise OvertoneError(
                     f"{said} the learning rate falls towards the end of a run, so that its end is"
-                    f" fixed. Begin a new run with its weights: overtone {command_of(self.path)}"
-                    f" {place} --init {place}"
-                    f" --total-images {total['total_images']} --out {place}-longer"
+                    f" fixed. Begin a new run with its weights: {command}"
                 )
             raise OvertoneError(f"{said} use those, or another --out.")
 

@@ -66,12 +66,14 @@ class Teacher:
 
     @property
     def facts(self) -> dict[str, int | float | str]:
-        """What is written down of a student."""
-        own: Any = self.pipe.sampler
+        """What is written down of a student. A teacher that was distilled itself has the guidance
+        of its own teacher."""
+        own, guidance = self.sampler, self.pipe.guidance
+        built_in = self.pipe.training.get("teacher's guidance", guidance.scale)
         return {
             "distilled from": self.name,
             "teacher's weights": self.digest,
-            "teacher's guidance": self.pipe.guidance.scale,
+            "teacher's guidance": guidance.scale if guidance.acts else built_in,
             "teacher's solver": own.solver,
             "teacher's steps": own.num_steps,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -10,6 +11,7 @@ import tyro
 from overtone import settings
 from overtone.data.rules import Crop, Reading
 from overtone.data.splits import HELD_OUT_SHARE
+from overtone.errors import counted
 from overtone.ranges import Count, Finite, Share, Steps
 from overtone.training.configs.recipe import Recipe, teachers_network
 from overtone.training.configs.training import (
@@ -80,9 +82,12 @@ class HalvingRecipe(Recipe, kind="halving"):
             Reading(background=self.background)
         times, left = divmod(self.teacher_steps, self.steps)
         if left or times < 2 or times & (times - 1):
+            halvings = max(1, int(math.log2(max(times, 1))))
+            lower, higher = self.steps << halvings, self.steps << halvings + 1
             raise ValueError(
-                f"the teacher's {self.teacher_steps} steps can't be halved to {self.steps}: its"
-                " number is a power of two times the student's, 16 and 1 for example"
+                f"the teacher's {counted(self.teacher_steps, 'step')} can't be halved to"
+                f" {self.steps}: its number is a power of two times the student's, {lower} or"
+                f" {higher} for example"
             )
 
     @property

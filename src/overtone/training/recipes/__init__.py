@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 import sys
 from pathlib import Path
 
@@ -135,6 +136,18 @@ def command_of(run: Path) -> str:
         return find_recipe(str(run)).command
     except OvertoneError:  # of a kind that is not imported here
         return "train"
+
+
+def command_with_weights(run: Path, total_images: int) -> str:
+    """The command that begins a longer run with the weights of a run; "" for a recipe that begins
+    with other weights, as a student with its teacher's."""
+    place, file = shlex.quote(str(run)), run / RECIPE_FILE
+    if not file.exists() or "init" not in storage.read_json(file, dict):
+        return ""
+    return (
+        f"overtone {command_of(run)} {place} --init {place} --total-images {total_images}"
+        f" --out {place}-longer"
+    )
 
 
 def name_of(name: str) -> str:

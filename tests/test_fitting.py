@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import weakref
 
 import numpy as np
@@ -103,6 +104,26 @@ def test_mean_and_deviation_are_those_of_the_values():
 )  # fmt: skip
 def test_levels_halve_while_both_sides_do(resolution, levels):
     assert levels_of(resolution) == levels
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_size_that_no_unet_halves_is_refused_with_one_near_it(gpu):
+    """A square of 16 to 256 px has a network that can be built, or another size is named."""
+    refused = []
+    for side in (16, 17, 33, 45, 46, 47, 50, 66, 90, 92, 97, 98, 100, 101, 104, 180, 200, 251, 256):
+        facts = Facts(resolution=side, images=5_000, gpu=gpu)
+        try:
+            build_empty(table.images(facts).network.with_classes(0)).check_size()
+        except OvertoneError as error:
+            refused.append(side)
+            near = int(re.search(r"--resolution (\d+) for example", str(error)).group(1))
+            build_empty(
+                table.images(dataclasses.replace(facts, resolution=near)).network
+            ).check_size()
+    assert {47, 97, 98, 101, 251} <= {*refused}
+    assert not any(side % 8 == 0 or side < 46 for side in refused)
+    with pytest.raises(OvertoneError, match="--resolution 96 104 for example"):
+        table.images(Facts(resolution=(97, 103)))
 
 
 @pytest.mark.parametrize("gpu", [False, True])

@@ -92,7 +92,12 @@ def test_without_any_photograph(monkeypatch):
 
 @pytest.mark.parametrize(
     ("resolution", "channels", "message"),
-    [(512, 3, "no train images of 512 px"), ((64, 400), 1, "no train images"), (64, 2, "1 or 3")],
+    [
+        (512, 3, "at most 300 px high and 96 px wide, not of 512 px"),
+        (97, 3, "choose a smaller --resolution"),  # its training part is large enough
+        ((64, 400), 1, "at most 300 px high and 96 px wide"),
+        (64, 2, "1 or 3"),
+    ],
 )
 def test_what_there_is_not(resolution, channels, message):
     with pytest.raises(OvertoneError, match=message):

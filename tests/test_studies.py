@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,31 @@ def test_results_are_computed_once(tmp_path, monkeypatch, capsys):
     assert "has it, and it is not computed again" in capsys.readouterr().err
     beside.once("other", lambda: 3)  # by a process that began before
     assert study.Results("some").entries == {"entry": [1, 2], "other": 3}
+
+
+def test_results_of_studies_that_run_at_once_are_all_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "DOCS", tmp_path)
+
+    def fill(part):
+        own = study.Results("both")
+        for number in range(20):
+            own.once(f"{part}, {number}", lambda number=number: number)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(fill, range(4)))
+    assert len(study.Results("both").entries) == 80
+
+
+def test_what_stops_a_study_is_one_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "DOCS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["one_step.py", "digits", "--teacher", "other"])
+    file = study.Results("one_step").file
+    file.write_text('{"digits, guidance 1": {"teacher": "first"}}')
+    with pytest.raises(SystemExit, match=r"^one_step.py: .* has the results of first"):
+        study.run_study(one_step.main)
+    file.write_text('{"digits')
+    with pytest.raises(SystemExit, match=r"^one_step.py: .* is not valid JSON"):
+        study.run_study(one_step.main)
 
 
 @pytest.mark.parametrize(("data", "size"), [("digits", 8), ("fashion", 32)])

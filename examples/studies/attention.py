@@ -26,7 +26,7 @@ from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any
 
-from study import Results, difference, interval_losses, mean_and_half, shown, write_page
+from study import Results, difference, interval_losses, mean_and_half, run_study, shown, write_page
 
 from overtone import load_pipeline
 from overtone.data import held_out
@@ -198,4 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)

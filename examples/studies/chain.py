@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from study import DOCS, Batches, Results, scored, scored_rows, write_page
+from study import DOCS, Batches, Results, run_study, scored, scored_rows, write_page
 
 from overtone import load_pipeline, open_data
 from overtone.data import held_out, to_pixels
@@ -120,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)

@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from study import DOCS, Results, between, comparison_rows, scores_of, write_page
+from study import DOCS, Results, between, comparison_rows, run_study, scores_of, write_page
 
 sys.path.append(str(Path(__file__).parents[1]))
 from combined import (
@@ -39,6 +39,7 @@ from combined import (
 from overtone import load_pipeline, open_data, train
 from overtone.analysis.comparison import Comparison, compared_models
 from overtone.data import held_out
+from overtone.errors import OvertoneError
 from overtone.metrics import Evaluation
 from overtone.pipelines import Request
 from overtone.precision import default_device
@@ -97,7 +98,7 @@ def tables(results: Results) -> None:
     """The page's table."""
     rows = results.entries.get("compared")
     if rows is None:
-        return
+        raise OvertoneError("there are no results yet: combination.py models makes them.")
     lines = ["| | evaluations | Fréchet distance | less the operators' | class accuracy |"]
     lines += ["|---" * 5 + "|"]
     less = {r["model"]: r for r in rows["differences"] if r["score"] == "frechet_distance"}
@@ -127,4 +128,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)

@@ -30,7 +30,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from study import DOCS, Results, difference, interval_losses, mean_and_half, shown, write_page
+from study import (
+    DOCS,
+    Results,
+    difference,
+    interval_losses,
+    mean_and_half,
+    run_study,
+    shown,
+    write_page,
+)
 from supernet import Supernet, expert_denoisers
 from torch import nn
 
@@ -298,4 +307,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)

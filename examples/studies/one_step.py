@@ -26,11 +26,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from study import Results, between, comparison_rows, scores_of, write_page
+from study import Results, between, comparison_rows, run_study, scores_of, write_page
 
 from overtone import load_pipeline, open_data, train
 from overtone.analysis.comparison import compared_models
 from overtone.data import held_out
+from overtone.errors import OvertoneError
 from overtone.metrics import Evaluation
 from overtone.networks.network import multiply_adds
 from overtone.pipelines import Request, evaluations_of
@@ -134,7 +135,7 @@ def asked(name: str, options: argparse.Namespace) -> dict[str, Any]:
         operator=dataclasses.replace(case.operator, **changes),
         students=dataclasses.replace(case.students, **changes),
     )
-    where = options.out / f"{name}-{scale or 1:g}"
+    where = options.out / f"{name}-{1 if scale is None else scale:g}"
     operator, teacher = train(case.operator, where / "operator"), load_pipeline(options.teacher)
     passes = passes_of_operator(case, teacher, operator)
     students = equal(case, teacher, passes)
@@ -146,6 +147,7 @@ def asked(name: str, options: argparse.Namespace) -> dict[str, Any]:
     for pipe in models.values():
         pipe.to(default_device())
     return {
+        "teacher": options.teacher,
         "passes": passes,
         "images": {
             "the operator": case.operator.training.total_images,
@@ -195,10 +197,16 @@ def main() -> None:
     options = parser.parse_args()
     results = Results("one_step")
     if options.case != "tables":
-        key = f"{options.case}, guidance {options.guidance_scale or 1:g}"
+        if options.teacher is None:
+            parser.error(f"pass --teacher MODEL, which {options.case} are distilled from.")
+        scale = 1 if options.guidance_scale is None else options.guidance_scale
+        key = f"{options.case}, guidance {scale:g}"
+        known = results.entries.get(key, {}).get("teacher", options.teacher)
+        if known != options.teacher:
+            raise OvertoneError(f"{results.file} has the results of {known}, under '{key}'.")
         results.once(key, partial(asked, options.case, options))
     tables(results)
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -38,7 +39,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from cascade import NETWORK, CascadeDenoiser, CascadeTask, enlarged
-from study import Results, further, scored, scored_rows, write_page
+from study import Results, further, run_study, scored, scored_rows, write_page
 
 from overtone import ADMUNet, load_pipeline, open_data, storage
 from overtone.data import to_pixels
@@ -289,7 +290,9 @@ def main() -> None:
                 results.once(entry, partial(study.measured, entry))
         if results.entries:
             write_page(title, f"The relay and its baselines: {name}", [table(results)])
+        else:
+            print(f"{title}: there are no results yet", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)

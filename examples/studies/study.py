@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from overtone import precision, storage
 from overtone.analysis.comparison import Comparison
 from overtone.data import ImageData
 from overtone.data.images import to_unit
 from overtone.denoisers import EDMPreconditioning
+from overtone.errors import OvertoneError
 from overtone.metrics import Evaluation
 from overtone.metrics.halves import difference as columns_apart
 from overtone.metrics.scores import measures
@@ -50,9 +52,18 @@ class Results:
             print(f"{name}: {self.file} has it, and it is not computed again", file=sys.stderr)
             return self.entries[name]
         entry = compute()
-        self.entries = self._read() | {name: entry}  # another process may have added to it
-        storage.write_json(self.file, self.entries)
+        with FileLock(self.file.with_suffix(".lock")):
+            self.entries = self._read() | {name: entry}  # another process may have added to it
+            storage.write_json(self.file, self.entries)
         return entry
+
+
+def run_study(study: Callable[[], None]) -> None:
+    """A study from the command line: what stops it is said in one line, as by the commands."""
+    try:
+        study()
+    except OvertoneError as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
 
 
 def write_page(name: str, title: str, lines: Sequence[str]) -> None:

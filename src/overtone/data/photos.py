@@ -86,14 +86,15 @@ class Photos(ImageData):
         self.class_names = tuple(photograph.name for photograph in found)
         self.regions = [_region(photograph, channels, split) for photograph in found]
         self.resize_rule = f"random crops of 1 to {LARGEST} times the sides, Lanczos"
+        # The test split's regions are the smaller ones, and all of its photographs are wanted.
+        least = [_region(photograph, channels, "test").shape for photograph in found]
+        highest, widest = min(shape[0] for shape in least), min(shape[1] for shape in least)
         rows, columns = sides(resolution)
-        for region, name in zip(self.regions, self.class_names, strict=True):
-            if region.shape[0] < rows or region.shape[1] < columns:
-                most = shown((region.shape[0], region.shape[1]))
-                raise OvertoneError(
-                    f"builtin:photos has no {split} images of {shown(resolution)} px: that part of"
-                    f" '{name}' is {most} px."
-                )
+        if rows > highest or columns > widest:
+            raise OvertoneError(
+                f"builtin:photos has images of at most {highest} px high and {widest} px wide, not"
+                f" of {shown(resolution)} px: choose a smaller --resolution."
+            )
         if len(found) < len(PHOTOGRAPHS):
             self.notes = (
                 f"the {len(found)} photographs of scikit-learn; pip install scikit-image brings"

@@ -166,7 +166,7 @@ class Trainer:
                     self.progress.seconds = spent + time.perf_counter() - began
                     entry = meter.report(seen) | {"lr": self._lr(seen), "at": time.time()}
                     self._log(run, entry | {"seconds": round(self.progress.seconds, 3)})
-                    display.report(seen, f"loss {entry['loss']:.4f}")
+                    display.report(seen, f"loss {entry['loss']:#.4g}")
                 if closes:
                     meter.check(seen)
                 # Before the checkpoint, behind which a run that goes on writes none for its images.

@@ -28,6 +28,7 @@ from typing import Any, ClassVar
 
 from overtone.denoisers.guidance import GuidanceSettings
 from overtone.denoisers.preconditioning import EDMPreconditioning
+from overtone.errors import OvertoneError
 from overtone.networks.configs.adm import ADMConfig
 from overtone.networks.configs.diffit import DiffiTTransformerConfig
 from overtone.networks.configs.iunet import IUNetConfig
@@ -37,7 +38,7 @@ from overtone.processes.relay import RelayProcess
 from overtone.processes.schedule import QuantileSchedule
 from overtone.ranges import check_fields
 from overtone.samplers.sampler import SECOND_STAGE, Sampler
-from overtone.sizes import Resolution, divided, sides
+from overtone.sizes import Resolution, divided, shown, sides
 from overtone.training.configs.denoising import DenoisingRecipe
 from overtone.training.configs.distillation import DistillationRecipe
 from overtone.training.configs.training import Reporting, Training
@@ -48,6 +49,8 @@ SMALLEST, LARGEST = 16, 256
 """pixels of the smaller side that the table is for"""
 LOWEST_LEVEL = 6
 """no level of a network is smaller"""
+LARGEST_LOWEST = 45
+"""pixels of the smaller side of the lowest level, at most: each pixel of it attends to all"""
 _WIDTHS = {"cpu": (16, 16, 24, 32, 64, 128), "gpu": (64, 96, 128, 192, 256, 384)}
 _BATCHES = {"cpu": (8, 16, 32, 64, 64), "gpu": (32, 64, 128, 256, 256)}
 _LENGTHS = {
@@ -228,6 +231,13 @@ def dsno_images(facts: Facts | None = None) -> DistillationRecipe:
 
 def _unet(facts: Facts) -> dict[str, Any]:
     levels = levels_of(facts.resolution)
+    if levels[-1] > LARGEST_LOWEST:
+        near = dict.fromkeys(max(8, round(side / 8) * 8) for side in sides(facts.resolution))
+        raise OvertoneError(
+            f"{shown(facts.resolution)} px can't be halved often enough for a U-Net, whose lowest"
+            f" level has {LARGEST_LOWEST} px a side at most: choose multiples of 8,"
+            f" --resolution {' '.join(map(str, near))} for example."
+        )
     return {
         "resolution": facts.resolution,
         "channels": facts.channels,

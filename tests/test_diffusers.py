@@ -334,5 +334,5 @@ def test_a_scheduler_that_changes_the_levels_is_refused():
     ):
         with pytest.raises(OvertoneError, match="changes the noise levels"):
             _ = SchedulerSampler(scheduler).with_levels(FITTED).sigmas
-    with pytest.raises(ValueError, match="given one by one"):
+    with pytest.raises(ValueError, match="levels of its own, which"):
         SchedulerSampler(diffusers.EulerDiscreteScheduler(), 3, levels=FITTED)

@@ -359,7 +359,8 @@ def test_each_expert_may_take_a_number_of_steps_of_its_own(tmp_path, capsys):
     sampler = load_pipeline(out).sampler
     assert sum(s > 1.5 for s in sampler.levels) == 6
     assert sum(s <= 1.5 for s in sampler.levels) == 3
-    with pytest.raises(OvertoneError, match="9 noise levels of its own, which can't be"):
+    message = "9 noise levels of its own, which can't be made into 4 steps"
+    with pytest.raises(OvertoneError, match=message):
         load_pipeline(out)([0], steps=4)
     for boundaries, steps, message in (
         ((1.0,), (3,), "2 intervals take one step or more each"),

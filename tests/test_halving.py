@@ -223,12 +223,12 @@ def test_a_run_of_halvings_is_a_model(saved, tmp_path, capsys):
     assert "goes on with" not in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["distill", "halve", str(run / "steps-2")])
-    assert f"overtone distill halve {run} goes on with all" in capsys.readouterr().err
+    assert f"Resume all of them: overtone distill halve {run}." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("highest", [10.0, 80.0])
 def test_a_teacher_begins_where_its_sampler_does(tmp_path, highest):
-    """Of a sampler that leaves out the highest levels, steps are those from there on."""
+    """Where a sampler leaves out the highest levels, a teacher's steps are the remaining ones."""
     own = Sampler(num_steps=8, truncation_sigma=highest)
     pipe = digits_teacher()
     pipe.sampler = own

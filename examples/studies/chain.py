@@ -29,7 +29,6 @@ from overtone.data import held_out, to_pixels
 from overtone.metrics import Evaluation
 from overtone.pipelines.pictures import grid
 from overtone.precision import default_device
-from overtone.samplers import Sampler
 from overtone.training.classifier import classifier_of
 
 SIZE = 256
@@ -39,6 +38,8 @@ STEPS = 16, 8, 8
 SCALE = 2.0
 """guidance of the first stage"""
 BATCH = 26
+MOST = 1_300
+"""letters of each stage, half of those that are held out"""
 SHOWN = 13
 """letters of the picture"""
 
@@ -50,11 +51,8 @@ class Stages:
         names = "relay-glyphs-16", "relay-glyphs", "relay-glyphs-256"
         self.pipes: list[Any] = [load_pipeline(runs / name).to(default_device()) for name in names]
         for pipe, steps in zip(self.pipes, STEPS, strict=True):
-            pipe.sampler = (
-                Sampler(steps, estimate="two_step")
-                if pipe is self.pipes[0]
-                else dataclasses.replace(pipe.sampler, num_steps=steps, estimate="two_step")
-            )
+            changes = {"num_steps": steps, "estimate": "two_step"}
+            pipe.sampler = dataclasses.replace(pipe.sampler, **changes)
 
     def batches(self, samples: int) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
         """The images of each stage in [-1, 1], and their classes."""
@@ -88,9 +86,7 @@ def measured(runs: Path, samples: int) -> dict[str, Any]:
             yield to_pixels(enlarged(stages[number])), labels
 
     # Others of the held-out letters than those that images are compared with.
-    real = (
-        test.fetch(range(at, at + BATCH)) for at in range(samples, 2 * samples, BATCH)
-    )  # fmt: skip
+    real = (test.fetch(range(at, at + BATCH)) for at in range(samples, 2 * samples, BATCH))
     found = {REAL: scored(evaluation, real, REAL)}
     for number, name in enumerate((SMALL, MIDDLE, CHAIN)):
         found[name] = scored(evaluation, of_stage(number), name)
@@ -112,8 +108,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--samples", type=int, default=520)
     options = parser.parse_args()
-    if options.samples < BATCH or options.samples % BATCH:
-        parser.error(f"--samples is a multiple of {BATCH}, not {options.samples}.")
+    if options.samples % BATCH or not BATCH <= options.samples <= MOST:
+        parser.error(
+            f"--samples is a multiple of {BATCH}, {MOST} at most, not {options.samples}: as many"
+            " other held-out letters are scored beside them."
+        )
     results = Results("chain")
     entries = results.once("scores", partial(measured, options.runs, options.samples))
     write_page("chain", "A chain of two relays", scored_rows(entries, CHAIN))

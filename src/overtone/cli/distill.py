@@ -92,7 +92,8 @@ def main(arguments: Sequence[str]) -> None:
     own = run_named(name)
     if own is not None and (whole := whole_of(own)) != own:
         raise OvertoneError(
-            f"{own} is the run of one student: overtone distill halve {whole} goes on with all."
+            f"{own} is the run of one of several students. Resume all of them: overtone distill"
+            f" halve {whole}."
         )
     run_folder = own or Path("runs") / stem
     if what == "halve":

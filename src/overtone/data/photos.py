@@ -86,7 +86,7 @@ class Photos(ImageData):
         self.class_names = tuple(photograph.name for photograph in found)
         self.regions = [_region(photograph, channels, split) for photograph in found]
         self.resize_rule = f"random crops of 1 to {LARGEST} times the sides, Lanczos"
-        # The test split's regions are the smaller ones, and all of its photographs are wanted.
+        # Both splits have the limit of the test split, whose regions are narrower.
         least = [_region(photograph, channels, "test").shape for photograph in found]
         highest, widest = min(shape[0] for shape in least), min(shape[1] for shape in least)
         rows, columns = sides(resolution)

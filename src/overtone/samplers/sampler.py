@@ -209,8 +209,9 @@ class Sampler(SamplingLoop, kind="Sampler"):
 
     @property
     def untruncated(self) -> Sampler:
-        """The same with the levels alone that it visits: those of a grid that are left of it are
-        a grid too, as they are uniform in sigma^(1 / rho)."""
+        """A sampler that visits the same noise levels, and leaves out none of its own. What a
+        truncation leaves of EDM's grid is such a grid itself, since the levels are uniform in
+        sigma^(1 / rho)."""
         if self.truncation_sigma is None:
             return self
         if self.levels:

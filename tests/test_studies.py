@@ -16,7 +16,10 @@ from overtone.data import ArrayData
 from overtone.data.images import to_unit
 from overtone.denoisers import EDMPreconditioning, IdealDenoiser, NetworkDenoiser
 from overtone.denoisers.guidance import GuidanceSettings
+from overtone.metrics.classifier import ClassifierExtractor
 from overtone.networks import DiffiTConfig
+from overtone.networks.classifier import Classifier
+from overtone.networks.configs.classifier import ClassifierConfig
 from overtone.samplers.sampler import SECOND_STAGE
 
 STUDIES = Path(__file__).parent.parent / "examples" / "studies"
@@ -255,6 +258,36 @@ def test_stages_of_a_chain_are_those_of_one_pipeline(tmp_path, monkeypatch):
     assert torch.allclose(stages[2], whole.float().cpu(), atol=1e-3)
     plain = F.interpolate(stages[1], scale_factor=4, mode="bicubic")
     assert not torch.allclose(stages[2], plain, atol=0.05)
+
+
+@pytest.mark.slow
+def test_letters_of_a_chain_are_scored_beside_enlarged_ones(tmp_path, monkeypatch):
+    """Real letters have a smaller distance from real ones than noise has."""
+    monkeypatch.setattr(chain, "DOCS", tmp_path)
+    monkeypatch.setattr(chain, "SIZE", 16)
+    monkeypatch.setattr(chain, "WHERE", ("builtin:glyphs", 16, 3))
+    monkeypatch.setattr(chain, "Stages", lambda runs: Noise())
+    config = ClassifierConfig(resolution=16, channels=3, num_classes=26, widths=(8, 16))
+    torch.manual_seed(0)
+    extractor = ClassifierExtractor(Classifier(config), "d")
+    monkeypatch.setattr(chain, "classifier_of", lambda *where: extractor)
+    (tmp_path / "images").mkdir()
+    found = chain.measured(tmp_path, 2 * chain.BATCH)
+    assert list(found) == [chain.REAL, chain.SMALL, chain.MIDDLE, chain.CHAIN]
+    distances = [entry["frechet_distance"][0] for entry in found.values()]
+    assert distances[0] < min(distances[1:])
+    rows = study.scored_rows(found, chain.CHAIN)
+    assert len(rows) == 6
+    assert (tmp_path / "images" / "chain.png").exists()
+
+
+class Noise:
+    """Stages that make noise."""
+
+    def batches(self, samples):
+        for at in range(0, samples, chain.BATCH):
+            stages = [torch.randn(chain.BATCH, 3, side, side).clamp(-1, 1) for side in (4, 8, 16)]
+            yield stages, torch.arange(at, at + chain.BATCH) % 26
 
 
 def test_cases_of_one_step_fit_together():
